@@ -1,0 +1,35 @@
+"""Problem → Prompt → LiveBatch (engine) → scores (verify) → retire (policy) → Trace… → Solution (vote).
+
+>>> import trueplex
+>>> model = trueplex.load("reference")
+>>> trueplex.solve(model, "Ann has 3 apples. Ann buys 4 more. How many apples are there now?").answer  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trueplex.backbone import Backbone, load
+    from trueplex.engine.sampling import Sampling
+    from trueplex.engine.thinking import Thinking
+    from trueplex.errors import TrueplexError
+    from trueplex.settings import Settings
+    from trueplex.solve import solve, stream
+    from trueplex.types import Problem, Solution, Trace
+
+_HOMES = {
+    "Backbone": "backbone", "load": "backbone", "Sampling": "engine.sampling", "Thinking": "engine.thinking",
+    "TrueplexError": "errors", "Settings": "settings", "solve": "solve", "stream": "solve",
+    "Problem": "types", "Solution": "types", "Trace": "types",
+}  # fmt: skip
+__all__ = ["Backbone", "Problem", "Sampling", "Settings", "Solution", "Thinking", "Trace", "TrueplexError", "load",
+           "solve", "stream"]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use: `import trueplex` and `trueplex --help` need no torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'trueplex' has no attribute {name!r}")
+    return getattr(import_module(f"trueplex.{_HOMES[name]}"), name)

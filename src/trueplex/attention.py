@@ -1,0 +1,84 @@
+"""One attention function for decoding and for the parallel probe pass, over unmodified models.
+
+Registered with transformers as ``trueplex``. It is scaled-dot-product attention, plus:
+queries of few columns are packed onto the key/value heads (a probe beside each token would
+otherwise copy all keys and values once per group), and a `ProbePass` lets many probes, each at a
+position of its own, read one stored trace at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+NAME = "trueplex"
+PACKED_COLUMNS = 8  # beyond this many query columns the stock kernel is as good
+
+
+@dataclass(slots=True)
+class ProbePass:
+    """Keys and values of the base model per layer, [B, kv heads, N, head size], for probes to read.
+
+    A probe's own key and value are seen by itself alone: one extra column, no probe-to-probe block.
+    """
+
+    layers: list[tuple[Tensor, Tensor]]
+
+
+def attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    probe_pass: ProbePass | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """query [B, heads, q, D], key and value [B, kv heads, n, D] → ([B, q, heads, D], None)."""  # fmt: skip
+    if probe_pass is not None:
+        base_key, base_value = probe_pass.layers[module.layer_idx]  # type: ignore[index]
+        return _probe(query, key, value, base_key, base_value, attention_mask, scaling), None
+    batch, heads, columns, size = query.shape
+    groups = heads // key.shape[1]
+    if columns > PACKED_COLUMNS or (columns > 1 and attention_mask is None):
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+    packed = query.reshape(batch, key.shape[1], groups * columns, size)
+    if attention_mask is not None and columns > 1 and groups > 1:
+        attention_mask = attention_mask.repeat(1, 1, groups, 1)
+    out = scaled_dot_product_attention(packed, key, value, attn_mask=attention_mask, scale=scaling)
+    return out.reshape(batch, heads, columns, -1).transpose(1, 2).contiguous(), None
+
+
+def _probe(
+    query: Tensor, key: Tensor, value: Tensor, base_key: Tensor, base_value: Tensor,
+    mask: Tensor | None, scaling: float | None,
+) -> Tensor:  # fmt: skip
+    """Softmax over [q · base keys that the mask allows, q · own key]; query [B, heads, M, D]."""
+    batch, heads, probes, size = query.shape
+    kv_heads = key.shape[1]
+    scale = size**-0.5 if scaling is None else scaling
+    grouped = query.reshape(batch, kv_heads, heads // kv_heads, probes, size)
+    seen = torch.einsum("bhgmd,bhnd->bhgmn", grouped, base_key) * scale
+    if mask is not None:
+        seen = seen + mask.unsqueeze(1)
+    own = (grouped * key.unsqueeze(2)).sum(-1, keepdim=True) * scale
+    shares = torch.softmax(torch.cat([seen, own], dim=-1).float(), dim=-1).to(query.dtype)
+    out = torch.einsum("bhgmn,bhnd->bhgmd", shares[..., :-1], base_value)
+    out = out + shares[..., -1:] * value.unsqueeze(2)
+    return out.reshape(batch, heads, probes, -1).transpose(1, 2).contiguous()
+
+
+# Without a mask function of the same name, transformers would drop padding and causality silently.
+AttentionInterface.register(NAME, attention)
+AttentionMaskInterface.register(NAME, sdpa_mask)

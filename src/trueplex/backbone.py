@@ -1,0 +1,305 @@
+"""A plain Hugging Face causal LM and its tokenizer, made ready to read merged embeddings.
+
+Everything that trueplex must know about transformers' models stands here: which attention masks a
+model takes, which models would be got wrong and are refused, special ids, dtype and device.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.cache_utils import get_layer_types_and_kwargs
+from transformers.utils import logging as transformers_logging
+
+from trueplex import attention
+from trueplex.errors import ModelError
+
+REFERENCE = "reference"
+THINK_END = "</think>"
+ATTENTION_KINDS = ("full_attention", "sliding_attention")
+DEFAULT_INSTRUCTION = "\nPlease reason step by step, and put your final answer within \\boxed{}."
+DEFAULT_MAX_TOKENS = 4096  # the length of the papers' training runs
+
+
+@dataclass
+class Backbone:
+    """A model that passed the load-time self-check. Make one with `load`.
+
+    ``instruction`` is added to every problem; a model folder may set its own by
+    ``problem_instruction`` in config.json (the embedded model does: it needs none).
+    """
+
+    name: str
+    model: Any
+    tokenizer: Any
+
+    def __post_init__(self) -> None:
+        config = self.model.config
+        self.config = config.get_text_config(decoder=True)
+        self.device: torch.device = self.model.device
+        self.dtype: torch.dtype = self.model.dtype
+        self.vocabulary = min(len(self.tokenizer), self.config.vocab_size)
+        self.padded = self.config.vocab_size > self.vocabulary
+        self.think_end = self._single_id(THINK_END)
+        self.ends = self._end_ids()
+        self.instruction: str = getattr(config, "problem_instruction", DEFAULT_INSTRUCTION)
+        self.kinds = kinds_of(self.config)
+        # Models that name their layers' kinds take a mask per kind; the others one for all layers.
+        self.mask_by_kind = getattr(self.config, "layer_types", None) is not None
+        self.model.eval().requires_grad_(False)
+        special = getattr(self.config, "attn_logit_softcapping", None) or any(
+            "sinks" in name for name, _ in self.model.named_parameters()
+        )
+        # Only eager attention knows soft-capping and attention sinks.
+        self.model.set_attn_implementation("eager" if special else attention.NAME)
+        self.supports_probe_pass = not special
+        self._last_hidden: Tensor | None = None
+        self.model.base_model.register_forward_hook(self._keep_hidden)
+
+    def _keep_hidden(self, module: Any, arguments: Any, output: Any) -> None:
+        self._last_hidden = output[0]
+
+    def _single_id(self, token: str) -> int | None:
+        found = self.tokenizer.convert_tokens_to_ids(token)
+        return None if found is None or found == self.tokenizer.unk_token_id else found
+
+    def _end_ids(self) -> frozenset[int]:
+        configured = getattr(self.model.generation_config, "eos_token_id", None)
+        ids = configured if isinstance(configured, list) else [configured]
+        return frozenset(i for i in (*ids, self.tokenizer.eos_token_id) if i is not None)
+
+    @property
+    def layers(self) -> int:
+        return self.config.num_hidden_layers
+
+    @property
+    def hidden_size(self) -> int:
+        return self.config.hidden_size
+
+    @property
+    def max_positions(self) -> int:
+        return getattr(self.config, "max_position_embeddings", None) or 2**31
+
+    @property
+    def default_max_tokens(self) -> int:
+        """The model's own ``max_new_tokens`` where its generation config has one."""
+        return getattr(self.model.generation_config, "max_new_tokens", None) or DEFAULT_MAX_TOKENS
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Embeddings [..., H] of ids [...], by the module, as some models scale inside it."""
+        return self.model.get_input_embeddings()(ids)
+
+    def masks(self, positions: Tensor, columns: int, behind: int = 0) -> Any:
+        """What the model takes as attention_mask for queries at positions [B, q] over kv columns.
+
+        A column is seen when it is at least `behind` columns before the query's position and, in
+        sliding layers, within the window. Additive, in the model's dtype.
+        """
+        built = {kind: self._mask(positions, columns, behind, kind) for kind in set(self.kinds)}
+        if self.mask_by_kind:
+            return built
+        (mask,) = built.values()
+        return mask
+
+    def _mask(self, positions: Tensor, columns: int, behind: int, kind: str) -> Tensor:
+        position = positions[:, None, :, None]
+        column = torch.arange(columns, device=positions.device)
+        hidden = column > position - behind
+        if kind == "sliding_attention":
+            hidden |= column <= position - self.config.sliding_window
+        additive = torch.zeros(hidden.shape, dtype=self.dtype, device=positions.device)
+        return additive.masked_fill_(hidden, torch.finfo(self.dtype).min)
+
+    def forward(self, embeddings: Tensor, positions: Tensor, cache: Any, columns: int, whole: bool = False,
+                probe_pass: attention.ProbePass | None = None) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """One pass: embeddings [B, q, H] at positions [B, q] → (logits [B, V] float32, hidden [B, q, H]).
+
+        Logits are those of column 0, as the columns behind it are probes. ``whole`` says that every
+        row sees all `columns` (one query column, equal lengths): then no mask is needed. With a
+        probe pass, queries read its columns before their position, and themselves.
+        """
+        bare = whole and self.mask_by_kind and set(self.kinds) == {"full_attention"}
+        extra = {} if probe_pass is None else {"probe_pass": probe_pass}
+        output = self.model(
+            inputs_embeds=embeddings,
+            attention_mask={"full_attention": None}
+            if bare
+            else self.masks(positions, columns, int(probe_pass is not None)),
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=cache is not None,
+            logits_to_keep=torch.zeros(1, dtype=torch.long, device=self.device),
+            **extra,
+        )
+        logits = output.logits[:, 0].float()
+        if self.padded:
+            logits[:, self.vocabulary :] = float("-inf")
+        hidden, self._last_hidden = self._last_hidden, None
+        assert hidden is not None
+        return logits, hidden
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A name for these weights: a hash of every tensor's shape and first 64 values as bf16.
+
+        The same for one checkpoint loaded as float32 or bfloat16, on any device.
+        """
+        digest = hashlib.blake2b(digest_size=12)
+        for name, tensor in sorted(self.model.state_dict().items()):
+            head = tensor.detach().flatten()[:64].to("cpu", torch.bfloat16).view(torch.int16)
+            digest.update(f"{name}{tuple(tensor.shape)}".encode() + head.numpy().tobytes())
+        return digest.hexdigest()
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self.tokenizer.decode(list(ids), skip_special_tokens=False)
+
+
+def kinds_of(config: Any) -> list[str]:
+    """The attention kind of every layer. Raises ModelError for layers that are not attention over KV."""
+    kinds, _ = get_layer_types_and_kwargs(config)
+    wrong = sorted(set(kinds) - set(ATTENTION_KINDS))
+    if wrong:
+        raise ModelError(
+            f"{config.model_type} has layers of kind {', '.join(wrong)}, whose state cannot be rolled back after a "
+            "probe; mend: choose a model with full or sliding-window attention only"
+        )
+    if not getattr(config, "layer_types", None) and len(set(kinds)) > 1:
+        raise ModelError(f"{config.model_type} mixes attention kinds without naming them; mend: choose another model")
+    return kinds
+
+
+def reference_path() -> Path:
+    return Path(str(files("trueplex.reference") / "model"))
+
+
+def default_device() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def default_dtype(device: str) -> torch.dtype:
+    """float32 on CPU, bfloat16 where the accelerator has it, else float16."""
+    if device == "cpu":
+        return torch.float32
+    if device.startswith("cuda") and not torch.cuda.is_bf16_supported():
+        return torch.float16
+    return torch.bfloat16
+
+
+def load(name: str = REFERENCE, device: str | None = None, dtype: torch.dtype | None = None) -> Backbone:
+    """Load a model by ``reference``, local folder or hub id, and check that it can be driven here.
+
+    Only safetensors are read and no remote code is run.
+
+    Raises:
+        ModelError: nothing is there, it cannot be read, or the self-check shows that merged inputs,
+            ragged rows or the cache would give wrong results with it.
+    """
+    device = device or default_device()
+    path = _locate(name)
+    transformers_logging.disable_progress_bar()
+    try:
+        config = AutoConfig.from_pretrained(path)
+        _refuse(config.get_text_config(decoder=True))
+        model = AutoModelForCausalLM.from_pretrained(
+            path, config=config, dtype=dtype or default_dtype(device), use_safetensors=True
+        ).to(device)
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    except ModelError:
+        raise
+    except Exception as error:  # transformers, safetensors and the hub raise many kinds for one cause
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        raise ModelError(
+            f"cannot load model {name!r}: {reason}; mend: check the name, the files and the network"
+        ) from error
+    backbone = Backbone(name, model, tokenizer)
+    self_check(backbone)
+    return backbone
+
+
+def _locate(name: str) -> str:
+    """The folder or hub id to load from; a clear error for what can be seen to be neither."""
+    if name == REFERENCE:
+        path = reference_path()
+    elif (path := Path(name).expanduser()).is_dir():
+        pass
+    elif name.count("/") == 1 and not name.startswith((".", "/", "~")):
+        return name
+    else:
+        raise ModelError(
+            f"no model {name!r}: not a folder, nor a hub id of the form OWNER/NAME; mend: check the spelling"
+        )
+    if not (path / "config.json").is_file():
+        raise ModelError(f"{path} has no config.json; mend: give the folder of a Hugging Face model")
+    if not any(path.glob("*.safetensors")):
+        raise ModelError(f"{path} has no *.safetensors weights; mend: save the model with safe serialization")
+    return str(path)
+
+
+def _refuse(config: Any) -> None:
+    """Raise ModelError for architectures known to be got wrong, before any weight is read."""
+    kinds_of(config)
+    if getattr(config, "hidden_size_per_layer_input", 0):
+        raise ModelError(
+            f"{config.model_type} adds per-layer embeddings looked up by token id, which a merged thought does not "
+            "have; mend: choose a model without per-layer embeddings"
+        )
+    if getattr(config, "num_kv_shared_layers", 0):
+        raise ModelError(f"{config.model_type} shares KV between layers; mend: choose a model that does not")
+
+
+@torch.inference_mode()
+def self_check(backbone: Backbone, length: int = 12) -> None:
+    """Compare this model on the engine's path with its own plain forward; refuse it when they differ.
+
+    Three comparisons on one fixed text: ids against embeddings, ragged decoding in the slot cache
+    against full recomputation, and the same with a merged input.
+    Raises ModelError naming the first that fails.
+    """
+    from trueplex.engine.cache import Plan, SlotCache
+
+    tolerance = 1e-3 if backbone.dtype == torch.float32 else 0.1
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(backbone.vocabulary, (1, length), generator=generator).to(backbone.device)
+    try:
+        embeddings = backbone.embed(ids)
+        plain = backbone.model(input_ids=ids, use_cache=False).logits.float()
+        embedded = backbone.model(inputs_embeds=embeddings, use_cache=False).logits.float()
+        _compare(plain, embedded, tolerance, "reads embeddings unlike token ids")
+        embeddings[:, -1] = embeddings[:, :3].mean(1)
+        # After softmax, attention masks and norms the last logits tell of every position before.
+        full = backbone.model(inputs_embeds=embeddings, use_cache=False, past_key_values=None).logits[:, -1].float()
+        cache = SlotCache(backbone.layers, 2)
+        for first, last in ((0, length - 1), (length - 1, length)):
+            positions = torch.arange(first, last, device=backbone.device)[None].expand(2, -1)
+            cache.write(Plan(0, 2, positions, last, None))
+            logits, _ = backbone.forward(embeddings[:, first:last].expand(2, -1, -1), positions, cache, last)
+    except ModelError:
+        raise
+    except Exception as error:
+        raise ModelError(
+            f"{backbone.name} cannot read merged embeddings: {error}; mend: choose another model"
+        ) from error
+    if backbone.padded:
+        full[:, backbone.vocabulary :] = float("-inf")
+        full, logits = full[:, : backbone.vocabulary], logits[:, : backbone.vocabulary]
+    _compare(full.expand(2, -1), logits, tolerance, "decodes from the slot cache unlike a full recomputation")
+
+
+def _compare(expected: Tensor, actual: Tensor, tolerance: float, what: str) -> None:
+    scale = expected.abs().max().clamp(min=1.0)
+    difference = ((expected - actual).abs().max() / scale).item()
+    if not difference <= tolerance:  # also catches NaN
+        raise ModelError(
+            f"the self-check failed: this model {what} (difference {difference:.2g}); mend: choose another"
+        )

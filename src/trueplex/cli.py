@@ -1,0 +1,208 @@
+"""The command line. Each command imports what it needs when it runs, so `--help` is quick.
+
+Exit codes: 0 answered, 1 abstained or no answer, 2 bad usage or input, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from trueplex.errors import TrueplexError
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Reason along many paths at once, and know which to trust.\n\nTry: trueplex problems reference --n 1 | trueplex solve @/dev/stdin",
+)  # fmt: skip
+train = typer.Typer(no_args_is_help=True, help="Train what scores traces, from stored rollouts.")
+app.add_typer(train, name="train")
+
+Model = Annotated[str, typer.Option(help="'reference', a local folder, or a hub id.")]
+Thinking = Annotated[
+    str, typer.Option(help="How each step thinks: 'discrete' (one token) or 'multiplex' (K tokens merged).")
+]
+Width = Annotated[int | None, typer.Option(help="Samples K per multiplex step.", show_default="3")]
+Merge = Annotated[
+    str | None,
+    typer.Option(help="How K embeddings merge: 'weighted' (by probability) or 'mean'.", show_default="weighted"),
+]
+Temperature = Annotated[float, typer.Option(help="Sampling temperature; 0 is greedy.")]
+TopP = Annotated[float, typer.Option(help="Keep the likeliest words up to this mass.")]
+MaxTokens = Annotated[
+    int | None, typer.Option(help="Most tokens per path, thinking and answer.", show_default="the model's own")
+]
+Device = Annotated[str | None, typer.Option(help="cuda, mps or cpu.", show_default="the best there is")]
+
+
+@app.command()
+def solve(
+    problems: Annotated[list[str], typer.Argument(metavar="PROBLEM...", help="Text, '-' for standard input, or @FILE.jsonl.", show_default=False)],
+    model: Model = "reference",
+    paths: Annotated[int, typer.Option(help="Traces per problem.")] = 16,
+    thinking: Thinking = "multiplex",
+    width: Width = None,
+    merge: Merge = None,
+    verifier: Annotated[str, typer.Option(help="'auto' (the model's own), 'none', or a verifier folder.")] = "auto",
+    prune: Annotated[str, typer.Option(help="When to retire weak paths, e.g. 'half:32' or 'keep:0.5@64'; 'none' keeps all.")] = "none",
+    select: Annotated[str | None, typer.Option(help="How to choose the answer: weighted, majority or best.", show_default="weighted; majority without a verifier")] = None,
+    temperature: Temperature = 1.0,
+    top_p: TopP = 1.0,
+    answer_temperature: Annotated[float | None, typer.Option(help="Temperature after </think>.", show_default="as while thinking")] = None,
+    answer_top_p: Annotated[float | None, typer.Option(help="Top-p after </think>.", show_default="as while thinking")] = None,
+    max_tokens: MaxTokens = None,
+    probe_every: Annotated[int, typer.Option(help="Tokens between scores.")] = 32,
+    seed: Annotated[int, typer.Option(help="Same seed, same traces.")] = 0,
+    device: Device = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object per problem on standard output, nothing else there.")] = False,
+    save: Annotated[Path | None, typer.Option(help="Append every stopped trace to this JSONL file.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No race, no progress.")] = False,
+) -> None:  # fmt: skip
+    """Solve problems: many paths, scored while they think, weak ones retired, then a vote."""
+    from trueplex.engine.sampling import Sampling
+    from trueplex.engine.thinking import Thinking as Mode
+    from trueplex.session import run
+    from trueplex.settings import Settings
+
+    sampling = Sampling(temperature, top_p)
+    answering = None
+    if answer_temperature is not None or answer_top_p is not None:
+        answering = Sampling(
+            temperature if answer_temperature is None else answer_temperature,
+            top_p if answer_top_p is None else answer_top_p,
+        )
+    settings = Settings(
+        paths=paths, verifier=verifier, prune=prune, select=select, seed=seed, probe_every=probe_every,
+        thinking=Mode(thinking, width, merge, sampling, answering, max_tokens),
+    )  # fmt: skip
+    raise typer.Exit(run(problems, model, device, settings, as_json=json, save=save, quiet=quiet))
+
+
+@app.command()
+def problems(
+    suite: Annotated[str, typer.Argument(help="'reference' (all mixed) or one suite, e.g. chain-easy.")],
+    split: Annotated[str, typer.Option(help="train, validation or test; they never overlap.")] = "test",
+    n: Annotated[int, typer.Option(help="How many.")] = 5,
+    seed: Annotated[int, typer.Option(help="Which ones: every seed gives others.")] = 0,
+) -> None:
+    """Print problems of the embedded model's suites as JSON lines: id, problem, answers."""
+    import json
+
+    from trueplex.reference import tasks
+
+    for problem in tasks.problems(suite, split, n, seed):
+        print(json.dumps({"id": problem.id, "problem": problem.text, "answers": list(problem.answers or ())}))
+
+
+@app.command()
+def grade(file: Annotated[Path, typer.Argument(help='JSON lines {"prediction": …, "answers": […]}.')]) -> None:
+    """Grade predictions against accepted answers, one JSON line each, in order."""
+    import json
+
+    from trueplex.answers import grade_many
+    from trueplex.errors import InputError
+
+    pairs = []
+    try:
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+            try:
+                row = json.loads(line)
+                pairs.append((row["prediction"], list(row["answers"])))
+            except (ValueError, KeyError, TypeError) as error:
+                raise InputError(
+                    f'{file}, line {number}: no {{"prediction", "answers"}} ({error}); mend: correct that line'
+                ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read {file}: {error}; mend: check the path") from error
+    for g in grade_many(pairs):
+        print(json.dumps({"correct": g.correct, "extracted": g.extracted, "why": g.why}))
+
+
+@app.command()
+def rollout(
+    data: Annotated[str, typer.Option(help="A suite of the embedded model, or FILE.jsonl with answers.")],
+    out: Annotated[Path, typer.Option(help="Folder for the traces; an interrupted run is taken up there.")],
+    model: Model = "reference",
+    samples: Annotated[int, typer.Option(help="Traces per problem.")] = 16,
+    n: Annotated[int, typer.Option(help="Problems, when data is a suite.")] = 200,
+    split: Annotated[str, typer.Option(help="Split, when data is a suite.")] = "train",
+    thinking: Thinking = "multiplex",
+    width: Width = None,
+    merge: Merge = None,
+    temperature: Temperature = 1.0,
+    top_p: TopP = 1.0,
+    max_tokens: MaxTokens = None,
+    verifier: Annotated[str, typer.Option(help="Also score the traces: 'none', 'auto' or a verifier folder.")] = "none",
+    probe_every: Annotated[int, typer.Option(help="Tokens between scores, when there is a verifier.")] = 32,
+    rows: Annotated[int | None, typer.Option(help="Traces decoded together.", show_default="64 on CPU, 256 on CUDA")] = None,
+    seed: Annotated[int, typer.Option(help="Same seed, same traces.")] = 0,
+    device: Device = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+) -> None:  # fmt: skip
+    """Sample, grade and store traces to learn from; resumable at any moment."""
+    from trueplex.engine.sampling import Sampling
+    from trueplex.engine.thinking import Thinking as Mode
+    from trueplex.session import roll
+    from trueplex.settings import Settings
+
+    settings = Settings(
+        paths=samples, verifier=verifier, seed=seed, probe_every=probe_every, rows=rows, select="majority",
+        thinking=Mode(thinking, width, merge, Sampling(temperature, top_p), None, max_tokens),
+    )  # fmt: skip
+    roll(data, split, n, model, device, settings, out, quiet)
+
+
+@train.command()
+def verifier(
+    data: Annotated[list[Path], typer.Option(help="Rollout folders to learn from; may be given again.")],
+    out: Annotated[Path, typer.Option(help="Folder for the verifier; an interrupted run is taken up there.")],
+    validation: Annotated[list[Path] | None, typer.Option(help="Rollout folders to judge by.", show_default="a tenth of the problems")] = None,
+    model: Model = "reference",
+    rank: Annotated[int, typer.Option(help="LoRA rank; 0 trains the probe token and head only.")] = 16,
+    positions: Annotated[int, typer.Option(help="Positions probed per trace and step.")] = 32,
+    epochs: Annotated[float, typer.Option(help="Passes over the traces.")] = 1.0,
+    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
+    batch: Annotated[int, typer.Option(help="Traces per step.")] = 32,
+    seed: Annotated[int, typer.Option()] = 0,
+    device: Device = None,
+) -> None:  # fmt: skip
+    """Train a One-Token verifier for a model from its graded traces."""
+    from trueplex.session import teach
+    from trueplex.train.verifier import Recipe
+
+    teach(data, validation or [], model, device, Recipe(rank, positions, batch, epochs, lr, seed), out)
+
+
+def main() -> None:
+    """The console entry: errors become one line and exit code 2; an interrupt becomes 130."""
+    try:
+        code: Any = app(standalone_mode=False)
+    except TrueplexError as error:
+        code = _complain(str(error))
+    except typer.Exit as stop:
+        code = stop.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        print("interrupted; what was finished is kept", file=sys.stderr)
+        code = 130
+    except BrokenPipeError:
+        # The reader has gone; give Python a sink, or it would complain again on exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = _complain("standard output was closed before all was written; mend: read it to the end, or use --save")
+    except Exception as error:
+        if type(error).__module__.split(".")[0] not in ("click", "typer"):
+            raise
+        code = _complain(getattr(error, "format_message", lambda: str(error))())
+    sys.exit(code or 0)
+
+
+def _complain(message: str) -> int:
+    print(f"trueplex: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Evaluation: what stored traces show, with intervals."""

@@ -1,0 +1,53 @@
+"""Numbers over stored traces: pass@k, AUROC within problems, bootstrap intervals. Plain numpy."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Sequence
+
+import numpy as np
+
+
+def pass_at(n: int, right: int, k: int) -> float:
+    """The unbiased chance that one of k of n samples is right: 1 − C(n−c, k) / C(n, k) (Chen et al., 2021)."""
+    if not 1 <= k <= n:
+        raise ValueError(f"k is {k} with {n} samples; it must be from 1 to the number of samples")
+    if n - right < k:
+        return 1.0
+    return float(1.0 - np.prod(1.0 - k / np.arange(n - right + 1, n + 1)))
+
+
+def auroc(right: Sequence[float], wrong: Sequence[float]) -> float:
+    """The chance that a right trace scores above a wrong one, ties counting half. NaN without both."""
+    if not len(right) or not len(wrong):
+        return float("nan")
+    difference = np.asarray(right)[:, None] - np.asarray(wrong)[None, :]
+    return float(np.mean((difference > 0) + 0.5 * (difference == 0)))
+
+
+def per_problem_auroc(problems: Sequence[Hashable], correct: Sequence[bool], scores: Sequence[float]) -> list[float]:
+    """AUROC of each problem that has both right and wrong traces, in order of first appearance."""
+    groups: dict[Hashable, tuple[list[float], list[float]]] = defaultdict(lambda: ([], []))
+    for problem, right, score in zip(problems, correct, scores, strict=True):
+        groups[problem][0 if right else 1].append(score)
+    return [auroc(right, wrong) for right, wrong in groups.values() if right and wrong]
+
+
+def within_auroc(problems: Sequence[Hashable], correct: Sequence[bool], scores: Sequence[float]) -> float:
+    """Mean of the per-problem AUROCs: what voting and pruning within a problem live on."""
+    values = per_problem_auroc(problems, correct, scores)
+    return float(np.mean(values)) if values else float("nan")
+
+
+def interval(
+    values: Sequence[float], statistic: Callable[[np.ndarray], float] = np.mean, draws: int = 2000, level: float = 0.95,
+    seed: int = 0,
+) -> tuple[float, float]:  # fmt: skip
+    """Percentile bootstrap interval of a statistic over problems, one value each."""
+    data = np.asarray(values, dtype=float)
+    if not len(data):
+        return float("nan"), float("nan")
+    picks = np.random.default_rng(seed).integers(0, len(data), (draws, len(data)))
+    drawn = data[picks].mean(1) if statistic is np.mean else np.apply_along_axis(statistic, 1, data[picks])
+    tail = (1 - level) / 2
+    return float(np.quantile(drawn, tail)), float(np.quantile(drawn, 1 - tail))

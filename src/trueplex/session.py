@@ -1,0 +1,244 @@
+"""What the commands do once their options are read: load, run, show, save, and leave nothing half done."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from trueplex.backbone import Backbone, load
+from trueplex.errors import InputError, StoreError, TrueplexError
+from trueplex.inputs import read_jsonl, read_problems
+from trueplex.prompt import make_prompt
+from trueplex.race import Race, verdict
+from trueplex.settings import Settings
+from trueplex.solve import Event, Solved, Stopped, choose_scorer, stream
+from trueplex.store import JsonLines, to_row
+from trueplex.types import Problem, Solution, Status
+
+BETWEEN_LINES = 2.0  # seconds between progress lines when there is no terminal
+
+
+def say(message: str) -> None:
+    print(f"trueplex: {' '.join(message.split())}", file=sys.stderr, flush=True)
+
+
+def as_dict(solution: Solution, problem: Problem) -> dict[str, Any]:
+    """A solution as the JSON object of the command line's contract."""
+    usage = solution.usage
+    return {
+        "id": problem.id,
+        "problem": problem.text,
+        "answer": solution.answer,
+        "confidence": round(solution.confidence, 6),
+        "abstained": solution.abstained,
+        "votes": [{"answer": v.answer, "weight": v.weight, "paths": v.paths} for v in solution.votes],
+        "usage": {name: getattr(usage, name) for name in usage.__slots__},
+        "paths": [
+            {
+                "index": t.index,
+                "status": t.status.value,
+                "tokens": t.tokens,
+                "score": t.score,
+                "answer": t.answer,
+                "text": t.text,
+            }
+            for t in solution.traces
+        ],
+        "seconds": round(solution.seconds, 3),
+        "config": solution.config,
+    }
+
+
+class Output:
+    """Prints solutions in the order of the problems, whatever order they are solved in."""
+
+    def __init__(self, problems: Sequence[Problem], as_json: bool, console: Console) -> None:
+        self.problems, self.as_json, self.console = list(problems), as_json, console
+        self.solved: dict[int, Solution] = {}
+        self.printed = 0
+
+    def add(self, solution: Solution) -> None:
+        self.solved[solution.problem.key] = solution
+        while self.printed < len(self.problems) and self.problems[self.printed].key in self.solved:
+            self._print(self.problems[self.printed])
+            self.printed += 1
+
+    def flush(self) -> None:
+        """Print what is solved behind a problem that is not: the run was cut short."""
+        for problem in self.problems[self.printed :]:
+            if problem.key in self.solved:
+                self._print(problem)
+
+    def _print(self, problem: Problem) -> None:
+        solution = self.solved[problem.key]
+        if self.as_json:
+            print(json.dumps(as_dict(solution, problem)), flush=True)
+        else:
+            self.console.print(problem.text, style="cyan", markup=False, highlight=False)
+            self.console.print(verdict(solution), "")
+
+
+def run(
+    arguments: Sequence[str],
+    model: str,
+    device: str | None,
+    settings: Settings,
+    as_json: bool,
+    save: Path | None,
+    quiet: bool,
+) -> int:
+    """Solve the problems that the arguments give; the exit code.
+
+    What cannot be read, or does not fit the model, is said and skipped; the rest is solved.
+    """
+    problems, complaints = read_problems(arguments)
+    if not problems:
+        raise InputError(complaints[0])
+    backbone = load(model, device)
+    scorer, settings = choose_scorer(backbone, settings, say)
+    fitting = []
+    for problem in problems:
+        try:
+            make_prompt(problem, backbone)
+            fitting.append(problem)
+        except InputError as error:
+            complaints.append(str(error))
+    for complaint in complaints:
+        say(complaint)
+    if not fitting:
+        return 2
+    output = Output(fitting, as_json, Console())
+    store = _Saving(save, backbone)
+    terminal = Console(stderr=True)
+    watch = _watch(terminal, len(fitting), quiet)
+    try:
+        with watch:
+            for event in stream(backbone, fitting, settings, scorer):
+                if isinstance(event, Stopped):
+                    store.keep(event)
+                watch.show(event)
+                if isinstance(event, Solved):
+                    output.add(event.solution)
+    except KeyboardInterrupt:
+        output.flush()
+        raise
+    finally:
+        store.close()
+    if complaints or store.failed:
+        return 2
+    return 0 if all(s.answer is not None for s in output.solved.values()) else 1
+
+
+class _Saving:
+    """Appends stopped traces to the --save file; a disk that fills up is said once and stops only the saving."""
+
+    def __init__(self, path: Path | None, backbone: Backbone) -> None:
+        self.backbone, self.failed = backbone, False
+        self._lines = JsonLines(path) if path else None
+        self._prompts: dict[int, tuple[int, ...]] = {}
+
+    def keep(self, event: Stopped) -> None:
+        if self._lines is None or self.failed:
+            return
+        problem = event.trace.problem
+        ids = self._prompts.setdefault(problem.key, make_prompt(problem, self.backbone).ids)
+        try:
+            self._lines.append(to_row(event.trace, ids, self.backbone.fingerprint))
+        except StoreError as error:
+            self.failed = True
+            say(str(error))
+
+    def close(self) -> None:
+        if self._lines is not None:
+            self._lines.close()
+
+
+class _Lines:
+    """Progress as plain lines on standard error, for logs and pipes."""
+
+    def __init__(self, problems: int, quiet: bool) -> None:
+        self.problems, self.quiet = problems, quiet
+        self.solved = self.stopped = self.retired = 0
+        self._said = time.monotonic()
+
+    def __enter__(self) -> _Lines:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def show(self, event: Event) -> None:
+        self.solved += isinstance(event, Solved)
+        if isinstance(event, Stopped):
+            self.stopped += 1
+            self.retired += event.trace.status is Status.PRUNED
+        if not self.quiet and time.monotonic() - self._said > BETWEEN_LINES:
+            self._said = time.monotonic()
+            say(
+                f"{self.solved} of {self.problems} problems solved, {self.stopped} paths stopped ({self.retired} retired)"
+            )
+
+
+def _watch(console: Console, problems: int, quiet: bool) -> Race | _Lines:
+    return Race(console, problems) if console.is_terminal and not quiet else _Lines(problems, quiet)
+
+
+def roll(
+    data: str, split: str, n: int, model: str, device: str | None, settings: Settings, out: Path, quiet: bool
+) -> None:
+    """`trueplex rollout`: problems of a suite or a file, sampled, graded and stored."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from trueplex.reference import tasks
+    from trueplex.train.rollouts import rollout
+
+    if data == "reference" or data in tasks.SUITES:
+        problems = tasks.problems(data, split, n, settings.seed)
+    else:
+        problems, complaints = read_jsonl(data.removeprefix("@"))
+        for complaint in complaints:
+            say(complaint)
+    backbone = load(model, device)
+    scorer, settings = choose_scorer(backbone, settings, say)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), disable=quiet) as progress:
+        bar = progress.add_task("traces", total=len(problems) * settings.paths, rate="")
+        started, spent = time.monotonic(), 0
+
+        def step(traces: int, tokens: int) -> None:
+            nonlocal spent
+            spent += tokens
+            progress.update(bar, advance=traces, rate=f"{spent / (time.monotonic() - started):.0f} tokens/s")
+
+        rollout(backbone, problems, settings, out, scorer, step)
+
+
+def teach(
+    data: Sequence[Path], validation: Sequence[Path], model: str, device: str | None, recipe: Any, out: Path
+) -> None:
+    """`trueplex train verifier`: read rollouts, train, and say how good the verifier is."""
+    from trueplex.train.verifier import read_labelled, train_verifier
+
+    backbone = load(model, device)
+    traces = [t for folder in data for t in read_labelled(folder, backbone)]
+    held = [t for folder in validation for t in read_labelled(folder, backbone)]
+    if not held:  # by problem, so that no problem is on both sides
+        held = [t for t in traces if t.problem % 10 == 0]
+        traces = [t for t in traces if t.problem % 10]
+    if not held or not traces:
+        raise TrueplexError("too few problems to hold a tenth of them back; mend: give --validation rollouts")
+    say(f"{len(traces)} traces to learn from, {len(held)} to judge by")
+    verifier = train_verifier(backbone, traces, held, recipe, out, ", ".join(map(str, data)))
+    print(json.dumps(verifier.card["validation"]))

@@ -1,0 +1,230 @@
+"""The whole product: problems in, traces grown, scored, pruned and voted on, solutions out.
+
+    live = engine.start(prompts, paths, thinking, seed)
+    while live:
+        live.advance(stride)
+        live.record(scorer(live))
+        live.retire(policy(live.traces))
+    return selector(live.finished)
+
+`stream` is that loop as a generator of events, and every other entry (the command line, rollouts,
+evaluation) consumes it: there is no second decode loop.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from trueplex import answers, policy, vote
+from trueplex.backbone import REFERENCE, Backbone, load, reference_path
+from trueplex.engine import engine
+from trueplex.engine.live import LiveBatch, Rider
+from trueplex.engine.sampling import Sampling
+from trueplex.engine.thinking import Thinking
+from trueplex.errors import OptionError
+from trueplex.prompt import make_prompt
+from trueplex.settings import DEFAULT_STRIDE, Settings, configuration
+from trueplex.types import Problem, Prompt, Solution, Status, Trace, Usage
+from trueplex.verify.one_token import OneTokenVerifier
+from trueplex.verify.probe import OneTokenScorer
+
+
+class Scorer(Protocol):
+    """Anything that gives live traces a score."""
+
+    @property
+    def every(self) -> int:
+        """Tokens between scores."""
+
+    @property
+    def rider(self) -> Rider | None:
+        """The query column that must ride in the decode forward, if the scores come from one."""
+
+    def __call__(self, live: LiveBatch) -> Sequence[float] | None:
+        """Scores in [0, 1] for `live.scorable`, in its order; None when there is nothing to say yet."""
+
+
+# -- events ---------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True, frozen=True)
+class Advanced:
+    """The live traces have grown (and been scored, if anything scores them)."""
+
+    traces: list[Trace]
+
+
+@dataclass(slots=True, frozen=True)
+class Stopped:
+    """A trace has stopped: its status, text and answer are final."""
+
+    trace: Trace
+
+
+@dataclass(slots=True, frozen=True)
+class Solved:
+    """All traces of a problem have stopped and its vote is counted."""
+
+    solution: Solution
+
+
+Event = Advanced | Stopped | Solved
+
+
+def stream(
+    backbone: Backbone, problems: Sequence[Problem], settings: Settings, scorer: Scorer | None = None
+) -> Iterator[Event]:
+    """Solve problems, telling what happens as it happens. Without a scorer the vote is a plain majority.
+
+    Closing the generator (or Ctrl-C) stops at once; what was yielded is complete.
+
+    Raises:
+        InputError: a prompt does not fit the model.
+        OptionError: the policy or the selector needs scores and there is no scorer.
+    """
+    rule = policy.parse(settings.prune)
+    select = settings.select or ("weighted" if scorer else "majority")
+    if scorer is None and (rule.rules or select != "majority"):
+        raise OptionError(
+            "pruning and score-based selection need a scorer; mend: give a verifier, or majority and none"
+        )
+    settings = replace(settings, select=select)
+    distinct = list({p.key: p for p in problems}.values())
+    prompts = [make_prompt(p, backbone) for p in distinct]
+    runs = {p.problem.key: _Run(p, settings, backbone) for p in prompts}
+    live = engine.start(backbone, prompts, settings.paths, settings.thinking, settings.seed, settings.rows)
+    stride = _stride(rule, scorer)
+    rider = scorer.rider if scorer else None
+    seen = 0
+    while live:
+        live.advance(stride, rider)
+        if scorer:
+            live.record(scorer(live))
+        live.retire(rule(live.traces))
+        if live.traces:
+            yield Advanced(list(live.traces))
+        for trace in live.finished[seen:]:
+            run = runs[trace.problem.key]
+            run.stop(trace)
+            yield Stopped(trace)
+            if len(run.traces) == settings.paths:
+                yield Solved(run.solution())
+        seen = len(live.finished)
+
+
+def _stride(rule: policy.Policy, scorer: Scorer | None) -> int:
+    return math.gcd(rule.stride, scorer.every if scorer else 0) or DEFAULT_STRIDE
+
+
+class _Run:
+    """One problem's stopped traces, until its vote."""
+
+    def __init__(self, prompt: Prompt, settings: Settings, backbone: Backbone) -> None:
+        self.prompt, self.settings, self.backbone = prompt, settings, backbone
+        self.traces: list[Trace] = []
+        self.started = time.perf_counter()
+
+    def stop(self, trace: Trace) -> None:
+        """Give a stopped trace its text and answer.
+
+        Thinking that was never closed has no answer: what it boxed on the way was not its answer.
+        """
+        assert trace.steps is not None
+        trace.text = self.backbone.decode(trace.steps.ids[:, 0].tolist())
+        closed = self.backbone.think_end is None or trace.answer_tokens > 0
+        if trace.status is Status.FINISHED and closed:
+            tail = self.backbone.decode(trace.steps.ids[trace.thinking_tokens :, 0].tolist())
+            trace.answer = answers.extract(trace.text if self.backbone.think_end is None else tail)
+        self.traces.append(trace)
+
+    def solution(self) -> Solution:
+        votes = vote.selector(self.settings.select or "majority")(self.traces)
+        return Solution(
+            problem=self.prompt.problem,
+            answer=votes[0].answer if votes else None,
+            confidence=vote.share(votes),
+            votes=votes,
+            traces=sorted(self.traces, key=lambda t: t.index),
+            usage=usage_of(self.traces, len(self.prompt.ids)),
+            seconds=time.perf_counter() - self.started,
+            config=configuration(self.settings, self.backbone),
+        )
+
+
+def usage_of(traces: Sequence[Trace], prompt_tokens: int) -> Usage:
+    """The sum of what the traces of one problem spent (law 9)."""
+    whole = [t.tokens for t in traces if t.status is not Status.PRUNED]
+    mean = sum(whole) / len(whole) if whole else 0.0
+    saved = sum(max(0, round(mean) - t.tokens) for t in traces if t.status is Status.PRUNED)
+    return Usage(
+        prompt_tokens=prompt_tokens,
+        thinking_tokens=sum(t.thinking_tokens for t in traces),
+        answer_tokens=sum(t.answer_tokens for t in traces),
+        probe_tokens=sum(t.probe_tokens for t in traces),
+        saved_tokens=saved,
+    )
+
+
+# -- choosing a scorer, and the short way ---------------------------------------------------------
+
+
+def choose_scorer(backbone: Backbone, settings: Settings, say: Callable[[str], None]) -> tuple[Scorer | None, Settings]:
+    """The scorer that the settings ask for, and the settings as they will act.
+
+    ``auto`` takes the verifier that ships beside the model (a folder ``verifier`` in it); without
+    one it says so and falls back to a plain majority.
+
+    Raises:
+        VerifierError: the named verifier is missing, unreadable or another model's.
+        OptionError: ``auto`` finds no verifier and pruning was asked for.
+    """
+    if settings.verifier == "none":
+        return None, settings
+    if settings.verifier != "auto":
+        folder = Path(settings.verifier).expanduser()
+    else:
+        home = reference_path() if backbone.name == REFERENCE else Path(backbone.name).expanduser()
+        folder = home / "verifier"
+        if not folder.is_dir():
+            if settings.prune != "none":
+                raise OptionError(
+                    f"there is no verifier for {backbone.name!r} and pruning {settings.prune!r} needs scores; mend: "
+                    "--prune none, or train one with `trueplex train verifier` and give it with --verifier PATH"
+                )
+            say(
+                f"no verifier for {backbone.name!r}: using a plain majority vote (train one with `trueplex train verifier`)"
+            )
+            return None, replace(settings, verifier="none", select="majority")
+    verifier = OneTokenVerifier.load(folder, backbone)
+    return OneTokenScorer(verifier, settings.probe_every), replace(settings, verifier=str(folder))
+
+
+def solve(
+    model: Backbone | str, problem: Problem | str, *, paths: int = 16, thinking: str = "multiplex",
+    width: int | None = None, merge: str | None = None, temperature: float = 1.0, top_p: float = 1.0,
+    max_tokens: int | None = None, verifier: str = "auto", prune: str = "none", select: str | None = None, seed: int = 0,
+) -> Solution:  # fmt: skip
+    """Solve one problem and return its `Solution`: answer, confidence, votes, traces, usage.
+
+    >>> import trueplex
+    >>> solution = trueplex.solve(trueplex.load("reference"), "Ann has 3 apples. Ann buys 4 more. How many apples are there now?")
+
+    Raises:
+        TrueplexError: an option, the problem, the model or the verifier cannot be used; the message says which.
+    """
+    settings = Settings(
+        paths=paths, verifier=verifier, prune=prune, select=select, seed=seed,
+        thinking=Thinking(thinking, width, merge, Sampling(temperature, top_p), max_tokens=max_tokens),
+    )  # fmt: skip
+    backbone = load(model) if isinstance(model, str) else model
+    scorer, settings = choose_scorer(backbone, settings, lambda message: None)
+    asked = Problem(problem) if isinstance(problem, str) else problem
+    for event in stream(backbone, [asked], settings, scorer):
+        if isinstance(event, Solved):
+            return event.solution
+    raise AssertionError("a stream ends with its solutions")

@@ -1,0 +1,1 @@
+"""Learning from traces: rollouts, and what is trained on them."""

@@ -1,0 +1,152 @@
+"""The few objects that travel through the pipeline. Plain data: numpy, no torch.
+
+A `Problem` becomes a `Prompt`; the engine grows a `Trace` per path; a selector turns the traces
+into a `Solution`. Each stage only adds to what the stage before made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+import numpy as np
+
+from trueplex.errors import InputError
+
+
+class Status(str, Enum):
+    """Where a trace stands. ``finished``: it ended by itself; ``truncated``: a limit ended it."""
+
+    RUNNING = "running"
+    FINISHED = "finished"
+    PRUNED = "pruned"
+    TRUNCATED = "truncated"
+
+
+@dataclass(slots=True, frozen=True)
+class Problem:
+    """A question, and the answers that count as right where they are known.
+
+    Raises:
+        InputError: the text is empty.
+    """
+
+    text: str
+    id: str = ""
+    answers: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.text.strip():
+            raise InputError("the problem is empty; mend: give some text, '-' or @FILE.jsonl")
+
+    @property
+    def key(self) -> int:
+        """64-bit name of the text: randomness belongs to it, so the batch around it cannot matter."""
+        return int.from_bytes(hashlib.blake2b(self.text.encode(), digest_size=8).digest(), "little")
+
+
+@dataclass(slots=True, frozen=True)
+class Prompt:
+    """A problem as the token ids that the model reads, up to the first thought."""
+
+    problem: Problem
+    ids: tuple[int, ...]
+    text: str
+
+
+@dataclass(slots=True)
+class Usage:
+    """Tokens spent. One count per forward row: nothing twice, nothing free (law 9).
+
+    ``prompt_tokens`` counts each problem's prompt once, as it is prefilled once.
+    ``saved_tokens`` estimates what retired traces did not spend: the mean length of the
+    problem's finished traces less what each retired trace had spent, never below 0.
+    """
+
+    prompt_tokens: int = 0
+    thinking_tokens: int = 0
+    answer_tokens: int = 0
+    probe_tokens: int = 0
+    saved_tokens: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(*(getattr(self, n) + getattr(other, n) for n in self.__slots__))
+
+
+@dataclass(slots=True)
+class Steps:
+    """What a trace remembers of its T steps of width K; all arrays share the first axis.
+
+    ids [T, K] int32, weights [T, K] float32, logps [T, K] float32 (log-probability of each id
+    under the distribution it was drawn from), entropy [T] float32 in nats of that distribution.
+    An answer-phase step has weight 1 in slot 0; its other slots repeat slot 0 with weight 0.
+    """
+
+    ids: np.ndarray
+    weights: np.ndarray
+    logps: np.ndarray
+    entropy: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(slots=True)
+class Trace:
+    """One path of reasoning for one problem, from the end of the prompt to its stop.
+
+    ``tokens`` counts its steps; ``thinking_tokens`` those up to and including ``</think>``.
+    ``scores`` are (token count, score) pairs in order; ``steps`` is filled when the trace stops.
+    """
+
+    problem: Problem
+    index: int
+    seed: int
+    status: Status = Status.RUNNING
+    reason: str = ""
+    tokens: int = 0
+    thinking_tokens: int = 0
+    probe_tokens: int = 0
+    scores: list[tuple[int, float]] = field(default_factory=list)
+    steps: Steps | None = None
+    text: str = ""
+    answer: str | None = None
+    correct: bool | None = None
+
+    @property
+    def score(self) -> float | None:
+        """The latest score, or None when nothing has scored the trace."""
+        return self.scores[-1][1] if self.scores else None
+
+    @property
+    def answer_tokens(self) -> int:
+        return self.tokens - self.thinking_tokens
+
+
+@dataclass(slots=True, frozen=True)
+class Vote:
+    """One group of equal answers: its spelling, its summed weight, and how many paths gave it."""
+
+    answer: str
+    weight: float
+    paths: int
+
+
+@dataclass(slots=True)
+class Solution:
+    """What a problem's traces came to. ``answer`` is None when no trace gave one."""
+
+    problem: Problem
+    answer: str | None
+    confidence: float
+    votes: list[Vote]
+    traces: list[Trace]
+    usage: Usage
+    seconds: float
+    config: dict[str, Any]
+
+    @property
+    def abstained(self) -> bool:
+        return self.answer is None

@@ -1,0 +1,215 @@
+"""One-Token Verification (arXiv 2603.01025): a LoRA role, one learnable probe token, a small head.
+
+At step t the ToT, the "token of truth", stands at position t + 1 and reads the base model's KV of
+positions ≤ t; LoRA acts on the ToT alone, and its last hidden state goes through the head to a
+score in [0, 1]. The base model is frozen and, whenever no probe is being read, exactly itself.
+
+A verifier is a folder in PEFT's format (adapter_config.json, adapter_model.safetensors; the probe's
+token and head stand among the saved modules as ``probe``) beside a card, ``verifier.json``, that
+names the base model it belongs to. PEFT's own layers are not used for computing: they adapt every
+row, and cost more than the probe itself in a decode loop.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from trueplex.backbone import Backbone
+from trueplex.errors import OptionError, VerifierError
+
+WEIGHTS, CARD = "adapter_model.safetensors", "verifier.json"
+PREFIX = "base_model.model."  # PEFT's names are seen from its own wrapper
+
+
+class Role(nn.Module):
+    """The LoRA pair of one linear layer: adds B A x · scale to the last columns when it is on."""
+
+    def __init__(self, base: nn.Linear, rank: int, scale: float, switch: Switch) -> None:
+        super().__init__()
+        self.scale, self.switch = scale, switch
+        self.lora_A = nn.Parameter(torch.empty(rank, base.in_features))
+        self.lora_B = nn.Parameter(torch.zeros(base.out_features, rank))
+        nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
+
+    def forward(self, inner: Any, x: Tensor) -> Tensor:
+        """`inner` is the layer's own forward; x [B, q, in] → [B, q, out]."""
+        out = inner(x)
+        columns = self.switch.columns
+        if not columns:
+            return out
+        probes = x[:, -columns:].to(self.lora_A.dtype)
+        added = linear(linear(probes, self.lora_A), self.lora_B) * self.scale
+        if columns == x.shape[1]:
+            return out + added.to(out.dtype)
+        out[:, -columns:] += added.to(out.dtype)
+        return out
+
+
+class Switch:
+    """How many of the last query columns are probes; 0 leaves the base model exactly itself."""
+
+    def __init__(self) -> None:
+        self.columns = 0
+
+
+class Probe(nn.Module):
+    """The ToT embedding and the regression head."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.token = nn.Parameter(torch.empty(hidden_size))
+        self.head = nn.Linear(hidden_size, 1)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Final hidden states [..., H] → logits of the score [...], float32."""
+        return self.head(hidden.to(self.head.weight.dtype)).squeeze(-1).float()
+
+
+class OneTokenVerifier(nn.Module):
+    """A verifier attached to a backbone; also the `Rider` that scores live traces while they decode.
+
+    Args:
+        rank: LoRA rank on every linear layer of the transformer; 0 trains the token and head only.
+        alpha: LoRA alpha; the scale is alpha / rank.
+
+    Raises:
+        OptionError: the rank is negative.
+    """
+
+    def __init__(self, backbone: Backbone, rank: int = 16, alpha: float | None = None) -> None:
+        super().__init__()
+        if rank < 0:
+            raise OptionError(f"LoRA rank is {rank}; mend: 0 (head only) or a positive rank")
+        self._backbone = (backbone,)  # a tuple, so that the base is no submodule of the verifier
+        self.rank, self.alpha = rank, float(2 * rank if alpha is None else alpha)
+        self.switch = Switch()
+        self.probe = Probe(backbone.hidden_size)
+        with torch.no_grad():
+            embeddings = backbone.model.get_input_embeddings().weight
+            self.probe.token.copy_(embeddings[: backbone.vocabulary].float().mean(0))
+        self.card: dict[str, Any] = {}
+        self.targets = linear_names(backbone) if rank else []
+        scale = self.alpha / rank if rank else 0.0
+        layers = {name: backbone.model.get_submodule(name) for name in self.targets}
+        self.roles = nn.ModuleDict(
+            {name.replace(".", "/"): Role(layer, rank, scale, self.switch) for name, layer in layers.items()}
+        )
+        self.to(backbone.device)
+        for role, layer in zip(self.roles.values(), layers.values(), strict=True):
+            layer.forward = partial(role.forward, layer.forward)
+
+    @property
+    def backbone(self) -> Backbone:
+        return self._backbone[0]
+
+    def detach(self) -> None:
+        """Give the base model back its own layers. The verifier cannot score afterwards.
+
+        Several verifiers on one base must be detached last first.
+        """
+        for name in self.targets:
+            layer = self.backbone.model.get_submodule(name)
+            layer.forward = layer.forward.args[0]
+
+    # -- the Rider that the engine takes ----------------------------------------------------------
+
+    @property
+    def embedding(self) -> Tensor:
+        return self.probe.token
+
+    @contextmanager
+    def riding(self, columns: int) -> Iterator[None]:
+        self.switch.columns = columns
+        try:
+            yield
+        finally:
+            self.switch.columns = 0
+
+    def read(self, hidden: Tensor) -> Tensor:
+        """Final hidden states [..., H] of probes → scores [...] in [0, 1]."""
+        return torch.sigmoid(self.probe(hidden))
+
+    # -- the folder -------------------------------------------------------------------------------
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The weights under the names that PEFT reads."""
+        named = {}
+        for key, role in self.roles.items():
+            for part in ("lora_A", "lora_B"):
+                named[f"{PREFIX}{key.replace('/', '.')}.{part}.weight"] = getattr(role, part)
+        for key, parameter in self.probe.named_parameters():
+            named[f"{PREFIX}probe.{key}"] = parameter
+        return named
+
+    def save(self, folder: str | Path, card: dict[str, Any] | None = None) -> None:
+        """Write the folder; files appear whole or not at all."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {name: t.detach().to("cpu", torch.float32).contiguous() for name, t in self.tensors().items()}
+        save_file(tensors, folder / (WEIGHTS + ".tmp"), metadata={"format": "pt"})
+        os.replace(folder / (WEIGHTS + ".tmp"), folder / WEIGHTS)
+        LoraConfig(
+            r=self.rank or 1, lora_alpha=self.alpha, target_modules=list(self.targets), modules_to_save=["probe"],  # type: ignore[arg-type]
+            task_type="CAUSAL_LM", base_model_name_or_path=self.backbone.name, inference_mode=True,
+        ).save_pretrained(str(folder))  # fmt: skip
+        self.card = {
+            "kind": "one-token-verifier", "rank": self.rank, "alpha": self.alpha,
+            "base": self.backbone.name, "base_fingerprint": self.backbone.fingerprint, **(card or {}),
+        }  # fmt: skip
+        (folder / (CARD + ".tmp")).write_text(json.dumps(self.card, indent=1) + "\n")
+        os.replace(folder / (CARD + ".tmp"), folder / CARD)
+
+    @classmethod
+    def load(cls, folder: str | Path, backbone: Backbone) -> OneTokenVerifier:
+        """Read a verifier folder and attach it.
+
+        Raises:
+            VerifierError: no verifier there, unreadable, or trained for another base model.
+        """
+        folder = Path(folder)
+        try:
+            card = json.loads((folder / CARD).read_text())
+            stored = load_file(folder / WEIGHTS)
+            rank, alpha, base = card["rank"], card["alpha"], card["base_fingerprint"]
+        except FileNotFoundError as error:
+            raise VerifierError(f"{folder} is no verifier: {Path(error.filename or '').name} is missing; "
+                                "mend: give a folder that `trueplex train verifier` wrote") from error  # fmt: skip
+        except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
+            raise VerifierError(
+                f"the verifier in {folder} cannot be read: {error}; mend: copy or train it again"
+            ) from error
+        if base != backbone.fingerprint:
+            raise VerifierError(
+                f"the verifier in {folder} was trained for base model {card.get('base')!r} ({base}), not for "
+                f"{backbone.name!r} ({backbone.fingerprint}); mend: --verifier none, or train one for this model"
+            )
+        verifier = cls(backbone, rank, alpha)
+        own = verifier.tensors()
+        if own.keys() != stored.keys() or any(own[k].shape != stored[k].shape for k in own):
+            verifier.detach()
+            raise VerifierError(f"the verifier in {folder} has other layers than this base model; mend: train it again")
+        with torch.no_grad():
+            for name, tensor in own.items():
+                tensor.copy_(stored[name])
+        verifier.card = card
+        return verifier.eval()
+
+
+def linear_names(backbone: Backbone) -> list[str]:
+    """The linear layers of the transformer's blocks: all but the output head, as PEFT's ``all-linear``."""
+    head = backbone.model.get_output_embeddings()
+    return [name for name, m in backbone.model.named_modules() if isinstance(m, nn.Linear) and m is not head]

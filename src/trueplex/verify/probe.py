@@ -1,0 +1,92 @@
+"""Score with one token: live traces beside their decoding, stored traces at every position at once.
+
+The stored pass is two passes (its source is the training scheme of arXiv 2603.01025): the base
+model reads the trace once, without LoRA, and then all probes, each at a position of its own, read
+its keys and values as one batch of queries that cannot see each other. Position t's probe stands
+at t + 1 and sees positions ≤ t, exactly as live.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trueplex.attention import ProbePass
+from trueplex.backbone import Backbone
+from trueplex.engine.cache import Plan, SlotCache
+from trueplex.engine.engine import inputs_of
+from trueplex.engine.live import LiveBatch, Rider
+from trueplex.errors import ModelError
+from trueplex.types import Steps
+from trueplex.verify.one_token import OneTokenVerifier
+
+
+class OneTokenScorer:
+    """The Scorer whose scores are what its rider reads in the decode forward."""
+
+    def __init__(self, verifier: OneTokenVerifier, every: int = 32) -> None:
+        self.verifier, self.every = verifier, every
+
+    @property
+    def rider(self) -> Rider:
+        return self.verifier
+
+    def __call__(self, live: LiveBatch) -> Sequence[float] | None:
+        return None if live.readings is None else live.readings.tolist()
+
+
+def base_pass(backbone: Backbone, inputs: Tensor) -> ProbePass:
+    """Keys and values of the base model over inputs [B, N, H], without LoRA and without gradient."""
+    if not backbone.supports_probe_pass:
+        raise ModelError(
+            f"{backbone.config.model_type} needs eager attention (soft-capping or sinks), which the parallel probe pass "
+            "does not reproduce; mend: score this model's traces live"
+        )
+    rows, length = inputs.shape[:2]
+    positions = torch.arange(length, device=inputs.device)[None]
+    cache = SlotCache(backbone.layers, rows)
+    cache.write(Plan(0, rows, positions, length, 0))
+    with torch.no_grad():
+        backbone.forward(inputs, positions, cache, length)
+    return ProbePass([(layer.keys[:, :, :length], layer.values[:, :, :length]) for layer in cache.layers])
+
+
+def probe_pass(verifier: OneTokenVerifier, base: ProbePass, positions: Tensor) -> Tensor:
+    """Score logits [B, M] of probes that read positions ≤ t, for t = positions [B, M]; differentiable.
+
+    Rows may be padded: a probe never sees a column after its own t.
+    """
+    columns = base.layers[0][0].shape[2]
+    queries = verifier.embedding.to(verifier.backbone.dtype).expand(*positions.shape, -1)
+    with verifier.riding(positions.shape[1]):
+        _, hidden = verifier.backbone.forward(queries, positions + 1, None, columns, probe_pass=base)
+    return verifier.probe(hidden)
+
+
+def pad_inputs(backbone: Backbone, traces: Sequence[tuple[Sequence[int], Steps]]) -> tuple[Tensor, np.ndarray]:
+    """Inputs [B, N, H] of traces given as (prompt ids, steps), padded behind, and their lengths [B]."""
+    inputs = [inputs_of(backbone, prompt, steps) for prompt, steps in traces]
+    return torch.nn.utils.rnn.pad_sequence(inputs, batch_first=True), np.array([len(i) for i in inputs])
+
+
+@torch.inference_mode()
+def score_stored(
+    verifier: OneTokenVerifier, traces: Sequence[tuple[Sequence[int], Steps]], chunk: int = 64
+) -> list[np.ndarray]:
+    """Scores [T] after each token of stored traces, given as (prompt ids, steps): what live probing reads.
+
+    ``chunk`` bounds how many positions are probed at once, and with it the memory.
+    """
+    inputs, lengths = pad_inputs(verifier.backbone, traces)
+    base = base_pass(verifier.backbone, inputs)
+    parts = []
+    for first in range(0, inputs.shape[1], chunk):
+        positions = torch.arange(first, min(first + chunk, inputs.shape[1]), device=inputs.device)
+        parts.append(torch.sigmoid(probe_pass(verifier, base, positions.expand(len(traces), -1))))
+    scores = torch.cat(parts, dim=1).cpu().numpy()
+    return [
+        scores[row, len(prompt) : length] for row, ((prompt, _), length) in enumerate(zip(traces, lengths, strict=True))
+    ]
