@@ -1,15 +1,15 @@
-r"""The one grader: is this answer right? Reward, evaluation and the vote all ask here, so they cannot disagree.
+r"""The one grader: is this answer right? Reward, evaluation and the vote all ask here: they cannot disagree.
 
-`extract` finds the boxed answer, `normalise` gives it one spelling, `same` compares two by value, `grade` judges
-a text, `group` sorts a vote. Plain numbers are compared exactly, right here, in microseconds. The rest goes to a
-worker process (`trueplex.answers_worker`, the `math` extra), which is killed when it is late. Every call blocks,
-needs no signals and no event loop, and may come from any thread.
+`extract` finds the boxed answer, `normalise` gives it one spelling, `same` compares two by value, `grade`
+judges a text, `group` sorts a vote. Plain numbers are compared exactly, right here, in microseconds. The rest
+goes to a worker process (`trueplex.answers_worker`, the `math` extra), which is killed when it is late. Every
+call blocks, needs no signals and no event loop, and may come from any thread.
 
-**What counts as equal.** The same value as written: ``0.5`` is ``1/2``, but ``0.333`` is not ``1/3`` and ``3.14`` is
-not ``\pi``. A bare list or a set is equal in any order, a tuple or interval only in its own. A unit or degree sign
-after a number counts for nothing. ``p%`` is ``p`` and also ``p/100``; ``x = 5`` is ``5``, but not ``y = 5``.
-(Otherwise being the same is transitive.) Variables are reals of either sign, and ``r`` is not ``R``. None means that
-nobody can tell, never "wrong".
+**What counts as equal.** The same value as written: ``0.5`` is ``1/2``, but ``0.333`` is not ``1/3``, nor
+``3.14`` ``\pi``. A bare list or a set is equal in any order, a tuple or interval only in its own. A unit or
+degree sign after a number counts for nothing. ``p%`` is ``p`` and also ``p/100``; ``x = 5`` is ``5``, but not
+``y = 5``. (Otherwise being the same is transitive.) Variables are real numbers, and ``r`` is not ``R``. None
+means that nobody can tell, never "wrong".
 
 Left out: answers told in prose, judges, trigonometry in degrees, the decimal comma.
 """
@@ -55,17 +55,15 @@ class _Reply(NamedTuple):
     match: int | None = None
 
 
-# -- spelling ----------------------------------------------------------------------------------------------------------
+# -- spelling ------------------------------------------------------------------------------------------------
 
-_UNICODE = str.maketrans(
-    {"−": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "÷": "/", "π": r"\pi ", "∞": r"\infty ", "√": r"\sqrt "}
-    | {"≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "∪": r"\cup ", "∈": r"\in ", "±": r"\pm ", "°": r"^\circ "}
-    | {"²": "^2", "³": "^3", "½": r"\frac12", "€": "$", "£": "$", "\u00a0": " "}
-)
+_SIGNS = {"−": "-", "–": "-", "÷": "/", "²": "^2", "³": "^3", "½": r"\frac12", "€": "$", "£": "$"}
+_SIGNS |= {"×": r"\times ", "·": r"\cdot ", "√": r"\sqrt ", "π": r"\pi ", "∞": r"\infty ", "°": r"^\circ "}
+_SIGNS |= {"≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "±": r"\pm ", "∪": r"\cup ", "∈": r"\in "}
 _TEXT = r"\\(?:text(?:bf|it|rm|sf|normal)?|math(?:rm|bf|it|sf)|mbox|hbox|unit) ?"
 _UNIT = (
-    r"(?:[A-Za-z]{4,}|[cmkn]m|in|ft|yd|mi|mph|km/h|m/s|k?g|mg|lbs?|oz|m?L|k?J|k?W|k?Hz|eV|min|hrs?|sec|days?|deg|sq|cu)"
-    r"(?![A-Za-z])(?:\^\{?-?\d\}?)?"
+    r"(?:[A-Za-z]{4,}|[cmkn]m|in|ft|yd|mi|mph|km/h|m/s|[km]?g|lbs?|oz|m?L|k?J|k?W|k?Hz|eV|min|hrs?|sec|days?"
+    r"|deg|sq|cu)(?![A-Za-z])(?:\^\{?-?\d\}?)?"
 )
 _SPELLINGS: list[
     tuple[str, str | Callable[[re.Match[str]], str]]
@@ -78,8 +76,6 @@ _SPELLINGS: list[
     (r"\\[dtc]frac", r"\\frac"),
     (r"<=|\\leq(?:slant)?(?![a-z])", r"\\le "),
     (r">=|\\geq(?:slant)?(?![a-z])", r"\\ge "),
-    (r"\\lbrace(?![a-z])", r"\\{"),
-    (r"\\rbrace(?![a-z])", r"\\}"),
     (rf" ?(?:\\?%|(?<![a-z])percent(?![a-z])|{_TEXT}\{{ ?percent ?\}})", "%"),
     (r" ?\^ ?\{? ?\\circ ?\}?(?: ?[CF](?![A-Za-z]))?", ""),  # degrees
     (r"(?<=\d) ?\^ ?\{ ?\\prime ?(?:\\prime ?)?\}(?=\.?$)", ""),  # minutes and seconds of arc
@@ -94,10 +90,10 @@ _SPELLINGS: list[
     (rf"{_TEXT}\{{([^{{}}]*)\}}", r"\1"),  # once more: \textbf{\text{(C)}}
     (r"^ ?\(([A-Za-z])\) ?$", r"\1"),  # the choice (C)
     (r"(?<![\\A-Za-z])infinity(?![A-Za-z])", r"\\infty"),
-    (r"(?<![\\A-Za-z])(sqrt|(?:arc)?(?:sin|cos|tan)|cot|ln|log|exp|pi|theta|alpha|infty)(?![A-Za-z])", r"\\\1"),
+    (r"(?<![\\A-Za-z])(sqrt|(?:arc)?(?:sin|cos|tan)|cot|ln|log|exp|pi|theta|infty)(?![A-Za-z])", r"\\\1"),
     (rf"(?<=[\d)}}]) ?{_UNIT}(?:[ /]{_UNIT}){{0,3}}(?=\.?$|[,;)])", ""),  # a unit in plain letters: 5 cm^2
     # Thousands, if nothing else is there, and before the spaces go: "1, 234" is a list.
-    (r"^ ?[+-]?[1-9]\d{0,2}(?:(?:,\d{3})+|(?: \d{3})+)(?=(?:\.\d+)? ?%?\.? ?$)", lambda m: re.sub("[ ,]", "", m[0])),
+    (r"^ ?[+-]?[1-9]\d{0,2}((,\d{3})+|( \d{3})+)(?=(\.\d+)? ?%?\.? ?$)", lambda m: re.sub("[ ,]", "", m[0])),
     (r"(?<![A-Za-z0-9]) | (?![A-Za-z0-9])|(?<=\d) (?=[A-Za-z])|(?<=[A-Za-z]) (?=\d)", ""),
     (r"^=|[.,;:]+$|^\*+|\*+$", ""),
     (r"(?<![\d.])\.(?=\d)", "0."),
@@ -110,6 +106,7 @@ _SPELLINGS: list[
     (r"\^(-\d+|\d\d+)", r"^{\1}"),
     (r"([\^_])\{(\w)\}(?!\w)", r"\1\2"),
 ]
+_TABLE = str.maketrans(_SIGNS)
 _COMPILED = [(re.compile(pattern), replacement) for pattern, replacement in _SPELLINGS]
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])\s*")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
@@ -118,7 +115,7 @@ _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 def extract(text: str) -> str | None:
     r"""The content of the last ``\boxed{…}`` or ``\fbox{…}``, or the one word of ``\boxed 5``.
 
-    None without a box, and when the last one is empty or never closes: then an earlier box is no answer either.
+    None without a box, and when the last one is empty or never closes: an earlier box is no answer then.
     """
     starts = [match.end() for match in _BOX.finditer(text)]
     if not starts:
@@ -137,24 +134,24 @@ def extract(text: str) -> str | None:
 def normalise(answer: str) -> str:
     r"""One spelling for answers that differ only in habits of LaTeX: equal results are equal answers.
 
-    Goes: a box around it, ``$``, ``\( \)``, spaces (but not between two words or two numbers), ``\left``,
-    ``\text{}`` and fonts, currency, degree signs, a final full stop, and units after a number (set as ``\text{…}``,
-    a common abbreviation, or words of four letters and more; never one letter, which may be a variable). One way
-    is left to write ``\frac{a}{b}``, ``\sqrt{a}``, ``x^2``, ``%``, ``0.5``, ``\times10^{5}``. Thousands: ``1{,}234``
-    and ``1,\!234`` anywhere; ``1,234`` and ``1 234`` only as the whole answer, so ``(1,234)`` stays a pair and
-    ``1, 234`` a list. Capitals stay. An answer longer than `LONGEST` is only stripped.
+    Goes: a box around it, ``$``, ``\( \)``, spaces (not between two words or two numbers), ``\left``, fonts,
+    ``\text{}``, currency, degree signs, a final full stop, and units after a number (set as ``\text{…}``, a
+    common abbreviation, or words of four letters and more; never one letter, which may be a variable). One
+    way is left to write ``\frac{a}{b}``, ``\sqrt{a}``, ``x^2``, ``%``, ``0.5``, ``\times10^{5}``. Thousands:
+    ``1{,}234`` and ``1,\!234`` anywhere; ``1,234`` and ``1 234`` only as the whole answer, so ``(1,234)``
+    stays a pair and ``1, 234`` a list. Capitals stay. An answer over `LONGEST` is only stripped.
     """
     if len(answer) > LONGEST:
         return answer.strip()
     if _BOX.search(answer):
         answer = extract(answer) or answer
-    answer = answer.translate(_UNICODE).strip()
+    answer = answer.translate(_TABLE).strip()
     for pattern, replacement in _COMPILED:
         answer = pattern.sub(replacement, answer)
     return answer
 
 
-# -- plain values ------------------------------------------------------------------------------------------------------
+# -- plain values --------------------------------------------------------------------------------------------
 
 _NUMBER = r"\d+(?:\.\d*)?"
 _INTEGER = re.compile(r"-?\d{1,300}")
@@ -193,9 +190,8 @@ def _exact(text: str) -> Fraction | None:
             value = Fraction(mantissa or 1) * Fraction(10) ** int(digit or digits)
         elif match := _REPEATING.fullmatch(text):
             sign, whole, fixed, cycle = match.groups()
-            value = Fraction(
-                int(whole + fixed + cycle) - int(whole + fixed), 10 ** len(fixed + cycle) - 10 ** len(fixed)
-            )
+            repeated = int(whole + fixed + cycle) - int(whole + fixed)
+            value = Fraction(repeated, 10 ** len(fixed + cycle) - 10 ** len(fixed))
         else:
             return None
     except ZeroDivisionError:
@@ -222,18 +218,18 @@ def _plainly(a: _Reading, b: _Reading) -> bool | None:
     if a.key == b.key or a.text == b.text:
         return True
     if a.exact is not None and b.exact is not None:
-        return a.percent != b.percent and (a.exact == b.exact * 100 if a.percent else b.exact == a.exact * 100)
+        return a.percent != b.percent and a.exact == b.exact * (100 if a.percent else Fraction(1, 100))
     return False if (a.word or a.exact is not None) and (b.word or b.exact is not None) else None
 
 
-# -- verdicts ----------------------------------------------------------------------------------------------------------
+# -- verdicts ------------------------------------------------------------------------------------------------
 
 
 def same(a: str, b: str, timeout: float = TIMEOUT) -> bool | None:
-    """Whether two answers are equal in value: True, False, or None if that cannot be told (unreadable, too late).
+    """Whether two answers are equal in value: True, False, or None if that cannot be told (unreadable, late).
 
-    ``same(a, b) == same(b, a)``. It works for at most ``timeout`` seconds, not counting the start of a worker (about
-    a second, at the first question and after a late one) and the wait for a free one.
+    ``same(a, b) == same(b, a)``. It works for at most ``timeout`` seconds, not counting the wait for a
+    worker, which starts in about a second, at the first question and after a late one.
 
     Raises:
         MissingExtra: plain comparison cannot decide and math-verify is not installed.
@@ -242,7 +238,7 @@ def same(a: str, b: str, timeout: float = TIMEOUT) -> bool | None:
 
 
 def _compare(a: _Reading, others: Sequence[_Reading], timeout: float) -> _Reply:
-    """Whether the answer is the same as any of the others, and which. No others: whether it can be read at all."""
+    """Whether the answer is the same as any of the others, and which. No others: whether it can be read."""
     verdicts = [_plainly(a, b) for b in others]
     if True in verdicts:
         return _Reply(True, "equal", verdicts.index(True))
@@ -258,10 +254,10 @@ def _compare(a: _Reading, others: Sequence[_Reading], timeout: float) -> _Reply:
 def grade(prediction: str | None, answers: Sequence[str], timeout: float = TIMEOUT) -> Grade:
     """Judge a model's text, or a bare answer, against the answers that count as right (any of them will do).
 
-    Of a text with thinking, only what follows the first ``</think>``, up to another tag, is read; a ``<think>`` that
-    never closes was cut off and is wrong. The answer is the last box (see `extract`). Without a box, a text of one
-    line and at most 400 characters is itself the answer, unless it is prose (two plain words in a row beside
-    something else); any other text is wrong.
+    Of a text with thinking, only what follows the first ``</think>``, up to another tag, is read; a
+    ``<think>`` that never closes was cut off and is wrong. The answer is the last box (see `extract`).
+    Without a box, a text of at most 400 characters and one line (or with a LaTeX environment) is itself the
+    answer, unless it is prose: two plain words in a row, beside something else. Any other text is wrong.
 
     Raises:
         MissingExtra: see `same`.
@@ -276,9 +272,10 @@ def grade(prediction: str | None, answers: Sequence[str], timeout: float = TIMEO
         if _BOX.search(text):
             return Grade(False, None, "the last box is broken or empty")
         extracted = text.strip()
-        bare = _read(extracted)
-        prose = _PROSE.search(bare.text) and not bare.word and bare.text not in [_read(a).text for a in answers]
-        if not extracted or "\n" in extracted or len(extracted) > 400 or prose:
+        bare, spelt = _read(extracted), [_read(a).text for a in answers]
+        prose = _PROSE.search(bare.text) and not bare.word and bare.text not in spelt
+        lines = 1 if "\\begin{" in extracted else len(extracted.splitlines())
+        if prose or lines != 1 or len(extracted) > 400:
             return Grade(False, None, "no boxed answer")
     if not answers:
         return Grade(None, extracted, "no answer to compare with")
@@ -289,15 +286,15 @@ def grade(prediction: str | None, answers: Sequence[str], timeout: float = TIMEO
 def grade_many(pairs: Iterable[tuple[str | None, Sequence[str]]], timeout: float = TIMEOUT) -> list[Grade]:
     """`grade` each (prediction, answers), on all workers at once; the grades are in order."""
     with ThreadPoolExecutor(workers.size) as threads:
-        return list(threads.map(lambda pair: grade(*pair, timeout), pairs))
+        return list(threads.map(lambda pair: grade(pair[0], pair[1], timeout), pairs))
 
 
 def group(answers: Sequence[str], timeout: float = TIMEOUT) -> list[list[int]]:
     """The indices of the answers, grouped by value, in order of first appearance.
 
-    An answer is held against the first of each group, for at most ``timeout`` seconds in all. What cannot be told
-    (unreadable, too late, or math-verify is not installed) never merges, unless spelt the same. ``50%`` stands with
-    ``50``, not with ``0.5``.
+    An answer is held against the first of each group, for at most ``timeout`` seconds in all. What cannot be
+    told (unreadable, late, or math-verify is not installed) never merges, unless spelt the same. ``50%``
+    stands with ``50``, not with ``0.5``.
     """
     groups: list[list[int]] = []
     places: dict[Fraction | str, list[int]] = {}
@@ -305,8 +302,9 @@ def group(answers: Sequence[str], timeout: float = TIMEOUT) -> list[list[int]]:
     for index, reading in enumerate(map(_read, answers)):
         if reading.key not in places:
             rivals = [first for first in firsts if reading.exact is None or first[0].exact is None]
-            reply = _Reply(None if reading.word else False, "")
-            if not reading.word and (rivals or reading.exact is None):
+            settled = reading.word is not None or not reading.text
+            reply = _Reply(None if settled else False, "")
+            if not settled and (rivals or reading.exact is None):
                 try:
                     reply = _compare(reading, [rival for rival, _ in rivals], timeout)
                 except MissingExtra:
@@ -320,15 +318,16 @@ def group(answers: Sequence[str], timeout: float = TIMEOUT) -> list[list[int]]:
     return groups
 
 
-# -- workers -----------------------------------------------------------------------------------------------------------
+# -- workers -------------------------------------------------------------------------------------------------
 
-# Run by path and with this process's sys.path, not by `-m`: that would import trueplex itself, and it must also
-# work where the parent's __main__ is a notebook or standard input.
-_LAUNCH = "import sys; sys.path[:] = sys.argv[2:]; import runpy; runpy.run_path(sys.argv[1], run_name='__main__')"
+# By path and with this process's sys.path, not by `-m`: it needs nothing of trueplex, and finds what we find
+# whatever the working directory. A parent whose __main__ is a notebook or standard input is no obstacle.
+_WORKER = str(Path(__file__).with_name("answers_worker.py"))
+_LAUNCH = "import sys; f, *sys.path[:] = sys.argv[1:]; import runpy; runpy.run_path(f, run_name='__main__')"
 
 
 def _exchange(process: subprocess.Popen[str], line: str, timeout: float) -> tuple[str, bool]:
-    """Write a line and read one: the reply ("" if the process ended), and whether it was killed for being late."""
+    """Write a line, read one: the reply ("" if the process ended), and whether it was killed for lateness."""
     late = threading.Event()
 
     def kill() -> None:
@@ -366,7 +365,7 @@ class Workers:
         """Begin anew, as a forked child must: the processes and their pipes are its parent's."""
         self._lock = threading.Lock()
         self._live: set[subprocess.Popen[str]] = set()
-        self._idle: queue.LifoQueue[subprocess.Popen[str] | None] = queue.LifoQueue()  # the one used last comes first
+        self._idle: queue.LifoQueue[subprocess.Popen[str] | None] = queue.LifoQueue()  # the warmest first
         for _ in range(self.size):
             self._idle.put(None)
 
@@ -386,7 +385,8 @@ class Workers:
                 reply, late = _exchange(process, request, timeout)
                 if reply and not late:
                     return _Reply(**json.loads(reply))
-                process = self._stop(process)
+                self._stop(process)
+                process = None
                 with self._lock:
                     self.timeouts += late
                     self.crashes += not late
@@ -394,19 +394,20 @@ class Workers:
                     return _Reply(None, "timed out")
             return _Reply(None, "could not compare: the worker died")
         except BaseException:  # Ctrl-C in mid-question: the reply still to come must not answer the next one
-            process = process and self._stop(process)
+            if process:
+                self._stop(process)
+            process = None
             raise
         finally:
             self._idle.put(process)
 
     def _start(self) -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", _LAUNCH, str(Path(__file__).with_name("answers_worker.py")), *sys.path]
-        pipe, null = subprocess.PIPE, subprocess.DEVNULL
-        process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=null, text=True)
+        command, pipe = [sys.executable, "-c", _LAUNCH, _WORKER, *sys.path], subprocess.PIPE
+        process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
         self._live.add(process)
         if not _exchange(process, "", 120)[0]:
             self._stop(process)
-            raise TrueplexError(f"the grader does not start; to see why: {sys.executable} {command[3]}")
+            raise TrueplexError(f"the grader does not start; to see why: {sys.executable} {_WORKER}")
         return process
 
     def _stop(self, process: subprocess.Popen[str]) -> None:

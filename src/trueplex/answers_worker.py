@@ -1,17 +1,17 @@
 r"""One process of the grader: tells whether two mathematical answers have the same value.
 
-`trueplex.answers` starts it, sends JSON lines ``{"answer", "others", "timeout"}`` of normalised answers and gets
-``{"verdict": true|false|null, "why", "match"}``. sympy may hang, crash or eat memory on hostile input, and only
-a process can be killed then. It imports the `math` extra and nothing of trueplex.
+`trueplex.answers` starts it, sends JSON lines ``{"answer", "others", "timeout"}`` of normalised answers, and
+gets ``{"verdict": true|false|null, "why", "match"}``. sympy may hang, crash or eat memory on hostile input,
+and only a process can be killed then. It imports the `math` extra and nothing of trueplex.
 
 Lists, tuples, intervals, unions and names (``x = 5``) are taken apart here, because math-verify reads them
-differently depending on which answer is called the gold one. Their leaves are parsed by its parser and compared as
-numbers: formulae are equal when they agree at fixed sample points, to far more digits than chance allows. That
-takes a millisecond where ``simplify`` takes seconds, and tells 2^100 from 2^100 - 1. What has no value at a point
-(inequalities, equations, calculus) goes to ``math_verify.verify``, in both orders, as it is not symmetric.
+differently depending on which answer is called the gold one. Their leaves are parsed by its parser and
+compared as numbers: formulae are equal when they agree at fixed sample points, to far more digits than chance
+allows. That takes a millisecond where ``simplify`` takes seconds, and tells 2^100 from 2^100 - 1. What has no
+value at a point (inequalities, equations, calculus) goes to ``math_verify.verify``, both ways round.
 
-Left out of math-verify: finding answers in prose (`trueplex.answers` does that), stripping units (it reads ``6m``
-as 6), lower-casing variables, equality to six decimals, and its timeouts (signals, in the main thread only).
+Left out of math-verify: finding answers in prose (`trueplex.answers` does that), stripping units (it reads
+``6m`` as 6), lower-casing variables, equality to six decimals, and its timeouts (signals, main thread only).
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ from sympy.core.function import AppliedUndef
 from sympy.core.relational import Equality, Relational
 from sympy.logic.boolalg import BooleanFunction
 
-# -- reading: an answer as a tree --------------------------------------------------------------------------------------
+# -- reading: an answer as a tree ----------------------------------------------------------------------------
 
 
 class Node(NamedTuple):
     """A ``list`` (in any order), ``union`` (of sets, in any order), ``tuple`` (label: its brackets or shape),
-    ``named`` (label: what stands left of ``=``), ``word``, ``formula`` (value: a sympy object) or ``unread``."""
+    ``named`` (label: what is left of ``=``), ``word``, ``formula`` (value: a sympy object) or ``unread``."""
 
     kind: str
     text: str
@@ -54,12 +54,12 @@ class Node(NamedTuple):
         return self.items if self.kind == "list" else (self,)
 
 
-_NAME = re.compile(  # x, a_n, f(x), \theta', dM/dt, \angle ABC; a whole word only before something with a digit
+_NAME = re.compile(  # x, a_n, f(x), \theta', dM/dt, \angle ABC; a whole word only if a digit follows
     r"((?:[A-Za-z]|\\[A-Za-z]+)(?:_(?:\w|\{[^{}]*\}))?'*(?:\([^()=]*\))?|\\frac\{d[^{}]*\}\{d[^{}]*\}"
     r"|\\angle[^=]*|\|?[A-Za-z ]+\|?(?=.*\d))(?:=|\\in(?![a-z]))(?:.*=)?(.+)"
 )
 _SUM = re.compile(r"[^A-Za-z=<>]+=([^=]+)")  # 2 + 3 = 5 says 5
-_WORD = re.compile(r"(?=.*[A-Za-z]{4})[A-Za-z][A-Za-z' -]*|\d\w*_(?:\w|\{\w+\})")  # or a numeral with its base: 52_8
+_WORD = re.compile(r"(?=.*[A-Za-z]{4})[A-Za-z][A-Za-z' -]*|\d\w*_(?:\w|\{\w+\})")  # 52_8 is a spelling
 _PROSE = re.compile(r"(?<![\\A-Za-z{_])(?:[A-Za-z]{5,}|[A-Za-z]+ [A-Za-z]{3,})|\d \d")
 _REPAIRS = [  # of what the grammar would drop, refuse or read from right to left
     (re.compile(r"([A-Za-z])('+|\^\{?\\prime\}?)"), r"\\tilde{\1}"),
@@ -119,7 +119,7 @@ def read(text: str) -> Node:
     return Node("unread" if value is None else "formula", text, value=value)
 
 
-# -- values: a formula at fixed points ---------------------------------------------------------------------------------
+# -- values: a formula at fixed points -----------------------------------------------------------------------
 
 
 class NoValue(Exception):
@@ -132,7 +132,7 @@ class TooLarge(Exception):
 
 _BITS = 400
 _HUGE = 200_000  # bits; 10^(10^10) has 3e10
-_REALS = 6
+_REALS = 12
 _IMAGINARY = ("i", "imath")
 _CONSTANTS = {sympy.pi: mp.pi, sympy.E: mp.e, sympy.EulerGamma: mp.euler, sympy.I: mp.j}
 
@@ -163,29 +163,20 @@ def bounded(function: Callable[..., Any]) -> Callable[..., Any]:
 
 _ELEMENTARY = ("sin", "cos", "tan", "cot", "sec", "csc", "asin", "acos", "atan", "acot", "asec", "acsc")
 _HYPERBOLIC = ("sinh", "cosh", "tanh", "coth", "asinh", "acosh", "atanh")
-_FUNCTIONS: dict[str, Callable[..., Any]] = {
-    **{name: getattr(mp, name) for name in _ELEMENTARY + _HYPERBOLIC},
-    **{name: bounded(getattr(mp, name)) for name in ("factorial", "binomial")},
-    "Add": lambda *xs: mp.fsum(xs),
-    "Mul": lambda *xs: mp.fprod(xs),
-    "Pow": power,
-    "log": logarithm,
-    "exp": lambda x: power(mp.e, x),
-    "UnevaluatedExpr": lambda x: x,
-    "Abs": abs,
-    "Max": max,
-    "Min": min,
-    "floor": steady(mp.floor),
-    "ceiling": steady(mp.ceil),
-}
+_FUNCTIONS: dict[str, Callable[..., Any]] = {name: getattr(mp, name) for name in _ELEMENTARY + _HYPERBOLIC}
+_FUNCTIONS |= {name: bounded(getattr(mp, name)) for name in ("factorial", "binomial")}
+_FUNCTIONS |= {"Pow": power, "exp": lambda x: power(mp.e, x), "log": logarithm}
+_FUNCTIONS |= {"Add": lambda *xs: mp.fsum(xs), "Mul": lambda *xs: mp.fprod(xs), "Abs": abs}
+_FUNCTIONS |= {"UnevaluatedExpr": mp.convert, "Max": max, "Min": min}
+_FUNCTIONS |= {"floor": steady(mp.floor), "ceiling": steady(mp.ceil)}
 
 
 def sample(name: str, point: int) -> Any:
-    """A variable's value at a point, the same in every process: some reals of either sign, then whole numbers."""
+    """A variable's value at a point, the same in every process: reals, a few below 0; then whole numbers."""
     if point >= _REALS:
         return mp.mpf((point - _REALS + 1) * (zlib.crc32(name.encode()) % 40 + 1) % 41 + 1)
     seed = zlib.crc32(f"{name} {point}".encode())
-    return (mp.mpf(seed % 99_991) / 41_000 + 0.3) * (-1 if seed & 1 else 1)
+    return (mp.mpf(seed % 99_991) / 41_000 + 0.3) * (-1 if seed & 1 and point % 3 == 0 else 1)
 
 
 def value_at(expr: Any, point: int) -> tuple[Any, Any]:
@@ -215,7 +206,7 @@ def value_at(expr: Any, point: int) -> tuple[Any, Any]:
             return mp.mpf(str(node))  # a decimal is the number it spells
         if node.is_Rational:
             return mp.mpf(node.p) / node.q
-        if isinstance(node, AppliedUndef):  # f(x): some smooth function of its arguments, the same wherever f is
+        if isinstance(node, AppliedUndef):  # f(x): some smooth function, the same for every f
             shift = sample(f"{node.func}()", point)
             return mp.cos(shift + sum(walk(arg) * (k + 2) for k, arg in enumerate(node.args)))
         function = _FUNCTIONS.get(type(node).__name__)
@@ -226,9 +217,9 @@ def value_at(expr: Any, point: int) -> tuple[Any, Any]:
     return walk(expr), largest
 
 
-@functools.lru_cache(16384)
+@functools.lru_cache(4096)
 def values(expr: Any, bits: int) -> list[tuple[Any, Any] | None]:
-    """`value_at` each point, None where undefined. A constant has one point; steps need many to be told apart."""
+    """`value_at` each point, None where undefined. A constant has one point; steps need many."""
     steps = expr.has(sympy.floor, sympy.ceiling)
     found: list[tuple[Any, Any] | None] = []
     large = False
@@ -268,7 +259,7 @@ def same_value(a: Any, b: Any) -> bool | None:
     return False if False in agree else True if enough else None
 
 
-# -- comparing two trees -----------------------------------------------------------------------------------------------
+# -- comparing two trees -------------------------------------------------------------------------------------
 
 
 def every(verdicts: Iterable[bool | None]) -> bool | None:
@@ -334,17 +325,19 @@ def by_math_verify(a: Node, b: Node) -> bool | None:
         if isinstance(x, Equality):
             inverse = sympy.Pow(y.lhs - y.rhs, -1, evaluate=False)
             ratios = [v for v in values(sympy.Mul(x.lhs - x.rhs, inverse, evaluate=False), _BITS) if v]
-            if ratios and ratios[0][0] and all(abs(v - ratios[0][0]) < mp.ldexp(size, -300) for v, size in ratios):
+            first = ratios[0][0]
+            if first and all(abs(ratio - first) < mp.ldexp(size, -300) for ratio, size in ratios):
                 return True
+    options = {"timeout_seconds": None, "raise_on_error": True, "allow_set_relation_comp": True}
     told: list[bool | None] = [None, None]
     for turn, pair in enumerate(((x, y), (y, x))):
         with contextlib.suppress(Exception):
-            told[turn] = verify(*pair, timeout_seconds=None, raise_on_error=True, allow_set_relation_comp=True)
+            told[turn] = verify(*pair, **options)
     return True if True in told else None if None in told else False
 
 
 def settle(node: Node) -> None:
-    """Compute what is slow in an answer by itself, so that lateness is not blamed on what it is held against."""
+    """Compute what is slow in an answer by itself, so that no other answer is blamed for its lateness."""
     for item in node.items:
         settle(item)
     if node.kind == "formula":

@@ -156,6 +156,40 @@ def rollout(
     roll(data, split, n, model, device, settings, out, quiet)
 
 
+@app.command("eval")
+def evaluate(
+    suite: Annotated[list[str], typer.Option(help="'reference' (all its suites), one suite, or FILE.jsonl; may be given again.")],
+    out: Annotated[Path, typer.Option(help="Folder for traces and results.json; an interrupted run is taken up there.")],
+    model: Model = "reference",
+    samples: Annotated[int, typer.Option(help="Traces per problem.")] = 64,
+    n: Annotated[int, typer.Option(help="Most problems per suite.")] = 200,
+    split: Annotated[str, typer.Option(help="Split, when a suite is the embedded model's.")] = "test",
+    thinking: Thinking = "multiplex",
+    width: Width = None,
+    merge: Merge = None,
+    temperature: Temperature = 1.0,
+    top_p: TopP = 1.0,
+    max_tokens: MaxTokens = None,
+    verifier: Annotated[str, typer.Option(help="'auto' (the model's own), 'none', or a verifier folder.")] = "auto",
+    probe_every: Annotated[int, typer.Option(help="Tokens between scores.")] = 16,
+    rows: Annotated[int | None, typer.Option(help="Traces decoded together.", show_default="64 on CPU, 256 on CUDA")] = None,
+    seed: Annotated[int, typer.Option(help="Same seed, same problems and traces.")] = 0,
+    device: Device = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+) -> None:  # fmt: skip
+    """Measure a model and its verifier: pass@k, votes and the quality of scores, with intervals."""
+    from trueplex.engine.sampling import Sampling
+    from trueplex.engine.thinking import Thinking as Mode
+    from trueplex.session import measure
+    from trueplex.settings import Settings
+
+    settings = Settings(
+        paths=samples, verifier=verifier, seed=seed, probe_every=probe_every, rows=rows,
+        thinking=Mode(thinking, width, merge, Sampling(temperature, top_p), None, max_tokens),
+    )  # fmt: skip
+    measure(suite, split, n, model, device, settings, out, quiet)
+
+
 @train.command()
 def verifier(
     data: Annotated[list[Path], typer.Option(help="Rollout folders to learn from; may be given again.")],
@@ -195,7 +229,7 @@ def main() -> None:
     except Exception as error:
         if type(error).__module__.split(".")[0] not in ("click", "typer"):
             raise
-        code = _complain(getattr(error, "format_message", lambda: str(error))())
+        code = _complain(error.format_message() if hasattr(error, "format_message") else str(error))
     sys.exit(code or 0)
 
 

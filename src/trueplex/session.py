@@ -189,40 +189,105 @@ def _watch(console: Console, problems: int, quiet: bool) -> Race | _Lines:
     return Race(console, problems) if console.is_terminal and not quiet else _Lines(problems, quiet)
 
 
+def _problems(data: str, split: str, n: int, seed: int) -> list[Problem]:
+    """Problems of a reference suite, or of a JSONL file, whose bad lines are said and skipped."""
+    from trueplex.reference import tasks
+
+    if data == "reference" or data in tasks.SUITES:
+        return tasks.problems(data, split, n, seed)
+    if not Path(data.removeprefix("@")).exists():
+        raise InputError(f"no suite or file {data!r}; mend: a path, or one of reference, {', '.join(tasks.SUITES)}")
+    problems, complaints = read_jsonl(data.removeprefix("@"))
+    for complaint in complaints:
+        say(complaint)
+    return problems[:n]
+
+
+class _Bar:
+    """Traces done, tokens a second and time left, on standard error."""
+
+    def __init__(self, total: int, quiet: bool) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (
+            TextColumn("traces"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+        )
+        self.progress = Progress(*columns, console=Console(stderr=True), disable=quiet)
+        self.bar = self.progress.add_task("", total=total, rate="")
+        self.started, self.tokens = time.monotonic(), 0
+
+    def __enter__(self) -> _Bar:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.progress.stop()
+
+    def step(self, traces: int, tokens: int) -> None:
+        self.tokens += tokens
+        self.progress.update(
+            self.bar, advance=traces, rate=f"{self.tokens / (time.monotonic() - self.started):.0f} tokens/s"
+        )
+
+
 def roll(
     data: str, split: str, n: int, model: str, device: str | None, settings: Settings, out: Path, quiet: bool
 ) -> None:
     """`trueplex rollout`: problems of a suite or a file, sampled, graded and stored."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from trueplex.reference import tasks
     from trueplex.train.rollouts import rollout
 
-    if data == "reference" or data in tasks.SUITES:
-        problems = tasks.problems(data, split, n, settings.seed)
-    else:
-        problems, complaints = read_jsonl(data.removeprefix("@"))
-        for complaint in complaints:
-            say(complaint)
+    problems = _problems(data, split, n, settings.seed)
     backbone = load(model, device)
     scorer, settings = choose_scorer(backbone, settings, say)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
+    with _Bar(len(problems) * settings.paths, quiet) as bar:
+        rollout(backbone, problems, settings, out, scorer, bar.step)
+
+
+def measure(
+    suites: Sequence[str],
+    split: str,
+    n: int,
+    model: str,
+    device: str | None,
+    settings: Settings,
+    out: Path,
+    quiet: bool,
+) -> None:
+    """`trueplex eval`: sample the suites, and print the main figures as a table."""
+    from rich.table import Table
+
+    from trueplex.evals.run import evaluate
+    from trueplex.reference import tasks
+
+    names = [name for suite in suites for name in (tasks.SUITES if suite == "reference" else [suite])]
+    chosen = {Path(name.removeprefix("@")).stem: _problems(name, split, n, settings.seed) for name in names}
+    backbone = load(model, device)
+    scorer, settings = choose_scorer(backbone, settings, say)
+    with _Bar(sum(map(len, chosen.values())) * settings.paths, quiet) as bar:
+        result = evaluate(backbone, chosen, settings, out, scorer, bar.step)
+    table = Table(
+        "suite",
+        "pass@1",
+        "majority",
+        "pass",
+        "tokens",
+        "weighted",
+        "best",
+        "AUROC within",
+        title=f"{settings.paths} paths",
     )
-    with Progress(*columns, console=Console(stderr=True), disable=quiet) as progress:
-        bar = progress.add_task("traces", total=len(problems) * settings.paths, rate="")
-        started, spent = time.monotonic(), 0
-
-        def step(traces: int, tokens: int) -> None:
-            nonlocal spent
-            spent += tokens
-            progress.update(bar, advance=traces, rate=f"{spent / (time.monotonic() - started):.0f} tokens/s")
-
-        rollout(backbone, problems, settings, out, scorer, step)
+    for name, figures in result["suites"].items():
+        most = str(figures["samples"])
+        cells = [figures["pass"]["1"], figures["majority"][most], figures["pass"].get(most)]
+        scored = [figures[k][most] if k in figures else None for k in ("weighted", "best")]
+        scored.append(figures["auroc_within"]["1.0"] if "auroc_within" in figures else None)
+        shown = [f"{c['mean']:.3f} [{c['low']:.3f}, {c['high']:.3f}]" if c else "–" for c in (*cells, *scored)]
+        table.add_row(name, *shown[:3], f"{figures['tokens']['mean']:.0f}", *shown[3:])
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
 def teach(

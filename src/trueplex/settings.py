@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from trueplex import policy, vote
@@ -24,7 +24,7 @@ class Settings:
     """
 
     paths: int = 16
-    thinking: Thinking = Thinking()
+    thinking: Thinking = field(default_factory=Thinking)
     verifier: str = "auto"
     prune: str = "none"
     select: str | None = None

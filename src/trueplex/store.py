@@ -8,6 +8,7 @@ leaves whole parts only. Both read with pandas or `datasets`.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -58,7 +59,7 @@ def from_row(row: Row) -> tuple[Trace, tuple[int, ...]]:
 
 
 class JsonLines:
-    """An append-only file of traces: one line each, written whole and flushed before the next.
+    """An append-only file of traces: one line each, on the disk whole before the next is begun.
 
     Raises:
         StoreError: the file cannot be opened or written (a full disk, say); lines before stay whole.
@@ -68,24 +69,23 @@ class JsonLines:
         self.path = Path(path)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self.path.open("ab")
+            self._file = self.path.open("ab", buffering=0)
         except OSError as error:
             raise StoreError(f"cannot write {self.path}: {error.strerror}; mend: choose another --save file") from error
 
     def append(self, row: Row) -> None:
         plain = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in row.items()}
-        start = self._file.tell()
+        line = memoryview(json.dumps(plain).encode() + b"\n")
+        start = self._file.seek(0, os.SEEK_END) if self._file.seekable() else 0
         try:
-            self._file.write(json.dumps(plain).encode() + b"\n")
-            self._file.flush()
+            while line:  # a disk that is filling up takes a part of it before it refuses
+                line = line[self._file.write(line) :]
         except OSError as error:
-            self._drop_half_line(start)
+            with contextlib.suppress(OSError):  # not a regular file: there is nothing to take back
+                self._file.truncate(start)
             raise StoreError(
                 f"cannot write {self.path}: {error.strerror}; mend: free some space; whole traces are kept"
             ) from error
-
-    def _drop_half_line(self, start: int) -> None:
-        os.truncate(self.path, start)
 
     def close(self) -> None:
         self._file.close()
@@ -94,15 +94,16 @@ class JsonLines:
 def read_json_lines(path: str | Path) -> Iterator[Row]:
     """Rows of a `JsonLines` file. Raises StoreError naming the first line that is not whole."""
     try:
-        with Path(path).open("rb") as lines:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    try:
-                        yield json.loads(line)
-                    except ValueError as error:
-                        raise StoreError(f"{path}, line {number}: not whole JSON; mend: remove that line") from error
+        lines = Path(path).open("rb")
     except OSError as error:
-        raise StoreError(f"cannot read {path}: {error.strerror}") from error
+        raise StoreError(f"cannot read {path}: {error.strerror}; mend: check the path") from error
+    with lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                try:
+                    yield json.loads(line)
+                except ValueError as error:
+                    raise StoreError(f"{path}, line {number}: not whole JSON; mend: remove that line") from error
 
 
 def write_part(folder: Path, name: str, rows: Sequence[Row]) -> None:

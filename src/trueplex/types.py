@@ -75,7 +75,7 @@ class Usage:
         return Usage(*(getattr(self, n) + getattr(other, n) for n in self.__slots__))
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Steps:
     """What a trace remembers of its T steps of width K; all arrays share the first axis.
 
@@ -93,7 +93,7 @@ class Steps:
         return len(self.ids)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Trace:
     """One path of reasoning for one problem, from the end of the prompt to its stop.
 

@@ -115,6 +115,7 @@ class LiveBatch:
         for trace, score in zip(self.scorable, scores, strict=True):
             trace.scores.append((trace.tokens, float(score)))
 
+    @torch.inference_mode()
     def retire(self, traces: Iterable[Trace]) -> None:
         """Stop the given live traces at once; their rows are freed for the next `advance`."""
         for trace in traces:

@@ -73,13 +73,14 @@ def draw(weights: Tensor, uniforms: Tensor) -> Tensor:
     """Ids [B, K] drawn with replacement by inverting the cumulative sum of weights [B, V].
 
     ``weights`` need not sum to 1; ``uniforms`` [B, K] are in [0, 1). An id of weight 0 is never
-    drawn, whatever the rounding: the search stops at the first id that reaches the total.
+    drawn, whatever the rounding: the search stops at the first id that reaches the total. NaN
+    weights give some id in range; who calls must look at the probabilities.
     """
     cumulative = weights.cumsum(-1)
     total = cumulative[:, -1:].contiguous()
     ids = torch.searchsorted(cumulative, uniforms * total, right=True)
     last = torch.searchsorted(cumulative, total)
-    return torch.minimum(ids, last)
+    return torch.minimum(ids, last).clamp_(max=weights.shape[-1] - 1)
 
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)

@@ -106,7 +106,8 @@ def _derive(rng: Random, lines: list[str], a: int, op: str, n: int) -> int:
 
 def think(rng: Random, chain: Chain) -> tuple[str, str]:
     """One thought about the chain, with its slips, and the answer that it comes to."""
-    value, lines = chain.start, []
+    value = chain.start
+    lines: list[str] = []
     for step in chain.steps:
         if not step.trap:
             value = _derive(rng, lines, value, step.op, step.n)

@@ -23,8 +23,8 @@ from transformers.trainer_utils import get_last_checkpoint
 from trueplex.reference.tasks import SUITES, tasks
 from trueplex.reference.text import build_tokenizer, render
 
-SHAPE = dict(hidden_size=128, num_hidden_layers=6, intermediate_size=384, num_attention_heads=4,
-             num_key_value_heads=2, head_dim=32)  # fmt: skip
+SHAPE = {"hidden_size": 128, "num_hidden_layers": 6, "intermediate_size": 384, "num_attention_heads": 4,
+         "num_key_value_heads": 2, "head_dim": 32}  # fmt: skip
 BATCHES_A_DRAW = 8  # texts are drawn for this many batches at once and sorted by length: less padding
 IGNORED = -100
 

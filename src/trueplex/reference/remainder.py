@@ -56,7 +56,8 @@ def think(rng: Random, task: Remainders) -> tuple[str, str]:
     lines = [f"{big}:{r_big} {small}:{r_small}"]
     if misread and rng.random() < slips.HEDGE:
         lines.append(slips.DOUBT)
-    restarts, number, listed = 0, r_big, []
+    restarts, number = 0, r_big
+    listed: list[int] = []
     while True:
         if number >= big * small:
             lines.append("over")

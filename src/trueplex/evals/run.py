@@ -1,0 +1,48 @@
+"""`trueplex eval`: sample every problem once, store the traces, and compute every figure from them."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from trueplex.backbone import Backbone
+from trueplex.evals.summary import summarise
+from trueplex.settings import Settings, configuration
+from trueplex.solve import Scorer
+from trueplex.store import from_row, read_parts
+from trueplex.train.rollouts import rollout
+from trueplex.types import Problem
+
+RESULTS = "results.json"
+
+
+def machine() -> dict[str, Any]:
+    """What a figure depends on besides the code: versions and hardware."""
+    return {
+        "python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__,
+        "processor": platform.machine(), "cores": os.cpu_count(), "threads": torch.get_num_threads(),
+        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }  # fmt: skip
+
+
+def evaluate(
+    backbone: Backbone, suites: Mapping[str, Sequence[Problem]], settings: Settings, out: Path, scorer: Scorer | None,
+    progress: Callable[[int, int], None],
+) -> dict[str, Any]:  # fmt: skip
+    """Traces of each suite under `out`/SUITE (resumable), figures in `out`/results.json, which is returned."""
+    figures = {}
+    for name, problems in suites.items():
+        folder = rollout(backbone, problems, settings, out / name, scorer, progress)
+        figures[name] = summarise(from_row(row)[0] for row in read_parts(folder))
+    result = {"config": configuration(settings, backbone), "machine": machine(), "suites": figures}
+    temporary = out / (RESULTS + ".tmp")
+    temporary.write_text(json.dumps(result, indent=1) + "\n")
+    temporary.replace(out / RESULTS)
+    return result

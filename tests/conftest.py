@@ -1,0 +1,95 @@
+"""A world for the tests, built offline in seconds: tiny random models of five families, one thread."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import (
+    GemmaConfig,
+    GemmaForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from trueplex.backbone import Backbone, load
+from trueplex.prompt import make_prompt
+from trueplex.reference.text import build_tokenizer
+from trueplex.types import Problem, Prompt
+
+torch.set_num_threads(1)
+
+FAMILIES = {
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM, {}),
+    "qwen3": (Qwen3Config, Qwen3ForCausalLM, {"head_dim": 16}),
+    "llama": (LlamaConfig, LlamaForCausalLM, {}),
+    "mistral": (MistralConfig, MistralForCausalLM, {"sliding_window": 12, "head_dim": 16}),
+    "gemma": (GemmaConfig, GemmaForCausalLM, {"head_dim": 16}),
+}
+TEXTS = ("What is 2 + 2?", "Find it.", "Ann has 12 apples. Ann loses 3. How many apples are there now?")
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Family name → a model folder: 2 layers, hidden 64, grouped heads, tied or not as the family has it."""
+    made: dict[str, Path] = {}
+
+    def build(family: str) -> Path:
+        if family not in made:
+            config_class, model_class, extra = FAMILIES[family]
+            tokenizer = build_tokenizer()
+            config = config_class(
+                vocab_size=len(tokenizer), hidden_size=64, intermediate_size=96, num_hidden_layers=2,
+                num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512, initializer_range=0.1,
+                eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, bos_token_id=None, **extra,
+            )  # fmt: skip
+            config.problem_instruction = ""
+            torch.manual_seed(0)
+            model = model_class(config)
+            model.generation_config.max_new_tokens = 40
+            made[family] = tmp_path_factory.mktemp(family)
+            model.save_pretrained(made[family])
+            tokenizer.save_pretrained(made[family])
+        return made[family]
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def backbones(folder: Callable[[str], Path]) -> Callable[[str], Backbone]:
+    loaded: dict[str, Backbone] = {}
+
+    def get(family: str) -> Backbone:
+        if family not in loaded:
+            loaded[family] = load(str(folder(family)), device="cpu")
+        return loaded[family]
+
+    return get
+
+
+@pytest.fixture(scope="session", params=list(FAMILIES))
+def backbone(request: pytest.FixtureRequest, backbones: Callable[[str], Backbone]) -> Backbone:
+    """Every family in turn."""
+    return backbones(request.param)
+
+
+@pytest.fixture(scope="session")
+def qwen(backbones: Callable[[str], Backbone]) -> Backbone:
+    return backbones("qwen3")
+
+
+def prompts_for(backbone: Backbone) -> list[Prompt]:
+    """Ragged prompts."""
+    return [make_prompt(Problem(text), backbone) for text in TEXTS]

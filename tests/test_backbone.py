@@ -1,0 +1,120 @@
+"""Loading: what is refused, and why; what a fingerprint sees."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from trueplex.backbone import load, self_check
+from trueplex.errors import InputError, ModelError
+from trueplex.prompt import make_prompt
+from trueplex.types import Problem
+
+
+def edited(folder: Path, target: Path, **changes: object) -> Path:
+    shutil.copytree(folder, target)
+    config = json.loads((target / "config.json").read_text())
+    (target / "config.json").write_text(json.dumps(config | changes))
+    return target
+
+
+def test_what_is_no_model_is_said_clearly(folder, tmp_path: Path) -> None:
+    good = folder("qwen3")
+    with pytest.raises(ModelError, match="not a folder, nor a hub id"):
+        load("no-such-model")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ModelError, match=r"no config\.json"):
+        load(str(tmp_path / "empty"))
+    bare = tmp_path / "bare"
+    shutil.copytree(good, bare)
+    (bare / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"no \*\.safetensors"):
+        load(str(bare))
+    cut = tmp_path / "cut"
+    shutil.copytree(good, cut)
+    (cut / "model.safetensors").write_bytes((good / "model.safetensors").read_bytes()[:5000])
+    with pytest.raises(ModelError, match="cannot load model"):
+        load(str(cut))
+    with pytest.raises(ModelError, match="cannot load model 'nobody/nothing'"):
+        load("nobody/nothing")
+
+
+def test_models_that_would_be_got_wrong_are_refused_with_the_reason(folder, tmp_path: Path) -> None:
+    linear = edited(folder("qwen3"), tmp_path / "linear", layer_types=["linear_attention", "full_attention"])
+    with pytest.raises(ModelError, match="linear_attention"):
+        load(str(linear))
+    layered = edited(folder("qwen3"), tmp_path / "layered", hidden_size_per_layer_input=8)
+    with pytest.raises(ModelError, match="per-layer embeddings"):
+        load(str(layered))
+
+
+def test_the_self_check_sees_a_model_that_scales_on_the_ids_path_only(folder) -> None:
+    """falcon_h1 multiplies token embeddings only when given ids; merged inputs would silently be wrong."""
+    backbone = load(str(folder("qwen3")))
+    inner = backbone.model.model
+    plain = type(inner).forward
+
+    def scaled(self, input_ids=None, inputs_embeds=None, **kwargs):
+        if input_ids is not None:
+            inputs_embeds = 3.0 * self.embed_tokens(input_ids)
+        return plain(self, inputs_embeds=inputs_embeds, **kwargs)
+
+    inner.forward = scaled.__get__(inner)
+    with pytest.raises(ModelError, match="reads embeddings unlike token ids"):
+        self_check(backbone)
+
+
+def test_the_self_check_sees_masks_that_are_ignored(folder) -> None:
+    backbone = load(str(folder("mistral")))
+    backbone.kinds = ["full_attention"] * len(backbone.kinds)
+    with pytest.raises(ModelError, match="slot cache"):
+        self_check(backbone, length=40)  # longer than the window of 12
+
+
+def test_a_fingerprint_names_the_weights_not_the_dtype(folder, tmp_path: Path) -> None:
+    path = str(folder("qwen3"))
+    a, b = load(path), load(path, dtype=torch.bfloat16)
+    assert a.fingerprint == b.fingerprint
+    changed = load(path)
+    with torch.no_grad():
+        changed.model.model.layers[0].mlp.up_proj.weight[0, 0] += 0.5
+    assert changed.fingerprint != a.fingerprint
+
+
+def test_padded_words_are_never_sampled(folder, tmp_path: Path) -> None:
+    from trueplex.engine import engine
+    from trueplex.engine.sampling import Sampling
+    from trueplex.engine.thinking import Thinking
+
+    backbone = load(str(folder("llama")))
+    backbone.vocabulary, backbone.padded = 300, True
+    self_check(backbone)
+    live = engine.start(
+        backbone, [make_prompt(Problem("Hi"), backbone)], 16, Thinking(sampling=Sampling(3.0), max_tokens=20)
+    )
+    while live:
+        live.advance(5)
+    assert max(t.steps.ids.max() for t in live.finished) < 300
+    assert all(t.steps.logps.min() > float("-inf") for t in live.finished)
+
+
+def test_empty_and_over_long_problems(qwen) -> None:
+    with pytest.raises(InputError, match="empty"):
+        Problem("  \n")
+    with pytest.raises(InputError, match=r"tokens long and the model holds 512"):
+        make_prompt(Problem("word " * 600), qwen)
+
+
+def test_bfloat16_decodes(folder) -> None:
+    from trueplex.engine import engine
+    from trueplex.engine.thinking import Thinking
+
+    backbone = load(str(folder("qwen3")), dtype=torch.bfloat16)
+    live = engine.start(backbone, [make_prompt(Problem("Hi"), backbone)], 3, Thinking(max_tokens=10))
+    while live:
+        live.advance(4)
+    assert all(t.tokens == 10 or t.status.value == "finished" for t in live.finished)

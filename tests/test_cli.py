@@ -1,0 +1,216 @@
+"""The command line's contract, with the embedded model, as a user would meet it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from trueplex import cli
+from trueplex.reference.tasks import problems
+
+PROBLEM = "Ann has 12 apples. Ann loses 3. The number doubles. How many apples are there now?"
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+
+@pytest.fixture
+def trueplex(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
+    """Run a command in this process: (exit code, standard output, standard error)."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["trueplex", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        captured = capfd.readouterr()
+        return int(stop.value.code or 0), captured.out, captured.err
+
+    return run
+
+
+def start(*arguments: str, **options: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "trueplex.cli", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=ENVIRONMENT, **options,
+    )  # fmt: skip
+
+
+def test_json_prints_one_object_a_problem_in_order_and_nothing_else(trueplex, tmp_path: Path) -> None:
+    found = problems("reference", "validation", 4)
+    file = tmp_path / "p.jsonl"
+    file.write_text("".join(json.dumps({"id": p.id, "problem": p.text, "answers": p.answers}) + "\n" for p in found))
+    code, out, _ = trueplex("solve", f"@{file}", "--json", "--paths", "8", "--prune", "half:32", "--quiet")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert code == 0 and [r["problem"] for r in rows] == [p.text for p in found]
+    for row in rows:
+        assert set(row) >= {
+            "problem",
+            "answer",
+            "confidence",
+            "abstained",
+            "votes",
+            "usage",
+            "paths",
+            "seconds",
+            "config",
+        }
+        assert 0 <= row["confidence"] <= 1 and not row["abstained"] and row["votes"][0]["answer"] == row["answer"]
+        assert [p["index"] for p in row["paths"]] == list(range(8))
+        assert {p["status"] for p in row["paths"]} <= {"finished", "pruned", "truncated"}
+        assert all(0 <= p["score"] <= 1 for p in row["paths"])
+        assert any(p["status"] == "pruned" for p in row["paths"])
+        usage = row["usage"]
+        assert usage["thinking_tokens"] + usage["answer_tokens"] == sum(p["tokens"] for p in row["paths"])
+        assert row["config"]["prune"] == "half:32" and row["config"]["thinking"] == "multiplex"
+
+
+def test_the_same_seed_gives_the_same_answer_alone_or_among_others(trueplex) -> None:
+    _, alone, _ = trueplex("solve", PROBLEM, "--json", "--paths", "4", "--quiet")
+    _, among, _ = trueplex("solve", "What is 1+1?", PROBLEM, "--json", "--paths", "4", "--quiet")
+    first, second = json.loads(alone), json.loads(among.splitlines()[1])
+    assert [p["text"] for p in first["paths"]] == [p["text"] for p in second["paths"]]
+
+
+def test_people_see_the_answer_and_the_vote(trueplex) -> None:
+    code, out, _ = trueplex("solve", PROBLEM, "--paths", "8")
+    assert code == 0 and PROBLEM[:30] in out and "answer" in out and "paths" in out
+
+
+def test_standard_input_is_a_problem() -> None:
+    process = start("solve", "-", "--json", "--quiet", "--paths", "4", stdin=subprocess.PIPE)
+    out, _ = process.communicate(PROBLEM, timeout=120)
+    assert process.returncode == 0 and json.loads(out)["problem"] == PROBLEM
+
+
+def test_no_answer_is_exit_code_1(trueplex) -> None:
+    code, out, _ = trueplex("solve", PROBLEM, "--json", "--paths", "2", "--max-tokens", "5")
+    row = json.loads(out)
+    assert code == 1 and row["answer"] is None and row["abstained"] and row["votes"] == []
+    assert {p["status"] for p in row["paths"]} == {"truncated"}
+
+
+def test_a_model_without_a_verifier_is_said_and_votes_by_majority(trueplex, folder) -> None:
+    code, out, err = trueplex(
+        "solve", "Hi", "--model", str(folder("llama")), "--json", "--paths", "2", "--max-tokens", "5"
+    )
+    assert code == 1 and "no verifier for" in err and json.loads(out)["config"]["select"] == "majority"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["solve", ""], "the problem is empty"),
+        (["solve", PROBLEM, "--model", "nowhere"], "no model 'nowhere'"),
+        (["solve", PROBLEM, "--width", "0"], "width is 0"),
+        (["solve", PROBLEM, "--temperature", "-1"], "temperature is -1"),
+        (["solve", PROBLEM, "--prune", "half"], "half:EVERY"),
+        (["solve", PROBLEM, "--prune", "half:8", "--verifier", "none"], "needs scores"),
+        (["solve", PROBLEM, "--verifier", "/nowhere"], "is no verifier"),
+        (["solve", PROBLEM, "--thinking", "discrete", "--width", "3"], "act only in multiplex"),
+        (["solve", PROBLEM, "--select", "luck"], "unknown selector"),
+        (["solve", PROBLEM, "--paths", "0"], "paths is 0"),
+        (["solve", PROBLEM, "--paths", "many"], "Invalid value"),
+        (["solve", PROBLEM, "--colour", "red"], "No such option"),
+        (["solve"], "Missing argument"),
+        (["solve", "@/nowhere.jsonl"], "cannot read /nowhere.jsonl"),
+        (["solve", "word " * 4000], "tokens long and the model holds"),
+        (["solve", PROBLEM, "--save", "/proc/nowhere/t.jsonl"], "cannot write"),
+        (["problems", "nope"], "unknown suite"),
+        (["grade", "/nowhere.jsonl"], "cannot read"),
+        (["rollout", "--data", "nope", "--out", "/tmp/never"], "no suite or file"),
+    ],
+)
+def test_bad_usage_is_one_clear_line_and_exit_code_2(trueplex, arguments: list[str], says: str) -> None:
+    code, out, err = trueplex(*arguments)
+    assert code == 2 and out == ""
+    assert says in err and err.startswith("trueplex: ") and err.count("\n") == 1 and "Traceback" not in err
+
+
+def test_good_lines_of_a_broken_file_are_still_solved(trueplex, tmp_path: Path) -> None:
+    file = tmp_path / "p.jsonl"
+    file.write_bytes(b'{"problem": "1+1?"}\n{"problem": \n\n{"question": "x"}\n\xff\xfe\n{"problem": "2+2?"}\n')
+    code, out, err = trueplex("solve", f"@{file}", "--json", "--paths", "2", "--quiet")
+    assert code == 2 and [json.loads(line)["problem"] for line in out.splitlines()] == ["1+1?", "2+2?"]
+    for number in (2, 4, 5):
+        assert f"line {number}:" in err
+
+
+def test_saved_traces_are_whole_and_a_full_disk_loses_no_answer(trueplex, tmp_path: Path) -> None:
+    from trueplex.store import from_row, read_json_lines
+
+    path = tmp_path / "new" / "traces.jsonl"
+    for _ in range(2):  # appended, not overwritten
+        assert trueplex("solve", PROBLEM, "--paths", "4", "--save", str(path), "--quiet")[0] == 0
+    traces = [from_row(row)[0] for row in read_json_lines(path)]
+    assert len(traces) == 8 and all(len(t.steps) == t.tokens for t in traces)
+    code, out, err = trueplex("solve", PROBLEM, "--paths", "4", "--save", "/dev/full", "--json", "--quiet")
+    assert code == 2 and json.loads(out)["answer"] is not None and "No space left" in err
+
+
+def test_an_interrupt_keeps_what_finished(tmp_path: Path) -> None:
+    save = tmp_path / "t.jsonl"
+    file = tmp_path / "p.jsonl"
+    file.write_text(
+        "".join(json.dumps({"problem": p.text}) + "\n" for p in problems("countdown-hard", "validation", 400))
+    )
+    process = start("solve", f"@{file}", "--json", "--paths", "16", "--save", str(save))
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline and not (save.exists() and save.stat().st_size > 300_000):
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "interrupted" in err and "Traceback" not in err
+    solved = [json.loads(line) for line in out.splitlines()]
+    saved = [json.loads(line) for line in save.read_text().splitlines()]
+    assert solved and len(saved) >= 16 * len(solved)
+
+
+def test_a_closed_pipe_is_one_line(tmp_path: Path) -> None:
+    process = start("solve", PROBLEM, "1+1?", "2+2?", "--json", "--paths", "2", "--quiet")
+    process.stdout.close()
+    process.stdout = None
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 2 and "standard output was closed" in err and "Traceback" not in err
+
+
+def test_grade_answers_line_by_line(trueplex, tmp_path: Path) -> None:
+    file = tmp_path / "g.jsonl"
+    rows = [
+        ("so \\boxed{42}", ["42"]),
+        ("41", ["42"]),
+        ("1/2", ["0.5", "2"]),
+        ("I do not know, sorry about that", ["42"]),
+    ]
+    file.write_text("".join(json.dumps({"prediction": p, "answers": a}) + "\n" for p, a in rows))
+    code, out, _ = trueplex("grade", str(file))
+    assert code == 0 and [json.loads(line)["correct"] for line in out.splitlines()] == [True, False, True, False]
+    file.write_text('{"prediction": "1", "answers": ["1"]}\n{"prediction": 1\n')
+    code, out, err = trueplex("grade", str(file))
+    assert code == 2 and out == "" and "line 2" in err
+
+
+def test_eval_measures_and_resumes(trueplex, tmp_path: Path) -> None:
+    arguments = ["eval", "--suite", "chain-easy", "--n", "6", "--samples", "8", "--out", str(tmp_path / "e"), "--quiet"]
+    code, out, _ = trueplex(*arguments)
+    first = json.loads((tmp_path / "e" / "results.json").read_text())
+    assert code == 0 and "chain-easy" in out and first["suites"]["chain-easy"]["problems"] == 6
+    assert trueplex(*arguments)[0] == 0
+    assert json.loads((tmp_path / "e" / "results.json").read_text()) == first
+    assert trueplex(*arguments, "--seed", "1")[0] == 2
+
+
+def test_help_is_quick_and_names_every_command() -> None:
+    times = []
+    for _ in range(3):
+        started = time.perf_counter()
+        help_text = subprocess.run(
+            [sys.executable, "-m", "trueplex.cli", "--help"], capture_output=True, text=True, check=True
+        ).stdout
+        times.append(time.perf_counter() - started)
+    assert all(name in help_text for name in ("solve", "problems", "grade", "rollout", "train", "eval"))
+    assert min(times) < 0.5
