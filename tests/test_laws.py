@@ -11,8 +11,8 @@ from trueplex.backbone import Backbone
 from trueplex.engine import engine
 from trueplex.engine.sampling import Sampling
 from trueplex.engine.thinking import Thinking
+from trueplex.pipeline import Solved, Stopped, stream
 from trueplex.settings import Settings
-from trueplex.solve import Solved, Stopped, stream
 from trueplex.store import JsonLines, from_row, read_json_lines, to_row
 from trueplex.types import Problem, Trace
 

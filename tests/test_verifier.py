@@ -17,8 +17,8 @@ from trueplex.backbone import Backbone
 from trueplex.engine import engine
 from trueplex.engine.thinking import Thinking
 from trueplex.errors import InputError, StoreError, VerifierError
+from trueplex.pipeline import Solved, stream
 from trueplex.settings import Settings
-from trueplex.solve import Solved, stream
 from trueplex.train.rollouts import rollout
 from trueplex.train.verifier import ProbeTask, Recipe, ramp, read_labelled, train_verifier
 from trueplex.types import Problem, Trace

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from trueplex.engine.sampling import Sampling
     from trueplex.engine.thinking import Thinking
     from trueplex.errors import TrueplexError
+    from trueplex.pipeline import solve, stream
     from trueplex.settings import Settings
-    from trueplex.solve import solve, stream
     from trueplex.types import Problem, Solution, Trace
 
 _HOMES = {
     "Backbone": "backbone", "load": "backbone", "Sampling": "engine.sampling", "Thinking": "engine.thinking",
-    "TrueplexError": "errors", "Settings": "settings", "solve": "solve", "stream": "solve",
+    "TrueplexError": "errors", "Settings": "settings", "solve": "pipeline", "stream": "pipeline",
     "Problem": "types", "Solution": "types", "Trace": "types",
 }  # fmt: skip
 __all__ = ["Backbone", "Problem", "Sampling", "Settings", "Solution", "Thinking", "Trace", "TrueplexError", "load",

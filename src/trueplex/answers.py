@@ -92,8 +92,9 @@ _SPELLINGS: list[
     (r"(?<![\\A-Za-z])infinity(?![A-Za-z])", r"\\infty"),
     (r"(?<![\\A-Za-z])(sqrt|(?:arc)?(?:sin|cos|tan)|cot|ln|log|exp|pi|theta|infty)(?![A-Za-z])", r"\\\1"),
     (rf"(?<=[\d)}}]) ?{_UNIT}(?:[ /]{_UNIT}){{0,3}}(?=\.?$|[,;)])", ""),  # a unit in plain letters: 5 cm^2
-    # Thousands, if nothing else is there, and before the spaces go: "1, 234" is a list.
+    # Thousands, if nothing else is there, and before the spaces go: "1, 234" is a list, from now on 1;234.
     (r"^ ?[+-]?[1-9]\d{0,2}((,\d{3})+|( \d{3})+)(?=(\.\d+)? ?%?\.? ?$)", lambda m: re.sub("[ ,]", "", m[0])),
+    (r"^ ?[+-]?[1-9]\d{0,2}( ?, ?\d{3})+(?=\.? ?$)", lambda m: re.sub(" ?, ?", ";", m[0])),
     (r"(?<![A-Za-z0-9]) | (?![A-Za-z0-9])|(?<=\d) (?=[A-Za-z])|(?<=[A-Za-z]) (?=\d)", ""),
     (r"^=|[.,;:]+$|^\*+|\*+$", ""),
     (r"(?<![\d.])\.(?=\d)", "0."),
@@ -238,7 +239,7 @@ def same(a: str, b: str, timeout: float = TIMEOUT) -> bool | None:
 
 
 def _compare(a: _Reading, others: Sequence[_Reading], timeout: float) -> _Reply:
-    """Whether the answer is the same as any of the others, and which. No others: whether it can be read."""
+    """Whether the answer is the same as any of the others, and which. No others: whether it is comparable."""
     verdicts = [_plainly(a, b) for b in others]
     if True in verdicts:
         return _Reply(True, "equal", verdicts.index(True))
@@ -292,9 +293,9 @@ def grade_many(pairs: Iterable[tuple[str | None, Sequence[str]]], timeout: float
 def group(answers: Sequence[str], timeout: float = TIMEOUT) -> list[list[int]]:
     """The indices of the answers, grouped by value, in order of first appearance.
 
-    An answer is held against the first of each group, for at most ``timeout`` seconds in all. What cannot be
-    told (unreadable, late, or math-verify is not installed) never merges, unless spelt the same. ``50%``
-    stands with ``50``, not with ``0.5``.
+    An answer is held against the first of each group, then tried alone before others are held against it,
+    each for at most ``timeout`` seconds. What cannot be told (unreadable, late, or math-verify is not
+    installed) never merges, unless spelt the same. ``50%`` stands with ``50``, not with ``0.5``.
     """
     groups: list[list[int]] = []
     places: dict[Fraction | str, list[int]] = {}
@@ -302,13 +303,16 @@ def group(answers: Sequence[str], timeout: float = TIMEOUT) -> list[list[int]]:
     for index, reading in enumerate(map(_read, answers)):
         if reading.key not in places:
             rivals = [first for first in firsts if reading.exact is None or first[0].exact is None]
-            settled = reading.word is not None or not reading.text
-            reply = _Reply(None if settled else False, "")
-            if not settled and (rivals or reading.exact is None):
-                try:
-                    reply = _compare(reading, [rival for rival, _ in rivals], timeout)
-                except MissingExtra:
+            reply = _Reply(False, "")
+            try:
+                if reading.word or not reading.text:
                     reply = _Reply(None, "")
+                elif rivals:
+                    reply = _compare(reading, [rival for rival, _ in rivals], timeout)
+                if reply.verdict is False and reading.exact is None:
+                    reply = _compare(reading, [], timeout)
+            except MissingExtra:
+                reply = _Reply(None, "")
             if reply.match is None:
                 groups.append([])
                 if reply.verdict is False:

@@ -132,7 +132,7 @@ class TooLarge(Exception):
 
 _BITS = 400
 _HUGE = 200_000  # bits; 10^(10^10) has 3e10
-_REALS = 12
+_REALS, _SMOOTH, _STEPS = 12, 18, 53  # points: real ones, and all of them
 _IMAGINARY = ("i", "imath")
 _CONSTANTS = {sympy.pi: mp.pi, sympy.E: mp.e, sympy.EulerGamma: mp.euler, sympy.I: mp.j}
 
@@ -220,11 +220,11 @@ def value_at(expr: Any, point: int) -> tuple[Any, Any]:
 @functools.lru_cache(4096)
 def values(expr: Any, bits: int) -> list[tuple[Any, Any] | None]:
     """`value_at` each point, None where undefined. A constant has one point; steps need many."""
-    steps = expr.has(sympy.floor, sympy.ceiling)
+    count = _STEPS if expr.has(sympy.floor, sympy.ceiling) else _SMOOTH
     found: list[tuple[Any, Any] | None] = []
     large = False
     with mp.workprec(bits):
-        for point in range(_REALS + (41 if steps else 6)) if expr.free_symbols else (0,):
+        for point in range(count if expr.free_symbols else 1):
             try:
                 found.append(value_at(expr, point))
             except (ArithmeticError, ValueError, TypeError, TooLarge) as error:
@@ -236,10 +236,11 @@ def values(expr: Any, bits: int) -> list[tuple[Any, Any] | None]:
 
 
 def paired(a: Any, b: Any, bits: int) -> list[tuple[Any, Any, Any]]:
-    """(value of a, value of b, size) at each point where both are defined."""
+    """(value of a, value of b, size) where both are defined; of whole numbers only, if both go in steps."""
     xs, ys = values(a, bits), values(b, bits)
+    start = _REALS if len(xs) == len(ys) == _STEPS else 0
     xs, ys = xs * (len(ys) if len(xs) == 1 else 1), ys * (len(xs) if len(ys) == 1 else 1)
-    return [(x[0], y[0], max(x[1], y[1])) for x, y in zip(xs, ys, strict=False) if x and y]
+    return [(x[0], y[0], max(x[1], y[1])) for x, y in zip(xs[start:], ys[start:], strict=False) if x and y]
 
 
 def same_value(a: Any, b: Any) -> bool | None:
@@ -305,13 +306,16 @@ def equal(a: Node, b: Node) -> bool | None:
 
 def match(xs: Sequence[Node], ys: Sequence[Node]) -> bool | None:
     """Whether two lists hold equal members, each as often, in any order."""
+    if len(xs) != len(ys):
+        prose = any(n.kind == "unread" or (n.kind == "word" and " " in n.text) for n in (*xs, *ys))
+        return None if prose else False
     left = list(ys)
-    for x in xs if len(xs) == len(ys) else ():
+    for x in xs:
         verdicts = [equal(x, y) for y in left]
         if True not in verdicts:
             return None if None in verdicts else False
         del left[verdicts.index(True)]
-    return len(xs) == len(ys)
+    return True
 
 
 def by_math_verify(a: Node, b: Node) -> bool | None:
@@ -337,18 +341,18 @@ def by_math_verify(a: Node, b: Node) -> bool | None:
 
 
 def settle(node: Node) -> None:
-    """Compute what is slow in an answer by itself, so that no other answer is blamed for its lateness."""
+    """Meet what is slow in an answer now, so that no answer held against it later is blamed for it."""
     for item in node.items:
         settle(item)
     if node.kind == "formula":
-        with contextlib.suppress(NoValue, TooLarge):
-            values(node.value, _BITS)
+        equal(node, read(r"\sqrt{2}+\pi"))
 
 
 def judge(answer: str, others: Sequence[str]) -> dict[str, Any]:
-    """Compare the answer with each of the others until one is equal. No others: only read it."""
+    """Compare the answer with each of the others until one is equal. No others: only read and settle it."""
     node = read(answer)
-    settle(node)
+    if not others:
+        settle(node)
     unsure = f"could not parse {answer[:60]!r}" if node.kind == "unread" else ""
     for index, other in enumerate(others):
         there = read(other)

@@ -21,6 +21,7 @@ from transformers.cache_utils import get_layer_types_and_kwargs
 from transformers.utils import logging as transformers_logging
 
 from trueplex import attention
+from trueplex.engine.cache import Plan, SlotCache
 from trueplex.errors import ModelError
 
 REFERENCE = "reference"
@@ -266,8 +267,6 @@ def self_check(backbone: Backbone, length: int = 12) -> None:
     against full recomputation, and the same with a merged input.
     Raises ModelError naming the first that fails.
     """
-    from trueplex.engine.cache import Plan, SlotCache
-
     tolerance = 1e-3 if backbone.dtype == torch.float32 else 0.1
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(backbone.vocabulary, (1, length), generator=generator).to(backbone.device)

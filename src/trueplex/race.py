@@ -7,7 +7,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from trueplex.solve import Advanced, Event, Solved, Stopped
+from trueplex.pipeline import Advanced, Event, Solved, Stopped
 from trueplex.types import Solution, Status, Trace
 
 BARS = "▁▂▃▄▅▆▇█"

@@ -14,10 +14,10 @@ from rich.console import Console
 from trueplex.backbone import Backbone, load
 from trueplex.errors import InputError, StoreError, TrueplexError
 from trueplex.inputs import read_jsonl, read_problems
+from trueplex.pipeline import Event, Solved, Stopped, choose_scorer, stream
 from trueplex.prompt import make_prompt
 from trueplex.race import Race, verdict
 from trueplex.settings import Settings
-from trueplex.solve import Event, Solved, Stopped, choose_scorer, stream
 from trueplex.store import JsonLines, to_row
 from trueplex.types import Problem, Solution, Status
 
@@ -113,10 +113,13 @@ def run(
         say(complaint)
     if not fitting:
         return 2
-    output = Output(fitting, as_json, Console())
+    console = Console()
+    output = Output(fitting, as_json, console)
     store = _Saving(save, backbone)
-    terminal = Console(stderr=True)
-    watch = _watch(terminal, len(fitting), quiet)
+    # The race shares the console of the answers; beside JSON it may only have standard error to itself.
+    stage = Console(stderr=True) if as_json else console
+    racing = not quiet and stage.is_terminal and not (as_json and console.is_terminal)
+    watch = Race(stage, len(fitting)) if racing else _Lines(len(fitting), quiet)
     try:
         with watch:
             for event in stream(backbone, fitting, settings, scorer):
@@ -183,10 +186,6 @@ class _Lines:
             say(
                 f"{self.solved} of {self.problems} problems solved, {self.stopped} paths stopped ({self.retired} retired)"
             )
-
-
-def _watch(console: Console, problems: int, quiet: bool) -> Race | _Lines:
-    return Race(console, problems) if console.is_terminal and not quiet else _Lines(problems, quiet)
 
 
 def _problems(data: str, split: str, n: int, seed: int) -> list[Problem]:

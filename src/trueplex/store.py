@@ -94,10 +94,10 @@ class JsonLines:
 def read_json_lines(path: str | Path) -> Iterator[Row]:
     """Rows of a `JsonLines` file. Raises StoreError naming the first line that is not whole."""
     try:
-        lines = Path(path).open("rb")
+        opened = Path(path).open("rb")  # noqa: SIM115 - only opening may fail for the reason given below
     except OSError as error:
         raise StoreError(f"cannot read {path}: {error.strerror}; mend: check the path") from error
-    with lines:
+    with opened as lines:
         for number, line in enumerate(lines, 1):
             if line.strip():
                 try:

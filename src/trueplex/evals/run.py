@@ -14,8 +14,8 @@ import transformers
 
 from trueplex.backbone import Backbone
 from trueplex.evals.summary import summarise
+from trueplex.pipeline import Scorer
 from trueplex.settings import Settings, configuration
-from trueplex.solve import Scorer
 from trueplex.store import from_row, read_parts
 from trueplex.train.rollouts import rollout
 from trueplex.types import Problem

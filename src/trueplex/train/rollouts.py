@@ -15,9 +15,9 @@ from pathlib import Path
 from trueplex import answers
 from trueplex.backbone import Backbone
 from trueplex.errors import InputError, StoreError
+from trueplex.pipeline import Scorer, Stopped, stream
 from trueplex.prompt import make_prompt
 from trueplex.settings import Settings, configuration
-from trueplex.solve import Scorer, Stopped, stream
 from trueplex.store import to_row, write_part
 from trueplex.types import Problem, Status, Trace
 

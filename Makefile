@@ -1,0 +1,44 @@
+# `make demo` and `make test` work on a fresh clone: they make .venv and install what they need.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export HF_HUB_OFFLINE ?= 1
+
+.PHONY: demo test lint types bench measure reference clean
+
+# torch comes first and by its pinned version, so that nothing else pulls in another build.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: $(STAMP)  ## solve problems of each family with the embedded model
+	@for suite in chain-easy remainder-hard countdown-easy; do \
+		$(BIN)/trueplex problems $$suite --split validation --n 2 > $(VENV)/demo.jsonl && \
+		$(BIN)/trueplex solve @$(VENV)/demo.jsonl --paths 16 --prune half:32 || exit $$?; \
+	done
+
+test: $(STAMP)  ## all tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check src tests bench
+	$(BIN)/ruff format --check src tests bench
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+bench: $(STAMP)  ## speed and memory, as ratios of one run; wants an idle machine
+	$(BIN)/python bench/speed.py --out results/speed.json
+
+measure: $(STAMP)  ## pass@k, votes and score quality on 200 test problems a suite; resumable
+	OMP_NUM_THREADS=1 $(BIN)/trueplex eval --suite reference --thinking discrete --rows 256 --out runs/measure/discrete
+	OMP_NUM_THREADS=1 $(BIN)/trueplex eval --suite reference --thinking multiplex --rows 256 --out runs/measure/multiplex
+	mkdir -p results && cp runs/measure/discrete/results.json results/reference-discrete.json
+	cp runs/measure/multiplex/results.json results/reference-multiplex.json
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,151 @@
+"""Write docs/results.md, and the table in README.md, from the files under results/.
+
+    python bench/tables.py            write them
+    python bench/tables.py --check    exit 1 when they are not what the files say
+
+No number in either page is typed by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "results"
+BEGIN, END = "<!-- results: written by bench/tables.py -->", "<!-- end of results -->"
+MODES = ("discrete", "multiplex")
+
+
+def read(name: str) -> Any:
+    return json.loads((RESULTS / name).read_text())
+
+
+def percent(figure: dict[str, float], interval: bool = True) -> str:
+    text = f"{100 * figure['mean']:.1f}"
+    return f"{text} [{100 * figure['low']:.0f}, {100 * figure['high']:.0f}]" if interval else text
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def main_table(results: dict[str, Any]) -> str:
+    """One line a suite and mode: one sample, the votes, what the probe adds."""
+    head = ["suite", "thinking", "pass@1", "majority of 16", "weighted of 16", "best of 16", "AUROC within", "tokens"]
+    rows = []
+    for suite in results["discrete"]["suites"]:
+        for mode in MODES:
+            f = results[mode]["suites"][suite]
+            rows.append([suite, mode, percent(f["pass"]["1"], False), percent(f["majority"]["16"], False),
+                         percent(f["weighted"]["16"], False), percent(f["best"]["16"], False),
+                         f"{f['auroc_within']['1.0']['mean']:.2f}", f"{f['tokens']['mean']:.0f}"])  # fmt: skip
+    return table(head, rows)
+
+
+def vote_table(suites: dict[str, Any]) -> str:
+    head = [
+        "suite",
+        "pass@1",
+        "majority of 64",
+        "pass@64",
+        "weighted − majority, of 64",
+        "best of 16 − pass@1",
+        "tokens, mean (5–95 %, max)",
+    ]
+    rows = []
+    for name, f in suites.items():
+        t = f["tokens"]
+        rows.append([name, percent(f["pass"]["1"]), percent(f["majority"]["64"]), percent(f["pass"]["64"]),
+                     percent(f["weighted_minus_majority"]["64"]), percent(f["best_minus_pass1"]["16"]),
+                     f"{t['mean']:.0f} ({t['p5']}–{t['p95']}, {t['max']})"])  # fmt: skip
+    return table(head, rows)
+
+
+def score_table(suites: dict[str, Any]) -> str:
+    shares = ("0.25", "0.5", "0.75", "1.0")
+    head = ["suite", *(f"within, at {float(s):.0%}" for s in shares), "over all traces, at 100%"]
+    rows = []
+    for name, f in suites.items():
+        cells = [f["auroc_within"][s] for s in shares]
+        rows.append(
+            [
+                name,
+                *(f"{c['mean']:.2f} [{c['low']:.2f}, {c['high']:.2f}]" for c in cells),
+                f"{f['auroc_all']['1.0']:.2f}",
+            ]
+        )
+    return table(head, rows)
+
+
+def speed_tables(speed: dict[str, Any]) -> str:
+    rates = [[name, f"{f['ratio']:.2f}", f"{f['lowest']:.2f}–{f['highest']:.2f}"] for name, f in speed["rates"].items()]
+    saved = speed["half:32 of 32"]
+    rates.append(["`half:32` of 32: share of time saved / share of tokens saved", f"{saved['ratio']:.2f}",
+                  f"{saved['time_saved']:.0%} of time, {saved['tokens_saved']:.0%} of tokens"])  # fmt: skip
+    memory = [[name, str(s["peak_mb"] - s["before_mb"]), str(s["cache_mb"])] for name, s in speed["memory"].items()]
+    cold = [[name, str(seconds)] for name, seconds in speed["seconds from a cold start"].items()]
+    return "\n\n".join([
+        table(["tokens per second, as a ratio", "median", "range of the paired runs"], rates),
+        "Peak memory above the loaded model, one 400-token problem, 64 tokens thought:",
+        table(["traces", "MB", "of it KV cache, MB"], memory),
+        table(["from a cold start", "seconds"], cold),
+    ])  # fmt: skip
+
+
+def describe(result: dict[str, Any]) -> str:
+    config, machine = result["config"], result["machine"]
+    return (
+        f"model `{config['model']}` ({config['fingerprint']}, {config['dtype']} on {config['device']}), temperature "
+        f"{config['sampling']['temperature']}, seed {config['seed']}; torch {machine['torch']}, transformers "
+        f"{machine['transformers']}, {machine['cores']} cores, {machine['threads']} thread"
+    )
+
+
+def pages() -> dict[Path, str]:
+    results = {mode: read(f"reference-{mode}.json") for mode in MODES}
+    speed = read("speed.json")
+    n = next(iter(results["discrete"]["suites"].values()))
+    parts = [
+        "# Results\n\nWritten by `bench/tables.py` from the files under `results/`; `make measure` and `make bench` make those.",
+        f"## The embedded model\n\n{n['problems']} test problems a suite, {n['samples']} traces each; "
+        f"{describe(results['discrete'])}. Percentages with 95 % bootstrap intervals over problems; differences are paired on "
+        "the same traces.",
+    ]
+    for mode in MODES:
+        suites = results[mode]["suites"]
+        parts += [f"### {mode}", vote_table(suites), "AUROC of the verifier's score:", score_table(suites)]
+    parts += [
+        f"## Speed\n\n{speed['traces']} traces, one thread, medians of paired runs on an idle machine "
+        f"(torch {speed['machine']['torch']}, {speed['machine']['cores']} cores).",
+        speed_tables(speed),
+    ]
+    readme = (ROOT / "README.md").read_text()
+    before, _, rest = readme.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    caption = (
+        f"{n['problems']} test problems a suite, in %; votes are means over groups of 16 of {n['samples']} traces."
+    )
+    return {
+        ROOT / "docs" / "results.md": "\n\n".join(parts) + "\n",
+        ROOT / "README.md": f"{before}{BEGIN}\n{main_table(results)}\n\n{caption}\n{END}{after}",
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    check = parser.parse_args().check
+    for path, text in pages().items():
+        if check and path.read_text() != text:
+            sys.exit(f"{path.name} is not what results/ says; mend: python bench/tables.py")
+        if not check:
+            path.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
