@@ -10,7 +10,7 @@ import trueplex
 RANKS = {
     0: "errors",
     1: "types",
-    2: "attention answers_worker engine.cache engine.sampling policy store inputs evals.metrics reference.slips",
+    2: "attention answers_pool answers_worker engine.cache engine.sampling policy store inputs evals.metrics reference.slips",
     3: "answers backbone engine.thinking reference.chain reference.countdown reference.remainder",
     4: "prompt vote verify.one_token reference.tasks",
     5: "engine.live settings reference.text",
@@ -58,7 +58,7 @@ def test_every_module_has_a_rank_and_imports_lower_ones_only() -> None:
 
 
 def test_deciding_needs_no_torch() -> None:
-    for name in ("policy", "vote", "types", "errors", "answers"):
+    for name in ("policy", "vote", "types", "errors", "answers", "answers_pool"):
         roots = {
             (node.module if isinstance(node, ast.ImportFrom) else node.names[0].name) or ""
             for node in ast.walk(ast.parse((ROOT / f"{name}.py").read_text()))

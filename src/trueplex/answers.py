@@ -16,25 +16,16 @@ Left out: answers told in prose, judges, trigonometry in degrees, the decimal co
 
 from __future__ import annotations
 
-import atexit
-import contextlib
 import functools
-import importlib.util
-import json
-import os
-import queue
 import re
-import subprocess
-import sys
-import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
 from typing import NamedTuple
 
-from trueplex.errors import MissingExtra, TrueplexError
+from trueplex.answers_pool import Reply, workers
+from trueplex.errors import MissingExtra
 
 LONGEST = 2000  # characters; a longer answer is compared by its spelling only, so that every cost has a bound
 TIMEOUT = 3.0
@@ -49,12 +40,6 @@ class Grade:
     why: str
 
 
-class _Reply(NamedTuple):
-    verdict: bool | None
-    why: str
-    match: int | None = None
-
-
 # -- spelling ------------------------------------------------------------------------------------------------
 
 _SIGNS = {"−": "-", "–": "-", "÷": "/", "²": "^2", "³": "^3", "½": r"\frac12", "€": "$", "£": "$"}
@@ -65,9 +50,8 @@ _UNIT = (
     r"(?:[A-Za-z]{4,}|[cmkn]m|in|ft|yd|mi|mph|km/h|m/s|[km]?g|lbs?|oz|m?L|k?J|k?W|k?Hz|eV|min|hrs?|sec|days?"
     r"|deg|sq|cu)(?![A-Za-z])(?:\^\{?-?\d\}?)?"
 )
-_SPELLINGS: list[
-    tuple[str, str | Callable[[re.Match[str]], str]]
-] = [  # in this order; each takes linear time once runs of space are single
+# In this order. Each takes linear time, once runs of space are single.
+_SPELLINGS: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"\s+", " "),
     (r"(?<=\d)(?:\{,\}|, ?\\!|\\,) ?(?=\d{3}(?!\d))", ""),  # 1{,}234 and 10,\!080 are one number, wherever
     (r"\\\$|\$|(?<!\\)\\[()[\]]", ""),
@@ -238,16 +222,16 @@ def same(a: str, b: str, timeout: float = TIMEOUT) -> bool | None:
     return _compare(_read(a), [_read(b)], timeout).verdict
 
 
-def _compare(a: _Reading, others: Sequence[_Reading], timeout: float) -> _Reply:
+def _compare(a: _Reading, others: Sequence[_Reading], timeout: float) -> Reply:
     """Whether the answer is the same as any of the others, and which. No others: whether it is comparable."""
     verdicts = [_plainly(a, b) for b in others]
     if True in verdicts:
-        return _Reply(True, "equal", verdicts.index(True))
+        return Reply(True, "equal", verdicts.index(True))
     unsure = [k for k, verdict in enumerate(verdicts) if verdict is None]
     if others and not unsure:
-        return _Reply(False, "different")
+        return Reply(False, "different")
     if max(len(a.text), *(len(others[k].text) for k in unsure), 0) > LONGEST:
-        return _Reply(None, f"could not parse: longer than {LONGEST} characters")
+        return Reply(None, f"could not parse: longer than {LONGEST} characters")
     reply = workers.ask(a.text, [others[k].text for k in unsure], timeout)
     return reply if reply.match is None else reply._replace(match=unsure[reply.match])
 
@@ -303,16 +287,16 @@ def group(answers: Sequence[str], timeout: float = TIMEOUT) -> list[list[int]]:
     for index, reading in enumerate(map(_read, answers)):
         if reading.key not in places:
             rivals = [first for first in firsts if reading.exact is None or first[0].exact is None]
-            reply = _Reply(False, "")
+            reply = Reply(False, "")
             try:
                 if reading.word or not reading.text:
-                    reply = _Reply(None, "")
+                    reply = Reply(None, "")
                 elif rivals:
                     reply = _compare(reading, [rival for rival, _ in rivals], timeout)
                 if reply.verdict is False and reading.exact is None:
                     reply = _compare(reading, [], timeout)
             except MissingExtra:
-                reply = _Reply(None, "")
+                reply = Reply(None, "")
             if reply.match is None:
                 groups.append([])
                 if reply.verdict is False:
@@ -320,113 +304,3 @@ def group(answers: Sequence[str], timeout: float = TIMEOUT) -> list[list[int]]:
             places[reading.key] = groups[-1] if reply.match is None else rivals[reply.match][1]
         places[reading.key].append(index)
     return groups
-
-
-# -- workers -------------------------------------------------------------------------------------------------
-
-# By path and with this process's sys.path, not by `-m`: it needs nothing of trueplex, and finds what we find
-# whatever the working directory. A parent whose __main__ is a notebook or standard input is no obstacle.
-_WORKER = str(Path(__file__).with_name("answers_worker.py"))
-_LAUNCH = "import sys; f, *sys.path[:] = sys.argv[1:]; import runpy; runpy.run_path(f, run_name='__main__')"
-
-
-def _exchange(process: subprocess.Popen[str], line: str, timeout: float) -> tuple[str, bool]:
-    """Write a line, read one: the reply ("" if the process ended), and whether it was killed for lateness."""
-    late = threading.Event()
-
-    def kill() -> None:
-        late.set()
-        process.kill()
-
-    assert process.stdin and process.stdout
-    timer = threading.Timer(timeout, kill)
-    timer.daemon = True
-    timer.start()
-    try:
-        process.stdin.write(line)
-        process.stdin.flush()
-        reply = process.stdout.readline()
-    except OSError:
-        reply = ""
-    finally:
-        timer.cancel()
-        timer.join()  # or it might yet kill the answer to the next question
-    return reply, late.is_set()
-
-
-class Workers:
-    """At most ``size`` worker processes, started when first needed; safe from threads, forks and Ctrl-C.
-
-    ``timeouts`` counts those killed for being late, ``crashes`` those that died by themselves.
-    """
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self.timeouts = self.crashes = 0
-        self.forget()
-
-    def forget(self) -> None:
-        """Begin anew, as a forked child must: the processes and their pipes are its parent's."""
-        self._lock = threading.Lock()
-        self._live: set[subprocess.Popen[str]] = set()
-        self._idle: queue.LifoQueue[subprocess.Popen[str] | None] = queue.LifoQueue()  # the warmest first
-        for _ in range(self.size):
-            self._idle.put(None)
-
-    def ask(self, answer: str, others: Sequence[str], timeout: float) -> _Reply:
-        """What `answers_worker.judge` says of normalised answers, None if it is late or dies of them.
-
-        Raises:
-            MissingExtra: math-verify is not installed. TrueplexError: the worker does not start.
-        """
-        if importlib.util.find_spec("math_verify") is None:
-            raise MissingExtra("math-verify", "math")
-        request = json.dumps({"answer": answer, "others": others, "timeout": timeout}) + "\n"
-        process = self._idle.get()
-        try:
-            for _ in range(2):  # a death may have another cause, such as the machine's memory: ask once more
-                process = process or self._start()
-                reply, late = _exchange(process, request, timeout)
-                if reply and not late:
-                    return _Reply(**json.loads(reply))
-                self._stop(process)
-                process = None
-                with self._lock:
-                    self.timeouts += late
-                    self.crashes += not late
-                if late:
-                    return _Reply(None, "timed out")
-            return _Reply(None, "could not compare: the worker died")
-        except BaseException:  # Ctrl-C in mid-question: the reply still to come must not answer the next one
-            if process:
-                self._stop(process)
-            process = None
-            raise
-        finally:
-            self._idle.put(process)
-
-    def _start(self) -> subprocess.Popen[str]:
-        command, pipe = [sys.executable, "-c", _LAUNCH, _WORKER, *sys.path], subprocess.PIPE
-        process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
-        self._live.add(process)
-        if not _exchange(process, "", 120)[0]:
-            self._stop(process)
-            raise TrueplexError(f"the grader does not start; to see why: {sys.executable} {_WORKER}")
-        return process
-
-    def _stop(self, process: subprocess.Popen[str]) -> None:
-        self._live.discard(process)
-        with contextlib.suppress(OSError), process:  # closes its pipes and waits
-            process.kill()
-
-    def close(self) -> None:
-        """End all workers; the next question starts new ones."""
-        for process in list(self._live):
-            process.kill()
-            process.wait()
-
-
-workers = Workers(max(1, min(4, os.cpu_count() or 1)))
-atexit.register(workers.close)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=workers.forget)

@@ -19,11 +19,11 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import functools
+import hashlib
 import json
 import re
 import signal
 import sys
-import zlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -61,9 +61,9 @@ _NAME = re.compile(  # x, a_n, f(x), \theta', dM/dt, \angle ABC; a whole word on
 _SUM = re.compile(r"[^A-Za-z=<>]+=([^=]+)")  # 2 + 3 = 5 says 5
 _WORD = re.compile(r"(?=.*[A-Za-z]{4})[A-Za-z][A-Za-z' -]*|\d\w*_(?:\w|\{\w+\})")  # 52_8 is a spelling
 _PROSE = re.compile(r"(?<![\\A-Za-z{_])(?:[A-Za-z]{5,}|[A-Za-z]+ [A-Za-z]{3,})|\d \d")
-_REPAIRS = [  # of what the grammar would drop, refuse or read from right to left
-    (re.compile(r"([A-Za-z])('+|\^\{?\\prime\}?)"), r"\\tilde{\1}"),
-    (re.compile(r"(?<![\\A-Za-z])E(?=_)"), r"\\mathcal{E}"),
+_REPAIRS = [
+    (re.compile(r"([A-Za-z])('+|\^\{?\\prime\}?)"), r"\\tilde{\1}"),  # the grammar drops primes
+    (re.compile(r"(?<![\\_])(?<!_\{)(I|E(?=_))"), r"\\mathcal{\1}"),  # and takes I and E_0 for constants
     (re.compile(r"_\{\\([a-z]+)\}"), r"_{\1}"),
     (re.compile(r"%|(?<=\\\\)(?=\S)"), " "),
     (re.compile(r"(?<![\w.}])\(([^()]*)\)/\(([^()]*)\)"), r"\\frac{\1}{\2}"),
@@ -126,13 +126,13 @@ class NoValue(Exception):
     """The formula is no elementary function of its variables."""
 
 
-class TooLarge(Exception):
+class TooLarge(ArithmeticError):
     """A number on the way has more digits than can be compared."""
 
 
 _BITS = 400
 _HUGE = 200_000  # bits; 10^(10^10) has 3e10
-_REALS, _SMOOTH, _STEPS = 12, 18, 53  # points: real ones, and all of them
+_REALS, _SMOOTH, _STEPS = 16, 28, 116  # points: real ones, and all of them
 _IMAGINARY = ("i", "imath")
 _CONSTANTS = {sympy.pi: mp.pi, sympy.E: mp.e, sympy.EulerGamma: mp.euler, sympy.I: mp.j}
 
@@ -172,24 +172,27 @@ _FUNCTIONS |= {"floor": steady(mp.floor), "ceiling": steady(mp.ceil)}
 
 
 def sample(name: str, point: int) -> Any:
-    """A variable's value at a point, the same in every process: reals, a few below 0; then whole numbers."""
+    """A variable's value at a point, the same in every process: reals, some below 0; then whole numbers."""
+    seed = int.from_bytes(hashlib.blake2b(f"{name} {point}".encode(), digest_size=8).digest(), "little")
     if point >= _REALS:
-        return mp.mpf((point - _REALS + 1) * (zlib.crc32(name.encode()) % 40 + 1) % 41 + 1)
-    seed = zlib.crc32(f"{name} {point}".encode())
-    return (mp.mpf(seed % 99_991) / 41_000 + 0.3) * (-1 if seed & 1 and point % 3 == 0 else 1)
+        return mp.mpf(seed % 41 + 1)
+    return (mp.mpf(seed % 99_991) / 41_000 + 0.3) * (-1 if seed & 1 and point % 8 < 5 else 1)
 
 
-def value_at(expr: Any, point: int) -> tuple[Any, Any]:
+def compute(expr: Any, point: int) -> tuple[Any, Any]:
     """The number that a formula comes to, and the largest size on the way (what rounding is relative to).
 
     A formula of real variables is undefined where any part of it is not real: x^(1/2) below 0.
+
+    Raises:
+        NoValue: see there. ArithmeticError, ValueError, TypeError: undefined here.
     """
     largest = mp.mpf(1)
     real = expr.free_symbols and not any(symbol.name in _IMAGINARY for symbol in expr.free_symbols)
 
     def walk(node: Any) -> Any:
         nonlocal largest
-        value = +compute(node)
+        value = +number(node)
         if mp.isnan(value) or (real and mp.im(value)):
             raise ValueError
         if mp.isinf(value) or mp.mag(value) > _HUGE:
@@ -197,7 +200,7 @@ def value_at(expr: Any, point: int) -> tuple[Any, Any]:
         largest = max(largest, abs(value))
         return value
 
-    def compute(node: Any) -> Any:
+    def number(node: Any) -> Any:
         if node in _CONSTANTS:
             return _CONSTANTS[node]
         if node.is_Symbol:
@@ -217,47 +220,47 @@ def value_at(expr: Any, point: int) -> tuple[Any, Any]:
     return walk(expr), largest
 
 
-@functools.lru_cache(4096)
-def values(expr: Any, bits: int) -> list[tuple[Any, Any] | None]:
-    """`value_at` each point, None where undefined. A constant has one point; steps need many."""
-    count = _STEPS if expr.has(sympy.floor, sympy.ceiling) else _SMOOTH
-    found: list[tuple[Any, Any] | None] = []
-    large = False
-    with mp.workprec(bits):
-        for point in range(count if expr.free_symbols else 1):
-            try:
-                found.append(value_at(expr, point))
-            except (ArithmeticError, ValueError, TypeError, TooLarge) as error:
-                large = large or isinstance(error, TooLarge)
-                found.append(None)
-    if large and not any(found):
-        raise TooLarge
-    return found
+@functools.lru_cache(1 << 16)
+def value_at(expr: Any, point: int, bits: int) -> tuple[Any, Any] | None:
+    """`compute` to that many bits, None where undefined or too large."""
+    with mp.workprec(bits), contextlib.suppress(ArithmeticError, ValueError, TypeError):
+        return compute(expr, point if expr.free_symbols else 0)
+    return None
 
 
-def paired(a: Any, b: Any, bits: int) -> list[tuple[Any, Any, Any]]:
-    """(value of a, value of b, size) where both are defined; of whole numbers only, if both go in steps."""
-    xs, ys = values(a, bits), values(b, bits)
-    start = _REALS if len(xs) == len(ys) == _STEPS else 0
-    xs, ys = xs * (len(ys) if len(xs) == 1 else 1), ys * (len(xs) if len(ys) == 1 else 1)
-    return [(x[0], y[0], max(x[1], y[1])) for x, y in zip(xs[start:], ys[start:], strict=False) if x and y]
+def agree(a: Any, b: Any, point: int) -> bool | None:
+    """Whether two formulae are equal at a point, large ones to the last digit; None if undefined there."""
+    needed = _BITS
+    while True:
+        bits = needed
+        x, y = value_at(a, point, bits), value_at(b, point, bits)
+        if x is None or y is None:
+            return None
+        size = max(x[1], y[1])
+        needed = _BITS + int(mp.mag(size))
+        if needed <= bits + 60:
+            with mp.workprec(bits):
+                return bool(abs(x[0] - y[0]) <= mp.ldexp(size, 60 - bits))
 
 
 def same_value(a: Any, b: Any) -> bool | None:
-    """Whether two formulae agree wherever both are defined; large numbers to their last digit.
+    """Whether two formulae agree wherever both are defined; if both go in steps, at whole numbers only.
 
     Raises:
-        NoValue, TooLarge: see there.
+        NoValue: see there.
     """
     if a == b:
         return True
-    at = paired(a, b, _BITS)
-    bits = _BITS + max((int(mp.mag(size)) for _, _, size in at), default=0)
-    at = at if bits < _BITS + 60 else paired(a, b, bits)
-    with mp.workprec(bits):
-        agree = [abs(x - y) <= mp.ldexp(size, 60 - bits) for x, y, size in at]
-    enough = len(agree) >= (3 if a.free_symbols or b.free_symbols else 1)
-    return False if False in agree else True if enough else None
+    variables = a.free_symbols | b.free_symbols
+    steps = [formula.has(sympy.floor, sympy.ceiling) for formula in (a, b)]
+    points = range(_REALS if all(steps) else 0, _STEPS if all(steps) else _SMOOTH)
+    agreed = 0
+    for point in points if variables else (0,):
+        verdict = agree(a, b, point)
+        if verdict is False:
+            return False
+        agreed += verdict is True
+    return True if agreed >= (3 if variables else 1) else None
 
 
 # -- comparing two trees -------------------------------------------------------------------------------------
@@ -298,8 +301,6 @@ def equal(a: Node, b: Node) -> bool | None:
         return False
     try:
         return same_value(a.value, b.value)
-    except TooLarge:
-        return None
     except NoValue:
         return by_math_verify(a, b)
 
@@ -327,10 +328,10 @@ def by_math_verify(a: Node, b: Node) -> bool | None:
         return False  # verify would keep the right side of one: 0 for every equation that ends in = 0
     with contextlib.suppress(Exception):
         if isinstance(x, Equality):
-            inverse = sympy.Pow(y.lhs - y.rhs, -1, evaluate=False)
-            ratios = [v for v in values(sympy.Mul(x.lhs - x.rhs, inverse, evaluate=False), _BITS) if v]
-            first = ratios[0][0]
-            if first and all(abs(ratio - first) < mp.ldexp(size, -300) for ratio, size in ratios):
+            ratio = sympy.Mul(x.lhs - x.rhs, sympy.Pow(y.lhs - y.rhs, -1, evaluate=False), evaluate=False)
+            at = [v for v in (value_at(ratio, point, _BITS) for point in range(_SMOOTH)) if v]
+            first = at[0][0]
+            if first and all(abs(v - first) < mp.ldexp(size, -300) for v, size in at):
                 return True
     options = {"timeout_seconds": None, "raise_on_error": True, "allow_set_relation_comp": True}
     told: list[bool | None] = [None, None]

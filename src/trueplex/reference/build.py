@@ -14,19 +14,18 @@ import shutil
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from trueplex.backbone import reference_path
-from trueplex.reference.text import build_tokenizer
 
 MAX_NEW_TOKENS = 640
 VERIFIER_FILES = ("adapter_config.json", "adapter_model.safetensors", "verifier.json")
 
 
 def build_model(base: Path, out: Path) -> None:
-    """Write the model of a pre-training folder (or of one of its checkpoints) to `out`."""
+    """Write the model of a pre-training folder to `out`."""
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
-    tokenizer = build_tokenizer()
+    tokenizer = AutoTokenizer.from_pretrained(base)
     model.config.problem_instruction = ""
     model.generation_config.max_new_tokens = MAX_NEW_TOKENS
     model.generation_config.eos_token_id = tokenizer.eos_token_id

@@ -24,7 +24,7 @@ TRAPS = (
     ("{} nearly loses {}, but keeps them.", "-", 0.60),
 )
 LARGEST = 199
-SLIP = 0.15
+SLIP = 0.09
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def apply(value: int, op: str, n: int) -> int:
 def make(rng: Random, hard: bool) -> Chain:
     name, things = rng.choice(NAMES), rng.choice(THINGS)
     value = start = rng.randint(5, 60)
-    length = rng.randint(5, 7) if hard else rng.randint(3, 4)
+    length = rng.randint(5, 6) if hard else rng.randint(3, 4)
     trap_at = rng.randrange(length) if rng.random() < 0.35 else -1
     sentences, steps = [f"{name} has {start} {things}."], []
     for i in range(length):

@@ -17,7 +17,7 @@ from random import Random
 from trueplex.reference import slips
 
 UNDO_SLIP, PAIR_SLIP = 0.03, 0.015
-GIVE_UP = {False: 0.30, True: 0.24}  # chance after each dead end, for three and for four numbers
+GIVE_UP = {False: 0.22, True: 0.16}  # chance after each dead end, for three and for four numbers
 LIKELY = {"-": 1.0, "/": 0.7, "+": 0.05}  # how soon a way to undo the last step is tried
 UNDONE = {"-": "+", "+": "-", "/": "*"}
 

@@ -95,9 +95,16 @@ def new_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen3ForCausalLM
     )  # fmt: skip
 
 
-def pretrain(out: Path, steps: int, decay: int, rows: int, lr: float, seed: int) -> None:
+def fixed_tokenizer(out: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer of a run: built once, then read from its folder, as it changes with the tasks' texts."""
+    if not (out / "tokenizer.json").exists():
+        build_tokenizer().save_pretrained(out)
+    return PreTrainedTokenizerFast.from_pretrained(out)
+
+
+def pretrain(out: Path, steps: int, decay: int, rows: int, lr: float, seed: int, save_every: int = 250) -> None:
     """Train, checkpointing under `out`/checkpoints, and write the model folder to `out`."""
-    tokenizer = build_tokenizer()
+    tokenizer = fixed_tokenizer(out)
     texts = Texts(tokenizer, steps, rows, seed)
     cpu = not torch.cuda.is_available()
     arguments = TrainingArguments(
@@ -105,14 +112,13 @@ def pretrain(out: Path, steps: int, decay: int, rows: int, lr: float, seed: int)
         learning_rate=lr, adam_beta2=0.98, weight_decay=0.05, max_grad_norm=1.0, warmup_steps=200,
         lr_scheduler_type="warmup_stable_decay",
         lr_scheduler_kwargs={"num_decay_steps": decay, "min_lr_ratio": 0.02},
-        train_sampling_strategy="sequential", save_steps=250, save_total_limit=2, logging_steps=50,
+        train_sampling_strategy="sequential", save_steps=save_every, save_total_limit=2, logging_steps=50,
         seed=seed, use_cpu=cpu, bf16=not cpu, report_to="none", remove_unused_columns=False,
     )  # fmt: skip
     trainer = Trainer(new_model(tokenizer, seed), arguments, train_dataset=texts, data_collator=lambda x: x[0])
     started, last = time.time(), get_last_checkpoint(str(out / "checkpoints")) if out.exists() else None
     trainer.train(resume_from_checkpoint=last)
     trainer.model.to(torch.bfloat16).save_pretrained(out)
-    tokenizer.save_pretrained(out)
     record = {
         "steps": steps, "decay": decay, "rows": rows, "lr": lr, "seed": seed, "shape": SHAPE,
         "seconds_of_last_run": round(time.time() - started), "torch": torch.__version__,
