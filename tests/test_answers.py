@@ -413,7 +413,7 @@ def test_ctrl_c_in_mid_question_does_not_answer_the_next(monkeypatch: pytest.Mon
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(answers, "_exchange", interrupted)
+        patch.setattr(answers_pool, "_exchange", interrupted)
         with pytest.raises(KeyboardInterrupt):
             same("x", "y")
     assert same("x+1", "1+x", 20) is True

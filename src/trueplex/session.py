@@ -293,7 +293,7 @@ def teach(
     data: Sequence[Path], validation: Sequence[Path], model: str, device: str | None, recipe: Any, out: Path
 ) -> None:
     """`trueplex train verifier`: read rollouts, train, and say how good the verifier is."""
-    from trueplex.train.verifier import read_labelled, train_verifier
+    from trueplex.train.verifier import mixed, read_labelled, train_verifier
 
     backbone = load(model, device)
     traces = [t for folder in data for t in read_labelled(folder, backbone)]
@@ -301,8 +301,13 @@ def teach(
     if not held:  # by problem, so that no problem is on both sides
         held = [t for t in traces if t.problem % 10 == 0]
         traces = [t for t in traces if t.problem % 10]
+    sampled, traces, held = len(traces), mixed(traces), mixed(held)
     if not held or not traces:
-        raise TrueplexError("too few problems to hold a tenth of them back; mend: give --validation rollouts")
-    say(f"{len(traces)} traces to learn from, {len(held)} to judge by")
+        raise TrueplexError(
+            "too few problems with right and wrong traces to learn and to judge by; mend: roll out more"
+        )
+    say(
+        f"{len(traces)} traces to learn from (of {sampled}: problems with both right and wrong ones), {len(held)} to judge by"
+    )
     verifier = train_verifier(backbone, traces, held, recipe, out, ", ".join(map(str, data)))
     print(json.dumps(verifier.card["validation"]))

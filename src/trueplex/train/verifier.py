@@ -8,6 +8,7 @@ a right trace, to 0 of a wrong one; the loss is the mean squared error.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from trueplex.evals.metrics import within_auroc
 from trueplex.store import from_row, read_parts
 from trueplex.types import Steps
 from trueplex.verify.one_token import OneTokenVerifier
-from trueplex.verify.probe import base_pass, pad_inputs, probe_pass, score_stored
+from trueplex.verify.probe import base_pass, pad_inputs, probe_pass
 
 
 @dataclass(frozen=True)
@@ -91,11 +92,22 @@ def read_labelled(folder: str | Path, backbone: Backbone) -> list[Labelled]:
     return traces
 
 
-class Draws(Dataset):
-    """Item i: a trace and the positions to probe, a pure function of (seed, epoch order, i)."""
+def mixed(traces: Sequence[Labelled]) -> list[Labelled]:
+    """The traces of problems that have both right and wrong ones.
 
-    def __init__(self, traces: Sequence[Labelled], recipe: Recipe) -> None:
-        self.traces, self.recipe = traces, recipe
+    The others teach which problems are hard, not which path of a problem to trust.
+    """
+    outcomes: dict[int, set[bool]] = {}
+    for trace in traces:
+        outcomes.setdefault(trace.problem, set()).add(trace.correct)
+    return [t for t in traces if len(outcomes[t.problem]) == 2]
+
+
+class Labels(Dataset):
+    """The labelled traces, as torch wants them."""
+
+    def __init__(self, traces: Sequence[Labelled]) -> None:
+        self.traces = traces
 
     def __len__(self) -> int:
         return len(self.traces)
@@ -138,16 +150,27 @@ class ProbeTask(nn.Module):
         return {"loss": nn.functional.mse_loss(scores, labels), "logits": scores}
 
 
-def quality(verifier: OneTokenVerifier, traces: Sequence[Labelled], rows: int = 32) -> dict[str, float]:
+SHARES = (0.25, 0.5, 0.75, 1.0)  # of a trace, where a verifier is judged while it learns
+
+
+@torch.inference_mode()
+def quality(verifier: OneTokenVerifier, traces: Sequence[Labelled], rows: int = 64) -> dict[str, float]:
     """AUROC within problems at a quarter, half, three quarters and the end of the given traces."""
     ordered = sorted(traces, key=lambda t: len(t.steps) + len(t.prompt))
-    at: dict[str, list[float]] = {"0.25": [], "0.5": [], "0.75": [], "1.0": []}
+    scores = []
     for first in range(0, len(ordered), rows):
-        for scores in score_stored(verifier, [(t.prompt, t.steps) for t in ordered[first : first + rows]]):
-            for share, kept in at.items():
-                kept.append(float(scores[max(0, int(np.ceil(float(share) * len(scores))) - 1)]))
+        batch = ordered[first : first + rows]
+        inputs, _ = pad_inputs(verifier.backbone, [(t.prompt, t.steps) for t in batch])
+        at = [[len(t.prompt) + max(0, math.ceil(s * len(t.steps)) - 1) for s in SHARES] for t in batch]
+        scores.append(
+            probe_pass(verifier, base_pass(verifier.backbone, inputs), torch.tensor(at, device=inputs.device))
+        )
+    table = torch.cat(scores).cpu().numpy()
     problems, correct = [t.problem for t in ordered], [t.correct for t in ordered]
-    return {f"within_auroc@{share}": within_auroc(problems, correct, kept) for share, kept in at.items()}
+    return {f"within_auroc@{share}": within_auroc(problems, correct, table[:, i].tolist()) for i, share in enumerate(SHARES)}
+
+
+WATCHED = 2000  # validation traces judged at every checkpoint; all of them at the end
 
 
 class _Watch(TrainerCallback):
@@ -176,11 +199,10 @@ def train_verifier(
         learning_rate=recipe.lr, lr_scheduler_type="cosine", warmup_steps=0.03, weight_decay=0.01,
         save_steps=250, save_total_limit=2, logging_steps=50, seed=recipe.seed, report_to="none",
         remove_unused_columns=False, use_cpu=backbone.device.type == "cpu", label_names=[], dataloader_pin_memory=False,
-        train_sampling_strategy="group_by_length", length_column_name="length",
     )  # fmt: skip
     trainer = _Lengths(
-        task, arguments, train_dataset=Draws(train, recipe), data_collator=collate(backbone, recipe),
-        callbacks=[_Watch(verifier, validation, out / "validation.jsonl")],
+        task, arguments, train_dataset=Labels(train), data_collator=collate(backbone, recipe),
+        callbacks=[_Watch(verifier, validation[:WATCHED], out / "validation.jsonl")],
     )  # fmt: skip
     out.mkdir(parents=True, exist_ok=True)
     last = get_last_checkpoint(str(out / "checkpoints")) if (out / "checkpoints").is_dir() else None
