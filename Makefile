@@ -17,9 +17,8 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP)  ## solve problems of each family with the embedded model
 	@for suite in chain-easy remainder-hard countdown-easy; do \
-		$(BIN)/trueplex problems $$suite --split validation --n 2 > $(VENV)/demo.jsonl && \
-		$(BIN)/trueplex solve @$(VENV)/demo.jsonl --paths 16 --prune half:32 || exit $$?; \
-	done
+		$(BIN)/trueplex problems $$suite --split validation --n 2 || exit $$?; done > $(VENV)/demo.jsonl
+	@$(BIN)/trueplex solve @$(VENV)/demo.jsonl --paths 16 --prune half:32
 
 test: $(STAMP)  ## all tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest

@@ -2,12 +2,14 @@
 
 Registered with transformers as ``trueplex``. It is scaled-dot-product attention, plus:
 queries of few columns are packed onto the key/value heads (a probe beside each token would
-otherwise copy all keys and values once per group), and a `ProbePass` lets many probes, each at a
+otherwise copy all keys and values once per group); rows of ragged lengths are read in blocks, each no further
+than its longest row; and a `ProbePass` lets many probes, each at a
 position of its own, read one stored trace at once.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +19,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+
+RowBlock = tuple[int, int, int]  # rows [first, last) that see at most so many columns
 
 NAME = "trueplex"
 PACKED_COLUMNS = 8  # beyond this many query columns the stock kernel is as good
@@ -41,6 +45,7 @@ def attention(
     dropout: float = 0.0,
     scaling: float | None = None,
     probe_pass: ProbePass | None = None,
+    row_blocks: Sequence[RowBlock] = (),
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """query [B, heads, q, D], key and value [B, kv heads, n, D] → ([B, q, heads, D], None)."""  # fmt: skip
@@ -56,7 +61,18 @@ def attention(
     packed = query.reshape(batch, key.shape[1], groups * columns, size)
     if attention_mask is not None and columns > 1 and groups > 1:
         attention_mask = attention_mask.repeat(1, 1, groups, 1)
-    out = scaled_dot_product_attention(packed, key, value, attn_mask=attention_mask, scale=scaling)
+    if not row_blocks or attention_mask is None:
+        row_blocks = [(0, batch, key.shape[2])]
+    parts = []
+    for first, last, seen in row_blocks:
+        rows = slice(first, last)
+        mask = attention_mask
+        if mask is not None:  # rows of one length share one mask
+            mask = mask[rows if mask.shape[0] > 1 else slice(None), :, :, :seen]
+        parts.append(
+            scaled_dot_product_attention(packed[rows], key[rows, :, :seen], value[rows, :, :seen], mask, scale=scaling)
+        )
+    out = parts[0] if len(parts) == 1 else torch.cat(parts)
     return out.reshape(batch, heads, columns, -1).transpose(1, 2).contiguous(), None
 
 

@@ -62,7 +62,7 @@ class Backbone:
         )
         # Only eager attention knows soft-capping and attention sinks.
         self.model.set_attn_implementation("eager" if special else attention.NAME)
-        self.supports_probe_pass = not special
+        self.own_attention = not special
         self._last_hidden: Tensor | None = None
         self.model.base_model.register_forward_hook(self._keep_hidden)
 
@@ -121,15 +121,19 @@ class Backbone:
         return additive.masked_fill_(hidden, torch.finfo(self.dtype).min)
 
     def forward(self, embeddings: Tensor, positions: Tensor, cache: Any, columns: int, whole: bool = False,
-                probe_pass: attention.ProbePass | None = None) -> tuple[Tensor, Tensor]:  # fmt: skip
+                probe_pass: attention.ProbePass | None = None,
+                row_blocks: Sequence[attention.RowBlock] = ()) -> tuple[Tensor, Tensor]:  # fmt: skip
         """One pass: embeddings [B, q, H] at positions [B, q] → (logits [B, V] float32, hidden [B, q, H]).
 
         Logits are those of column 0, as the columns behind it are probes. ``whole`` says that every
         row sees all `columns` (one query column, equal lengths): then no mask is needed. With a
-        probe pass, queries read its columns before their position, and themselves.
+        probe pass, queries read its columns before their position, and themselves. ``row_blocks`` say
+        how far blocks of rows need to be read, a hint for speed alone.
         """
         bare = whole and self.mask_by_kind and set(self.kinds) == {"full_attention"}
-        extra = {} if probe_pass is None else {"probe_pass": probe_pass}
+        extra: dict[str, Any] = {} if probe_pass is None else {"probe_pass": probe_pass}
+        if row_blocks and self.own_attention:
+            extra["row_blocks"] = row_blocks
         output = self.model(
             inputs_embeds=embeddings,
             attention_mask={"full_attention": None}

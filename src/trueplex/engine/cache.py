@@ -95,7 +95,7 @@ class SlotCache(Cache):
     def write(self, plan: Plan) -> None:
         """Plan the next forward pass, growing the cache to hold it."""
         if plan.columns > self.length or plan.last > self.rows:
-            self._resize(max(self.rows, plan.last), max(self.length, plan.columns + max(GROWTH, plan.columns // 4)))
+            self._resize(max(self.rows, plan.last), max(self.length, plan.columns + max(GROWTH, plan.columns // 2)))
         for layer in self.layers:
             layer.plan = plan
 

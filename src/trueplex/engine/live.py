@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trueplex.attention import RowBlock
 from trueplex.backbone import Backbone
 from trueplex.engine.cache import Plan, SlotCache
 from trueplex.engine.sampling import trace_key, uniforms
@@ -25,7 +26,22 @@ from trueplex.engine.thinking import Step, Thinking, choose, merged, one_hot, th
 from trueplex.errors import ModelError
 from trueplex.types import Prompt, Status, Steps, Trace
 
+BLOCK = 16  # rows read together when lengths are ragged
 HISTORY = 128  # steps of history allotted at first; doubled when full
+
+
+def row_blocks(seen: np.ndarray) -> list[RowBlock]:
+    """Blocks of neighbouring rows, each with the most columns that one of them sees; seen is [rows].
+
+    Rows admitted together are neighbours and of like length, so one long trace does not make all others
+    be read to its length. Empty when blocks would spare too little to pay for themselves.
+    """
+    blocks = [
+        (first, min(first + BLOCK, len(seen)), int(seen[first : first + BLOCK].max()))
+        for first in range(0, len(seen), BLOCK)
+    ]
+    read = sum((last - first) * columns for first, last, columns in blocks)
+    return blocks if read < 0.9 * len(seen) * int(seen.max()) else []
 
 
 class Rider(Protocol):
@@ -178,13 +194,18 @@ class LiveBatch:
         positions = torch.from_numpy(start[:, None] + np.arange(columns)).to(self.backbone.device)
         seen = int(lengths.max()) + columns
         self._cache.write(Plan(0, rows, positions, seen, shared))
+        blocks = () if shared is not None else row_blocks(lengths + columns)
         embeddings = self._pending[:rows, None]
         if rider is None:
-            logits, _ = self.backbone.forward(embeddings, positions, self._cache, seen, whole=shared is not None)
+            logits, _ = self.backbone.forward(
+                embeddings, positions, self._cache, seen, whole=shared is not None, row_blocks=blocks
+            )
         else:
             beside = rider.embedding.to(embeddings.dtype).expand(rows, 1, -1)
             with rider.riding(1):
-                logits, hidden = self.backbone.forward(torch.cat([embeddings, beside], 1), positions, self._cache, seen)
+                logits, hidden = self.backbone.forward(
+                    torch.cat([embeddings, beside], 1), positions, self._cache, seen, row_blocks=blocks
+                )
             self.readings = rider.read(hidden[:, 1]).float().cpu().numpy()
             for trace in chain(self.traces, self._leaving):
                 trace.probe_tokens += 1

@@ -1,6 +1,6 @@
 """Dense family: a chain of integer steps told in words, each derived and checked backwards.
 
-A third of the problems hold one sentence that changes nothing ("promises 7 more but brings
+Half of the problems hold one sentence that changes nothing ("promises 7 more but brings
 none"). The texts misread it at a rate that depends on the sentence, so on some problems most
 paths go wrong in the same way: there a plain majority fails and a verifier can help.
 """
@@ -50,7 +50,7 @@ def make(rng: Random, hard: bool) -> Chain:
     name, things = rng.choice(NAMES), rng.choice(THINGS)
     value = start = rng.randint(5, 60)
     length = rng.randint(5, 6) if hard else rng.randint(3, 4)
-    trap_at = rng.randrange(length) if rng.random() < 0.35 else -1
+    trap_at = rng.randrange(length) if rng.random() < 0.5 else -1
     sentences, steps = [f"{name} has {start} {things}."], []
     for i in range(length):
         if i == trap_at:

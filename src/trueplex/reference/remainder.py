@@ -39,7 +39,7 @@ def make(rng: Random, hard: bool) -> Remainders:
     number = rng.randrange(1, big * small)
     r_big, r_small = number % big, number % small
     trap, wording = 0.0, rng.choice(PLAIN)
-    if r_small > 0 and 2 * r_small != small and rng.random() < 0.35:
+    if r_small > 0 and 2 * r_small != small and rng.random() < 0.65:
         wording, trap = rng.choice(TRAPS)
     first = rng.choice(PLAIN).format(r=r_big, m=big)
     second = wording.format(r=r_small, c=small - r_small, m=small)

@@ -167,7 +167,9 @@ def quality(verifier: OneTokenVerifier, traces: Sequence[Labelled], rows: int = 
         )
     table = torch.cat(scores).cpu().numpy()
     problems, correct = [t.problem for t in ordered], [t.correct for t in ordered]
-    return {f"within_auroc@{share}": within_auroc(problems, correct, table[:, i].tolist()) for i, share in enumerate(SHARES)}
+    return {
+        f"within_auroc@{share}": within_auroc(problems, correct, table[:, i].tolist()) for i, share in enumerate(SHARES)
+    }
 
 
 WATCHED = 2000  # validation traces judged at every checkpoint; all of them at the end

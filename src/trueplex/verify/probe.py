@@ -40,7 +40,7 @@ class OneTokenScorer:
 
 def base_pass(backbone: Backbone, inputs: Tensor) -> ProbePass:
     """Keys and values of the base model over inputs [B, N, H], without LoRA and without gradient."""
-    if not backbone.supports_probe_pass:
+    if not backbone.own_attention:
         raise ModelError(
             f"{backbone.config.model_type} needs eager attention (soft-capping or sinks), which the parallel probe pass "
             "does not reproduce; mend: score this model's traces live"
