@@ -35,7 +35,7 @@ bench: $(STAMP)  ## speed and memory, as ratios of one run; wants an idle machin
 
 measure: $(STAMP)  ## pass@k, votes and score quality on 200 test problems a suite; resumable
 	OMP_NUM_THREADS=1 $(BIN)/trueplex eval --suite reference --thinking discrete --rows 256 --out runs/measure/discrete
-	OMP_NUM_THREADS=1 $(BIN)/trueplex eval --suite reference --thinking multiplex --rows 256 --out runs/measure/multiplex
+	OMP_NUM_THREADS=1 $(BIN)/trueplex eval --suite reference --thinking multiplex --samples 32 --rows 256 --out runs/measure/multiplex
 	mkdir -p results && cp runs/measure/discrete/results.json results/reference-discrete.json
 	cp runs/measure/multiplex/results.json results/reference-multiplex.json
 

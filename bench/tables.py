@@ -48,20 +48,16 @@ def main_table(results: dict[str, Any]) -> str:
 
 
 def vote_table(suites: dict[str, Any]) -> str:
+    n = str(next(iter(suites.values()))["samples"])
     head = [
-        "suite",
-        "pass@1",
-        "majority of 64",
-        "pass@64",
-        "weighted − majority, of 64",
-        "best of 16 − pass@1",
+        "suite", "pass@1", f"majority of {n}", f"pass@{n}", f"weighted − majority, of {n}", "best of 16 − pass@1",
         "tokens, mean (5–95 %, max)",
-    ]
+    ]  # fmt: skip
     rows = []
     for name, f in suites.items():
         t = f["tokens"]
-        rows.append([name, percent(f["pass"]["1"]), percent(f["majority"]["64"]), percent(f["pass"]["64"]),
-                     percent(f["weighted_minus_majority"]["64"]), percent(f["best_minus_pass1"]["16"]),
+        rows.append([name, percent(f["pass"]["1"]), percent(f["majority"][n]), percent(f["pass"][n]),
+                     percent(f["weighted_minus_majority"][n]), percent(f["best_minus_pass1"]["16"]),
                      f"{t['mean']:.0f} ({t['p5']}–{t['p95']}, {t['max']})"])  # fmt: skip
     return table(head, rows)
 
@@ -112,13 +108,19 @@ def pages() -> dict[Path, str]:
     n = next(iter(results["discrete"]["suites"].values()))
     parts = [
         "# Results\n\nWritten by `bench/tables.py` from the files under `results/`; `make measure` and `make bench` make those.",
-        f"## The embedded model\n\n{n['problems']} test problems a suite, {n['samples']} traces each; "
+        f"## The embedded model\n\n{n['problems']} test problems a suite; "
         f"{describe(results['discrete'])}. Percentages with 95 % bootstrap intervals over problems; differences are paired on "
         "the same traces.",
     ]
     for mode in MODES:
         suites = results[mode]["suites"]
-        parts += [f"### {mode}", vote_table(suites), "AUROC of the verifier's score:", score_table(suites)]
+        samples = next(iter(suites.values()))["samples"]
+        parts += [
+            f"### {mode}, {samples} traces a problem",
+            vote_table(suites),
+            "AUROC of the verifier's score:",
+            score_table(suites),
+        ]
     parts += [
         f"## Speed\n\n{speed['traces']} traces, one thread, medians of paired runs on an idle machine "
         f"(torch {speed['machine']['torch']}, {speed['machine']['cores']} cores).",
@@ -127,9 +129,7 @@ def pages() -> dict[Path, str]:
     readme = (ROOT / "README.md").read_text()
     before, _, rest = readme.partition(BEGIN)
     _, _, after = rest.partition(END)
-    caption = (
-        f"{n['problems']} test problems a suite, in %; votes are means over groups of 16 of {n['samples']} traces."
-    )
+    caption = f"{n['problems']} test problems a suite, in %; votes are means over disjoint groups of 16 traces."
     return {
         ROOT / "docs" / "results.md": "\n\n".join(parts) + "\n",
         ROOT / "README.md": f"{before}{BEGIN}\n{main_table(results)}\n\n{caption}\n{END}{after}",

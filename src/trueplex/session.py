@@ -298,9 +298,9 @@ def teach(
     backbone = load(model, device)
     traces = [t for folder in data for t in read_labelled(folder, backbone)]
     held = [t for folder in validation for t in read_labelled(folder, backbone)]
-    if not held:  # by problem, so that no problem is on both sides
-        held = [t for t in traces if t.problem % 10 == 0]
-        traces = [t for t in traces if t.problem % 10]
+    if not held:  # by problem, so that no problem is on both sides; by high bits, as the low ones decide splits
+        held = [t for t in traces if (t.problem >> 32) % 10 == 0]
+        traces = [t for t in traces if (t.problem >> 32) % 10]
     sampled, traces, held = len(traces), mixed(traces), mixed(held)
     if not held or not traces:
         raise TrueplexError(
