@@ -155,10 +155,8 @@ def test_saved_traces_are_whole_and_a_full_disk_loses_no_answer(trueplex, tmp_pa
 def test_an_interrupt_keeps_what_finished(tmp_path: Path) -> None:
     save = tmp_path / "t.jsonl"
     file = tmp_path / "p.jsonl"
-    file.write_text(
-        "".join(json.dumps({"problem": p.text}) + "\n" for p in problems("countdown-hard", "validation", 400))
-    )
-    process = start("solve", f"@{file}", "--json", "--paths", "16", "--save", str(save))
+    file.write_text("".join(json.dumps({"problem": p.text}) + "\n" for p in problems("chain-easy", "validation", 900)))
+    process = start("solve", f"@{file}", "--json", "--paths", "4", "--thinking", "discrete", "--save", str(save))
     deadline = time.monotonic() + 90
     while time.monotonic() < deadline and not (save.exists() and save.stat().st_size > 300_000):
         time.sleep(0.1)
@@ -167,7 +165,7 @@ def test_an_interrupt_keeps_what_finished(tmp_path: Path) -> None:
     assert process.returncode == 130 and "interrupted" in err and "Traceback" not in err
     solved = [json.loads(line) for line in out.splitlines()]
     saved = [json.loads(line) for line in save.read_text().splitlines()]
-    assert solved and len(saved) >= 16 * len(solved)
+    assert solved and len(saved) >= 4 * len(solved)
 
 
 def test_a_closed_pipe_is_one_line(tmp_path: Path) -> None:

@@ -164,3 +164,18 @@ def test_logits_that_are_not_finite_are_named(qwen: Backbone) -> None:
     live._logits[1, 3] = float("nan")
     with pytest.raises(ModelError, match=r"trace 1 .* step 2"):
         live.advance(1)
+
+
+def test_a_prefill_in_pieces_and_blocks_of_rows_change_nothing(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two roads to the same tokens: prompts fed together or apart, ragged rows read in blocks or whole."""
+    from trueplex.engine import live
+
+    whole = decode(backbone, MULTIPLEX, paths=4)
+    monkeypatch.setattr(live, "PREFILL_TOKENS", 10)
+    monkeypatch.setattr(live, "BLOCK", 2)
+    apart = decode(backbone, MULTIPLEX, paths=4)
+    assert all(same_steps(whole[k], apart[k]) for k in whole)
+    assert live.row_blocks(np.array([50, 50, 9, 9])) == [(0, 2, 50), (2, 4, 9)]
+    assert live.row_blocks(np.array([50, 50, 50, 49])) == []

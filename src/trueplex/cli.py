@@ -220,7 +220,6 @@ def main() -> None:
     except typer.Exit as stop:
         code = stop.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        print("interrupted; what was finished is kept", file=sys.stderr)
         code = 130
     except BrokenPipeError:
         # The reader has gone; give Python a sink, or it would complain again on exit.
@@ -230,6 +229,8 @@ def main() -> None:
         if type(error).__module__.split(".")[0] not in ("click", "typer"):
             raise
         code = _complain(error.format_message() if hasattr(error, "format_message") else str(error))
+    if code == 130:  # typer itself may have turned the interrupt into this code
+        print("trueplex: interrupted; what was finished is kept", file=sys.stderr)
     sys.exit(code or 0)
 
 

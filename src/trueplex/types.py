@@ -71,9 +71,6 @@ class Usage:
     probe_tokens: int = 0
     saved_tokens: int = 0
 
-    def __add__(self, other: Usage) -> Usage:
-        return Usage(*(getattr(self, n) + getattr(other, n) for n in self.__slots__))
-
 
 @dataclass(slots=True, eq=False)
 class Steps:

@@ -121,11 +121,5 @@ class SlotCache(Cache):
                 t[a, :, :columns] = t[b, :, :columns]
                 t[b, :, :columns] = kept
 
-    def move(self, source: int, target: int, columns: int) -> None:
-        """Overwrite row `target` with row `source` in its first columns."""
-        for layer in self.layers:
-            for t in (layer.keys, layer.values):
-                t[target, :, :columns] = t[source, :, :columns]
-
     def nbytes(self) -> int:
         return sum(t.nbytes for layer in self.layers if layer.is_initialized for t in (layer.keys, layer.values))

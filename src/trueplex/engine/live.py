@@ -27,6 +27,7 @@ from trueplex.errors import ModelError
 from trueplex.types import Prompt, Status, Steps, Trace
 
 BLOCK = 16  # rows read together when lengths are ragged
+PREFILL_TOKENS = 16384  # padded prompt tokens fed at once: bounds the memory of a prefill
 HISTORY = 128  # steps of history allotted at first; doubled when full
 
 
@@ -240,12 +241,21 @@ class LiveBatch:
 
     def _admit(self) -> None:
         """Give free rows to waiting problems, all paths of a problem together, prefilled once each."""
+        while prompts := self._next_prompts():
+            self._place(prompts)
+
+    def _next_prompts(self) -> list[Prompt]:
+        """Waiting prompts that fit into the free rows and, padded, into one prefill."""
         prompts: list[Prompt] = []
-        free = self.rows - len(self.traces)
+        free, longest = self.rows - len(self.traces), 0
         while self.waiting and (len(prompts) + 1) * self.paths <= free:
+            longest = max(longest, len(self.waiting[0].ids))
+            if prompts and (len(prompts) + 1) * longest > PREFILL_TOKENS:
+                break
             prompts.append(self.waiting.popleft())
-        if not prompts:
-            return
+        return prompts
+
+    def _place(self, prompts: list[Prompt]) -> None:
         first, m = len(self.traces), len(prompts)
         lengths = np.array([len(p.ids) for p in prompts])
         self._prefill(prompts, lengths, first)

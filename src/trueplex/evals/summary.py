@@ -64,6 +64,11 @@ def summarise(traces: Iterable[Trace]) -> dict[str, Any]:
         "truncated": round(float(np.mean([t.status.value == "truncated" for t in every])), 4),
         "entropy": round(float(np.mean([t.steps.entropy.mean() for t in every if t.steps is not None])), 4),
     }  # fmt: skip
+    # The plainest score that needs no training: a trace that was surer of its steps is trusted more.
+    surer = [-float(t.steps.entropy.mean()) for t in every if t.steps is not None]
+    out["auroc_within_entropy"] = figure(
+        per_problem_auroc([t.problem.key for t in every], [t.correct is True for t in every], surer)
+    )
     if all(t.scores for t in every):
         out |= _scored(groups, right, n)
     return out
