@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import re
 from pathlib import Path
 
 from rich.console import Console
@@ -28,19 +29,21 @@ def main() -> None:
     parser.add_argument("--thinking", default="discrete")
     options = parser.parse_args()
     backbone = load("reference", device="cpu")
-    settings = Settings(paths=16, prune="half:32", probe_every=8, thinking=Thinking(options.thinking))
+    settings = Settings(paths=16, prune="half:64", probe_every=8, thinking=Thinking(options.thinking))
     scorer, settings = choose_scorer(backbone, settings, print)
     problem = problems(options.suite, "validation", options.problem + 1)[-1]
     for event in stream(backbone, [problem], settings, scorer):
         if isinstance(event, Solved):
             console = Console(record=True, width=92, file=io.StringIO())
             console.print(
-                Text(f"$ trueplex solve … --thinking {options.thinking} --prune half:32\n", style="bright_black")
+                Text(f"$ trueplex solve … --thinking {options.thinking} --prune half:64\n", style="bright_black")
             )
             console.print(Text(problem.text + "\n", style="cyan"))
             console.print(table(event.solution.traces), "")
             console.print(verdict(event.solution))
-            options.out.write_text(console.export_svg(title="trueplex"))
+            picture = console.export_svg(title="trueplex")
+            # No font is fetched from anywhere; whoever looks has a monospaced one.
+            options.out.write_text(re.sub(r"@font-face \{.*?\n    \}", "", picture, flags=re.DOTALL))
 
 
 if __name__ == "__main__":

@@ -64,7 +64,12 @@ def vote_table(suites: dict[str, Any]) -> str:
 
 def score_table(suites: dict[str, Any]) -> str:
     shares = ("0.25", "0.5", "0.75", "1.0")
-    head = ["suite", *(f"within, at {float(s):.0%}" for s in shares), "over all traces, at 100%"]
+    head = [
+        "suite",
+        *(f"within, at {float(s):.0%}" for s in shares),
+        "over all traces, at 100%",
+        "within, by mean entropy",
+    ]
     rows = []
     for name, f in suites.items():
         cells = [f["auroc_within"][s] for s in shares]
@@ -73,6 +78,7 @@ def score_table(suites: dict[str, Any]) -> str:
                 name,
                 *(f"{c['mean']:.2f} [{c['low']:.2f}, {c['high']:.2f}]" for c in cells),
                 f"{f['auroc_all']['1.0']:.2f}",
+                f"{f['auroc_within_entropy']['mean']:.2f}",
             ]
         )
     return table(head, rows)
