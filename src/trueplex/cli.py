@@ -221,7 +221,10 @@ def main() -> None:
         code = stop.exit_code
     except (KeyboardInterrupt, typer.Abort):
         code = 130
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit) as stop:
+        # The framework turns a broken pipe into a bare exit; anything else that exits is not ours to change.
+        if isinstance(stop, SystemExit) and not isinstance(stop.__context__, BrokenPipeError):
+            raise
         # The reader has gone; give Python a sink, or it would complain again on exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = _complain("standard output was closed before all was written; mend: read it to the end, or use --save")
