@@ -179,3 +179,25 @@ def test_a_prefill_in_pieces_and_blocks_of_rows_change_nothing(
     assert all(same_steps(whole[k], apart[k]) for k in whole)
     assert live.row_blocks(np.array([50, 50, 9, 9])) == [(0, 2, 50), (2, 4, 9)]
     assert live.row_blocks(np.array([50, 50, 50, 49])) == []
+
+
+@pytest.mark.parametrize("thinking", [MULTIPLEX, GREEDY], ids=["multiplex", "greedy"])
+def test_law_4_one_problem_alone_reads_its_shared_prompt_once_and_thinks_the_same(
+    backbone: Backbone, thinking: Thinking
+) -> None:
+    whole = decode(backbone, thinking, paths=4)
+    prompt = prompts_for(backbone)[2]
+    live = engine.start(backbone, [prompt], 4, thinking, seed=5)
+    while live:
+        live.advance(7)
+    for trace in live.finished:
+        assert same_steps(whole[prompt.problem.text, trace.index], trace)
+
+
+def test_attention_beside_a_shared_prefix_is_attention() -> None:
+    from trueplex.attention import _beside_prefix
+
+    query, key, value = torch.randn(5, 2, 3, 8), torch.randn(5, 2, 11, 8), torch.randn(5, 2, 11, 8)
+    key[:, :, :4], value[:, :, :4] = key[:1, :, :4], value[:1, :, :4]
+    plain = torch.nn.functional.scaled_dot_product_attention(query, key, value, scale=0.3)
+    assert torch.allclose(_beside_prefix(query, key, value, 4, 0.3), plain, atol=1e-5)

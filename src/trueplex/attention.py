@@ -3,7 +3,7 @@
 Registered with transformers as ``trueplex``. It is scaled-dot-product attention, plus:
 queries of few columns are packed onto the key/value heads (a probe beside each token would
 otherwise copy all keys and values once per group); rows of ragged lengths are read in blocks, each no further
-than its longest row; and a `ProbePass` lets many probes, each at a
+than its longest row; the prompt that all rows share is read once; and a `ProbePass` lets many probes, each at a
 position of its own, read one stored trace at once.
 """
 
@@ -46,6 +46,7 @@ def attention(
     scaling: float | None = None,
     probe_pass: ProbePass | None = None,
     row_blocks: Sequence[RowBlock] = (),
+    shared_prefix: int = 0,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """query [B, heads, q, D], key and value [B, kv heads, n, D] → ([B, q, heads, D], None)."""  # fmt: skip
@@ -59,6 +60,9 @@ def attention(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
     packed = query.reshape(batch, key.shape[1], groups * columns, size)
+    if shared_prefix and attention_mask is None and batch > 1:
+        out = _beside_prefix(packed, key, value, shared_prefix, size**-0.5 if scaling is None else scaling)
+        return out.reshape(batch, heads, columns, -1).transpose(1, 2).contiguous(), None
     if attention_mask is not None and columns > 1 and groups > 1:
         attention_mask = attention_mask.repeat(1, 1, groups, 1)
     if not row_blocks or attention_mask is None:
@@ -74,6 +78,23 @@ def attention(
         )
     out = parts[0] if len(parts) == 1 else torch.cat(parts)
     return out.reshape(batch, heads, columns, -1).transpose(1, 2).contiguous(), None
+
+
+def _beside_prefix(query: Tensor, key: Tensor, value: Tensor, prefix: int, scale: float) -> Tensor:
+    """Attention of rows whose first `prefix` columns are the same: those are read once, not once a row.
+
+    query [B, kv heads, R, D], key and value [B, kv heads, n, D] → [B, kv heads, R, D]. One softmax over
+    both parts, so this is attention and no approximation of it.
+    """
+    batch, kv_heads, rows, size = query.shape
+    together = query.transpose(0, 1).reshape(kv_heads, batch * rows, size)
+    before = torch.matmul(together, key[0, :, :prefix].transpose(-1, -2))
+    before = before.view(kv_heads, batch, rows, prefix).transpose(0, 1)
+    own = torch.matmul(query, key[:, :, prefix:].transpose(-1, -2))
+    shares = torch.softmax(torch.cat([before, own], dim=-1) * scale, dim=-1, dtype=torch.float32).to(value.dtype)
+    of_prefix = shares[..., :prefix].transpose(0, 1).reshape(kv_heads, batch * rows, prefix)
+    out = torch.matmul(of_prefix, value[0, :, :prefix]).view(kv_heads, batch, rows, size).transpose(0, 1)
+    return out + torch.matmul(shares[..., prefix:], value[:, :, prefix:])
 
 
 def _probe(

@@ -122,18 +122,22 @@ class Backbone:
 
     def forward(self, embeddings: Tensor, positions: Tensor, cache: Any, columns: int, whole: bool = False,
                 probe_pass: attention.ProbePass | None = None,
-                row_blocks: Sequence[attention.RowBlock] = ()) -> tuple[Tensor, Tensor]:  # fmt: skip
+                row_blocks: Sequence[attention.RowBlock] = (), shared_prefix: int = 0) -> tuple[Tensor, Tensor]:  # fmt: skip
         """One pass: embeddings [B, q, H] at positions [B, q] → (logits [B, V] float32, hidden [B, q, H]).
 
         Logits are those of column 0, as the columns behind it are probes. ``whole`` says that every
         row sees all `columns` (one query column, equal lengths): then no mask is needed. With a
         probe pass, queries read its columns before their position, and themselves. ``row_blocks`` say
-        how far blocks of rows need to be read, a hint for speed alone.
+        how far blocks of rows need to be read, ``shared_prefix`` how many first columns all rows have
+        in common: hints for speed alone.
         """
         bare = whole and self.mask_by_kind and set(self.kinds) == {"full_attention"}
         extra: dict[str, Any] = {} if probe_pass is None else {"probe_pass": probe_pass}
-        if row_blocks and self.own_attention:
-            extra["row_blocks"] = row_blocks
+        if self.own_attention:
+            if row_blocks:
+                extra["row_blocks"] = row_blocks
+            if shared_prefix and bare:
+                extra["shared_prefix"] = shared_prefix
         output = self.model(
             inputs_embeds=embeddings,
             attention_mask={"full_attention": None}

@@ -77,6 +77,7 @@ class LiveBatch:
         self.finished: list[Trace] = []
         self.readings: np.ndarray | None = None
         self._leaving: list[Trace] = []
+        self._prompt_tokens: dict[int, int] = {}
         device, k = backbone.device, thinking.k
         self._cache = SlotCache(backbone.layers, 0)
         self._logits = torch.empty(self.rows, backbone.config.vocab_size, device=device)
@@ -198,9 +199,11 @@ class LiveBatch:
         blocks = () if shared is not None else row_blocks(lengths + columns)
         embeddings = self._pending[:rows, None]
         if rider is None:
+            whole = shared is not None
             logits, _ = self.backbone.forward(
-                embeddings, positions, self._cache, seen, whole=shared is not None, row_blocks=blocks
-            )
+                embeddings, positions, self._cache, seen, whole=whole, row_blocks=blocks,
+                shared_prefix=self._shared_prompt() if whole else 0,
+            )  # fmt: skip
         else:
             beside = rider.embedding.to(embeddings.dtype).expand(rows, 1, -1)
             with rider.riding(1):
@@ -212,6 +215,11 @@ class LiveBatch:
                 trace.probe_tokens += 1
         self._logits[:rows] = logits
         self._lengths[:rows] += 1
+
+    def _shared_prompt(self) -> int:
+        """How many first columns all live rows have in common: their prompt, when it is one problem's."""
+        key = self.traces[0].problem.key
+        return self._prompt_tokens[key] if all(t.problem is self.traces[0].problem for t in self.traces) else 0
 
     # -- rows come and go -------------------------------------------------------------------------
 
@@ -270,6 +278,7 @@ class LiveBatch:
         limit = self.thinking.max_tokens or self.backbone.default_max_tokens
         self._limits[block] = np.minimum(limit, self.backbone.max_positions - 1 - lengths[owners])
         for prompt in prompts:
+            self._prompt_tokens[prompt.problem.key] = len(prompt.ids)
             for index in range(self.paths):
                 self._keys[len(self.traces)] = trace_key(self.seed, prompt.problem.key, index)
                 self.traces.append(Trace(prompt.problem, index, self.seed))
