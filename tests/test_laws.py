@@ -200,4 +200,8 @@ def test_attention_beside_a_shared_prefix_is_attention() -> None:
     query, key, value = torch.randn(5, 2, 3, 8), torch.randn(5, 2, 11, 8), torch.randn(5, 2, 11, 8)
     key[:, :, :4], value[:, :, :4] = key[:1, :, :4], value[:1, :, :4]
     plain = torch.nn.functional.scaled_dot_product_attention(query, key, value, scale=0.3)
-    assert torch.allclose(_beside_prefix(query, key, value, 4, 0.3), plain, atol=1e-5)
+    assert torch.allclose(_beside_prefix(query, key, value, None, 4, 0.3), plain, atol=1e-5)
+    mask = torch.zeros(1, 1, 3, 11)
+    mask[..., 0, 9:] = mask[..., 1, 10:] = torch.finfo(torch.float32).min
+    plain = torch.nn.functional.scaled_dot_product_attention(query, key, value, mask, scale=0.3)
+    assert torch.allclose(_beside_prefix(query, key, value, mask, 4, 0.3), plain, atol=1e-5)

@@ -275,3 +275,18 @@ def test_the_task_is_one_module_with_one_loss(qwen_verifier: OneTokenVerifier) -
     task = ProbeTask(qwen_verifier)
     trainable = {n for n, p in task.named_parameters() if p.requires_grad}
     assert trainable == {f"verifier.{n}" for n, _ in qwen_verifier.named_parameters()}
+
+
+def test_a_probe_beside_a_shared_prompt_reads_the_same_score(verifier: OneTokenVerifier) -> None:
+    """One problem alone takes the shared-prefix path; among others its traces take the plain one."""
+    backbone = verifier.backbone
+    among = {(t.problem.text, t.index): t for t in decode(backbone, verifier)}
+    prompt = prompts_for(backbone)[1]
+    live = engine.start(backbone, [prompt], 3, MULTIPLEX, seed=2)
+    while live:
+        live.advance(1, verifier)
+        live.record(live.readings.tolist())
+    for trace in live.finished:
+        other = among[prompt.problem.text, trace.index]
+        assert np.array_equal(trace.steps.ids, other.steps.ids)
+        assert np.allclose([s for _, s in trace.scores], [s for _, s in other.scores], atol=1e-4)

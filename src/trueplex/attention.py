@@ -60,11 +60,12 @@ def attention(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
     packed = query.reshape(batch, key.shape[1], groups * columns, size)
-    if shared_prefix and attention_mask is None and batch > 1:
-        out = _beside_prefix(packed, key, value, shared_prefix, size**-0.5 if scaling is None else scaling)
-        return out.reshape(batch, heads, columns, -1).transpose(1, 2).contiguous(), None
     if attention_mask is not None and columns > 1 and groups > 1:
         attention_mask = attention_mask.repeat(1, 1, groups, 1)
+    if shared_prefix and batch > 1:
+        scale = size**-0.5 if scaling is None else scaling
+        out = _beside_prefix(packed, key, value, attention_mask, shared_prefix, scale)
+        return out.reshape(batch, heads, columns, -1).transpose(1, 2).contiguous(), None
     if not row_blocks or attention_mask is None:
         row_blocks = [(0, batch, key.shape[2])]
     parts = []
@@ -80,18 +81,21 @@ def attention(
     return out.reshape(batch, heads, columns, -1).transpose(1, 2).contiguous(), None
 
 
-def _beside_prefix(query: Tensor, key: Tensor, value: Tensor, prefix: int, scale: float) -> Tensor:
+def _beside_prefix(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, prefix: int, scale: float) -> Tensor:
     """Attention of rows whose first `prefix` columns are the same: those are read once, not once a row.
 
     query [B, kv heads, R, D], key and value [B, kv heads, n, D] → [B, kv heads, R, D]. One softmax over
-    both parts, so this is attention and no approximation of it.
+    both parts, so this is attention and no approximation of it. No query may stand within the prefix.
     """
     batch, kv_heads, rows, size = query.shape
     together = query.transpose(0, 1).reshape(kv_heads, batch * rows, size)
     before = torch.matmul(together, key[0, :, :prefix].transpose(-1, -2))
     before = before.view(kv_heads, batch, rows, prefix).transpose(0, 1)
-    own = torch.matmul(query, key[:, :, prefix:].transpose(-1, -2))
-    shares = torch.softmax(torch.cat([before, own], dim=-1) * scale, dim=-1, dtype=torch.float32).to(value.dtype)
+    own = torch.matmul(query, key[:, :, prefix:].transpose(-1, -2)) * scale
+    if mask is not None:
+        own = own + mask[..., prefix:]
+    scores = torch.cat([before * scale, own], dim=-1)
+    shares = torch.softmax(scores, dim=-1, dtype=torch.float32).to(value.dtype)
     of_prefix = shares[..., :prefix].transpose(0, 1).reshape(kv_heads, batch * rows, prefix)
     out = torch.matmul(of_prefix, value[0, :, :prefix]).view(kv_heads, batch, rows, size).transpose(0, 1)
     return out + torch.matmul(shares[..., prefix:], value[:, :, prefix:])

@@ -131,12 +131,13 @@ class Backbone:
         how far blocks of rows need to be read, ``shared_prefix`` how many first columns all rows have
         in common: hints for speed alone.
         """
-        bare = whole and self.mask_by_kind and set(self.kinds) == {"full_attention"}
+        full = self.mask_by_kind and set(self.kinds) == {"full_attention"}
+        bare = whole and full
         extra: dict[str, Any] = {} if probe_pass is None else {"probe_pass": probe_pass}
         if self.own_attention:
             if row_blocks:
                 extra["row_blocks"] = row_blocks
-            if shared_prefix and bare:
+            if shared_prefix and full:
                 extra["shared_prefix"] = shared_prefix
         output = self.model(
             inputs_embeds=embeddings,

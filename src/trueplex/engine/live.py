@@ -198,18 +198,20 @@ class LiveBatch:
         self._cache.write(Plan(0, rows, positions, seen, shared))
         blocks = () if shared is not None else row_blocks(lengths + columns)
         embeddings = self._pending[:rows, None]
+        prefix = self._shared_prompt() if shared is not None else 0
         if rider is None:
             whole = shared is not None
             logits, _ = self.backbone.forward(
                 embeddings, positions, self._cache, seen, whole=whole, row_blocks=blocks,
-                shared_prefix=self._shared_prompt() if whole else 0,
+                shared_prefix=prefix,
             )  # fmt: skip
         else:
             beside = rider.embedding.to(embeddings.dtype).expand(rows, 1, -1)
             with rider.riding(1):
                 logits, hidden = self.backbone.forward(
-                    torch.cat([embeddings, beside], 1), positions, self._cache, seen, row_blocks=blocks
-                )
+                    torch.cat([embeddings, beside], 1), positions, self._cache, seen, row_blocks=blocks,
+                    shared_prefix=prefix,
+                )  # fmt: skip
             self.readings = rider.read(hidden[:, 1]).float().cpu().numpy()
             for trace in chain(self.traces, self._leaving):
                 trace.probe_tokens += 1
@@ -217,9 +219,10 @@ class LiveBatch:
         self._lengths[:rows] += 1
 
     def _shared_prompt(self) -> int:
-        """How many first columns all live rows have in common: their prompt, when it is one problem's."""
-        key = self.traces[0].problem.key
-        return self._prompt_tokens[key] if all(t.problem is self.traces[0].problem for t in self.traces) else 0
+        """How many first columns all rows have in common: their prompt, when it is one problem's."""
+        problem = self.scorable[0].problem
+        alike = all(t.problem is problem for t in self.scorable)
+        return self._prompt_tokens[problem.key] if alike else 0
 
     # -- rows come and go -------------------------------------------------------------------------
 
