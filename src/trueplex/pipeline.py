@@ -201,7 +201,7 @@ def choose_scorer(backbone: Backbone, settings: Settings, say: Callable[[str], N
             )
             return None, replace(settings, verifier="none", select="majority")
     verifier = OneTokenVerifier.load(folder, backbone)
-    return OneTokenScorer(verifier, settings.probe_every), replace(settings, verifier=str(folder))
+    return OneTokenScorer(verifier, settings.probe_every), settings
 
 
 def solve(
