@@ -27,6 +27,7 @@ from rich.table import Table
 
 from trueplex.backbone import Backbone, load
 from trueplex.engine import engine
+from trueplex.engine.ending import Ending
 from trueplex.engine.thinking import Thinking
 from trueplex.evals.run import machine
 from trueplex.pipeline import choose_scorer, stream
@@ -133,7 +134,7 @@ def peak(traces: int, count: int) -> None:
             long += " " + text
         prompts.append(make_prompt(Problem(long), backbone))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    live = engine.start(backbone, prompts, traces, Thinking(max_tokens=64), rows=traces)
+    live = engine.start(backbone, prompts, traces, Thinking(ending=Ending(64)), rows=traces)
     while live:
         live.advance(16)
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -164,7 +165,7 @@ def main() -> None:
     found = problems("reference", "test", 6)
     prompts = [make_prompt(p, backbone) for p in found]
     one = prompts[:1]
-    discrete, multiplex = Thinking("discrete", max_tokens=TOKENS), Thinking("multiplex", max_tokens=TOKENS)
+    discrete, multiplex = Thinking("discrete", ending=Ending(TOKENS)), Thinking("multiplex", ending=Ending(TOKENS))
     n = options.repeats
 
     def ours(thinking: Thinking, every: int | None = None) -> Callable[[], float]:

@@ -9,6 +9,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import (
@@ -27,7 +28,7 @@ from transformers import (
 from trueplex.backbone import Backbone, load
 from trueplex.prompt import make_prompt
 from trueplex.reference.text import build_tokenizer
-from trueplex.types import Problem, Prompt
+from trueplex.types import Problem, Prompt, Status, Steps, Trace
 
 torch.set_num_threads(1)
 
@@ -93,3 +94,18 @@ def qwen(backbones: Callable[[str], Backbone]) -> Backbone:
 def prompts_for(backbone: Backbone) -> list[Prompt]:
     """Ragged prompts."""
     return [make_prompt(Problem(text), backbone) for text in TEXTS]
+
+
+def stored_trace(
+    index: int = 0, answer: str | None = "4", correct: bool | None = True, score: float = 0.5, problem: str = "2+2?"
+) -> Trace:
+    """A stopped trace with everything in it."""
+    rng = np.random.default_rng(index)
+    steps = Steps(
+        rng.integers(0, 500, (5, 3)).astype(np.int32), rng.random((5, 3), dtype=np.float32),
+        rng.normal(size=(5, 3)).astype(np.float32), *(rng.random(5, dtype=np.float32) for _ in range(2)),
+    )  # fmt: skip
+    return Trace(
+        Problem(problem, "a/1", ("4", "four")), index, 9, Status.FINISHED, "end of sequence", "model", 5, 3, 2, [(2, 0.1), (5, score)],
+        steps, "1+1 ☃", answer, correct,
+    )  # fmt: skip

@@ -87,6 +87,7 @@ def test_a_fingerprint_names_the_weights_not_the_dtype(folder, tmp_path: Path) -
 
 def test_padded_words_are_never_sampled(folder, tmp_path: Path) -> None:
     from trueplex.engine import engine
+    from trueplex.engine.ending import Ending
     from trueplex.engine.sampling import Sampling
     from trueplex.engine.thinking import Thinking
 
@@ -94,7 +95,7 @@ def test_padded_words_are_never_sampled(folder, tmp_path: Path) -> None:
     backbone.vocabulary, backbone.padded = 300, True
     self_check(backbone)
     live = engine.start(
-        backbone, [make_prompt(Problem("Hi"), backbone)], 16, Thinking(sampling=Sampling(3.0), max_tokens=20)
+        backbone, [make_prompt(Problem("Hi"), backbone)], 16, Thinking(sampling=Sampling(3.0), ending=Ending(20))
     )
     while live:
         live.advance(5)
@@ -111,10 +112,11 @@ def test_empty_and_over_long_problems(qwen) -> None:
 
 def test_bfloat16_decodes(folder) -> None:
     from trueplex.engine import engine
+    from trueplex.engine.ending import Ending
     from trueplex.engine.thinking import Thinking
 
     backbone = load(str(folder("qwen3")), dtype=torch.bfloat16)
-    live = engine.start(backbone, [make_prompt(Problem("Hi"), backbone)], 3, Thinking(max_tokens=10))
+    live = engine.start(backbone, [make_prompt(Problem("Hi"), backbone)], 3, Thinking(ending=Ending(10)))
     while live:
         live.advance(4)
     assert all(t.tokens == 10 or t.status.value == "finished" for t in live.finished)

@@ -111,7 +111,7 @@ def test_a_model_without_a_verifier_is_said_and_votes_by_majority(trueplex, fold
         (["solve", PROBLEM, "--prune", "half"], "half:EVERY"),
         (["solve", PROBLEM, "--prune", "half:8", "--verifier", "none"], "needs scores"),
         (["solve", PROBLEM, "--verifier", "/nowhere"], "is no verifier"),
-        (["solve", PROBLEM, "--thinking", "discrete", "--width", "3"], "act only in multiplex"),
+        (["solve", PROBLEM, "--thinking", "discrete", "--width", "3"], "acts only on merged"),
         (["solve", PROBLEM, "--select", "luck"], "unknown selector"),
         (["solve", PROBLEM, "--paths", "0"], "paths is 0"),
         (["solve", PROBLEM, "--paths", "many"], "Invalid value"),
@@ -141,12 +141,12 @@ def test_good_lines_of_a_broken_file_are_still_solved(trueplex, tmp_path: Path) 
 
 
 def test_saved_traces_are_whole_and_a_full_disk_loses_no_answer(trueplex, tmp_path: Path) -> None:
-    from trueplex.store import from_row, read_json_lines
+    from trueplex.store import from_row, read
 
     path = tmp_path / "new" / "traces.jsonl"
     for _ in range(2):  # appended, not overwritten
         assert trueplex("solve", PROBLEM, "--paths", "4", "--save", str(path), "--quiet")[0] == 0
-    traces = [from_row(row)[0] for row in read_json_lines(path)]
+    traces = [from_row(row)[0] for row in read(path, print)]
     assert len(traces) == 8 and all(len(t.steps) == t.tokens for t in traces)
     code, out, err = trueplex("solve", PROBLEM, "--paths", "4", "--save", "/dev/full", "--json", "--quiet")
     assert code == 2 and json.loads(out)["answer"] is not None and "No space left" in err

@@ -9,16 +9,17 @@ import torch
 from conftest import prompts_for
 from trueplex.backbone import Backbone
 from trueplex.engine import engine
+from trueplex.engine.ending import Ending
 from trueplex.engine.sampling import Sampling
 from trueplex.engine.thinking import Thinking
 from trueplex.pipeline import Solved, Stopped, stream
-from trueplex.settings import Settings
-from trueplex.store import JsonLines, from_row, read_json_lines, to_row
+from trueplex.settings import Settings, origin
+from trueplex.store import from_row, open_store, read, to_row
 from trueplex.types import Problem, Trace
 
-GREEDY = Thinking("discrete", sampling=Sampling(0), max_tokens=30)
-MULTIPLEX = Thinking("multiplex", 3, max_tokens=30)
-MEAN = Thinking("multiplex", 3, "mean", max_tokens=30)
+GREEDY = Thinking("discrete", sampling=Sampling(0), ending=Ending(30))
+MULTIPLEX = Thinking("multiplex", 3, ending=Ending(30))
+MEAN = Thinking("multiplex", 3, "mean", ending=Ending(30))
 Key = tuple[str, int]
 
 
@@ -36,8 +37,8 @@ def same_steps(a: Trace, b: Trace) -> bool:
 
 
 def test_law_1_multiplex_of_width_1_is_discrete(backbone: Backbone) -> None:
-    one = decode(backbone, Thinking("multiplex", 1, max_tokens=30))
-    plain = decode(backbone, Thinking("discrete", max_tokens=30))
+    one = decode(backbone, Thinking("multiplex", 1, ending=Ending(30)))
+    plain = decode(backbone, Thinking("discrete", ending=Ending(30)))
     assert all(same_steps(one[k], plain[k]) for k in plain)
 
 
@@ -63,15 +64,15 @@ def test_law_2_greedy_is_generate(backbone: Backbone) -> None:
 
 
 @pytest.mark.parametrize(
-    "thinking", [MULTIPLEX, MEAN, Thinking("discrete", max_tokens=30)], ids=["weighted", "mean", "discrete"]
+    "thinking", [MULTIPLEX, MEAN, Thinking("discrete", ending=Ending(30))], ids=["weighted", "mean", "discrete"]
 )
 def test_law_3_replay_and_law_8_log_probs(backbone: Backbone, thinking: Thinking, tmp_path) -> None:
     prompts = {p.problem.text: p for p in prompts_for(backbone)}
-    lines = JsonLines(tmp_path / "traces.jsonl")
+    store = open_store(tmp_path / "traces.arrow")
     for trace in decode(backbone, thinking).values():
-        lines.append(to_row(trace, prompts[trace.problem.text].ids, backbone.fingerprint))
-    lines.close()
-    rows = list(read_json_lines(tmp_path / "traces.jsonl"))
+        store.append([to_row(trace, prompts[trace.problem.text].ids, origin(thinking, backbone))])
+    store.close()
+    rows = list(read(tmp_path / "traces.arrow", print))
     assert len(rows) == 9
     for row in rows:
         trace, prompt_ids = from_row(row)
@@ -128,7 +129,7 @@ def test_law_9_usage_is_the_sum_of_what_was_spent(qwen: Backbone) -> None:
 
 
 def test_law_10_the_effective_configuration_is_stored(qwen: Backbone) -> None:
-    settings = Settings(paths=2, thinking=Thinking(max_tokens=5), verifier="none", seed=3)
+    settings = Settings(paths=2, thinking=Thinking(ending=Ending(5)), verifier="none", seed=3)
     (solution,) = [e.solution for e in stream(qwen, [Problem("Hi")], settings) if isinstance(e, Solved)]
     config = solution.config
     assert config["width"] == 3 and config["merge"] == "weighted" and config["select"] == "majority"
@@ -136,7 +137,7 @@ def test_law_10_the_effective_configuration_is_stored(qwen: Backbone) -> None:
 
 
 def test_the_same_problem_twice_is_solved_once(qwen: Backbone) -> None:
-    settings = Settings(paths=2, thinking=Thinking(max_tokens=5), verifier="none")
+    settings = Settings(paths=2, thinking=Thinking(ending=Ending(5)), verifier="none")
     solved = [e for e in stream(qwen, [Problem("Hi"), Problem("Hi")], settings) if isinstance(e, Solved)]
     assert len(solved) == 1
 
@@ -147,7 +148,9 @@ def test_answer_sampling_really_acts(qwen: Backbone) -> None:
     hot, cold = Sampling(2.0), Sampling(0)
     texts = {}
     for name, answering in (("hot", hot), ("cold", cold)):
-        live = engine.start(qwen, prompts_for(qwen)[:1], 6, Thinking("multiplex", 2, None, hot, answering, 12), seed=1)
+        live = engine.start(
+            qwen, prompts_for(qwen)[:1], 6, Thinking("multiplex", 2, None, hot, answering, Ending(12)), seed=1
+        )
         live._admit()
         live._answering[:6] = True
         while live:
@@ -170,15 +173,16 @@ def test_a_prefill_in_pieces_and_blocks_of_rows_change_nothing(
     backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two roads to the same tokens: prompts fed together or apart, ragged rows read in blocks or whole."""
-    from trueplex.engine import live
+    from trueplex import attention
+    from trueplex.engine import prefill
 
     whole = decode(backbone, MULTIPLEX, paths=4)
-    monkeypatch.setattr(live, "PREFILL_TOKENS", 10)
-    monkeypatch.setattr(live, "BLOCK", 2)
+    monkeypatch.setattr(prefill, "PREFILL_TOKENS", 10)
+    monkeypatch.setattr(attention, "BLOCK", 2)
     apart = decode(backbone, MULTIPLEX, paths=4)
     assert all(same_steps(whole[k], apart[k]) for k in whole)
-    assert live.row_blocks(np.array([50, 50, 9, 9])) == [(0, 2, 50), (2, 4, 9)]
-    assert live.row_blocks(np.array([50, 50, 50, 49])) == []
+    assert attention.row_blocks(np.array([50, 50, 9, 9])) == [(0, 2, 50), (2, 4, 9)]
+    assert attention.row_blocks(np.array([50, 50, 50, 49])) == []
 
 
 @pytest.mark.parametrize("thinking", [MULTIPLEX, GREEDY], ids=["multiplex", "greedy"])

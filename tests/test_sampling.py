@@ -9,11 +9,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare, kstest
 
+from trueplex.engine.ending import Ending
 from trueplex.engine.sampling import Sampling, draw, keep, trace_key, uniforms
-from trueplex.engine.thinking import Thinking, merged, one_hot, think
+from trueplex.engine.thinking import Thinking, merged, multiplex, one_hot
 from trueplex.errors import OptionError
 
 LEVEL = 1e-3
+
+
+def kept_of(probs: torch.Tensor, sampling: Sampling) -> torch.Tensor:
+    """What `keep` leaves, with every weight at its word: [B, V]."""
+    weights, ids = keep(probs, sampling)
+    return weights if ids is None else torch.zeros_like(probs).scatter(-1, ids, weights)
+
+
 logit_rows = st.integers(2, 12).flatmap(lambda v: st.lists(st.floats(-8, 8, width=32), min_size=v, max_size=v))
 
 
@@ -51,10 +60,10 @@ def test_k_samples_have_the_frequencies_of_the_distribution(width: int) -> None:
 def test_duplicates_keep_their_slots_and_weigh_by_count_times_probability() -> None:
     """Multiplex rule: token v weighs n_v p_v / Σ p over the draws."""
     probs = torch.tensor([[0.6, 0.3, 0.1]])
-    step = think(probs.log(), torch.tensor([[0.1, 0.2, 0.7]]), Sampling(), "weighted")
+    step = multiplex(probs.log(), torch.tensor([[0.1, 0.2, 0.7]]), Sampling())
     assert step.ids.tolist() == [[0, 0, 1]]
     assert torch.allclose(step.weights, torch.tensor([[0.4, 0.4, 0.2]]))
-    mean = think(probs.log(), torch.tensor([[0.1, 0.2, 0.7]]), Sampling(), "mean")
+    mean = multiplex(probs.log(), torch.tensor([[0.1, 0.2, 0.7]]), Sampling(), "mean")
     assert torch.allclose(mean.weights, torch.full((1, 3), 1 / 3))
     assert torch.allclose(step.logps, torch.tensor([[0.6, 0.6, 0.3]]).log())
     assert torch.allclose(step.entropy, -(probs * probs.log()).sum(-1))
@@ -66,8 +75,8 @@ def test_a_draw_is_always_of_something_kept(
 ) -> None:
     sampling = Sampling(t, top_p, top_k, min_p)
     probs = torch.softmax(torch.tensor([row]) / t, -1)
-    kept = keep(probs, sampling)
-    step = think(torch.tensor([row]), torch.tensor([[u, 0.0, 0.99999994]]), sampling, "weighted")
+    kept = kept_of(probs, sampling)
+    step = multiplex(torch.tensor([row]), torch.tensor([[u, 0.0, 0.99999994]]), sampling)
     assert (kept.gather(-1, step.ids) > 0).all()
     assert step.weights.sum().item() == pytest.approx(1, abs=1e-5)
 
@@ -75,7 +84,7 @@ def test_a_draw_is_always_of_something_kept(
 @given(logit_rows, st.floats(0.05, 0.99))
 def test_top_p_keeps_the_smallest_set_that_reaches_the_mass(row: list[float], top_p: float) -> None:
     probs = torch.softmax(torch.tensor([row], dtype=torch.float64), -1)
-    kept = keep(probs, Sampling(top_p=top_p))[0]
+    kept = kept_of(probs, Sampling(top_p=top_p))[0]
     mass = kept.sum().item()
     assert mass >= top_p - 1e-9
     assert mass - kept[kept > 0].min().item() < top_p + 1e-9  # without its least word it would not reach it
@@ -84,10 +93,10 @@ def test_top_p_keeps_the_smallest_set_that_reaches_the_mass(row: list[float], to
 
 def test_each_filter_changes_what_can_be_drawn() -> None:
     probs = torch.tensor([[0.5, 0.3, 0.15, 0.05]])
-    assert (keep(probs, Sampling(top_k=2)) > 0).tolist() == [[True, True, False, False]]
-    assert (keep(probs, Sampling(top_p=0.7)) > 0).tolist() == [[True, True, False, False]]
-    assert (keep(probs, Sampling(min_p=0.25)) > 0).tolist() == [[True, True, True, False]]
-    assert (keep(probs, Sampling(temperature=0)) > 0).tolist() == [[True, False, False, False]]
+    assert (kept_of(probs, Sampling(top_k=2)) > 0).tolist() == [[True, True, False, False]]
+    assert (kept_of(probs, Sampling(top_p=0.7)) > 0).tolist() == [[True, True, False, False]]
+    assert (kept_of(probs, Sampling(min_p=0.25)) > 0).tolist() == [[True, True, True, False]]
+    assert (kept_of(probs, Sampling(temperature=0)) > 0).tolist() == [[True, False, False, False]]
 
 
 @given(st.integers(1, 5), st.integers(1, 8), st.integers(0, 2**31))
@@ -103,8 +112,8 @@ def test_a_merge_lies_in_the_convex_hull(k: int, size: int, seed: int) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_one_hot_merge_is_the_plain_embedding_bit_for_bit(dtype: torch.dtype) -> None:
     embeddings = torch.randn(6, 3, 16).to(dtype)
-    step = think(torch.randn(6, 9), torch.rand(6, 3), Sampling(), "weighted")
-    plain = one_hot(step, torch.tensor([True] * 6))
+    step = multiplex(torch.randn(6, 9), torch.rand(6, 3), Sampling())
+    plain = one_hot(step)
     assert torch.equal(merged(embeddings, plain.weights), embeddings[:, 0])
     assert torch.equal(plain.ids, step.ids[:, :1].expand(-1, 3))
 
@@ -115,7 +124,7 @@ def test_a_one_hot_merge_is_the_plain_embedding_bit_for_bit(dtype: torch.dtype) 
         lambda: Sampling(temperature=-1), lambda: Sampling(temperature=float("nan")), lambda: Sampling(top_p=0),
         lambda: Sampling(top_k=-1), lambda: Sampling(min_p=1), lambda: Sampling(0, top_p=0.5), lambda: Thinking("soft-ish"),
         lambda: Thinking(width=0), lambda: Thinking(merge="max"), lambda: Thinking("discrete", 3),
-        lambda: Thinking("discrete", merge="mean"), lambda: Thinking(max_tokens=0),
+        lambda: Thinking("discrete", merge="mean"), lambda: Thinking(ending=Ending(0)),
     ],
 )  # fmt: skip
 def test_options_that_are_wrong_or_could_not_act_are_refused(make) -> None:

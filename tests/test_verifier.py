@@ -15,17 +15,19 @@ from transformers import AutoModelForCausalLM
 from conftest import prompts_for
 from trueplex.backbone import Backbone
 from trueplex.engine import engine
+from trueplex.engine.ending import Ending
 from trueplex.engine.thinking import Thinking
 from trueplex.errors import InputError, StoreError, VerifierError
 from trueplex.pipeline import Solved, stream
 from trueplex.settings import Settings
+from trueplex.store import read, read_traces
 from trueplex.train.rollouts import rollout
 from trueplex.train.verifier import ProbeTask, Recipe, ramp, read_labelled, train_verifier
 from trueplex.types import Problem, Trace
 from trueplex.verify.one_token import OneTokenVerifier
 from trueplex.verify.probe import OneTokenScorer, base_pass, pad_inputs, probe_pass, score_stored
 
-MULTIPLEX = Thinking("multiplex", 3, max_tokens=24)
+MULTIPLEX = Thinking("multiplex", 3, ending=Ending(24))
 
 
 def random_verifier(backbone: Backbone, rank: int = 4) -> OneTokenVerifier:
@@ -183,7 +185,7 @@ def test_labels_run_from_one_half_to_the_outcome() -> None:
 
 
 def test_live_pruning_retires_by_score_and_counts_probes(qwen_verifier: OneTokenVerifier) -> None:
-    settings = Settings(paths=8, thinking=Thinking("discrete", max_tokens=32), prune="half:8", probe_every=8)
+    settings = Settings(paths=8, thinking=Thinking("discrete", ending=Ending(32)), prune="half:8", probe_every=8)
     events = list(
         stream(qwen_verifier.backbone, [Problem("What is 2 + 2?")], settings, OneTokenScorer(qwen_verifier, 8))
     )
@@ -210,7 +212,7 @@ def rollouts(qwen: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr("trueplex.train.rollouts.label", odd_or_even)
     problems = [Problem(f"Problem {i}", answers=("1",)) for i in range(12)]
-    settings = Settings(paths=8, thinking=Thinking("discrete", max_tokens=12), verifier="none")
+    settings = Settings(paths=8, thinking=Thinking("discrete", ending=Ending(12)), verifier="none")
     return rollout(qwen, problems, settings, tmp_path / "rollouts")
 
 
@@ -233,33 +235,36 @@ def test_training_lowers_the_loss_resumes_and_saves_what_it_trained(
     again.detach()
 
 
-def test_rollouts_are_resumed_not_repeated(qwen: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    problems = [Problem(f"Problem {i}", answers=("1",)) for i in range(70)]
-    settings = Settings(paths=2, thinking=Thinking("discrete", max_tokens=4), verifier="none")
+def test_rollouts_are_resumed_not_repeated(qwen: Backbone, tmp_path: Path) -> None:
+    """Interrupted while traces are live: finished ones are kept, the others go on where they were."""
+    problems = [Problem(f"Problem {i}", answers=("1",)) for i in range(20)]
+    settings = Settings(paths=4, thinking=Thinking("multiplex", ending=Ending(40)), verifier="none", rows=16)
     whole = rollout(qwen, problems, settings, tmp_path / "whole")
-    seen = 0
+    for stop_after in (10, 30):
+        seen = 0
 
-    def die(traces: int, tokens: int) -> None:
-        nonlocal seen
-        seen += traces
-        if seen > 100:
-            raise KeyboardInterrupt
+        def die(traces: int, tokens: int, stop_after: int = stop_after) -> None:
+            nonlocal seen
+            seen += traces
+            if seen > stop_after and tokens:
+                raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        rollout(qwen, problems, settings, tmp_path / "cut", progress=die)
-    parts = sorted(p.name for p in (tmp_path / "cut").glob("*.parquet"))
-    assert parts == ["part-00000.parquet"]
-    rollout(qwen, problems, settings, tmp_path / "cut")
-    from trueplex.store import read_parts
-
-    assert list(read_parts(whole)) == list(read_parts(tmp_path / "cut"))
+        with pytest.raises(KeyboardInterrupt):
+            rollout(qwen, problems, settings, tmp_path / "cut", progress=die)
+    statuses = [row["status"] for row in read(tmp_path / "cut", print, ("status",))]
+    assert "running" in statuses and 10 < len(statuses) - statuses.count("running") < 80
+    again = rollout(qwen, problems, settings, tmp_path / "cut")
+    assert sum(row["status"] != "running" for row in read(again, print, ("status",))) == 80  # none was made twice
+    kept = [sorted(((t.problem.text, t.index, t.steps.ids.tolist(), t.text, t.status) for t, _ in read_traces(path, print)))
+            for path in (whole, again)]  # fmt: skip
+    assert kept[0] == kept[1]
     with pytest.raises(StoreError, match="another configuration"):
         rollout(qwen, problems[:3], settings, tmp_path / "cut")
 
 
 def test_traces_that_cannot_teach_are_refused(qwen: Backbone, backbones, tmp_path: Path) -> None:
     problems = [Problem("Hi", answers=("1",))]
-    settings = Settings(paths=2, thinking=Thinking("discrete", max_tokens=3), verifier="none")
+    settings = Settings(paths=2, thinking=Thinking("discrete", ending=Ending(3)), verifier="none")
     out = rollout(qwen, problems, settings, tmp_path / "r")
     with pytest.raises(InputError, match="0 right"):
         read_labelled(out, qwen)
@@ -267,7 +272,7 @@ def test_traces_that_cannot_teach_are_refused(qwen: Backbone, backbones, tmp_pat
         read_labelled(out, backbones("llama"))
     with pytest.raises(InputError, match="no answers"):
         rollout(qwen, [Problem("Hi")], settings, tmp_path / "s")
-    with pytest.raises(StoreError, match="holds no traces"):
+    with pytest.raises(StoreError, match="cannot read"):
         read_labelled(tmp_path / "nothing", qwen)
 
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
@@ -24,6 +25,7 @@ RowBlock = tuple[int, int, int]  # rows [first, last) that see at most so many c
 
 NAME = "trueplex"
 PACKED_COLUMNS = 8  # beyond this many query columns the stock kernel is as good
+BLOCK = 16  # rows read together when lengths are ragged
 
 
 @dataclass(slots=True)
@@ -34,6 +36,20 @@ class ProbePass:
     """
 
     layers: list[tuple[Tensor, Tensor]]
+
+
+def row_blocks(seen: np.ndarray) -> list[RowBlock]:
+    """Blocks of neighbouring rows, each with the most columns that one of them sees; seen is [rows].
+
+    Rows admitted together are neighbours and of like length, so one long trace does not make all others
+    be read to its length. Empty when blocks would spare too little to pay for themselves.
+    """
+    blocks = [
+        (first, min(first + BLOCK, len(seen)), int(seen[first : first + BLOCK].max()))
+        for first in range(0, len(seen), BLOCK)
+    ]
+    read = sum((last - first) * columns for first, last, columns in blocks)
+    return blocks if read < 0.9 * len(seen) * int(seen.max()) else []
 
 
 def attention(

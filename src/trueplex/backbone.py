@@ -7,6 +7,7 @@ model takes, which models would be got wrong and are refused, special ids, dtype
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -169,8 +170,28 @@ class Backbone:
             digest.update(f"{name}{tuple(tensor.shape)}".encode() + head.numpy().tobytes())
         return digest.hexdigest()
 
+    @cached_property
+    def tokenizer_fingerprint(self) -> str:
+        return tokenizer_fingerprint(self.tokenizer)
+
     def decode(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(list(ids), skip_special_tokens=False)
+
+
+def tokenizer_fingerprint(tokenizer: Any) -> str:
+    """A name for a tokenizer: a hash of its words and their ids."""
+    words = json.dumps(sorted(tokenizer.get_vocab().items(), key=lambda word: word[1]))
+    return hashlib.blake2b(words.encode(), digest_size=12).hexdigest()
+
+
+def load_tokenizer(name: str) -> Any:
+    """The tokenizer of ``reference``, a local folder or a hub id; raises ModelError when it cannot be read."""
+    path = str(reference_path()) if name == REFERENCE else name
+    try:
+        return AutoTokenizer.from_pretrained(path)
+    except Exception as error:  # transformers, tokenizers and the hub raise many kinds for one cause
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        raise ModelError(f"cannot load the tokenizer of {name!r}: {reason}; mend: check the name") from error
 
 
 def kinds_of(config: Any) -> list[str]:

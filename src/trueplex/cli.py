@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from trueplex.cli_options import thinks
 from trueplex.errors import TrueplexError
 
 app = typer.Typer(
@@ -23,63 +24,44 @@ train = typer.Typer(no_args_is_help=True, help="Train what scores traces, from s
 app.add_typer(train, name="train")
 
 Model = Annotated[str, typer.Option(help="'reference', a local folder, or a hub id.")]
-Thinking = Annotated[
-    str, typer.Option(help="How each step thinks: 'discrete' (one token) or 'multiplex' (K tokens merged).")
-]
-Width = Annotated[int | None, typer.Option(help="Samples K per multiplex step.", show_default="3")]
-Merge = Annotated[
-    str | None,
-    typer.Option(help="How K embeddings merge: 'weighted' (by probability) or 'mean'.", show_default="weighted"),
-]
-Temperature = Annotated[float, typer.Option(help="Sampling temperature; 0 is greedy.")]
-TopP = Annotated[float, typer.Option(help="Keep the likeliest words up to this mass.")]
-MaxTokens = Annotated[
-    int | None, typer.Option(help="Most tokens per path, thinking and answer.", show_default="the model's own")
-]
 Device = Annotated[str | None, typer.Option(help="cuda, mps or cpu.", show_default="the best there is")]
 
 
+Rows = Annotated[int | None, typer.Option(help="Traces decoded together.", show_default="64 on CPU, 256 on CUDA")]
+
+
 @app.command()
+@thinks
 def solve(
     problems: Annotated[list[str], typer.Argument(metavar="PROBLEM...", help="Text, '-' for standard input, or @FILE.jsonl.", show_default=False)],
+    thinking: Any,
     model: Model = "reference",
     paths: Annotated[int, typer.Option(help="Traces per problem.")] = 16,
-    thinking: Thinking = "multiplex",
-    width: Width = None,
-    merge: Merge = None,
     verifier: Annotated[str, typer.Option(help="'auto' (the model's own), 'none', or a verifier folder.")] = "auto",
     prune: Annotated[str, typer.Option(help="When to retire weak paths, e.g. 'half:32' or 'keep:0.5@64'; 'none' keeps all.")] = "none",
     select: Annotated[str | None, typer.Option(help="How to choose the answer: weighted, majority or best.", show_default="weighted; majority without a verifier")] = None,
-    temperature: Temperature = 1.0,
-    top_p: TopP = 1.0,
-    answer_temperature: Annotated[float | None, typer.Option(help="Temperature after </think>.", show_default="as while thinking")] = None,
-    answer_top_p: Annotated[float | None, typer.Option(help="Top-p after </think>.", show_default="as while thinking")] = None,
-    max_tokens: MaxTokens = None,
     probe_every: Annotated[int, typer.Option(help="Tokens between scores.")] = 32,
     seed: Annotated[int, typer.Option(help="Same seed, same traces.")] = 0,
     device: Device = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object per problem on standard output, nothing else there.")] = False,
-    save: Annotated[Path | None, typer.Option(help="Append every stopped trace to this JSONL file.")] = None,
+    save: Annotated[Path | None, typer.Option(help="Append every trace to this file: *.jsonl, or *.arrow for columns.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the traces that the --save file holds, finished or not.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No race, no progress.")] = False,
 ) -> None:  # fmt: skip
     """Solve problems: many paths, scored while they think, weak ones retired, then a vote."""
-    from trueplex.engine.sampling import Sampling
-    from trueplex.engine.thinking import Thinking as Mode
     from trueplex.session import run
     from trueplex.settings import Settings
 
-    sampling = Sampling(temperature, top_p)
-    answering = None
-    if answer_temperature is not None or answer_top_p is not None:
-        answering = Sampling(
-            temperature if answer_temperature is None else answer_temperature,
-            top_p if answer_top_p is None else answer_top_p,
-        )
     settings = Settings(
-        paths=paths, verifier=verifier, prune=prune, select=select, seed=seed, probe_every=probe_every,
-        thinking=Mode(thinking, width, merge, sampling, answering, max_tokens),
-    )  # fmt: skip
-    raise typer.Exit(run(problems, model, device, settings, as_json=json, save=save, quiet=quiet))
+        paths=paths,
+        verifier=verifier,
+        prune=prune,
+        select=select,
+        seed=seed,
+        probe_every=probe_every,
+        thinking=thinking,
+    )
+    raise typer.Exit(run(problems, model, device, settings, as_json=json, save=save, resume=resume, quiet=quiet))
 
 
 @app.command()
@@ -123,69 +105,57 @@ def grade(file: Annotated[Path, typer.Argument(help='JSON lines {"prediction": â
 
 
 @app.command()
+@thinks
 def rollout(
     data: Annotated[str, typer.Option(help="A suite of the embedded model, or FILE.jsonl with answers.")],
     out: Annotated[Path, typer.Option(help="Folder for the traces; an interrupted run is taken up there.")],
+    thinking: Any,
     model: Model = "reference",
     samples: Annotated[int, typer.Option(help="Traces per problem.")] = 16,
     n: Annotated[int, typer.Option(help="Problems, when data is a suite.")] = 200,
     split: Annotated[str, typer.Option(help="Split, when data is a suite.")] = "train",
-    thinking: Thinking = "multiplex",
-    width: Width = None,
-    merge: Merge = None,
-    temperature: Temperature = 1.0,
-    top_p: TopP = 1.0,
-    max_tokens: MaxTokens = None,
     verifier: Annotated[str, typer.Option(help="Also score the traces: 'none', 'auto' or a verifier folder.")] = "none",
     probe_every: Annotated[int, typer.Option(help="Tokens between scores, when there is a verifier.")] = 32,
-    rows: Annotated[int | None, typer.Option(help="Traces decoded together.", show_default="64 on CPU, 256 on CUDA")] = None,
+    rows: Rows = None,
     seed: Annotated[int, typer.Option(help="Same seed, same traces.")] = 0,
     device: Device = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:  # fmt: skip
     """Sample, grade and store traces to learn from; resumable at any moment."""
-    from trueplex.engine.sampling import Sampling
-    from trueplex.engine.thinking import Thinking as Mode
     from trueplex.session import roll
     from trueplex.settings import Settings
 
     settings = Settings(
         paths=samples, verifier=verifier, seed=seed, probe_every=probe_every, rows=rows, select="majority",
-        thinking=Mode(thinking, width, merge, Sampling(temperature, top_p), None, max_tokens),
+        thinking=thinking,
     )  # fmt: skip
     roll(data, split, n, model, device, settings, out, quiet)
 
 
 @app.command("eval")
+@thinks
 def evaluate(
     suite: Annotated[list[str], typer.Option(help="'reference' (all its suites), one suite, or FILE.jsonl; may be given again.")],
     out: Annotated[Path, typer.Option(help="Folder for traces and results.json; an interrupted run is taken up there.")],
+    thinking: Any,
     model: Model = "reference",
     samples: Annotated[int, typer.Option(help="Traces per problem.")] = 64,
     n: Annotated[int, typer.Option(help="Most problems per suite.")] = 200,
     split: Annotated[str, typer.Option(help="Split, when a suite is the embedded model's.")] = "test",
-    thinking: Thinking = "multiplex",
-    width: Width = None,
-    merge: Merge = None,
-    temperature: Temperature = 1.0,
-    top_p: TopP = 1.0,
-    max_tokens: MaxTokens = None,
     verifier: Annotated[str, typer.Option(help="'auto' (the model's own), 'none', or a verifier folder.")] = "auto",
     probe_every: Annotated[int, typer.Option(help="Tokens between scores.")] = 16,
-    rows: Annotated[int | None, typer.Option(help="Traces decoded together.", show_default="64 on CPU, 256 on CUDA")] = None,
+    rows: Rows = None,
     seed: Annotated[int, typer.Option(help="Same seed, same problems and traces.")] = 0,
     device: Device = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:  # fmt: skip
     """Measure a model and its verifier: pass@k, votes and the quality of scores, with intervals."""
-    from trueplex.engine.sampling import Sampling
-    from trueplex.engine.thinking import Thinking as Mode
     from trueplex.session import measure
     from trueplex.settings import Settings
 
     settings = Settings(
         paths=samples, verifier=verifier, seed=seed, probe_every=probe_every, rows=rows,
-        thinking=Mode(thinking, width, merge, Sampling(temperature, top_p), None, max_tokens),
+        thinking=thinking,
     )  # fmt: skip
     measure(suite, split, n, model, device, settings, out, quiet)
 

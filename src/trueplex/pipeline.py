@@ -7,7 +7,7 @@
         live.retire(policy(live.traces))
     return selector(live.finished)
 
-`stream` is that loop as a generator of events, and every other entry (the command line, rollouts,
+`stream` is that loop as an iterator of events, and every other entry (the command line, rollouts,
 evaluation) consumes it: there is no second decode loop.
 """
 
@@ -23,6 +23,7 @@ from typing import Protocol
 from trueplex import answers, policy, vote
 from trueplex.backbone import REFERENCE, Backbone, load, reference_path
 from trueplex.engine import engine
+from trueplex.engine.ending import Ending
 from trueplex.engine.live import LiveBatch, Rider
 from trueplex.engine.sampling import Sampling
 from trueplex.engine.thinking import Thinking
@@ -76,45 +77,79 @@ class Solved:
 Event = Advanced | Stopped | Solved
 
 
+class Stream(Iterator[Event]):
+    """The events of a run, in order; what `stream` gives.
+
+    Attributes:
+        unfinished: see there; may be called whenever the run was broken off.
+    """
+
+    def __init__(self, backbone: Backbone, problems: Sequence[Problem], settings: Settings, scorer: Scorer | None,
+                 begun: Sequence[Trace]) -> None:  # fmt: skip
+        self.rule = policy.parse(settings.prune)
+        select = settings.select or ("weighted" if scorer else "majority")
+        if scorer is None and (self.rule.rules or select != "majority"):
+            raise OptionError(
+                "pruning and score-based selection need a scorer; mend: give a verifier, or majority and none"
+            )
+        self.settings, self.scorer = replace(settings, select=select), scorer
+        prompts = [make_prompt(p, backbone) for p in {p.key: p for p in problems}.values()]
+        self.runs = {p.problem.key: _Run(p, self.settings, backbone) for p in prompts}
+        begun = [t for t in begun if t.problem.key in self.runs]
+        self.live = engine.start(
+            backbone, prompts, settings.paths, settings.thinking, settings.seed, settings.rows, begun
+        )
+        for trace in begun:
+            if trace.status is not Status.RUNNING:
+                self.runs[trace.problem.key].traces.append(trace)
+        self._events = self._run()
+
+    def __next__(self) -> Event:
+        return next(self._events)
+
+    def _run(self) -> Iterator[Event]:
+        live, scorer = self.live, self.scorer
+        stride, rider = _stride(self.rule, scorer), scorer.rider if scorer else None
+        for key in list(self.runs):  # solved before this run began
+            yield from self._solved(key)
+        while live:
+            live.advance(stride, rider)
+            if scorer:
+                live.record(scorer(live))
+            live.retire(self.rule(live.traces))
+            if live.traces:
+                yield Advanced(list(live.traces))
+            while live.finished:
+                trace = live.finished.pop(0)
+                self.runs[trace.problem.key].stop(trace)
+                yield Stopped(trace)
+                yield from self._solved(trace.problem.key)
+
+    def _solved(self, key: int) -> Iterator[Event]:
+        if len(self.runs[key].traces) == self.settings.paths:
+            yield Solved(self.runs.pop(key).solution())
+
+    def unfinished(self) -> list[Trace]:
+        """The live traces as they stood after the last whole stride: store them, and give them as ``begun`` later."""
+        return self.live.snapshot()
+
+
 def stream(
-    backbone: Backbone, problems: Sequence[Problem], settings: Settings, scorer: Scorer | None = None
-) -> Iterator[Event]:
+    backbone: Backbone, problems: Sequence[Problem], settings: Settings, scorer: Scorer | None = None,
+    begun: Sequence[Trace] = (),
+) -> Stream:  # fmt: skip
     """Solve problems, telling what happens as it happens. Without a scorer the vote is a plain majority.
 
-    Closing the generator (or Ctrl-C) stops at once; what was yielded is complete.
+    Traces that were ``begun`` in an earlier run count as they are when they have stopped, and go on
+    exactly where they were otherwise. Ctrl-C stops at once: what was yielded is complete, and
+    `Stream.unfinished` gives the rest.
 
     Raises:
         InputError: a prompt does not fit the model.
-        OptionError: the policy or the selector needs scores and there is no scorer.
+        OptionError: the policy or the selector needs scores and there is no scorer, or a begun trace
+            belongs to other options.
     """
-    rule = policy.parse(settings.prune)
-    select = settings.select or ("weighted" if scorer else "majority")
-    if scorer is None and (rule.rules or select != "majority"):
-        raise OptionError(
-            "pruning and score-based selection need a scorer; mend: give a verifier, or majority and none"
-        )
-    settings = replace(settings, select=select)
-    distinct = list({p.key: p for p in problems}.values())
-    prompts = [make_prompt(p, backbone) for p in distinct]
-    runs = {p.problem.key: _Run(p, settings, backbone) for p in prompts}
-    live = engine.start(backbone, prompts, settings.paths, settings.thinking, settings.seed, settings.rows)
-    stride = _stride(rule, scorer)
-    rider = scorer.rider if scorer else None
-    seen = 0
-    while live:
-        live.advance(stride, rider)
-        if scorer:
-            live.record(scorer(live))
-        live.retire(rule(live.traces))
-        if live.traces:
-            yield Advanced(list(live.traces))
-        for trace in live.finished[seen:]:
-            run = runs[trace.problem.key]
-            run.stop(trace)
-            yield Stopped(trace)
-            if len(run.traces) == settings.paths:
-                yield Solved(run.solution())
-        seen = len(live.finished)
+    return Stream(backbone, problems, settings, scorer, begun)
 
 
 def _stride(rule: policy.Policy, scorer: Scorer | None) -> int:
@@ -219,7 +254,7 @@ def solve(
     """
     settings = Settings(
         paths=paths, verifier=verifier, prune=prune, select=select, seed=seed,
-        thinking=Thinking(thinking, width, merge, Sampling(temperature, top_p), max_tokens=max_tokens),
+        thinking=Thinking(thinking, width, merge, Sampling(temperature, top_p), ending=Ending(max_tokens)),
     )  # fmt: skip
     backbone = load(model) if isinstance(model, str) else model
     scorer, settings = choose_scorer(backbone, settings, lambda message: None)

@@ -12,14 +12,14 @@ from typing import Any
 from rich.console import Console
 
 from trueplex.backbone import Backbone, load
-from trueplex.errors import InputError, StoreError, TrueplexError
+from trueplex.errors import InputError, OptionError, StoreError, TrueplexError
 from trueplex.inputs import read_jsonl, read_problems
 from trueplex.pipeline import Event, Solved, Stopped, choose_scorer, stream
 from trueplex.prompt import make_prompt
 from trueplex.race import Race, verdict
-from trueplex.settings import Settings
-from trueplex.store import JsonLines, to_row
-from trueplex.types import Problem, Solution, Status
+from trueplex.settings import Settings, origin
+from trueplex.store import Origin, open_store, read_traces, to_row
+from trueplex.types import Problem, Solution, Status, Trace
 
 BETWEEN_LINES = 2.0  # seconds between progress lines when there is no terminal
 
@@ -91,12 +91,15 @@ def run(
     settings: Settings,
     as_json: bool,
     save: Path | None,
+    resume: bool,
     quiet: bool,
 ) -> int:
     """Solve the problems that the arguments give; the exit code.
 
     What cannot be read, or does not fit the model, is said and skipped; the rest is solved.
     """
+    if resume and save is None:
+        raise OptionError("--resume goes on from the --save file; mend: give --save FILE")
     problems, complaints = read_problems(arguments)
     if not problems:
         raise InputError(complaints[0])
@@ -115,20 +118,25 @@ def run(
         return 2
     console = Console()
     output = Output(fitting, as_json, console)
-    store = _Saving(save, backbone)
+    source = origin(settings.thinking, backbone)
+    begun = [t for t, _ in read_traces(save, say, source)] if save and resume and save.exists() else []
+    events = stream(backbone, fitting, settings, scorer, begun)
+    store = _Saving(save, backbone, source)
     # The race shares the console of the answers; beside JSON it may only have standard error to itself.
     stage = Console(stderr=True) if as_json else console
     racing = not quiet and stage.is_terminal and not (as_json and console.is_terminal)
     watch = Race(stage, len(fitting)) if racing else _Lines(len(fitting), quiet)
     try:
         with watch:
-            for event in stream(backbone, fitting, settings, scorer):
+            for event in events:
                 if isinstance(event, Stopped):
-                    store.keep(event)
+                    store.keep(event.trace)
                 watch.show(event)
                 if isinstance(event, Solved):
                     output.add(event.solution)
     except KeyboardInterrupt:
+        for trace in events.unfinished():
+            store.keep(trace)
         output.flush()
         raise
     finally:
@@ -139,27 +147,26 @@ def run(
 
 
 class _Saving:
-    """Appends stopped traces to the --save file; a disk that fills up is said once and stops only the saving."""
+    """Appends traces to the --save file; a disk that fills up is said once and stops only the saving."""
 
-    def __init__(self, path: Path | None, backbone: Backbone) -> None:
-        self.backbone, self.failed = backbone, False
-        self._lines = JsonLines(path) if path else None
+    def __init__(self, path: Path | None, backbone: Backbone, source: Origin) -> None:
+        self.backbone, self.source, self.failed = backbone, source, False
+        self._store = open_store(path) if path else None
         self._prompts: dict[int, tuple[int, ...]] = {}
 
-    def keep(self, event: Stopped) -> None:
-        if self._lines is None or self.failed:
+    def keep(self, trace: Trace) -> None:
+        if self._store is None or self.failed:
             return
-        problem = event.trace.problem
-        ids = self._prompts.setdefault(problem.key, make_prompt(problem, self.backbone).ids)
+        ids = self._prompts.setdefault(trace.problem.key, make_prompt(trace.problem, self.backbone).ids)
         try:
-            self._lines.append(to_row(event.trace, ids, self.backbone.fingerprint))
+            self._store.append([to_row(trace, ids, self.source)])
         except StoreError as error:
             self.failed = True
             say(str(error))
 
     def close(self) -> None:
-        if self._lines is not None:
-            self._lines.close()
+        if self._store is not None:
+            self._store.close()
 
 
 class _Lines:
@@ -243,7 +250,7 @@ def roll(
     backbone = load(model, device)
     scorer, settings = choose_scorer(backbone, settings, say)
     with _Bar(len(problems) * settings.paths, quiet) as bar:
-        rollout(backbone, problems, settings, out, scorer, bar.step)
+        rollout(backbone, problems, settings, out, scorer, bar.step, say)
 
 
 def measure(
@@ -267,7 +274,7 @@ def measure(
     backbone = load(model, device)
     scorer, settings = choose_scorer(backbone, settings, say)
     with _Bar(sum(map(len, chosen.values())) * settings.paths, quiet) as bar:
-        result = evaluate(backbone, chosen, settings, out, scorer, bar.step)
+        result = evaluate(backbone, chosen, settings, out, scorer, bar.step, say)
     table = Table(
         "suite",
         "pass@1",
@@ -296,8 +303,8 @@ def teach(
     from trueplex.train.verifier import mixed, read_labelled, train_verifier
 
     backbone = load(model, device)
-    traces = [t for folder in data for t in read_labelled(folder, backbone)]
-    held = [t for folder in validation for t in read_labelled(folder, backbone)]
+    traces = [t for folder in data for t in read_labelled(folder, backbone, say)]
+    held = [t for folder in validation for t in read_labelled(folder, backbone, say)]
     if not held:  # by problem, so that no problem is on both sides; by high bits, as the low ones decide splits
         held = [t for t in traces if (t.problem >> 32) % 10 == 0]
         traces = [t for t in traces if (t.problem >> 32) % 10]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -9,6 +10,7 @@ from trueplex import policy, vote
 from trueplex.backbone import Backbone
 from trueplex.engine.thinking import Thinking
 from trueplex.errors import OptionError
+from trueplex.store import Origin
 
 DEFAULT_STRIDE = 32  # tokens between looks at the traces when nothing asks for a finer cadence
 
@@ -46,6 +48,27 @@ class Settings:
             raise OptionError(f"selecting by {self.select!r} needs scores; mend: --select majority, or give a verifier")
 
 
+def thinking_options(thinking: Thinking) -> dict[str, Any]:
+    """How traces think, defaults filled in; options that do not act in the mode are None."""
+    stochastic = thinking.mode == "stochastic-soft"
+    return {
+        "thinking": thinking.mode,
+        "width": thinking.k,
+        "merge": thinking.merge_kind,
+        "replacement": thinking.replacement if thinking.mode == "multiplex" else None,
+        "noise": thinking.noise_kind,
+        "strength": (thinking.strength or 1.0) if stochastic else None,
+        "sampling": asdict(thinking.sampling),
+        "answer_sampling": asdict(thinking.answering),
+        "ending": asdict(thinking.ending),
+    }
+
+
+def origin(thinking: Thinking, backbone: Backbone) -> Origin:
+    """What is stored with every trace of a run."""
+    return Origin(backbone.fingerprint, backbone.tokenizer_fingerprint, json.dumps(thinking_options(thinking)))
+
+
 def configuration(settings: Settings, backbone: Backbone) -> dict[str, Any]:
     """The effective configuration, defaults filled in, as stored beside every result (law 10)."""
     thinking = settings.thinking
@@ -55,12 +78,8 @@ def configuration(settings: Settings, backbone: Backbone) -> dict[str, Any]:
         "device": str(backbone.device),
         "dtype": str(backbone.dtype).removeprefix("torch."),
         "paths": settings.paths,
-        "thinking": thinking.mode,
-        "width": thinking.k,
-        "merge": (thinking.merge or "weighted") if thinking.mode == "multiplex" else None,
-        "sampling": asdict(thinking.sampling),
-        "answer_sampling": asdict(thinking.answering),
-        "max_tokens": thinking.max_tokens or backbone.default_max_tokens,
+        **thinking_options(thinking),
+        "max_tokens": thinking.ending.max_tokens or backbone.default_max_tokens,
         "verifier": settings.verifier,
         "prune": settings.prune,
         "select": settings.select,

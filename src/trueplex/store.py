@@ -1,19 +1,27 @@
-"""Traces on disk: one row of plain columns per trace, as JSON lines or as Parquet parts.
+"""Traces on disk: one record of plain columns per trace, in one appendable file that survives a kill.
 
-A row holds everything that was thought (ids, weights, log-probs, entropy, scores), so a stored
-trace can be replayed. JSON lines are what `--save` appends, trace by trace; a folder of Parquet
-parts is what rollouts write, each part under a temporary name first, so a kill at any moment
-leaves whole parts only. Both read with pandas or `datasets`.
+A record holds everything that was thought (ids, weights, log-probs, entropy, confidence, scores) and
+where it comes from (model, tokenizer, thinking options), so a stored trace can be replayed or gone on
+with, and one of another model is refused. Two forms, chosen by the file's name:
+
+- ``*.arrow``: columnar, an Arrow stream of zstd-packed batches; what rollouts and evaluations write.
+  Read it with `datasets.Dataset.from_file(PATH)` or `pyarrow.ipc.open_stream(PATH).read_pandas()`.
+- ``*.jsonl``: a line per trace; `pandas.read_json(PATH, lines=True)`.
+
+Both are only ever appended to. A file cut off at any byte gives all its whole records, and says what
+was dropped. A later record of the same trace stands for an earlier one, which was unfinished then.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -21,49 +29,116 @@ from trueplex.errors import MissingExtra, StoreError
 from trueplex.types import Problem, Status, Steps, Trace
 
 Row = dict[str, Any]
+Say = Callable[[str], None]
+ARROW = ".arrow"
 
 
-def to_row(trace: Trace, prompt_ids: Sequence[int], fingerprint: str) -> Row:
-    """A stopped trace as plain columns; step arrays are flat, T · width values in step order."""
-    assert trace.steps is not None, "only a stopped trace can be stored"
+@dataclass(slots=True, frozen=True)
+class Origin:
+    """Where traces come from: fingerprints of the model and the tokenizer, and the thinking options as JSON."""
+
+    model: str
+    tokenizer: str
+    thinking: str
+
+    def require(self, row: Row, path: Path) -> None:
+        """Raise StoreError for a record of another model or tokenizer."""
+        for name, own in (("model", self.model), ("tokenizer", self.tokenizer)):
+            if row[name] != own:
+                raise StoreError(f"{path} holds traces of {name} {row[name]}, and this {name} is {own}; mend: give the "
+                                 "model that they were made with")  # fmt: skip
+
+
+def to_row(trace: Trace, prompt_ids: Sequence[int], origin: Origin) -> Row:
+    """A trace as plain columns; step arrays are flat, T · width values in step order."""
+    assert trace.steps is not None, "only a trace that stopped or was laid aside can be stored"
     steps = trace.steps
     return {
         "problem": trace.problem.text, "id": trace.problem.id, "answers": list(trace.problem.answers or ()),
         "index": trace.index, "seed": trace.seed, "status": trace.status.value, "reason": trace.reason,
-        "text": trace.text, "answer": trace.answer, "correct": trace.correct,
+        "closing": trace.closing, "text": trace.text, "answer": trace.answer, "correct": trace.correct,
         "tokens": trace.tokens, "thinking_tokens": trace.thinking_tokens, "probe_tokens": trace.probe_tokens,
         "score_tokens": [at for at, _ in trace.scores], "scores": [score for _, score in trace.scores],
-        "model": fingerprint, "prompt_ids": list(prompt_ids), "width": int(steps.ids.shape[1]),
-        "ids": steps.ids.ravel(), "weights": steps.weights.ravel(), "logps": steps.logps.ravel(), "entropy": steps.entropy,
+        "model": origin.model, "tokenizer": origin.tokenizer, "thinking": origin.thinking,
+        "prompt_ids": list(prompt_ids), "width": int(steps.ids.shape[1]),
+        "ids": steps.ids.ravel(), "weights": steps.weights.ravel(), "logps": steps.logps.ravel(),
+        "entropy": steps.entropy, "confidence": steps.confidence,
     }  # fmt: skip
 
 
 def from_row(row: Row) -> tuple[Trace, tuple[int, ...]]:
-    """The trace of a row, exactly as it was, and its prompt's ids. Raises StoreError for a malformed row."""
+    """The trace of a record, exactly as it was, and its prompt's ids. Raises StoreError for a malformed one."""
     try:
-        width = row["width"]
+        shape = (-1, row["width"])
         steps = Steps(
-            np.asarray(row["ids"], dtype=np.int32).reshape(-1, width),
-            np.asarray(row["weights"], dtype=np.float32).reshape(-1, width),
-            np.asarray(row["logps"], dtype=np.float32).reshape(-1, width),
-            np.asarray(row["entropy"], dtype=np.float32),
+            np.asarray(row["ids"], dtype=np.int32).reshape(shape),
+            *(np.asarray(row[name], dtype=np.float32).reshape(shape) for name in ("weights", "logps")),
+            *(np.asarray(row[name], dtype=np.float32) for name in ("entropy", "confidence")),
         )
         trace = Trace(
             Problem(row["problem"], row["id"], tuple(row["answers"]) or None), row["index"], row["seed"],
-            Status(row["status"]), row["reason"], row["tokens"], row["thinking_tokens"], row["probe_tokens"],
+            Status(row["status"]), row["reason"], row["closing"], row["tokens"], row["thinking_tokens"], row["probe_tokens"],
             list(zip(row["score_tokens"], row["scores"], strict=True)), steps, row["text"], row["answer"], row["correct"],
         )  # fmt: skip
         return trace, tuple(row["prompt_ids"])
     except (KeyError, ValueError, TypeError) as error:
-        raise StoreError(f"a stored trace is malformed ({error}); mend: make it again with this version") from error
+        raise StoreError(f"a stored trace is malformed ({error!r}); mend: make it again with this version") from error
 
 
-class JsonLines:
-    """An append-only file of traces: one line each, on the disk whole before the next is begun.
+class Store(Protocol):
+    """A file that traces are appended to."""
+
+    def append(self, rows: Sequence[Row]) -> None:
+        """Write records; each is on the disk whole, or not at all."""
+
+    def close(self) -> None: ...
+
+
+def open_store(path: str | Path) -> Store:
+    """The store at `path`, new or to be gone on with, by its suffix.
 
     Raises:
-        StoreError: the file cannot be opened or written (a full disk, say); lines before stay whole.
+        StoreError: it cannot be opened, or is something else.
+        MissingExtra: pyarrow is not installed and the file is ``*.arrow``.
     """
+    return ArrowStream(path) if Path(path).suffix == ARROW else JsonLines(path)
+
+
+def read(path: str | Path, say: Say, columns: Iterable[str] | None = None) -> Iterator[Row]:
+    """The whole records of a store, all columns or the given ones; what had to be dropped is said.
+
+    Raises:
+        StoreError: there is no such file, or it is no store of traces.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / f"traces{ARROW}"
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise StoreError(f"cannot read {path}: {error.strerror}; mend: check the path") from error
+    with file:
+        yield from (_read_arrow if path.suffix == ARROW else _read_lines)(path, file, say, columns)
+
+
+def read_traces(path: str | Path, say: Say, origin: Origin | None = None) -> Iterator[tuple[Trace, tuple[int, ...]]]:
+    """Traces and their prompts' ids, the latest record of each; with an origin, those of another are refused."""
+    path, latest = Path(path), {}
+    for number, row in enumerate(read(path, say, ("problem", "index", "seed", "status"))):
+        latest[row["problem"], row["seed"], row["index"]] = number
+    wanted = set(latest.values())
+    for number, row in enumerate(read(path, lambda message: None)):
+        if number in wanted:
+            if origin is not None:
+                origin.require(row, path)
+            yield from_row(row)
+
+
+# -- JSON lines -----------------------------------------------------------------------------------
+
+
+class _Appended:
+    """A file that is only appended to, a whole record or nothing."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -71,15 +146,14 @@ class JsonLines:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self.path.open("ab", buffering=0)
         except OSError as error:
-            raise StoreError(f"cannot write {self.path}: {error.strerror}; mend: choose another --save file") from error
+            raise StoreError(f"cannot write {self.path}: {error.strerror}; mend: choose another file") from error
 
-    def append(self, row: Row) -> None:
-        plain = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in row.items()}
-        line = memoryview(json.dumps(plain).encode() + b"\n")
+    def _write(self, record: bytes) -> None:
+        left = memoryview(record)
         start = self._file.seek(0, os.SEEK_END) if self._file.seekable() else 0
         try:
-            while line:  # a disk that is filling up takes a part of it before it refuses
-                line = line[self._file.write(line) :]
+            while left:  # a disk that is filling up takes a part of it before it refuses
+                left = left[self._file.write(left) :]
         except OSError as error:
             with contextlib.suppress(OSError):  # not a regular file: there is nothing to take back
                 self._file.truncate(start)
@@ -91,70 +165,138 @@ class JsonLines:
         self._file.close()
 
 
-def read_json_lines(path: str | Path) -> Iterator[Row]:
-    """Rows of a `JsonLines` file. Raises StoreError naming the first line that is not whole."""
-    try:
-        opened = Path(path).open("rb")  # noqa: SIM115 - only opening may fail for the reason given below
-    except OSError as error:
-        raise StoreError(f"cannot read {path}: {error.strerror}; mend: check the path") from error
-    with opened as lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                try:
-                    yield json.loads(line)
-                except ValueError as error:
-                    raise StoreError(f"{path}, line {number}: not whole JSON; mend: remove that line") from error
-
-
-def write_part(folder: Path, name: str, rows: Sequence[Row]) -> None:
-    """Add a Parquet part to a folder of traces; it appears whole or not at all."""
-    pyarrow, parquet = _arrow()
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f"{name}.tmp"
-    try:
-        parquet.write_table(pyarrow.Table.from_pylist(rows, schema=_schema(pyarrow)), temporary, compression="zstd")
-        os.replace(temporary, folder / f"{name}.parquet")
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise StoreError(f"cannot write {folder}: {error}; mend: free some space; earlier parts are kept") from error
-
-
-def read_parts(folder: str | Path, columns: Iterable[str] | None = None) -> Iterator[Row]:
-    """Rows of all parts in order, with all columns or the given ones.
+class JsonLines(_Appended):
+    """A line per trace.
 
     Raises:
-        StoreError: there are no parts, or one cannot be read.
+        StoreError: the file cannot be opened or written (a full disk, say); lines before stay whole.
     """
-    _, parquet = _arrow()
-    parts = sorted(Path(folder).glob("*.parquet"))
-    if not parts:
-        raise StoreError(f"{folder} holds no traces; mend: make some with `trueplex rollout --out {folder}`")
-    for part in parts:
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__(path)
+        # A line that was cut off is ended, so that the next one is whole.
+        if self.path.is_file() and self.path.stat().st_size:
+            with self.path.open("rb") as file:
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":
+                    self._write(b"\n")
+
+    def append(self, rows: Sequence[Row]) -> None:
+        for row in rows:
+            plain = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in row.items()}
+            self._write(json.dumps(plain).encode() + b"\n")
+
+
+def _read_lines(path: Path, file: io.BufferedReader, say: Say, columns: Iterable[str] | None) -> Iterator[Row]:
+    wanted = list(columns) if columns else None
+    for number, line in enumerate(file, 1):
+        if not line.strip():
+            continue
         try:
-            table = parquet.read_table(part, columns=list(columns) if columns else None)
-        except (OSError, ValueError) as error:
-            raise StoreError(
-                f"{part} cannot be read: {error}; mend: delete it and run the same rollout again"
-            ) from error
-        yield from table.to_pylist()
+            row = json.loads(line)
+            yield {name: row[name] for name in wanted} if wanted else row
+        except (ValueError, KeyError, TypeError):
+            say(f"{path}, line {number}: no whole trace; it is left out")
 
 
-def _arrow() -> tuple[Any, Any]:
+# -- Arrow ----------------------------------------------------------------------------------------
+
+
+class ArrowStream(_Appended):
+    """Batches of traces in columns; each `append` is one batch.
+
+    Raises:
+        StoreError: the file cannot be written, or is not a stream of traces of this version.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self._arrow = _arrow()
+        super().__init__(path)
+        with self.path.open("rb") as file:
+            end = max((at for at, _ in _batches(self._arrow, self.path, file)), default=0)
+        self._head = self._packed([])
+        # What was cut off is dropped (reading it says so), so that the next batch is read after a whole one.
+        self._file.truncate(end)
+        if not end:
+            self._write(self._head)
+
+    def append(self, rows: Sequence[Row]) -> None:
+        if rows:
+            self._write(self._packed(rows)[len(self._head) :])
+
+    def _packed(self, rows: Sequence[Row]) -> bytes:
+        """A stream of these records, without its end mark."""
+        pa = self._arrow
+        sink, schema = pa.BufferOutputStream(), _schema(pa)
+        writer = pa.ipc.new_stream(sink, schema, options=pa.ipc.IpcWriteOptions(compression="zstd"))
+        if rows:
+            writer.write_table(pa.Table.from_pylist(list(rows), schema=schema))
+        writer.close()
+        return sink.getvalue().to_pybytes()[: -len(END_OF_STREAM)]
+
+
+END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"
+
+
+def _batches(pa: Any, path: Path, file: io.BufferedReader) -> Iterator[tuple[int, Any]]:
+    """Each whole batch of an Arrow stream with the byte it ends at; first the schema, with no batch."""
+    schema = _schema(pa)
+    if not os.fstat(file.fileno()).st_size:
+        return
+    try:
+        messages = pa.ipc.MessageReader.open_stream(file)
+        found = pa.ipc.read_schema(messages.read_next_message())
+    except (pa.ArrowInvalid, EOFError, StopIteration, OSError) as error:
+        file.seek(0)
+        if not _is_cut_off_head(pa, file.read()):
+            raise StoreError(f"{path} is no store of traces; mend: give another file") from error
+        return
+    if found != schema:
+        raise StoreError(f"{path} was written by another version; mend: make its traces again")
+    yield file.tell(), None
+    while True:
+        try:
+            message = messages.read_next_message()
+            batch = pa.ipc.read_record_batch(message, schema)
+        except (pa.ArrowInvalid, EOFError, StopIteration, OSError):
+            return
+        yield file.tell(), batch
+
+
+def _is_cut_off_head(pa: Any, content: bytes) -> bool:
+    sink = pa.BufferOutputStream()
+    pa.ipc.new_stream(sink, _schema(pa)).close()
+    return sink.getvalue().to_pybytes().startswith(content)
+
+
+def _read_arrow(path: Path, file: io.BufferedReader, say: Say, columns: Iterable[str] | None) -> Iterator[Row]:
+    pa, whole = _arrow(), 0
+    for end, batch in _batches(pa, path, file):
+        whole = end
+        if batch is not None:
+            yield from (batch.select(list(columns)) if columns else batch).to_pylist()
+    cut = path.stat().st_size - whole
+    if cut:
+        say(f"{path}: its last {cut} bytes are no whole records; they are left out")
+
+
+def _arrow() -> Any:
     try:
         import pyarrow
-        import pyarrow.parquet
+        import pyarrow.ipc
     except ImportError as error:
         raise MissingExtra("pyarrow", "train") from error
-    return pyarrow, pyarrow.parquet
+    return pyarrow
 
 
 def _schema(pa: Any) -> Any:
     text, number, floats = pa.string(), pa.int32(), pa.list_(pa.float32())
     kinds = {
         "problem": text, "id": text, "answers": pa.list_(text), "index": number, "seed": pa.int64(), "status": text,
-        "reason": text, "text": text, "answer": text, "correct": pa.bool_(), "tokens": number,
+        "reason": text, "closing": text, "text": text, "answer": text, "correct": pa.bool_(), "tokens": number,
         "thinking_tokens": number, "probe_tokens": number, "score_tokens": pa.list_(number),
-        "scores": pa.list_(pa.float64()), "model": text, "prompt_ids": pa.list_(number), "width": number,
-        "ids": pa.list_(number), "weights": floats, "logps": floats, "entropy": floats,
+        "scores": pa.list_(pa.float64()), "model": text, "tokenizer": text, "thinking": text,
+        "prompt_ids": pa.list_(number), "width": number, "ids": pa.list_(number), "weights": floats, "logps": floats,
+        "entropy": floats, "confidence": floats,
     }  # fmt: skip
     return pa.schema(list(kinds.items()))

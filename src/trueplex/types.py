@@ -76,8 +76,10 @@ class Usage:
 class Steps:
     """What a trace remembers of its T steps of width K; all arrays share the first axis.
 
-    ids [T, K] int32, weights [T, K] float32, logps [T, K] float32 (log-probability of each id
-    under the distribution it was drawn from), entropy [T] float32 in nats of that distribution.
+    ids [T, K] int32, weights [T, K] float32, logps [T, K] float32 (log-probability of each id under
+    the full softmax at its phase's temperature, before filters and noise), entropy [T] float32 in nats
+    of that softmax, confidence [T] float32: DeepConf's token confidence, minus the mean
+    log-probability of the 20 likeliest words at temperature 1.
     An answer-phase step has weight 1 in slot 0; its other slots repeat slot 0 with weight 0.
     """
 
@@ -85,9 +87,24 @@ class Steps:
     weights: np.ndarray
     logps: np.ndarray
     entropy: np.ndarray
+    confidence: np.ndarray
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        return self.ids, self.weights, self.logps, self.entropy, self.confidence
+
+    @property
+    def consensus(self) -> np.ndarray:
+        """[T] bool: every slot that has weight holds the same id. The other steps explore."""
+        return ((self.ids == self.ids[:, :1]) | (self.weights == 0)).all(1)
+
+    @property
+    def joint_entropy(self) -> np.ndarray:
+        """[T] float32: K · H where K ids were drawn, H where one was (Multiplex Thinking, section 3)."""
+        drawn = (self.weights > 0).sum(1)
+        return (self.entropy * drawn).astype(np.float32)
 
 
 @dataclass(slots=True, eq=False)
@@ -95,7 +112,9 @@ class Trace:
     """One path of reasoning for one problem, from the end of the prompt to its stop.
 
     ``tokens`` counts its steps; ``thinking_tokens`` those up to and including ``</think>``.
-    ``scores`` are (token count, score) pairs in order; ``steps`` is filled when the trace stops.
+    ``closing`` says what closed its thinking: ``model``, ``thinking budget``, ``cold stop``, or nothing
+    yet; ``reason`` what stopped it. ``scores`` are (token count, score) pairs in order; ``steps`` is
+    filled when the trace stops, or is laid aside to go on later.
     """
 
     problem: Problem
@@ -103,6 +122,7 @@ class Trace:
     seed: int
     status: Status = Status.RUNNING
     reason: str = ""
+    closing: str = ""
     tokens: int = 0
     thinking_tokens: int = 0
     probe_tokens: int = 0

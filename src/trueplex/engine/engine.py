@@ -3,48 +3,69 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from trueplex.backbone import Backbone
-from trueplex.engine.live import LiveBatch
+from trueplex.engine.live import Group, LiveBatch
+from trueplex.engine.prefill import inputs_of
 from trueplex.engine.sampling import log_softmax
-from trueplex.engine.thinking import Thinking, merged
+from trueplex.engine.thinking import Thinking
 from trueplex.errors import OptionError
-from trueplex.types import Prompt, Steps
+from trueplex.types import Prompt, Status, Steps, Trace
 
 ROWS = {"cpu": 64, "mps": 64, "cuda": 256}  # traces decoded together unless the caller says
 
 
 def start(backbone: Backbone, prompts: Sequence[Prompt], paths: int, thinking: Thinking, seed: int = 0,
-          rows: int | None = None) -> LiveBatch:  # fmt: skip
+          rows: int | None = None, begun: Sequence[Trace] = ()) -> LiveBatch:  # fmt: skip
     """A live batch that will grow `paths` traces of each prompt, at most `rows` (or `paths`) at once.
 
+    Traces that were ``begun`` before go on from their last step when they are still running, and are
+    not grown again when they have stopped.
+
     Raises:
-        OptionError: `paths` or `rows` is below 1.
+        OptionError: `paths` or `rows` is below 1, the thinking options cannot act with this model, or a
+            begun trace is of another seed, width or number of paths.
     """
     if paths < 1:
         raise OptionError(f"paths is {paths}; mend: at least 1")
     if rows is not None and rows < 1:
         raise OptionError(f"rows is {rows}; mend: at least 1")
+    thinking.fit(backbone.vocabulary)
+    if backbone.think_end is None and (thinking.ending.closes or thinking.answer_sampling):
+        raise OptionError(f"{backbone.name!r} has no </think>, so its thinking cannot be closed and has no answer apart; mend: "
+                          "drop think-tokens, cold-entropy and answer sampling, or choose a reasoning model")  # fmt: skip
+    known = {(t.problem.key, t.index): t for t in begun}
+    if thinking.ending.think_tokens is not None:
+        thinking.ending.limits(np.zeros(0, dtype=np.int64), backbone.default_max_tokens)
+    for trace in begun:
+        width = trace.steps.ids.shape[1] if trace.steps is not None else thinking.k
+        if (trace.seed, width) != (seed, thinking.k) or trace.index >= paths:
+            raise OptionError(
+                f"begun trace {trace.index} has seed {trace.seed} and width {width}, and this run seed {seed}, width "
+                f"{thinking.k} and {paths} paths; mend: go on with the options that it was begun with"
+            )
+    groups = []
+    for prompt in prompts:
+        traces = [known.get((prompt.problem.key, i)) or Trace(prompt.problem, i, seed) for i in range(paths)]
+        running = [replace(t) for t in traces if t.status is Status.RUNNING]
+        if running:
+            groups.append(Group(prompt, running))
     rows = min(rows or ROWS.get(backbone.device.type, 64), paths * max(1, len(prompts)))
-    return LiveBatch(backbone, prompts, paths, thinking, seed, rows)
-
-
-def inputs_of(backbone: Backbone, prompt_ids: Sequence[int], steps: Steps) -> Tensor:
-    """The inputs [P + T, H] that the model read: the prompt's embeddings, then each step's merge."""
-    device = backbone.device
-    prompt = backbone.embed(torch.tensor(prompt_ids, device=device))
-    ids = torch.from_numpy(steps.ids.astype(np.int64)).to(device)
-    weights = torch.from_numpy(steps.weights).to(device)
-    return torch.cat([prompt, merged(backbone.embed(ids), weights)])
+    return LiveBatch(backbone, groups, thinking, rows)
 
 
 @torch.inference_mode()
-def replay(backbone: Backbone, prompt_ids: Sequence[int], steps: Steps, temperature: float = 1.0) -> Tensor:
-    """Log-probs [T, K] float32 of the stored ids, by one full teacher-forced pass without a cache (law 3)."""
+def replay(backbone: Backbone, prompt_ids: Sequence[int], steps: Steps, temperature: float = 1.0,
+           answer_temperature: float | None = None, thinking_tokens: int | None = None) -> Tensor:  # fmt: skip
+    """Log-probs [T, K] float32 of the stored ids, by one full teacher-forced pass without a cache (law 3).
+
+    Steps from ``thinking_tokens`` on are read at ``answer_temperature`` where one is given.
+    """
     inputs = inputs_of(backbone, prompt_ids, steps)
     positions = torch.arange(len(inputs), device=backbone.device)[None]
     output = backbone.model(
@@ -57,4 +78,7 @@ def replay(backbone: Backbone, prompt_ids: Sequence[int], steps: Steps, temperat
     if backbone.padded:
         logits[:, backbone.vocabulary :] = float("-inf")
     ids = torch.from_numpy(steps.ids.astype(np.int64)).to(backbone.device)
-    return log_softmax(logits, temperature).gather(-1, ids)
+    logps = log_softmax(logits, temperature)
+    if answer_temperature is not None and thinking_tokens is not None:
+        logps[thinking_tokens:] = log_softmax(logits[thinking_tokens:], answer_temperature)
+    return logps.gather(-1, ids)

@@ -8,9 +8,11 @@ room to waiting problems. Decisions about traces are made outside, from their nu
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Protocol
 
@@ -18,31 +20,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trueplex.attention import RowBlock
+from trueplex.attention import row_blocks
 from trueplex.backbone import Backbone
 from trueplex.engine.cache import Plan, SlotCache
-from trueplex.engine.sampling import trace_key, uniforms
-from trueplex.engine.thinking import Step, Thinking, choose, merged, one_hot, think
+from trueplex.engine.ending import StopStrings
+from trueplex.engine.prefill import inputs_of, prefill, prompt_inputs
+from trueplex.engine.sampling import log_softmax, trace_key, uniforms
+from trueplex.engine.thinking import Step, Thinking, choose, merged, multiplex, one_hot, think, widened
 from trueplex.errors import ModelError
 from trueplex.types import Prompt, Status, Steps, Trace
 
-BLOCK = 16  # rows read together when lengths are ragged
-PREFILL_TOKENS = 16384  # padded prompt tokens fed at once: bounds the memory of a prefill
 HISTORY = 128  # steps of history allotted at first; doubled when full
-
-
-def row_blocks(seen: np.ndarray) -> list[RowBlock]:
-    """Blocks of neighbouring rows, each with the most columns that one of them sees; seen is [rows].
-
-    Rows admitted together are neighbours and of like length, so one long trace does not make all others
-    be read to its length. Empty when blocks would spare too little to pay for themselves.
-    """
-    blocks = [
-        (first, min(first + BLOCK, len(seen)), int(seen[first : first + BLOCK].max()))
-        for first in range(0, len(seen), BLOCK)
-    ]
-    read = sum((last - first) * columns for first, last, columns in blocks)
-    return blocks if read < 0.9 * len(seen) * int(seen.max()) else []
 
 
 class Rider(Protocol):
@@ -59,6 +47,17 @@ class Rider(Protocol):
         """Final hidden states [B, H] of the rider's column → values [B]."""
 
 
+@dataclass(slots=True)
+class Group:
+    """A problem's traces that wait for rows: new ones, and ones that were begun, whose steps are read again."""
+
+    prompt: Prompt
+    traces: list[Trace]
+
+    def __post_init__(self) -> None:
+        self.traces.sort(key=lambda t: t.steps is not None)  # new ones share the prompt's rows
+
+
 class LiveBatch:
     """Traces being decoded together; make one with `engine.start`.
 
@@ -68,30 +67,34 @@ class LiveBatch:
         readings: what the last rider read, for `scorable`; None if none rode.
     """
 
-    def __init__(self, backbone: Backbone, prompts: Sequence[Prompt], paths: int, thinking: Thinking, seed: int,
-                 rows: int) -> None:  # fmt: skip
-        self.backbone, self.thinking, self.seed, self.paths = backbone, thinking, seed, paths
-        self.rows = max(rows, paths)
-        self.waiting = deque(prompts)
+    def __init__(self, backbone: Backbone, groups: Iterable[Group], thinking: Thinking, rows: int) -> None:
+        self.backbone, self.thinking = backbone, thinking
+        self.waiting = deque(groups)
+        self.rows = max([rows, *(len(g.traces) for g in self.waiting)])
         self.traces: list[Trace] = []
         self.finished: list[Trace] = []
         self.readings: np.ndarray | None = None
         self._leaving: list[Trace] = []
         self._prompt_tokens: dict[int, int] = {}
+        self._moving = False  # rows are changing places: what belongs to which trace cannot be told
+        self._stops = StopStrings(backbone.tokenizer, thinking.ending.stop) if thinking.ending.stop else None
+        self._draws = thinking.draws(backbone.config.vocab_size)
         device, k = backbone.device, thinking.k
         self._cache = SlotCache(backbone.layers, 0)
         self._logits = torch.empty(self.rows, backbone.config.vocab_size, device=device)
         self._pending = torch.empty(self.rows, backbone.hidden_size, dtype=backbone.dtype, device=device)
+        wide = (self.rows, HISTORY, k)
         self._history = Step(
-            torch.zeros(self.rows, HISTORY, k, dtype=torch.int32, device=device),
-            torch.zeros(self.rows, HISTORY, k, device=device),
-            torch.zeros(self.rows, HISTORY, k, device=device),
-            torch.zeros(self.rows, HISTORY, device=device),
-        )
+            torch.zeros(wide, dtype=torch.int32, device=device), torch.zeros(wide, device=device),
+            torch.zeros(wide, device=device), *(torch.zeros(wide[:2], device=device) for _ in range(2)),
+        )  # fmt: skip
         self._keys = np.zeros(self.rows, dtype=np.uint64)
         self._lengths = np.zeros(self.rows, dtype=np.int64)  # columns of the cache that count
         self._tokens = np.zeros(self.rows, dtype=np.int64)
         self._limits = np.zeros(self.rows, dtype=np.int64)
+        self._budgets = np.zeros(self.rows, dtype=np.int64)  # the step at which thinking is closed
+        self._cold = np.zeros(self.rows, dtype=np.int64)  # steps of low entropy in a row
+        self._deadlines = np.zeros(self.rows)
         self._answering = np.zeros(self.rows, dtype=bool)
 
     def __bool__(self) -> bool:
@@ -140,51 +143,118 @@ class LiveBatch:
             trace.status, trace.reason = Status.PRUNED, trace.reason or "policy"
             self._leave(self.traces.index(trace))
 
+    def snapshot(self) -> list[Trace]:
+        """The live traces as they stood after the last whole stride, steps and all, to go on from later.
+
+        May be called at any moment, also when an interrupt broke an `advance`. Empty in the short
+        moments when rows change places.
+        """
+        return [] if self._moving else [self._begun(row) for row, trace in enumerate(self.traces) if trace.tokens]
+
+    def _begun(self, row: int) -> Trace:
+        trace = replace(self.traces[row], scores=list(self.traces[row].scores), steps=self._steps(row, self.traces[row].tokens))  # fmt: skip
+        if trace.thinking_tokens > trace.tokens:  # closed within the stride that was broken off
+            trace.thinking_tokens, trace.closing = 0, ""
+        return trace
+
     # -- one step ---------------------------------------------------------------------------------
 
     def _sample(self) -> None:
         """Draw the next step of every live row from its logits, remember it, and let ended rows leave."""
-        n, thinking = len(self.traces), self.thinking
-        draws = torch.from_numpy(uniforms(self._keys[:n], self._tokens[:n], thinking.k)).to(self.backbone.device)
-        logits = self._logits[:n]
-        answering = self._answering[:n]
-        step = think(logits, draws, thinking.sampling, thinking.merge)
-        if answering.any() and thinking.answering != thinking.sampling:
-            rows = torch.from_numpy(answering).to(self.backbone.device)
-            step = choose(step, think(logits, draws, thinking.answering, thinking.merge), rows)
+        n = len(self.traces)
+        draws = torch.from_numpy(uniforms(self._keys[:n], self._tokens[:n], self._draws)).to(self.backbone.device)
+        logits, answering = self._logits[:n], self._answering[:n]
+        step = self._choose(logits, draws, answering)
+        self._refuse_nan(step)
         emitted = step.ids[:, 0].cpu().numpy()
+        closing = ~answering & (emitted == self.backbone.think_end)
+        ending = np.isin(emitted, list(self.backbone.ends))
+        if (closing | ending).any():
+            rows = self._rows(closing | ending)
+            step = choose(step, one_hot(Step(*(t[rows] for t in step))), rows)
+        step, forced = self._close(step, logits, ~answering & ~closing & ~ending)
+        self._pending[:n] = merged(self.backbone.embed(step.ids), step.weights)
+        self._remember(step, n)
+        self._tokens[:n] += 1
+        for row in np.flatnonzero(closing | forced):
+            trace = self.traces[row]
+            trace.closing = trace.closing or "model"
+            trace.thinking_tokens = int(self._tokens[row])
+        self._answering[:n] |= closing | forced
+        self._end(n, ending)
+
+    def _choose(self, logits: Tensor, draws: Tensor, answering: np.ndarray) -> Step:
+        if not answering.any():
+            return think(logits, draws, self.thinking)
+        rows, k = self._rows(answering), self.thinking.k
+        answer = widened(multiplex(logits[rows], draws[rows, :1], self.thinking.answering), k)
+        return answer if answering.all() else choose(think(logits, draws, self.thinking), answer, rows)
+
+    def _rows(self, mask: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.flatnonzero(mask)).to(self.backbone.device)
+
+    def _refuse_nan(self, step: Step) -> None:
         if not torch.isfinite(step.entropy).all():
             bad = self.traces[int((~torch.isfinite(step.entropy)).nonzero()[0])]
             raise ModelError(
                 f"the logits of trace {bad.index} of problem {bad.problem.id or bad.problem.text[:40]!r} are not finite "
-                f"at step {bad.tokens}; mend: load the model in float32 or bfloat16"
+                f"at step {int(self._tokens[self.traces.index(bad)])}; mend: load the model in float32 or bfloat16"
             )
-        closing = ~answering & (emitted == self.backbone.think_end)
-        ending = np.isin(emitted, list(self.backbone.ends))
-        plain = answering | closing | ending
-        if plain.any():
-            step = one_hot(step, torch.from_numpy(plain).to(self.backbone.device))
-        self._pending[:n] = merged(self.backbone.embed(step.ids), step.weights)
-        self._remember(step, n)
-        self._tokens[:n] += 1
-        for row in np.flatnonzero(closing):
-            self.traces[row].thinking_tokens = int(self._tokens[row])
-        self._answering[:n] |= closing
-        truncated = ~ending & (self._tokens[:n] >= self._limits[:n])
-        for row in np.flatnonzero(ending | truncated)[::-1]:
+
+    def _close(self, step: Step, logits: Tensor, thinking: np.ndarray) -> tuple[Step, np.ndarray]:
+        """Write ``</think>`` where a budget or a cold stop says so, and tell in which rows."""
+        n, rules = len(thinking), self.thinking.ending
+        if not rules.closes:
+            return step, np.zeros(n, dtype=bool)
+        self._cold[:n], cold = rules.cold(self._cold[:n], step.entropy.cpu().numpy())
+        forced = thinking & (cold | (self._tokens[:n] + 1 >= self._budgets[:n]))
+        if not forced.any():
+            return step, forced
+        for row in np.flatnonzero(forced):
+            self.traces[row].closing = "cold stop" if cold[row] else "thinking budget"
+        rows = self._rows(forced)
+        logps = log_softmax(logits[rows], self.thinking.sampling.temperature)[:, self.backbone.think_end, None]
+        wide = [t[rows] for t in step]
+        written = Step(torch.full_like(wide[0], self.backbone.think_end), wide[1], logps.expand_as(wide[2]), *wide[3:])
+        return choose(step, one_hot(written), rows), forced
+
+    def _end(self, n: int, ending: np.ndarray) -> None:
+        """Let rows leave that ended or reached a limit."""
+        stopped = self._stops.ended(self._last_ids(n)) if self._stops else np.zeros(n, dtype=bool)
+        full, late = self._tokens[:n] >= self._limits[:n], time.monotonic() > self._deadlines[:n]
+        for row in np.flatnonzero(ending | stopped | full | late)[::-1]:
             trace = self.traces[row]
-            trace.status = Status.FINISHED if ending[row] else Status.TRUNCATED
-            trace.reason = "end of sequence" if ending[row] else "token limit"
+            trace.status = Status.FINISHED if ending[row] or stopped[row] else Status.TRUNCATED
+            reasons = (
+                ("end of sequence", ending),
+                ("stop string", stopped),
+                ("token limit", full),
+                ("time limit", late),
+            )
+            trace.reason = next(name for name, rows in reasons if rows[row])
             self._leave(int(row))
 
+    def _last_ids(self, n: int) -> Tensor:
+        """The last emitted ids [n, reach] of the live rows, −1 before their first."""
+        assert self._stops is not None
+        at = torch.from_numpy(self._tokens[:n, None] - np.arange(self._stops.reach, 0, -1)).to(self.backbone.device)
+        ids = self._history.ids[:n, :, 0].gather(1, at.clamp(min=0))
+        return torch.where(at < 0, -1, ids)
+
     def _remember(self, step: Step, n: int) -> None:
-        length = self._history.ids.shape[1]
-        if self._tokens[:n].max() >= length:
-            self._history = Step(*(torch.cat([t, torch.zeros_like(t)], dim=1) for t in self._history))
+        self._grow_history(int(self._tokens[:n].max()) + 1)
         rows = torch.arange(n, device=self.backbone.device)
         at = torch.from_numpy(self._tokens[:n]).to(self.backbone.device)
         for kept, new in zip(self._history, step, strict=True):
             kept[rows, at] = new.to(kept.dtype)
+
+    def _grow_history(self, length: int) -> None:
+        while self._history.ids.shape[1] < length:
+            self._history = Step(*(torch.cat([t, torch.zeros_like(t)], dim=1) for t in self._history))
+
+    def _steps(self, row: int, tokens: int) -> Steps:
+        """A copy, as the row will be used again."""
+        return Steps(*(t[row, :tokens].cpu().numpy().copy() for t in self._history))
 
     def _forward(self, rows: int, rider: Rider | None) -> None:
         """Feed the pending inputs of the first `rows` rows, a rider behind each if there is one."""
@@ -228,78 +298,82 @@ class LiveBatch:
 
     def _leave(self, row: int) -> None:
         """Take a live row out of the prefix, keep what it remembers, and put it behind the live rows."""
+        self._moving = True
         trace, last = self.traces[row], len(self.traces) - 1
-        tokens = int(self._tokens[row])
-        trace.tokens = tokens
+        trace.tokens = int(self._tokens[row])
         if not self._answering[row]:
-            trace.thinking_tokens = tokens
-        # History is fetched before the swap; a copy, as the row will be used again.
-        trace.steps = Steps(*(t[row, :tokens].cpu().numpy().copy() for t in self._history))
+            trace.thinking_tokens = trace.tokens
+        trace.steps = self._steps(row, trace.tokens)  # before the swap
         if row != last:
             self._swap(row, last)
         self.traces.pop()
         self._leaving.insert(0, trace)
         self.finished.append(trace)
+        self._moving = False
 
     def _swap(self, a: int, b: int) -> None:
         self._cache.swap(a, b, int(max(self._lengths[a], self._lengths[b])) + 1)
-        for array in (self._keys, self._lengths, self._tokens, self._limits, self._answering):
+        for array in self._columns:
             array[[a, b]] = array[[b, a]]
         rows, swapped = torch.tensor([a, b]), torch.tensor([b, a])
         for tensor in (self._logits, self._pending, *self._history):
             tensor[rows] = tensor[swapped]
         self.traces[a], self.traces[b] = self.traces[b], self.traces[a]
 
+    @property
+    def _columns(self) -> tuple[np.ndarray, ...]:
+        """What is known of each row, besides tensors."""
+        return (self._keys, self._lengths, self._tokens, self._limits, self._budgets, self._cold, self._deadlines,
+                self._answering)  # fmt: skip
+
     def _admit(self) -> None:
-        """Give free rows to waiting problems, all paths of a problem together, prefilled once each."""
-        while prompts := self._next_prompts():
-            self._place(prompts)
+        """Give free rows to waiting problems, all traces of a problem together."""
+        groups: list[Group] = []
+        free = self.rows - len(self.traces)
+        while self.waiting and len(self.waiting[0].traces) <= free:
+            groups.append(self.waiting.popleft())
+            free -= len(groups[-1].traces)
+        if groups:
+            self._moving = True
+            self._place(groups)
+            self._moving = False
 
-    def _next_prompts(self) -> list[Prompt]:
-        """Waiting prompts that fit into the free rows and, padded, into one prefill."""
-        prompts: list[Prompt] = []
-        free, longest = self.rows - len(self.traces), 0
-        while self.waiting and (len(prompts) + 1) * self.paths <= free:
-            longest = max(longest, len(self.waiting[0].ids))
-            if prompts and (len(prompts) + 1) * longest > PREFILL_TOKENS:
-                break
-            prompts.append(self.waiting.popleft())
-        return prompts
+    def _place(self, groups: list[Group]) -> None:
+        """Prefill each problem's prompt once for all its new traces, and each begun trace by itself."""
+        first = len(self.traces)
+        new = [(g.prompt, [t for t in g.traces if t.steps is None]) for g in groups]
+        new = [(prompt, traces) for prompt, traces in new if traces]
+        if new:
+            logits = prefill(self.backbone, self._cache, [prompt_inputs(self.backbone, p.ids) for p, _ in new], first)
+            owners = torch.repeat_interleave(torch.tensor([len(traces) for _, traces in new])).to(self.backbone.device)
+            self._cache.copy_rows(first, first + owners, max(len(p.ids) for p, _ in new))
+            self._logits[first : first + len(owners)] = logits[owners]
+            for prompt, traces in new:
+                for trace in traces:
+                    self._seat(prompt, trace)
+        begun = [(g.prompt, t) for g in groups for t in g.traces if t.steps is not None]
+        if begun:
+            first = len(self.traces)
+            inputs = [inputs_of(self.backbone, p.ids, t.steps) for p, t in begun if t.steps is not None]
+            self._logits[first : first + len(begun)] = prefill(self.backbone, self._cache, inputs, first)
+            for prompt, trace in begun:
+                self._seat(prompt, trace)
 
-    def _place(self, prompts: list[Prompt]) -> None:
-        first, m = len(self.traces), len(prompts)
-        lengths = np.array([len(p.ids) for p in prompts])
-        self._prefill(prompts, lengths, first)
-        owners = np.repeat(np.arange(m), self.paths)
-        sources = torch.from_numpy(first + owners).to(self.backbone.device)
-        self._cache.copy_rows(first, sources, int(lengths.max()))
-        block = slice(first, first + len(owners))
-        self._logits[block] = self._logits[sources]
-        self._lengths[block] = lengths[owners]
-        self._tokens[block] = 0
-        self._answering[block] = False
-        limit = self.thinking.max_tokens or self.backbone.default_max_tokens
-        self._limits[block] = np.minimum(limit, self.backbone.max_positions - 1 - lengths[owners])
-        for prompt in prompts:
-            self._prompt_tokens[prompt.problem.key] = len(prompt.ids)
-            for index in range(self.paths):
-                self._keys[len(self.traces)] = trace_key(self.seed, prompt.problem.key, index)
-                self.traces.append(Trace(prompt.problem, index, self.seed))
-
-    def _prefill(self, prompts: list[Prompt], lengths: np.ndarray, first: int) -> None:
-        """Fill rows first … with the prompts, and their next logits; padding is written but never counts."""
-        backbone, m = self.backbone, len(prompts)
-        padded = torch.zeros(m, int(lengths.max()), dtype=torch.long)
-        for row, prompt in enumerate(prompts):
-            padded[row, : lengths[row]] = torch.tensor(prompt.ids)
-        embeddings = backbone.embed(padded.to(backbone.device))
-        ends = torch.from_numpy(lengths - 1).to(backbone.device)
-        before = embeddings.shape[1] - 1
-        if before:
-            positions = torch.arange(before, device=backbone.device)[None].expand(m, -1)
-            self._cache.write(Plan(first, first + m, positions, before, 0))
-            backbone.forward(embeddings[:, :-1], positions, self._cache, before)
-        # The last token of each prompt is fed by itself, so that ragged prompts need one logit each.
-        self._cache.write(Plan(first, first + m, ends[:, None], before + 1, None))
-        tails = embeddings[torch.arange(m, device=backbone.device), ends][:, None]
-        self._logits[first : first + m], _ = backbone.forward(tails, ends[:, None], self._cache, before + 1)
+    def _seat(self, prompt: Prompt, trace: Trace) -> None:
+        """The next row is this trace's; its keys and values are in the cache already."""
+        row, rules, steps = len(self.traces), self.thinking.ending, trace.steps
+        room = np.array([self.backbone.max_positions - 1 - len(prompt.ids)])
+        limits, budgets = rules.limits(room, self.backbone.default_max_tokens)
+        self._keys[row] = trace_key(trace.seed, prompt.problem.key, trace.index)
+        self._lengths[row] = len(prompt.ids) + trace.tokens
+        self._tokens[row], self._limits[row], self._budgets[row] = trace.tokens, limits[0], budgets[0]
+        self._deadlines[row] = time.monotonic() + (rules.max_seconds or float("inf"))
+        self._answering[row], self._cold[row] = bool(trace.closing), 0
+        if steps is not None:
+            self._cold[row] = rules.cold_run(steps.entropy)
+            self._grow_history(trace.tokens)
+            for kept, old in zip(self._history, steps.arrays(), strict=True):
+                kept[row, : trace.tokens] = torch.from_numpy(old).to(kept)
+            trace.steps = None  # a live trace remembers in the batch
+        self._prompt_tokens[prompt.problem.key] = len(prompt.ids)
+        self.traces.append(trace)

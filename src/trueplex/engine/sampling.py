@@ -50,23 +50,49 @@ def log_softmax(logits: Tensor, temperature: float) -> Tensor:
     return torch.log_softmax(logits if temperature in (0, 1) else logits / temperature, dim=-1)
 
 
-def keep(probs: Tensor, sampling: Sampling) -> Tensor:
-    """Probabilities [B, V] with what top-k, then top-p, then min-p drop set to 0; not renormalised.
+SORTED_AT_ONCE = 4096  # words ranked before all are: enough for nearly every top-p set of a large vocabulary
 
-    The order is that of Soft Thinking (semantics of top-p: the smallest set of most likely words
-    whose mass reaches top_p, measured after top-k).
+
+def ranked(probs: Tensor, sampling: Sampling, count: int) -> tuple[Tensor, Tensor]:
+    """The `count` likeliest words that the filters keep: probabilities [B, C], falling, and ids [B, C].
+
+    Filters act in the published order of Soft Thinking: top-k; then top-p, the smallest set of the
+    likeliest words whose mass reaches top_p of what top-k kept; then min-p, relative to the
+    likeliest. What they drop has probability 0; nothing is renormalised. C = min(count, top-k, V).
+    """
+    vocabulary = probs.shape[-1]
+    k = min(sampling.top_k or vocabulary, vocabulary)
+    count = min(count, k)
+    top, ids = probs.topk(k if sampling.top_k and sampling.top_p < 1 else count, dim=-1)
+    if sampling.top_p < 1:
+        mass = top.sum(-1, keepdim=True) if sampling.top_k else probs.sum(-1, keepdim=True)
+        top = top * (top.cumsum(-1) - top < sampling.top_p * mass)
+        top, ids = top[..., :count], ids[..., :count]
+    if sampling.min_p:
+        top = top * (top >= sampling.min_p * top[..., :1])
+    return top, ids
+
+
+def keep(probs: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor | None]:
+    """What may be drawn from probabilities [B, V]: weights [B, C], not renormalised, and ids [B, C].
+
+    Ids are None when the weights still stand at their words. At temperature 0 that is the likeliest word.
     """
     if sampling.temperature == 0:
-        return torch.zeros_like(probs).scatter_(-1, probs.argmax(-1, keepdim=True), 1.0)
-    if not sampling.filters:
-        return probs
-    if sampling.top_k or sampling.top_p < 1:
-        k = min(sampling.top_k or probs.shape[-1], probs.shape[-1])
-        top, where = probs.topk(k, dim=-1)
-        before = top.cumsum(-1) - top
-        top = top * (before < sampling.top_p * top.sum(-1, keepdim=True))
-        probs = torch.zeros_like(probs).scatter_(-1, where, top)
-    return probs * (probs >= sampling.min_p * probs.amax(-1, keepdim=True))
+        return probs.amax(-1, keepdim=True), probs.argmax(-1, keepdim=True)
+    if sampling.top_k:
+        return ranked(probs, sampling, sampling.top_k)
+    if sampling.top_p < 1:
+        # A large vocabulary is sorted whole only where its likeliest words do not reach the mass.
+        vocabulary = probs.shape[-1]
+        if vocabulary > SORTED_AT_ONCE:
+            top, ids = ranked(probs, sampling, SORTED_AT_ONCE)
+            if bool((top[..., -1] == 0).all()):
+                return top, ids
+        return ranked(probs, sampling, vocabulary)
+    if sampling.min_p:
+        return probs * (probs >= sampling.min_p * probs.amax(-1, keepdim=True)), None
+    return probs, None
 
 
 def draw(weights: Tensor, uniforms: Tensor) -> Tensor:
@@ -82,6 +108,53 @@ def draw(weights: Tensor, uniforms: Tensor) -> Tensor:
     last = torch.searchsorted(cumulative, total)
     return torch.minimum(ids, last).clamp_(max=weights.shape[-1] - 1)
 
+
+def draw_without_replacement(weights: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+    """Positions [B, K] drawn one after the other, each from what the ones before left, and whether each was.
+
+    Where fewer than K words have weight, the slots left over repeat slot 0 and are marked as not drawn.
+    Slot 0 is what `draw` gives for the same uniform.
+    """
+    left, ids, drawn = weights, [], []
+    for slot in range(uniforms.shape[-1]):
+        ids.append(draw(left, uniforms[:, slot : slot + 1]))
+        drawn.append(left.sum(-1, keepdim=True) > 0)
+        left = left.scatter(-1, ids[-1], 0.0)
+    drawn[0] = torch.ones_like(drawn[0])
+    chosen, real = torch.cat(ids, -1), torch.cat(drawn, -1)
+    return torch.where(real, chosen, chosen[:, :1]), real
+
+
+# -- noise ----------------------------------------------------------------------------------------
+
+TINY = 2.0**-25  # half the resolution of a uniform: keeps logarithms finite
+GAMMA_TRIES = 6  # each is accepted with more than 95 %: six miss with 1.6e-8, under the uniforms' resolution
+GAMMA_DRAWS = 1 + 2 * GAMMA_TRIES  # uniforms that one gamma variable takes
+
+
+def gumbel(uniforms: Tensor) -> Tensor:
+    """Standard Gumbel variables of the uniforms' shape."""
+    return -torch.log(-torch.log(uniforms.clamp(min=TINY)))
+
+
+def log_gamma(shape: Tensor, uniforms: Tensor) -> Tensor:
+    """Logarithms of Gamma(shape, 1) variables; shape [...] > 0, uniforms [..., GAMMA_DRAWS] → [...].
+
+    Marsaglia and Tsang (2000) for shape + 1, with a fixed number of tries in place of a loop, then
+    their boost: Gamma(a) = Gamma(a + 1) · U^(1/a), in logarithms because small shapes underflow.
+    """
+    normal = torch.special.ndtri(uniforms[..., 1 : 1 + GAMMA_TRIES].clamp(min=TINY))
+    accept = torch.log(uniforms[..., 1 + GAMMA_TRIES :].clamp(min=TINY))
+    d = (shape + 2 / 3).unsqueeze(-1)
+    v = (1 + normal / torch.sqrt(9 * d)) ** 3
+    logs = torch.log(v.clamp(min=1e-30))
+    accepted = (v > 0) & (accept < 0.5 * normal**2 + d * (1 - v + logs))
+    first = accepted.float().argmax(-1, keepdim=True)  # the first try when none was accepted
+    value = torch.log(d.squeeze(-1)) + logs.gather(-1, first).squeeze(-1)
+    return value + torch.log(uniforms[..., 0].clamp(min=TINY)) / shape
+
+
+# -- uniforms -------------------------------------------------------------------------------------
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX1, _MIX2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)

@@ -1,9 +1,17 @@
 """The thinking modes: logits → Step, and a Step → the next input.
 
-One shape for every mode: ids, weights, log-probs, each [B, K]. Discrete is K = 1. A *multiplex*
-step draws K ids independently, with replacement, and merges their embeddings (Multiplex Thinking,
-arXiv 2601.08808, section 3); duplicates stay as separate slots. Slot 0, the first draw, is the
-token that is emitted.
+One shape for every mode: ids, weights, log-probs, each [B, K]. Slot 0 is the token that is emitted.
+
+- `discrete`: one id, drawn. K = 1.
+- `multiplex`: K ids drawn independently, with replacement unless asked otherwise; duplicates stay
+  as separate slots; slot 0 is the first draw (Multiplex Thinking, arXiv 2601.08808, section 3).
+- `soft`: the K likeliest ids that the filters keep, weighed by their probabilities; nothing is
+  drawn; slot 0 is the heaviest (Soft Thinking, arXiv 2505.15778).
+- `stochastic-soft`: the same under noise, Gumbel-softmax over the K kept ids or a Dirichlet over all
+  that the filters keep, before the K heaviest are taken; slot 0 is the heaviest afterwards.
+
+Each mode is a pure function of (logits, uniforms, options). Log-probs and entropy are those of the
+full softmax(logits / T), before any filter or noise, which is what training recomputes.
 """
 
 from __future__ import annotations
@@ -14,22 +22,29 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from trueplex.engine.sampling import Sampling, draw, keep, log_softmax
+from trueplex.engine import sampling as draws
+from trueplex.engine.ending import Ending
+from trueplex.engine.sampling import GAMMA_DRAWS, Sampling, draw, keep, log_softmax, ranked
 from trueplex.errors import OptionError
 
-MODES = ("discrete", "multiplex")
+MODES = ("discrete", "multiplex", "soft", "stochastic-soft")
 MERGES = ("weighted", "mean")
+NOISES = ("gumbel", "dirichlet")
+DEFAULT_WIDTH = {"discrete": 1, "multiplex": 3, "soft": 10, "stochastic-soft": 10}
+CONFIDENCE_WORDS = 20  # DeepConf looks at the 20 likeliest words (arXiv 2508.15260)
+MOST_DIRICHLET_WORDS = 1024  # each takes 13 uniforms a step
 
 
 @dataclass(frozen=True, slots=True)
 class Thinking:
-    """How a trace thinks and answers, up to which length.
+    """How a trace thinks and answers, and when it ends.
 
-    ``width`` and ``merge`` default to 3 and ``weighted`` for multiplex, and belong to it alone.
-    ``max_tokens`` bounds thinking and answer together.
+    ``width`` is K: samples of a multiplex step (default 3) or words of a soft step (the published
+    max_topk, default 10). ``merge`` and ``replacement`` belong to multiplex; ``noise`` and ``strength``
+    (tau of ``gumbel``, alpha of ``dirichlet``; default 1) to stochastic-soft.
 
     Raises:
-        OptionError: unknown mode or merge, width below 1, or an option that could not act.
+        OptionError: unknown mode, merge or noise, a value out of range, or an option that could not act.
     """
 
     mode: str = "multiplex"
@@ -37,78 +52,192 @@ class Thinking:
     merge: str | None = None
     sampling: Sampling = field(default_factory=Sampling)
     answer_sampling: Sampling | None = None
-    max_tokens: int | None = None
+    ending: Ending = field(default_factory=Ending)
+    replacement: bool = True
+    noise: str | None = None
+    strength: float | None = None
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise OptionError(f"unknown thinking mode {self.mode!r}; mend: one of {', '.join(MODES)}")
-        if self.mode == "discrete" and (self.width not in (None, 1) or self.merge is not None):
-            raise OptionError("width and merge act only in multiplex thinking; mend: drop them or --thinking multiplex")
         if self.width is not None and not 1 <= self.width <= 64:
             raise OptionError(f"width is {self.width}; mend: a number of samples a step from 1 to 64")
+        if self.mode == "discrete" and self.width not in (None, 1):
+            raise OptionError("width acts only on merged thoughts; mend: drop it or choose another --thinking")
+        if self.mode != "multiplex" and (self.merge is not None or not self.replacement):
+            raise OptionError("merge and replacement act only in multiplex thinking; mend: drop them or "
+                              "--thinking multiplex")  # fmt: skip
+        if self.mode != "stochastic-soft" and (self.noise is not None or self.strength is not None):
+            raise OptionError("noise and its strength act only in stochastic-soft thinking; mend: drop them or "
+                              "--thinking stochastic-soft")  # fmt: skip
         if self.merge is not None and self.merge not in MERGES:
             raise OptionError(f"unknown merge {self.merge!r}; mend: one of {', '.join(MERGES)}")
-        if self.max_tokens is not None and self.max_tokens < 1:
-            raise OptionError(f"max-tokens is {self.max_tokens}; mend: at least 1")
+        if self.noise is not None and self.noise not in NOISES:
+            raise OptionError(f"unknown noise {self.noise!r}; mend: one of {', '.join(NOISES)}")
+        if self.strength is not None and not 0 < self.strength < float("inf"):
+            raise OptionError(f"the noise's strength is {self.strength}; mend: a positive number")
+        self._refuse_what_greedy_ignores()
+        top_k = self.sampling.top_k
+        if top_k and self.width and self.mode != "multiplex" and self.width > top_k:
+            raise OptionError(f"width {self.width} is more than the {top_k} words that top-k keeps; mend: lower the "
+                              "width or raise top-k")  # fmt: skip
+        ranked_only = self.mode == "soft" or self.noise_kind == "gumbel"
+        if ranked_only and self.sampling.top_p == 1 and top_k >= (self.width or DEFAULT_WIDTH[self.mode]):
+            raise OptionError(f"top-k {top_k} keeps no fewer words than the {self.k} that are merged and acts on nothing; "
+                              "mend: drop it, lower it, or give a top-p, which is measured after it")  # fmt: skip
+        if top_k and not self.replacement and self.k > top_k:
+            raise OptionError(f"{self.k} samples without replacement are more than the {top_k} words that top-k keeps; "
+                              "mend: lower the width or raise top-k")  # fmt: skip
+
+    def _refuse_what_greedy_ignores(self) -> None:
+        if self.sampling.temperature > 0:
+            return
+        if self.mode in ("soft", "stochastic-soft"):
+            raise OptionError(f"temperature 0 leaves one word, and {self.mode} thinking merges several; mend: a positive "
+                              "temperature or --thinking discrete")  # fmt: skip
+        if self.mode == "multiplex" and ((self.width or 1) > 1 or self.merge or not self.replacement):
+            raise OptionError("at temperature 0 all samples of a step are one word, so width, merge and replacement act "
+                              "on nothing; mend: drop them or raise the temperature")  # fmt: skip
+
+    def fit(self, vocabulary: int) -> None:
+        """Raise OptionError when these options cannot act with a vocabulary of this size."""
+        if self.k > vocabulary and (self.mode != "multiplex" or not self.replacement):
+            raise OptionError(f"width {self.k} is more than the {vocabulary} words of the vocabulary; mend: lower it")
+        if self.noise_kind == "dirichlet" and self.candidates(vocabulary) > MOST_DIRICHLET_WORDS:
+            raise OptionError(
+                f"Dirichlet noise draws for every word that the filters keep, here {self.candidates(vocabulary)}; mend: a "
+                f"top-k of at most {MOST_DIRICHLET_WORDS} (30 in the published runs)"
+            )
 
     @property
     def k(self) -> int:
         """The number of slots K of every step."""
-        return 1 if self.mode == "discrete" else self.width or 3
+        width = self.width or DEFAULT_WIDTH[self.mode]
+        return min(width, self.sampling.top_k) if self.sampling.top_k and "soft" in self.mode else width
 
     @property
     def answering(self) -> Sampling:
         return self.answer_sampling or self.sampling
 
+    @property
+    def merge_kind(self) -> str | None:
+        return (self.merge or "weighted") if self.mode == "multiplex" else None
+
+    @property
+    def noise_kind(self) -> str | None:
+        return (self.noise or "gumbel") if self.mode == "stochastic-soft" else None
+
+    def candidates(self, vocabulary: int) -> int:
+        """How many words Dirichlet noise acts on."""
+        return min(self.sampling.top_k or vocabulary, vocabulary)
+
+    def draws(self, vocabulary: int) -> int:
+        """How many uniforms a step takes, for thinking or for the answer."""
+        if self.noise_kind == "dirichlet":
+            return self.candidates(vocabulary) * GAMMA_DRAWS
+        return 1 if self.mode == "soft" else self.k
+
 
 class Step(NamedTuple):
-    """One decode step of B traces: ids [B, K] int64, weights and logps [B, K], entropy [B], float32."""
+    """One decode step of B traces: ids [B, K] int64, weights and logps [B, K] float32.
+
+    entropy [B] float32 in nats is that of the distribution drawn from; confidence [B] float32 is
+    DeepConf's token confidence, minus the mean log-probability of the model's 20 likeliest words at T = 1.
+    """
 
     ids: Tensor
     weights: Tensor
     logps: Tensor
     entropy: Tensor
+    confidence: Tensor
 
 
-def think(logits: Tensor, uniforms: Tensor, sampling: Sampling, merge: str | None) -> Step:
-    """Draw K ids a row and weigh them; logits [B, V], uniforms [B, K].
+def think(logits: Tensor, uniforms: Tensor, thinking: Thinking) -> Step:
+    """The thinking step of a mode: logits [B, V], uniforms [B, `thinking.draws(V)`]."""
+    sampling, k = thinking.sampling, thinking.k
+    if thinking.mode in ("discrete", "multiplex"):
+        return multiplex(logits, uniforms[:, :k], sampling, thinking.merge or "weighted", thinking.replacement)
+    if thinking.mode == "soft":
+        return soft(logits, sampling, k)
+    noisy = gumbel_soft if thinking.noise_kind == "gumbel" else dirichlet_soft
+    return noisy(logits, uniforms, sampling, k, thinking.strength or 1.0)
 
-    ``weighted``: w_j = p(k_j) / Σ p(k); ``mean``: 1 / K. Log-probs and entropy are those of the
-    full softmax(logits / T), before any filter, which is what training recomputes.
+
+def multiplex(logits: Tensor, uniforms: Tensor, sampling: Sampling, merge: str = "weighted",
+              replacement: bool = True) -> Step:  # fmt: skip
+    """Draw K ids a row; uniforms [B, K]. K = 1 is discrete.
+
+    ``weighted``: w_j = p(k_j) / Σ p(k) over the K draws, p from the unfiltered softmax; ``mean``: 1 / K.
     """
     logps = log_softmax(logits, sampling.temperature)
     probs = logps.exp()
-    entropy = torch.special.entr(probs).sum(-1)
-    ids = draw(keep(probs, sampling), uniforms)
-    if merge == "mean" or ids.shape[-1] == 1:
-        weights = torch.full_like(uniforms, 1.0 / ids.shape[-1])
+    kept, words = keep(probs, sampling)
+    if replacement:
+        chosen, real = draw(kept, uniforms), None
     else:
-        weights = probs.gather(-1, ids)
-        weights = weights / weights.sum(-1, keepdim=True)
-    return Step(ids, weights, logps.gather(-1, ids), entropy)
+        chosen, real = draws.draw_without_replacement(kept, uniforms)
+    ids = chosen if words is None else words.gather(-1, chosen)
+    weights = torch.ones_like(uniforms) if merge == "mean" else probs.gather(-1, ids)
+    if real is not None:
+        weights = weights * real
+    return _step(logits, logps, sampling, ids, weights / weights.sum(-1, keepdim=True))
 
 
-def one_hot(step: Step, rows: Tensor) -> Step:
-    """The step with the given rows [B] bool made discrete: slot 0 in every slot, with weight 1, 0, 0 …"""
-    if step.ids.shape[-1] == 1:
-        return step
-    rows = rows[:, None]
-    first = torch.zeros_like(step.weights)
-    first[:, 0] = 1.0
-    return Step(
-        torch.where(rows, step.ids[:, :1], step.ids),
-        torch.where(rows, first, step.weights),
-        torch.where(rows, step.logps[:, :1], step.logps),
-        step.entropy,
-    )
+def soft(logits: Tensor, sampling: Sampling, width: int) -> Step:
+    """The `width` likeliest kept ids, weighed by their renormalised probabilities; nothing is drawn."""
+    logps = log_softmax(logits, sampling.temperature)
+    top, ids = ranked(logps.exp(), sampling, width)
+    return _step(logits, logps, sampling, ids, top / top.sum(-1, keepdim=True))
+
+
+def gumbel_soft(logits: Tensor, uniforms: Tensor, sampling: Sampling, width: int, tau: float) -> Step:
+    """Soft weights under Gumbel-softmax: softmax((log p + g) / tau) over the kept ids; uniforms [B, ≥ width]."""
+    logps = log_softmax(logits, sampling.temperature)
+    top, ids = ranked(logps.exp(), sampling, width)
+    top = top / top.sum(-1, keepdim=True)
+    noisy = torch.softmax((top.log() + draws.gumbel(uniforms[:, : top.shape[-1]])) / tau, dim=-1)
+    weights, order = noisy.sort(dim=-1, descending=True)
+    return _step(logits, logps, sampling, ids.gather(-1, order), weights)
+
+
+def dirichlet_soft(logits: Tensor, uniforms: Tensor, sampling: Sampling, width: int, alpha: float) -> Step:
+    """Soft weights drawn from Dirichlet(alpha · p) over the kept ids; the `width` heaviest, renormalised.
+
+    uniforms [B, C · 13] for the C ids that top-k keeps.
+    """
+    logps = log_softmax(logits, sampling.temperature)
+    top, ids = ranked(logps.exp(), sampling, logits.shape[-1])
+    shares = top / top.sum(-1, keepdim=True)
+    shape = (alpha * shares).clamp(min=1e-30)
+    logs = draws.log_gamma(shape, uniforms[:, : top.shape[-1] * GAMMA_DRAWS].unflatten(-1, (-1, GAMMA_DRAWS)))
+    heavy, order = logs.masked_fill(shares == 0, float("-inf")).topk(width, dim=-1)
+    return _step(logits, logps, sampling, ids.gather(-1, order), torch.softmax(heavy, dim=-1))
+
+
+def _step(logits: Tensor, logps: Tensor, sampling: Sampling, ids: Tensor, weights: Tensor) -> Step:
+    entropy = torch.special.entr(logps.exp()).sum(-1)
+    raw = logps if sampling.temperature in (0, 1) else log_softmax(logits, 1.0)
+    confidence = -raw.topk(min(CONFIDENCE_WORDS, raw.shape[-1]), dim=-1).values.mean(-1)
+    return Step(ids, weights, logps.gather(-1, ids), entropy, confidence)
+
+
+def widened(step: Step, width: int) -> Step:
+    """A step of width 1 as one of `width`: weight 1 in slot 0, which the others repeat with weight 0."""
+    spread = [t.expand(-1, width) for t in step[:3]]
+    return one_hot(Step(spread[0], spread[1], spread[2], step.entropy, step.confidence))
+
+
+def one_hot(step: Step) -> Step:
+    """The step made discrete: slot 0 in every slot, with weights 1, 0, 0 …"""
+    weights = torch.zeros_like(step.weights)
+    weights[:, 0] = 1.0
+    first = [t[:, :1].expand_as(t).contiguous() for t in (step.ids, step.logps)]
+    return Step(first[0], weights, first[1], step.entropy, step.confidence)
 
 
 def choose(step: Step, other: Step, rows: Tensor) -> Step:
-    """`other` in the given rows [B] bool, `step` elsewhere."""
-    wide = rows[:, None]
-    return Step(
-        *(torch.where(wide if a.dim() == 2 else rows, b, a) for a, b in zip(step, other, strict=True)),
-    )
+    """`step` with its rows [n] int64 replaced by the n rows of `other`."""
+    return Step(*(a.index_copy(0, rows, b.to(a.dtype)) for a, b in zip(step, other, strict=True)))
 
 
 def merged(embeddings: Tensor, weights: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from trueplex.backbone import Backbone
 from trueplex.evals.summary import summarise
 from trueplex.pipeline import Scorer
 from trueplex.settings import Settings, configuration
-from trueplex.store import from_row, read_parts
+from trueplex.store import read_traces
 from trueplex.train.rollouts import rollout
 from trueplex.types import Problem
 
@@ -34,13 +34,13 @@ def machine() -> dict[str, Any]:
 
 def evaluate(
     backbone: Backbone, suites: Mapping[str, Sequence[Problem]], settings: Settings, out: Path, scorer: Scorer | None,
-    progress: Callable[[int, int], None],
+    progress: Callable[[int, int], None], say: Callable[[str], None],
 ) -> dict[str, Any]:  # fmt: skip
     """Traces of each suite under `out`/SUITE (resumable), figures in `out`/results.json, which is returned."""
     figures = {}
     for name, problems in suites.items():
-        folder = rollout(backbone, problems, settings, out / name, scorer, progress)
-        figures[name] = summarise(from_row(row)[0] for row in read_parts(folder))
+        path = rollout(backbone, problems, settings, out / name, scorer, progress, say)
+        figures[name] = summarise(trace for trace, _ in read_traces(path, say))
     result = {"config": configuration(settings, backbone), "machine": machine(), "suites": figures}
     temporary = out / (RESULTS + ".tmp")
     temporary.write_text(json.dumps(result, indent=1) + "\n")

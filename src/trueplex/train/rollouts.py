@@ -1,14 +1,15 @@
 """Sample, grade and store traces; resumable after a kill at any moment.
 
-Problems are sampled in chunks; a chunk is one Parquet part, written whole when its last trace is
-graded. A trace belongs to (seed, problem, index) alone, so a resumed run stores what an
-uninterrupted one would have stored.
+Traces are appended to one file as they stop, a few at a time. A trace belongs to (seed, problem,
+index) alone, so a run that is taken up again stores what an uninterrupted one would have stored.
+After Ctrl-C unfinished traces are stored too, and go on where they were.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -17,19 +18,20 @@ from trueplex.backbone import Backbone
 from trueplex.errors import InputError, StoreError
 from trueplex.pipeline import Scorer, Stopped, stream
 from trueplex.prompt import make_prompt
-from trueplex.settings import Settings, configuration
-from trueplex.store import to_row, write_part
+from trueplex.settings import Settings, configuration, origin
+from trueplex.store import ARROW, Row, Store, open_store, read, read_traces, to_row
 from trueplex.types import Problem, Status, Trace
 
-CHUNK = 32  # problems a part
-MANIFEST = "rollout.json"
+MANIFEST, TRACES = "rollout.json", f"traces{ARROW}"
+BATCH, SECONDS = 64, 2.0  # traces are written when there are so many, or this long after the last time
 
 
 def rollout(
     backbone: Backbone, problems: Sequence[Problem], settings: Settings, out: str | Path,
     scorer: Scorer | None = None, progress: Callable[[int, int], None] = lambda done, tokens: None,
+    say: Callable[[str], None] = lambda message: None,
 ) -> Path:  # fmt: skip
-    """Sample `settings.paths` traces of every problem into the folder `out`; returns it.
+    """Sample `settings.paths` traces of every problem into `out`/traces.arrow; returns that path.
 
     ``progress`` is called with the number of traces and tokens newly stopped.
 
@@ -43,24 +45,61 @@ def rollout(
             f"{len(unlabelled)} problems have no answers, the first {unlabelled[0].text[:60]!r}; mend: add them"
         )
     out = Path(out)
+    source = origin(settings.thinking, backbone)
     _claim(out, {"config": configuration(settings, backbone), "problems": [p.key for p in problems]})
-    for first in range(0, len(problems), CHUNK):
-        name = f"part-{first // CHUNK:05d}"
-        if (out / f"{name}.parquet").exists():
-            progress(len(problems[first : first + CHUNK]) * settings.paths, 0)
-            continue
-        rows = []
-        chunk = problems[first : first + CHUNK]
-        prompts = {p.key: make_prompt(p, backbone).ids for p in chunk}
-        for event in stream(backbone, chunk, settings, scorer):
+    store = open_store(out / TRACES)
+    left, begun = _left(out / TRACES, problems, settings.paths, say)
+    missing = len(left) * settings.paths - sum(t.status is not Status.RUNNING for t in begun)
+    progress(len(problems) * settings.paths - missing, 0)
+    prompts = {p.key: make_prompt(p, backbone).ids for p in left}
+    writer = _Writer(store)
+    run = stream(backbone, left, settings, scorer, begun)
+    try:
+        for event in run:
             if isinstance(event, Stopped):
                 label(event.trace)
-                rows.append(to_row(event.trace, prompts[event.trace.problem.key], backbone.fingerprint))
+                writer.add(to_row(event.trace, prompts[event.trace.problem.key], source))
                 progress(1, event.trace.tokens)
-        order = {p.key: i for i, p in enumerate(chunk)}
-        rows.sort(key=lambda row: (order[Problem(row["problem"]).key], row["index"]))
-        write_part(out, name, rows)
-    return out
+    except KeyboardInterrupt:
+        for trace in run.unfinished():
+            writer.add(to_row(trace, prompts[trace.problem.key], source))
+        raise
+    finally:
+        writer.flush()
+        store.close()
+    return out / TRACES
+
+
+class _Writer:
+    """Appends traces a few at a time: a batch has a price of its own in a columnar file."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.rows: list[Row] = []
+        self.written = time.monotonic()
+
+    def add(self, row: Row) -> None:
+        self.rows.append(row)
+        if len(self.rows) >= BATCH or time.monotonic() - self.written > SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        rows, self.rows = self.rows, []
+        self.store.append(rows)
+        self.written = time.monotonic()
+
+
+def _left(
+    path: Path, problems: Sequence[Problem], paths: int, say: Callable[[str], None]
+) -> tuple[list[Problem], list[Trace]]:
+    """The problems whose traces are not all there, and those of their traces that are, or were begun."""
+    stopped: dict[str, set[int]] = {}
+    for row in read(path, say, ("problem", "index", "status")):
+        if row["status"] != Status.RUNNING.value:
+            stopped.setdefault(row["problem"], set()).add(row["index"])
+    left = [p for p in {p.key: p for p in problems}.values() if len(stopped.get(p.text, ())) < paths]
+    texts = {p.text for p in left}
+    return left, [t for t, _ in read_traces(path, say) if t.problem.text in texts] if left else []
 
 
 def label(trace: Trace) -> None:

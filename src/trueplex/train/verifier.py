@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,12 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from trueplex.backbone import Backbone
-from trueplex.errors import InputError, OptionError, StoreError
+from trueplex.engine.thinking import Thinking
+from trueplex.errors import InputError, OptionError
 from trueplex.evals.metrics import within_auroc
-from trueplex.store import from_row, read_parts
-from trueplex.types import Steps
+from trueplex.settings import origin
+from trueplex.store import read_traces
+from trueplex.types import Status, Steps
 from trueplex.verify.one_token import OneTokenVerifier
 from trueplex.verify.probe import base_pass, pad_inputs, probe_pass
 
@@ -67,27 +69,26 @@ def ramp(length: int, positions: np.ndarray, correct: bool) -> np.ndarray:
     return (0.5 + 0.5 * progress if correct else 0.5 - 0.5 * progress).astype(np.float32)
 
 
-def read_labelled(folder: str | Path, backbone: Backbone) -> list[Labelled]:
-    """The traces of a rollout folder that a verifier can learn from.
+def read_labelled(path: str | Path, backbone: Backbone, say: Callable[[str], None] = print) -> list[Labelled]:
+    """The traces of a store, or of a rollout folder, that a verifier can learn from.
 
-    Traces whose answer the grader could not judge are left out, never taken as wrong.
+    Traces whose answer the grader could not judge are left out and counted, never taken as wrong.
 
     Raises:
         StoreError: the traces are another model's.
         InputError: all are right, or all are wrong: there is nothing to tell apart.
     """
-    traces = []
-    for row in read_parts(folder):
-        if row["model"] != backbone.fingerprint:
-            raise StoreError(f"{folder} holds traces of model {row['model']}, not of {backbone.name!r} "
-                             f"({backbone.fingerprint}); mend: roll out with this model")  # fmt: skip
-        if row["correct"] is not None and row["tokens"] > 0:
-            trace, prompt = from_row(row)
+    traces, ungraded = [], 0
+    for trace, prompt in read_traces(path, say, origin(Thinking(), backbone)):
+        ungraded += trace.correct is None and trace.status in (Status.FINISHED, Status.TRUNCATED)
+        if trace.correct is not None and trace.tokens > 0:
             assert trace.steps is not None
-            traces.append(Labelled(prompt, trace.steps, bool(trace.correct), trace.problem.key))
+            traces.append(Labelled(prompt, trace.steps, trace.correct, trace.problem.key))
+    if ungraded:
+        say(f"{path}: {ungraded} traces have an answer that could not be graded; they are left out")
     right = sum(t.correct for t in traces)
     if right in (0, len(traces)):
-        raise InputError(f"{folder} holds {len(traces)} gradable traces, {right} right; mend: roll out problems of which "
+        raise InputError(f"{path} holds {len(traces)} gradable traces, {right} right; mend: roll out problems of which "
                          "some paths are right and some wrong")  # fmt: skip
     return traces
 

@@ -17,8 +17,8 @@ from torch import Tensor
 from trueplex.attention import ProbePass
 from trueplex.backbone import Backbone
 from trueplex.engine.cache import Plan, SlotCache
-from trueplex.engine.engine import inputs_of
 from trueplex.engine.live import LiveBatch, Rider
+from trueplex.engine.prefill import inputs_of
 from trueplex.errors import ModelError
 from trueplex.types import Steps
 from trueplex.verify.one_token import OneTokenVerifier
