@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoConfig
 
+from conftest import FAMILIES
 from trueplex.backbone import load, self_check
 from trueplex.errors import InputError, ModelError
 from trueplex.prompt import make_prompt
@@ -110,12 +112,39 @@ def test_empty_and_over_long_problems(qwen) -> None:
         make_prompt(Problem("word " * 600), qwen)
 
 
-def test_bfloat16_decodes(folder) -> None:
+@pytest.mark.parametrize(
+    ("family", "says", "options"),
+    [
+        ("mamba", "no model that trueplex can drive|not attention|layers of kind", {"state_size": 4}),
+        ("qwen3_next", "linear_attention", {"head_dim": 16, "num_experts": 4, "num_experts_per_tok": 2}),
+        ("falcon_h1", "layers of kind|state", {"head_dim": 16}),
+        (
+            "gemma3n_text",
+            "per-layer embeddings",
+            {"num_kv_shared_layers": 0, "head_dim": 16, "vocab_size_per_layer_input": 64},
+        ),
+        ("gemma4_text", "per-layer embeddings", {"head_dim": 16, "vocab_size_per_layer_input": 64}),
+    ],
+)
+def test_state_space_hybrid_and_per_layer_models_are_refused_before_weights_are_read(
+    family: str, says: str, options: dict, tmp_path: Path
+) -> None:
+    """Their state cannot be rolled back after a probe, or a merged thought has no id to look up."""
+    config = AutoConfig.for_model(family, vocab_size=64, hidden_size=64, num_hidden_layers=2, num_attention_heads=4,
+                                  num_key_value_heads=2, **options)  # fmt: skip
+    config.save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"")  # never looked at
+    with pytest.raises(ModelError, match=says):
+        load(str(tmp_path))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_bfloat16_decodes_in_every_family(folder, family: str) -> None:
     from trueplex.engine import engine
     from trueplex.engine.ending import Ending
     from trueplex.engine.thinking import Thinking
 
-    backbone = load(str(folder("qwen3")), dtype=torch.bfloat16)
+    backbone = load(str(folder(family)), dtype=torch.bfloat16)
     live = engine.start(backbone, [make_prompt(Problem("Hi"), backbone)], 3, Thinking(ending=Ending(10)))
     while live:
         live.advance(4)

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conftest import prompts_for
+from conftest import SEED, prompts_for
 from trueplex.backbone import Backbone
 from trueplex.engine import engine
 from trueplex.engine.ending import Ending, StopStrings
@@ -28,7 +28,7 @@ EVERY_MODE = [
 
 
 def run(backbone: Backbone, thinking: Thinking, paths: int = 3, stride: int = 7) -> list[Trace]:
-    live = engine.start(backbone, prompts_for(backbone), paths, thinking, seed=5)
+    live = engine.start(backbone, prompts_for(backbone), paths, thinking, seed=SEED)
     while live:
         live.advance(stride)
     return live.finished
@@ -185,12 +185,12 @@ def test_a_trace_that_was_laid_aside_goes_on_as_if_never_stopped(backbone: Backb
     thinking = ended(mode, Ending(30, think_tokens=16))
     whole = {(t.problem.text, t.index): t for t in run(backbone, thinking)}
     for strides in (1, 3):  # while all think, and when some answer
-        live = engine.start(backbone, prompts_for(backbone), 3, thinking, seed=5)
+        live = engine.start(backbone, prompts_for(backbone), 3, thinking, seed=SEED)
         for _ in range(strides):
             live.advance(7)
         begun = live.snapshot()
         assert begun and all(len(t.steps) == t.tokens and t.status is Status.RUNNING for t in begun)
-        again = engine.start(backbone, prompts_for(backbone), 3, thinking, seed=5, begun=live.finished + begun)
+        again = engine.start(backbone, prompts_for(backbone), 3, thinking, seed=SEED, begun=live.finished + begun)
         while again:
             again.advance(7)
         traces = live.finished + again.finished

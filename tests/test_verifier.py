@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from conftest import prompts_for
+from conftest import SEED, prompts_for
 from trueplex.backbone import Backbone
 from trueplex.engine import engine
 from trueplex.engine.ending import Ending
@@ -55,7 +55,7 @@ def qwen_verifier(qwen: Backbone) -> Iterator[OneTokenVerifier]:
 
 
 def decode(backbone: Backbone, verifier: OneTokenVerifier | None, stride: int = 1) -> list[Trace]:
-    live = engine.start(backbone, prompts_for(backbone), 3, MULTIPLEX, seed=2)
+    live = engine.start(backbone, prompts_for(backbone), 3, MULTIPLEX, seed=SEED)
     scorer = OneTokenScorer(verifier, stride) if verifier else None
     while live:
         live.advance(stride, scorer.rider if scorer else None)
@@ -287,7 +287,7 @@ def test_a_probe_beside_a_shared_prompt_reads_the_same_score(verifier: OneTokenV
     backbone = verifier.backbone
     among = {(t.problem.text, t.index): t for t in decode(backbone, verifier)}
     prompt = prompts_for(backbone)[1]
-    live = engine.start(backbone, [prompt], 3, MULTIPLEX, seed=2)
+    live = engine.start(backbone, [prompt], 3, MULTIPLEX, seed=SEED)
     while live:
         live.advance(1, verifier)
         live.record(live.readings.tolist())

@@ -63,13 +63,22 @@ def attention(
     probe_pass: ProbePass | None = None,
     row_blocks: Sequence[RowBlock] = (),
     shared_prefix: int = 0,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """query [B, heads, q, D], key and value [B, kv heads, n, D] → ([B, q, heads, D], None)."""  # fmt: skip
+    """query [B, heads, q, D], key and value [B, kv heads, n, D] → ([B, q, heads, D], None).
+
+    ``softcap`` (Gemma 2) bounds the scores by tanh; ``s_aux`` (GPT-OSS) are sinks [heads]: scores that take
+    their share of the softmax and give nothing. No fused kernel knows them, so they are computed plainly.
+    """  # fmt: skip
+    batch, heads, columns, size = query.shape
+    extras = Extras(size**-0.5 if scaling is None else scaling, softcap, s_aux)
     if probe_pass is not None:
         base_key, base_value = probe_pass.layers[module.layer_idx]  # type: ignore[index]
-        return _probe(query, key, value, base_key, base_value, attention_mask, scaling), None
-    batch, heads, columns, size = query.shape
+        return _probe(query, key, value, base_key, base_value, attention_mask, extras), None
+    if softcap is not None or s_aux is not None:
+        return _plainly(query, key, value, attention_mask, extras), None
     groups = heads // key.shape[1]
     if columns > PACKED_COLUMNS or (columns > 1 and attention_mask is None):
         return sdpa_attention_forward(
@@ -79,8 +88,7 @@ def attention(
     if attention_mask is not None and columns > 1 and groups > 1:
         attention_mask = attention_mask.repeat(1, 1, groups, 1)
     if shared_prefix and batch > 1:
-        scale = size**-0.5 if scaling is None else scaling
-        out = _beside_prefix(packed, key, value, attention_mask, shared_prefix, scale)
+        out = _beside_prefix(packed, key, value, attention_mask, shared_prefix, extras.scale)
         return out.reshape(batch, heads, columns, -1).transpose(1, 2).contiguous(), None
     if not row_blocks or attention_mask is None:
         row_blocks = [(0, batch, key.shape[2])]
@@ -117,20 +125,53 @@ def _beside_prefix(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | Non
     return out + torch.matmul(shares[..., prefix:], value[:, :, prefix:])
 
 
+@dataclass(slots=True, frozen=True)
+class Extras:
+    """What stands between query · key and the values, besides the mask."""
+
+    scale: float
+    softcap: float | None
+    sinks: Tensor | None
+
+    def scores(self, raw: Tensor) -> Tensor:
+        raw = raw * self.scale
+        return raw if self.softcap is None else torch.tanh(raw / self.softcap) * self.softcap
+
+    def shares(self, scores: Tensor) -> Tensor:
+        """Softmax of scores [B, kv heads, groups, q, n] over n, less what the sinks take; float32."""
+        scores = scores.float()
+        if self.sinks is None:
+            return torch.softmax(scores, dim=-1)
+        sinks = self.sinks.float().view(1, *scores.shape[1:3], 1, 1).expand(*scores.shape[:-1], 1)
+        return torch.softmax(torch.cat([scores, sinks], dim=-1), dim=-1)[..., :-1]
+
+
+def _plainly(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, extras: Extras) -> Tensor:
+    batch, heads, columns, size = query.shape
+    grouped = query.reshape(batch, key.shape[1], -1, columns, size)
+    scores = extras.scores(torch.einsum("bhgmd,bhnd->bhgmn", grouped, key))
+    if mask is None and columns > 1:  # transformers leaves out the mask of a plain causal pass
+        mask = torch.ones(columns, key.shape[2], dtype=torch.bool, device=query.device)
+        mask = mask.tril(key.shape[2] - columns)[None, None]
+    if mask is not None:
+        hidden = mask.unsqueeze(2)
+        scores = scores.masked_fill(~hidden, float("-inf")) if mask.dtype == torch.bool else scores + hidden
+    out = torch.einsum("bhgmn,bhnd->bhgmd", extras.shares(scores).to(value.dtype), value)
+    return out.reshape(batch, heads, columns, -1).transpose(1, 2).contiguous()
+
+
 def _probe(
-    query: Tensor, key: Tensor, value: Tensor, base_key: Tensor, base_value: Tensor,
-    mask: Tensor | None, scaling: float | None,
-) -> Tensor:  # fmt: skip
+    query: Tensor, key: Tensor, value: Tensor, base_key: Tensor, base_value: Tensor, mask: Tensor | None, extras: Extras
+) -> Tensor:
     """Softmax over [q · base keys that the mask allows, q · own key]; query [B, heads, M, D]."""
     batch, heads, probes, size = query.shape
     kv_heads = key.shape[1]
-    scale = size**-0.5 if scaling is None else scaling
     grouped = query.reshape(batch, kv_heads, heads // kv_heads, probes, size)
-    seen = torch.einsum("bhgmd,bhnd->bhgmn", grouped, base_key) * scale
+    seen = extras.scores(torch.einsum("bhgmd,bhnd->bhgmn", grouped, base_key))
     if mask is not None:
         seen = seen + mask.unsqueeze(1)
-    own = (grouped * key.unsqueeze(2)).sum(-1, keepdim=True) * scale
-    shares = torch.softmax(torch.cat([seen, own], dim=-1).float(), dim=-1).to(query.dtype)
+    own = extras.scores((grouped * key.unsqueeze(2)).sum(-1, keepdim=True))
+    shares = extras.shares(torch.cat([seen, own], dim=-1)).to(query.dtype)
     out = torch.einsum("bhgmn,bhnd->bhgmd", shares[..., :-1], base_value)
     out = out + shares[..., -1:] * value.unsqueeze(2)
     return out.reshape(batch, heads, probes, -1).transpose(1, 2).contiguous()

@@ -58,12 +58,7 @@ class Backbone:
         # Models that name their layers' kinds take a mask per kind; the others one for all layers.
         self.mask_by_kind = getattr(self.config, "layer_types", None) is not None
         self.model.eval().requires_grad_(False)
-        special = getattr(self.config, "attn_logit_softcapping", None) or any(
-            "sinks" in name for name, _ in self.model.named_parameters()
-        )
-        # Only eager attention knows soft-capping and attention sinks.
-        self.model.set_attn_implementation("eager" if special else attention.NAME)
-        self.own_attention = not special
+        self.model.set_attn_implementation(attention.NAME)
         self._last_hidden: Tensor | None = None
         self.model.base_model.register_forward_hook(self._keep_hidden)
 
@@ -135,11 +130,10 @@ class Backbone:
         full = self.mask_by_kind and set(self.kinds) == {"full_attention"}
         bare = whole and full
         extra: dict[str, Any] = {} if probe_pass is None else {"probe_pass": probe_pass}
-        if self.own_attention:
-            if row_blocks:
-                extra["row_blocks"] = row_blocks
-            if shared_prefix and full:
-                extra["shared_prefix"] = shared_prefix
+        if row_blocks:
+            extra["row_blocks"] = row_blocks
+        if shared_prefix and full:
+            extra["shared_prefix"] = shared_prefix
         output = self.model(
             inputs_embeds=embeddings,
             attention_mask={"full_attention": None}
@@ -293,8 +287,8 @@ def _refuse(config: Any) -> None:
 def self_check(backbone: Backbone, length: int = 12) -> None:
     """Compare this model on the engine's path with its own plain forward; refuse it when they differ.
 
-    Three comparisons on one fixed text: ids against embeddings, ragged decoding in the slot cache
-    against full recomputation, and the same with a merged input.
+    Three comparisons on one fixed text with the model's own eager attention: ids against embeddings,
+    ragged decoding in the slot cache against full recomputation, and the same with a merged input.
     Raises ModelError naming the first that fails.
     """
     tolerance = 1e-3 if backbone.dtype == torch.float32 else 0.1
@@ -302,12 +296,14 @@ def self_check(backbone: Backbone, length: int = 12) -> None:
     ids = torch.randint(backbone.vocabulary, (1, length), generator=generator).to(backbone.device)
     try:
         embeddings = backbone.embed(ids)
+        backbone.model.set_attn_implementation("eager")
         plain = backbone.model(input_ids=ids, use_cache=False).logits.float()
         embedded = backbone.model(inputs_embeds=embeddings, use_cache=False).logits.float()
         _compare(plain, embedded, tolerance, "reads embeddings unlike token ids")
         embeddings[:, -1] = embeddings[:, :3].mean(1)
         # After softmax, attention masks and norms the last logits tell of every position before.
         full = backbone.model(inputs_embeds=embeddings, use_cache=False, past_key_values=None).logits[:, -1].float()
+        backbone.model.set_attn_implementation(attention.NAME)
         cache = SlotCache(backbone.layers, 2)
         for first, last in ((0, length - 1), (length - 1, length)):
             positions = torch.arange(first, last, device=backbone.device)[None].expand(2, -1)

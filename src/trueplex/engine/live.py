@@ -212,6 +212,7 @@ class LiveBatch:
             return step, forced
         for row in np.flatnonzero(forced):
             self.traces[row].closing = "cold stop" if cold[row] else "thinking budget"
+        assert self.backbone.think_end is not None
         rows = self._rows(forced)
         logps = log_softmax(logits[rows], self.thinking.sampling.temperature)[:, self.backbone.think_end, None]
         wide = [t[rows] for t in step]

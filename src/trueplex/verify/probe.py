@@ -19,7 +19,6 @@ from trueplex.backbone import Backbone
 from trueplex.engine.cache import Plan, SlotCache
 from trueplex.engine.live import LiveBatch, Rider
 from trueplex.engine.prefill import inputs_of
-from trueplex.errors import ModelError
 from trueplex.types import Steps
 from trueplex.verify.one_token import OneTokenVerifier
 
@@ -40,11 +39,6 @@ class OneTokenScorer:
 
 def base_pass(backbone: Backbone, inputs: Tensor) -> ProbePass:
     """Keys and values of the base model over inputs [B, N, H], without LoRA and without gradient."""
-    if not backbone.own_attention:
-        raise ModelError(
-            f"{backbone.config.model_type} needs eager attention (soft-capping or sinks), which the parallel probe pass "
-            "does not reproduce; mend: score this model's traces live"
-        )
     rows, length = inputs.shape[:2]
     positions = torch.arange(length, device=inputs.device)[None]
     cache = SlotCache(backbone.layers, rows)
