@@ -17,8 +17,8 @@ RANKS = {
     6: "engine.engine reference.pretrain reference.build",
     7: "verify.probe",
     8: "pipeline",
-    9: "race train.rollouts train.verifier evals.summary",
-    10: "evals.run",
+    9: "race show.pieces train.rollouts train.verifier evals.summary",
+    10: "evals.run show.text show.page",
     11: "session",
     12: "cli",
 }

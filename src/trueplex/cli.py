@@ -160,6 +160,21 @@ def evaluate(
     measure(suite, split, n, model, device, settings, out, quiet)
 
 
+@app.command()
+def show(
+    traces: Annotated[Path, typer.Argument(help="A file that --save wrote, or a folder of rollouts.", show_default=False)],
+    problem: Annotated[int, typer.Option(help="Which problem of the file, from 1.")] = 1,
+    trace: Annotated[int, typer.Option(help="Which of its traces, by index.")] = 0,
+    candidates: Annotated[bool, typer.Option("--candidates", help="Also list the words that every exploring step weighed.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Write a page with all traces of the problem and their scores.")] = None,
+    model: Model = "reference",
+) -> None:  # fmt: skip
+    """Read a stored trace: what it wrote, where it explored, how sure the model and the verifier were."""
+    from trueplex.session import look
+
+    look(traces, problem, trace, candidates, html, model)
+
+
 @train.command()
 def verifier(
     data: Annotated[list[Path], typer.Option(help="Rollout folders to learn from; may be given again.")],

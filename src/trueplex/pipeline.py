@@ -165,7 +165,7 @@ class _Run:
         self.started = time.perf_counter()
 
     def stop(self, trace: Trace) -> None:
-        """Give a stopped trace its text and answer.
+        """Give a stopped trace its text and answer, and grade it where the answers are known.
 
         Thinking that was never closed has no answer: what it boxed on the way was not its answer.
         """
@@ -175,6 +175,7 @@ class _Run:
         if trace.status is Status.FINISHED and closed:
             tail = self.backbone.decode(trace.steps.ids[trace.thinking_tokens :, 0].tolist())
             trace.answer = answers.extract(trace.text if self.backbone.think_end is None else tail)
+        label(trace)
         self.traces.append(trace)
 
     def solution(self) -> Solution:
@@ -189,6 +190,16 @@ class _Run:
             seconds=time.perf_counter() - self.started,
             config=configuration(self.settings, self.backbone),
         )
+
+
+def label(trace: Trace) -> None:
+    """Grade a stopped trace where the right answers are known; one without an answer is wrong.
+
+    None stays where the grader cannot tell, and for a trace that was retired before it could answer.
+    """
+    known = trace.problem.answers
+    if known is not None and trace.status is not Status.PRUNED:
+        trace.correct = False if trace.answer is None else answers.grade(trace.answer, known).correct
 
 
 def usage_of(traces: Sequence[Trace], prompt_tokens: int) -> Usage:

@@ -35,16 +35,19 @@ ARROW = ".arrow"
 
 @dataclass(slots=True, frozen=True)
 class Origin:
-    """Where traces come from: fingerprints of the model and the tokenizer, and the thinking options as JSON."""
+    """Where traces come from: fingerprints of the model and the tokenizer, and the thinking options as JSON.
 
-    model: str
+    ``model`` is None where only the tokenizer matters, as for reading a trace's words.
+    """
+
+    model: str | None
     tokenizer: str
     thinking: str
 
     def require(self, row: Row, path: Path) -> None:
         """Raise StoreError for a record of another model or tokenizer."""
         for name, own in (("model", self.model), ("tokenizer", self.tokenizer)):
-            if row[name] != own:
+            if own is not None and row[name] != own:
                 raise StoreError(f"{path} holds traces of {name} {row[name]}, and this {name} is {own}; mend: give the "
                                  "model that they were made with")  # fmt: skip
 
@@ -104,8 +107,8 @@ def open_store(path: str | Path) -> Store:
     return ArrowStream(path) if Path(path).suffix == ARROW else JsonLines(path)
 
 
-def read(path: str | Path, say: Say, columns: Iterable[str] | None = None) -> Iterator[Row]:
-    """The whole records of a store, all columns or the given ones; what had to be dropped is said.
+def read(path: str | Path, say: Say, columns: Iterable[str] | None = None, problem: str | None = None) -> Iterator[Row]:
+    """The whole records of a store, or of one problem; all columns or some. What had to be dropped is said.
 
     Raises:
         StoreError: there is no such file, or it is no store of traces.
@@ -118,16 +121,18 @@ def read(path: str | Path, say: Say, columns: Iterable[str] | None = None) -> It
     except OSError as error:
         raise StoreError(f"cannot read {path}: {error.strerror}; mend: check the path") from error
     with file:
-        yield from (_read_arrow if path.suffix == ARROW else _read_lines)(path, file, say, columns)
+        yield from (_read_arrow if path.suffix == ARROW else _read_lines)(path, file, say, columns, problem)
 
 
-def read_traces(path: str | Path, say: Say, origin: Origin | None = None) -> Iterator[tuple[Trace, tuple[int, ...]]]:
+def read_traces(
+    path: str | Path, say: Say, origin: Origin | None = None, problem: str | None = None
+) -> Iterator[tuple[Trace, tuple[int, ...]]]:
     """Traces and their prompts' ids, the latest record of each; with an origin, those of another are refused."""
     path, latest = Path(path), {}
-    for number, row in enumerate(read(path, say, ("problem", "index", "seed", "status"))):
+    for number, row in enumerate(read(path, say, ("problem", "index", "seed"), problem)):
         latest[row["problem"], row["seed"], row["index"]] = number
     wanted = set(latest.values())
-    for number, row in enumerate(read(path, lambda message: None)):
+    for number, row in enumerate(read(path, lambda message: None, problem=problem)):
         if number in wanted:
             if origin is not None:
                 origin.require(row, path)
@@ -187,14 +192,16 @@ class JsonLines(_Appended):
             self._write(json.dumps(plain).encode() + b"\n")
 
 
-def _read_lines(path: Path, file: io.BufferedReader, say: Say, columns: Iterable[str] | None) -> Iterator[Row]:
+def _read_lines(path: Path, file: io.BufferedReader, say: Say, columns: Iterable[str] | None,
+                problem: str | None) -> Iterator[Row]:  # fmt: skip
     wanted = list(columns) if columns else None
     for number, line in enumerate(file, 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-            yield {name: row[name] for name in wanted} if wanted else row
+            if problem is None or row["problem"] == problem:
+                yield {name: row[name] for name in wanted} if wanted else row
         except (ValueError, KeyError, TypeError):
             say(f"{path}, line {number}: no whole trace; it is left out")
 
@@ -269,11 +276,14 @@ def _is_cut_off_head(pa: Any, content: bytes) -> bool:
     return sink.getvalue().to_pybytes().startswith(content)
 
 
-def _read_arrow(path: Path, file: io.BufferedReader, say: Say, columns: Iterable[str] | None) -> Iterator[Row]:
+def _read_arrow(path: Path, file: io.BufferedReader, say: Say, columns: Iterable[str] | None,
+                problem: str | None) -> Iterator[Row]:  # fmt: skip
     pa, whole = _arrow(), 0
     for end, batch in _batches(pa, path, file):
         whole = end
         if batch is not None:
+            if problem is not None:
+                batch = batch.filter(pa.compute.equal(batch["problem"], problem))
             yield from (batch.select(list(columns)) if columns else batch).to_pylist()
     cut = path.stat().st_size - whole
     if cut:
@@ -283,6 +293,7 @@ def _read_arrow(path: Path, file: io.BufferedReader, say: Say, columns: Iterable
 def _arrow() -> Any:
     try:
         import pyarrow
+        import pyarrow.compute
         import pyarrow.ipc
     except ImportError as error:
         raise MissingExtra("pyarrow", "train") from error

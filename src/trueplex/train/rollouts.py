@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from trueplex import answers
 from trueplex.backbone import Backbone
 from trueplex.errors import InputError, StoreError
 from trueplex.pipeline import Scorer, Stopped, stream
@@ -57,7 +56,6 @@ def rollout(
     try:
         for event in run:
             if isinstance(event, Stopped):
-                label(event.trace)
                 writer.add(to_row(event.trace, prompts[event.trace.problem.key], source))
                 progress(1, event.trace.tokens)
     except KeyboardInterrupt:
@@ -100,14 +98,6 @@ def _left(
     left = [p for p in {p.key: p for p in problems}.values() if len(stopped.get(p.text, ())) < paths]
     texts = {p.text for p in left}
     return left, [t for t, _ in read_traces(path, say) if t.problem.text in texts] if left else []
-
-
-def label(trace: Trace) -> None:
-    """Grade a stopped trace: None where the grader cannot tell; without an answer it is wrong."""
-    if trace.status is Status.PRUNED:
-        return
-    assert trace.problem.answers is not None
-    trace.correct = False if trace.answer is None else answers.grade(trace.answer, trace.problem.answers).correct
 
 
 def _claim(out: Path, manifest: dict) -> None:

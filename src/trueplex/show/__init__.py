@@ -1,0 +1,1 @@
+"""Seeing thought: stored traces for people to read, on a terminal and as a page."""
