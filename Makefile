@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test lint types bench measure reference clean
+.PHONY: demo test lint types bench measure modes clean
 
 # torch comes first and by its pinned version, so that nothing else pulls in another build.
 $(STAMP): pyproject.toml constraints.txt
@@ -32,12 +32,29 @@ types: $(STAMP)
 
 bench: $(STAMP)  ## speed and memory, as ratios of one run; wants an idle machine
 	$(BIN)/python bench/speed.py --out results/speed.json
+	$(BIN)/python bench/modes.py --out results/modes-speed.json
 
 measure: $(STAMP)  ## pass@k, votes and score quality on 200 test problems a suite; resumable
 	OMP_NUM_THREADS=1 $(BIN)/trueplex eval --suite reference --thinking discrete --rows 256 --out runs/measure/discrete
 	OMP_NUM_THREADS=1 $(BIN)/trueplex eval --suite reference --thinking multiplex --samples 32 --rows 256 --out runs/measure/multiplex
 	mkdir -p results && cp runs/measure/discrete/results.json results/reference-discrete.json
 	cp runs/measure/multiplex/results.json results/reference-multiplex.json
+
+# Each way of thinking, none of them trained for: 8 traces of 200 test problems a suite.
+MODE_discrete := --thinking discrete
+MODE_soft := --thinking soft
+MODE_gumbel := --thinking stochastic-soft
+MODE_dirichlet := --thinking stochastic-soft --noise dirichlet --top-k 30
+MODE_multiplex2 := --width 2
+MODE_multiplex3 := --width 3
+MODE_multiplex6 := --width 6
+MODES := discrete soft gumbel dirichlet multiplex2 multiplex3 multiplex6
+
+modes: $(MODES:%=mode-%)  ## the table of thinking modes; resumable, `make -j2 modes` uses two cores
+
+mode-%: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/trueplex eval --suite reference --samples 8 --verifier none --rows 256 $(MODE_$*) --out runs/modes/$*
+	mkdir -p results/modes && cp runs/modes/$*/results.json results/modes/$*.json
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

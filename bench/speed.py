@@ -9,9 +9,10 @@ the paired ratios. Prints a table and, last, one JSON line. Run it on an idle ma
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -123,6 +124,12 @@ def memory(traces: int, problems_: int) -> dict[str, float]:
     return json.loads(subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout)
 
 
+def resident(what: str) -> float:
+    """Megabytes of this process by /proc: VmRSS now, VmHWM at its peak since it was last reset."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(what))
+    return int(line.split()[1]) / 1024
+
+
 def peak(traces: int, count: int) -> None:
     """Child of `memory`: prints megabytes before decoding, at its peak, and held by the KV cache."""
     torch.set_num_threads(1)
@@ -133,14 +140,22 @@ def peak(traces: int, count: int) -> None:
         while len(make_prompt(Problem(long), backbone).ids) < LONG:
             long += " " + text
         prompts.append(make_prompt(Problem(long), backbone))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    live = engine.start(backbone, prompts[:1], 1, Thinking(ending=Ending(2)))  # what the first pass allots for good
+    live.advance(2)
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # loading left freed pages, in which small peaks would hide
+    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
+    before = resident("VmRSS")
     live = engine.start(backbone, prompts, traces, Thinking(ending=Ending(64)), rows=traces)
     while live:
         live.advance(16)
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(
         json.dumps(
-            {"before_mb": round(before), "peak_mb": round(after), "cache_mb": round(live._cache.nbytes() / 2**20)}
+            {
+                "before_mb": round(before),
+                "peak_mb": round(resident("VmHWM")),
+                "cache_mb": round(live._cache.nbytes() / 2**20),
+            }
         )
     )
 
@@ -150,6 +165,16 @@ def command_seconds(*arguments: str) -> float:
     environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
     subprocess.run([sys.executable, "-m", "trueplex.cli", *arguments], capture_output=True, check=True, env=environment)
     return round(time.perf_counter() - started, 2)
+
+
+def write(result: dict, out: Path | None) -> None:
+    """The figures as the last line of the output, and as a file, whole or not at all."""
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary = out.with_suffix(".tmp")
+        temporary.write_text(json.dumps(result, indent=1) + "\n")
+        temporary.replace(out)
+    print(json.dumps(result))
 
 
 def main() -> None:
@@ -212,12 +237,7 @@ def main() -> None:
             f"{name}: {s['peak_mb'] - s['before_mb']} MB above {s['before_mb']} MB, {s['cache_mb']} MB of it KV"
         )
     console.print(", ".join(f"{name}: {s} s" for name, s in cold.items()))
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = options.out.with_suffix(".tmp")
-        temporary.write_text(json.dumps(result, indent=1) + "\n")
-        temporary.replace(options.out)
-    print(json.dumps(result))
+    write(result, options.out)
 
 
 if __name__ == "__main__":

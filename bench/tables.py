@@ -14,6 +14,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from trueplex.evals.metrics import interval
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
 BEGIN, END = "<!-- results: written by bench/tables.py -->", "<!-- end of results -->"
@@ -84,6 +88,46 @@ def score_table(suites: dict[str, Any]) -> str:
     return table(head, rows)
 
 
+THINKING = {
+    "discrete": "discrete", "soft": "soft, 10 words", "gumbel": "stochastic soft, Gumbel", "dirichlet":
+    "stochastic soft, Dirichlet", "multiplex2": "multiplex, K = 2", "multiplex3": "multiplex, K = 3",
+    "multiplex6": "multiplex, K = 6",
+}  # fmt: skip
+
+
+def mode_tables() -> str:
+    """One table a suite: each way of thinking on the same problems, and its paired difference to discrete."""
+    results = {name: read(f"modes/{name}.json") for name in THINKING}
+    parts = []
+    for suite in results["discrete"]["suites"]:
+        plain, rows = results["discrete"]["suites"][suite], []
+        for name, title in THINKING.items():
+            f = results[name]["suites"][suite]
+            gain = "–" if name == "discrete" else percent(paired(f, plain))
+            explored = f"{100 * f['explored']['mean']:.0f}" if name.startswith("multiplex") else "–"
+            rows.append([title, percent(f["pass"]["1"]), gain, percent(f["pass"]["8"]), f"{f['tokens']['mean']:.0f}",
+                         f"{100 * f['truncated']:.1f}", f"{f['entropy']['mean']:.3f}", explored])  # fmt: skip
+        head = [
+            "thinking",
+            "pass@1",
+            "− discrete",
+            "pass@8",
+            "tokens",
+            "truncated, %",
+            "entropy, nats",
+            "steps that explored, %",
+        ]
+        parts += [f"**{suite}**", table(head, rows)]
+    return "\n\n".join(parts)
+
+
+def paired(one: dict[str, Any], other: dict[str, Any]) -> dict[str, float]:
+    """The difference in pass@1 over the same problems, with its bootstrap interval."""
+    gains = np.array(one["right"]) / one["samples"] - np.array(other["right"]) / other["samples"]
+    low, high = interval(gains.tolist())
+    return {"mean": float(gains.mean()), "low": low, "high": high}
+
+
 def speed_tables(speed: dict[str, Any]) -> str:
     rates = [[name, f"{f['ratio']:.2f}", f"{f['lowest']:.2f}–{f['highest']:.2f}"] for name, f in speed["rates"].items()]
     saved = speed["half:32 of 32"]
@@ -97,6 +141,16 @@ def speed_tables(speed: dict[str, Any]) -> str:
         table(["traces", "MB", "of it KV cache, MB"], memory),
         table(["from a cold start", "seconds"], cold),
     ])  # fmt: skip
+
+
+def mode_speed_tables(speed: dict[str, Any]) -> str:
+    parts = []
+    for title, key in (("tokens per second, against discrete", "modes / discrete"),
+                       (f"sampling steps per second, {speed['traces']} rows of {speed['vocabulary']:,} words, against what "
+                        "`model.generate` does between logits and ids", "sampling / generate")):  # fmt: skip
+        rows = [[name, f"{f['ratio']:.2f}", f"{f['lowest']:.2f}–{f['highest']:.2f}"] for name, f in speed[key].items()]
+        parts.append(table([title, "median", "range of the paired runs"], rows))
+    return "\n\n".join(parts)
 
 
 def describe(result: dict[str, Any]) -> str:
@@ -127,10 +181,19 @@ def pages() -> dict[Path, str]:
             "AUROC of the verifier's score:",
             score_table(suites),
         ]
+    modes = read("modes/discrete.json")
+    parts += [
+        f"## Ways of thinking, none of them trained for\n\n{modes['suites']['chain-easy']['samples']} traces of "
+        f"{n['problems']} test problems a suite; temperature 1, no filters (top-k 30 for Dirichlet). Percentages with 95 % "
+        "intervals; the difference to discrete is paired on the same problems. Soft thinking draws nothing, so its traces of "
+        "one problem differ after `</think>` alone.",
+        mode_tables(),
+    ]
     parts += [
         f"## Speed\n\n{speed['traces']} traces, one thread, medians of paired runs on an idle machine "
         f"(torch {speed['machine']['torch']}, {speed['machine']['cores']} cores).",
         speed_tables(speed),
+        mode_speed_tables(read("modes-speed.json")),
     ]
     readme = (ROOT / "README.md").read_text()
     before, _, rest = readme.partition(BEGIN)

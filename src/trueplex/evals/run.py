@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,9 @@ def evaluate(
         figures[name] = summarise(trace for trace, _ in read_traces(path, say))
     result = {"config": configuration(settings, backbone), "machine": machine(), "suites": figures}
     temporary = out / (RESULTS + ".tmp")
-    temporary.write_text(json.dumps(result, indent=1) + "\n")
+    # Lists of numbers on one line: a file that people read.
+    text = re.sub(r"\[[\s\d.,-]+\]", lambda m: "[" + ", ".join(m[0][1:-1].replace(",", " ").split()) + "]",
+                  json.dumps(result, indent=1))  # fmt: skip
+    temporary.write_text(text + "\n")
     temporary.replace(out / RESULTS)
     return result

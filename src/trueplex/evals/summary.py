@@ -36,8 +36,10 @@ def voted(traces: Sequence[Trace], select: Votes, size: int) -> float:
     return float(np.mean([chosen_right(select(g), g[0].problem.answers or ()) for g in groups]))
 
 
-def figure(values: Sequence[float]) -> dict[str, float]:
-    """A mean over problems with its 95 % bootstrap interval."""
+def figure(values: Sequence[float]) -> dict[str, float] | None:
+    """A mean over problems with its 95 % bootstrap interval; None without any."""
+    if not len(values):
+        return None
     low, high = interval(values)
     return {"mean": round(float(np.mean(values)), 4), "low": round(low, 4), "high": round(high, 4)}
 
@@ -45,7 +47,8 @@ def figure(values: Sequence[float]) -> dict[str, float]:
 def summarise(traces: Iterable[Trace]) -> dict[str, Any]:
     """Figures of one suite: pass@k, votes, lengths, entropy and, where there are scores, their quality.
 
-    An answer that the grader could not judge counts as wrong here and is counted by itself.
+    An answer that the grader could not judge counts as wrong here and is counted by itself. ``right`` is
+    the number of right traces of each problem, so that two results can be compared pair by pair.
     """
     by_problem: dict[int, list[Trace]] = {}
     for trace in traces:
@@ -59,10 +62,12 @@ def summarise(traces: Iterable[Trace]) -> dict[str, Any]:
         "problems": len(groups), "samples": n, "ungraded": sum(t.correct is None for t in every),
         "pass": {str(k): figure([pass_at(len(g), r, k) for g, r in zip(groups, right, strict=True)]) for k in _powers(n)},
         "majority": {str(k): figure([voted(g, vote.majority, k) for g in groups]) for k in _sizes(n)},
-        "tokens": {"mean": round(float(tokens.mean()), 1), "p5": int(np.quantile(tokens, 0.05)),
+        "tokens": {**(figure([float(np.mean([t.tokens for t in g])) for g in groups]) or {}), "p5": int(np.quantile(tokens, 0.05)),
                    "p95": int(np.quantile(tokens, 0.95)), "max": int(tokens.max())},
         "truncated": round(float(np.mean([t.status.value == "truncated" for t in every])), 4),
-        "entropy": round(float(np.mean([t.steps.entropy.mean() for t in every if t.steps is not None])), 4),
+        "entropy": figure([float(np.mean([_entropy(t) for t in g])) for g in groups]),
+        "explored": figure([float(np.mean([_explored(t) for t in g])) for g in groups]),
+        "right": right,
     }  # fmt: skip
     # The plainest score that needs no training: a trace that was surer of its steps is trusted more.
     surer = [-float(t.steps.entropy.mean()) for t in every if t.steps is not None]
@@ -72,6 +77,18 @@ def summarise(traces: Iterable[Trace]) -> dict[str, Any]:
     if all(t.scores for t in every):
         out |= _scored(groups, right, n)
     return out
+
+
+def _entropy(trace: Trace) -> float:
+    """Mean entropy of the thinking steps, in nats."""
+    assert trace.steps is not None
+    return float(trace.steps.entropy[: trace.thinking_tokens].mean())
+
+
+def _explored(trace: Trace) -> float:
+    """Share of the thinking steps whose samples differed."""
+    assert trace.steps is not None
+    return 1.0 - float(trace.steps.consensus[: trace.thinking_tokens].mean())
 
 
 def _scored(groups: list[list[Trace]], right: list[int], n: int) -> dict[str, Any]:
@@ -94,7 +111,7 @@ def _scored(groups: list[list[Trace]], right: list[int], n: int) -> dict[str, An
         scores = [score_at(t, share) for t in every]
         out["auroc_within"][str(share)] = figure(per_problem_auroc(problems, correct, scores))
         sides = [[s for s, c in zip(scores, correct, strict=True) if c is side] for side in (True, False)]
-        out["auroc_all"][str(share)] = round(auroc(*sides), 4)
+        out["auroc_all"][str(share)] = round(auroc(*sides), 4) if all(sides) else None
     return out
 
 
