@@ -206,11 +206,11 @@ def test_a_trace_that_was_laid_aside_goes_on_as_if_never_stopped(backbone: Backb
 
 def test_an_interrupt_at_any_forward_pass_can_be_gone_on_from(qwen: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     problems = [p.problem for p in prompts_for(qwen)]
-    settings = Settings(paths=3, thinking=Thinking(ending=Ending(20)), verifier="none")
+    settings = Settings(paths=3, thinking=Thinking(ending=Ending(70)), verifier="none")
     whole = {(t.problem.text, t.index): t for t in _stopped(stream(qwen, problems, settings))}
     forward, calls = type(qwen).forward, 0
 
-    for cut in (2, 5, 9, 14):
+    for cut in (2, 9, 40, 55):  # in the first stride of 32 tokens, and within the second
         calls = 0
 
         def interrupted(self: Backbone, *arguments: object, cut: int = cut, **named: object) -> object:
@@ -238,6 +238,16 @@ def test_an_interrupt_at_any_forward_pass_can_be_gone_on_from(qwen: Backbone, mo
 
 def _stopped(events) -> list[Trace]:
     return [e.trace for e in events if isinstance(e, Stopped)]
+
+
+def test_a_run_of_low_entropy_goes_on_across_the_break(qwen: Backbone) -> None:
+    ending = Ending(40, cold_entropy=1e9, cold_steps=9)  # every step is cold: the ninth closes
+    live = engine.start(qwen, prompts_for(qwen), 2, Thinking(ending=ending), seed=SEED)
+    live.advance(5)
+    again = engine.start(qwen, prompts_for(qwen), 2, Thinking(ending=ending), seed=SEED, begun=live.snapshot())
+    while again:
+        again.advance(5)
+    assert {t.thinking_tokens for t in again.finished if t.closing == "cold stop"} == {9}
 
 
 def test_traces_of_other_options_are_not_gone_on_with(qwen: Backbone) -> None:
