@@ -112,6 +112,15 @@ def test_a_model_without_a_verifier_is_said_and_votes_by_majority(trueplex, fold
         (["solve", PROBLEM, "--prune", "half:8", "--verifier", "none"], "needs scores"),
         (["solve", PROBLEM, "--verifier", "/nowhere"], "is no verifier"),
         (["solve", PROBLEM, "--thinking", "discrete", "--width", "3"], "acts only on merged"),
+        (["solve", PROBLEM, "--thinking", "soft", "--merge", "mean"], "act only in multiplex"),
+        (["solve", PROBLEM, "--thinking", "soft", "--temperature", "0"], "leaves one word"),
+        (["solve", PROBLEM, "--noise", "gumbel"], "act only in stochastic-soft"),
+        (["solve", PROBLEM, "--width", "64", "--without-replacement", "--top-k", "9"], "without replacement"),
+        (["solve", PROBLEM, "--think-tokens", "900"], "within the model's 640 tokens"),
+        (["solve", PROBLEM, "--cold-steps", "3"], "only with a cold-entropy"),
+        (["solve", PROBLEM, "--stop", ""], "stop string is empty"),
+        (["solve", PROBLEM, "--resume"], "give --save FILE"),
+        (["show", "/nowhere.jsonl"], "cannot read /nowhere.jsonl"),
         (["solve", PROBLEM, "--select", "luck"], "unknown selector"),
         (["solve", PROBLEM, "--paths", "0"], "paths is 0"),
         (["solve", PROBLEM, "--paths", "many"], "Invalid value"),
@@ -150,6 +159,53 @@ def test_saved_traces_are_whole_and_a_full_disk_loses_no_answer(trueplex, tmp_pa
     assert len(traces) == 8 and all(len(t.steps) == t.tokens for t in traces)
     code, out, err = trueplex("solve", PROBLEM, "--paths", "4", "--save", "/dev/full", "--json", "--quiet")
     assert code == 2 and json.loads(out)["answer"] is not None and "No space left" in err
+
+
+def test_every_thinking_option_reaches_the_engine_and_is_stored(trueplex) -> None:
+    code, out, _ = trueplex(
+        "solve", PROBLEM, "--paths", "2", "--json", "--quiet", "--thinking", "stochastic-soft", "--width", "4", "--noise",
+        "dirichlet", "--strength", "5", "--temperature", "0.9", "--top-k", "20", "--top-p", "0.99", "--min-p", "0.001",
+        "--answer-temperature", "0.5", "--answer-top-k", "3", "--answer-top-p", "0.8", "--answer-min-p", "0.1",
+        "--max-tokens", "90", "--think-tokens", "60", "--cold-entropy", "0.00001", "--cold-steps", "50", "--stop", "zz",
+        "--max-seconds", "50",
+    )  # fmt: skip
+    assert code in (0, 1)
+    config = json.loads(out)["config"]
+    assert (config["thinking"], config["width"], config["noise"], config["strength"]) == (
+        "stochastic-soft",
+        4,
+        "dirichlet",
+        5,
+    )
+    assert config["sampling"] == {"temperature": 0.9, "top_p": 0.99, "top_k": 20, "min_p": 0.001}
+    assert config["answer_sampling"] == {"temperature": 0.5, "top_p": 0.8, "top_k": 3, "min_p": 0.1}
+    assert config["ending"] == {"max_tokens": 90, "think_tokens": 60, "cold_entropy": 1e-5, "cold_steps": 50,
+                                "stop": ["zz"], "max_seconds": 50}  # fmt: skip
+
+
+def test_an_interrupted_solve_is_taken_up(tmp_path: Path) -> None:
+    """Ctrl-C stores the live traces; --resume goes on with them and gives what one run would have given."""
+    save, file = tmp_path / "t.arrow", tmp_path / "p.jsonl"
+    file.write_text(
+        "".join(json.dumps({"problem": p.text}) + "\n" for p in problems("countdown-hard", "validation", 40))
+    )
+    options = ("solve", f"@{file}", "--json", "--quiet", "--paths", "8")
+    process = start(*options, "--save", str(save))
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline and not (save.exists() and save.stat().st_size > 60_000):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    first = process.communicate(timeout=60)[0]
+    assert process.returncode == 130
+    whole = subprocess.run([sys.executable, "-m", "trueplex.cli", *options], capture_output=True, text=True)
+    again = subprocess.run([sys.executable, "-m", "trueplex.cli", *options, "--save", str(save), "--resume"],
+                           capture_output=True, text=True)  # fmt: skip
+    assert len(first.splitlines()) < 40 == len(again.stdout.splitlines())
+    for a, b in zip(whole.stdout.splitlines(), again.stdout.splitlines(), strict=True):
+        one, other = json.loads(a), json.loads(b)
+        assert [p["text"] for p in one["paths"]] == [p["text"] for p in other["paths"]] and one["answer"] == other[
+            "answer"
+        ]
 
 
 def test_an_interrupt_keeps_what_finished(tmp_path: Path) -> None:

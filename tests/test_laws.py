@@ -162,12 +162,25 @@ def test_answer_sampling_really_acts(qwen: Backbone) -> None:
     assert len(texts["cold"]) == 1 and len(texts["hot"]) > 1
 
 
-def test_logits_that_are_not_finite_are_named(qwen: Backbone) -> None:
+@pytest.mark.parametrize(
+    "option", [Sampling(0.3), Sampling(top_k=2), Sampling(top_p=0.2), Sampling(min_p=0.7)], ids=str
+)
+def test_every_answer_option_acts_on_the_answer_alone(qwen: Backbone, option: Sampling) -> None:
+    ending = Ending(24, think_tokens=8)
+    plain, other = (decode(qwen, Thinking("multiplex", 2, answer_sampling=o, ending=ending)) for o in (None, option))
+    closed = [k for k in plain if plain[k].closing and plain[k].tokens > plain[k].thinking_tokens]
+    cut = {k: plain[k].thinking_tokens for k in closed}
+    assert all(np.array_equal(plain[k].steps.ids[: cut[k]], other[k].steps.ids[: cut[k]]) for k in closed)
+    assert any(not np.array_equal(plain[k].steps.ids[cut[k] :], other[k].steps.ids[cut[k] :]) for k in closed)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_logits_that_are_not_finite_are_named(qwen: Backbone, value: float) -> None:
     from trueplex.errors import ModelError
 
     live = engine.start(qwen, prompts_for(qwen)[:1], 2, MULTIPLEX)
     live.advance(2)
-    live._logits[1, 3] = float("nan")
+    live._logits[1, 3] = value
     with pytest.raises(ModelError, match=r"trace 1 .* step 2"):
         live.advance(1)
 

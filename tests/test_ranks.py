@@ -12,7 +12,7 @@ RANKS = {
     1: "types",
     2: "attention answers_pool answers_worker engine.cache engine.sampling engine.ending policy store inputs evals.metrics reference.slips",
     3: "answers backbone engine.thinking reference.chain reference.countdown reference.remainder",
-    4: "cli_options engine.prefill prompt vote verify.one_token reference.tasks",
+    4: "cli_options engine.history engine.prefill prompt vote verify.one_token reference.tasks",
     5: "engine.live settings reference.text",
     6: "engine.engine reference.pretrain reference.build",
     7: "verify.probe",

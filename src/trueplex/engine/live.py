@@ -24,13 +24,12 @@ from trueplex.attention import row_blocks
 from trueplex.backbone import Backbone
 from trueplex.engine.cache import Plan, SlotCache
 from trueplex.engine.ending import StopStrings
+from trueplex.engine.history import History
 from trueplex.engine.prefill import inputs_of, prefill, prompt_inputs
 from trueplex.engine.sampling import log_softmax, trace_key, uniforms
 from trueplex.engine.thinking import Step, Thinking, choose, merged, multiplex, one_hot, think, widened
 from trueplex.errors import ModelError
-from trueplex.types import Prompt, Status, Steps, Trace
-
-HISTORY = 128  # steps of history allotted at first; doubled when full
+from trueplex.types import Prompt, Status, Trace
 
 
 class Rider(Protocol):
@@ -79,15 +78,11 @@ class LiveBatch:
         self._moving = False  # rows are changing places: what belongs to which trace cannot be told
         self._stops = StopStrings(backbone.tokenizer, thinking.ending.stop) if thinking.ending.stop else None
         self._draws = thinking.draws(backbone.config.vocab_size)
-        device, k = backbone.device, thinking.k
+        device = backbone.device
         self._cache = SlotCache(backbone.layers, 0)
         self._logits = torch.empty(self.rows, backbone.config.vocab_size, device=device)
         self._pending = torch.empty(self.rows, backbone.hidden_size, dtype=backbone.dtype, device=device)
-        wide = (self.rows, HISTORY, k)
-        self._history = Step(
-            torch.zeros(wide, dtype=torch.int32, device=device), torch.zeros(wide, device=device),
-            torch.zeros(wide, device=device), *(torch.zeros(wide[:2], device=device) for _ in range(2)),
-        )  # fmt: skip
+        self._history = History(self.rows, thinking.k, device)
         self._keys = np.zeros(self.rows, dtype=np.uint64)
         self._lengths = np.zeros(self.rows, dtype=np.int64)  # columns of the cache that count
         self._tokens = np.zeros(self.rows, dtype=np.int64)
@@ -152,7 +147,7 @@ class LiveBatch:
         return [] if self._moving else [self._begun(row) for row, trace in enumerate(self.traces) if trace.tokens]
 
     def _begun(self, row: int) -> Trace:
-        trace = replace(self.traces[row], scores=list(self.traces[row].scores), steps=self._steps(row, self.traces[row].tokens))  # fmt: skip
+        trace = replace(self.traces[row], scores=list(self.traces[row].scores), steps=self._history.steps(row, self.traces[row].tokens))  # fmt: skip
         if trace.thinking_tokens > trace.tokens:  # closed within the stride that was broken off
             trace.thinking_tokens, trace.closing = 0, ""
         return trace
@@ -174,7 +169,7 @@ class LiveBatch:
             step = choose(step, one_hot(Step(*(t[rows] for t in step))), rows)
         step, forced = self._close(step, logits, ~answering & ~closing & ~ending)
         self._pending[:n] = merged(self.backbone.embed(step.ids), step.weights)
-        self._remember(step, n)
+        self._history.remember(step, self._tokens[:n])
         self._tokens[:n] += 1
         for row in np.flatnonzero(closing | forced):
             trace = self.traces[row]
@@ -221,7 +216,11 @@ class LiveBatch:
 
     def _end(self, n: int, ending: np.ndarray) -> None:
         """Let rows leave that ended or reached a limit."""
-        stopped = self._stops.ended(self._last_ids(n)) if self._stops else np.zeros(n, dtype=bool)
+        stopped = (
+            self._stops.ended(self._history.last_ids(self._tokens[:n], self._stops.reach))
+            if self._stops
+            else np.zeros(n, dtype=bool)
+        )
         full, late = self._tokens[:n] >= self._limits[:n], time.monotonic() > self._deadlines[:n]
         for row in np.flatnonzero(ending | stopped | full | late)[::-1]:
             trace = self.traces[row]
@@ -234,28 +233,6 @@ class LiveBatch:
             )
             trace.reason = next(name for name, rows in reasons if rows[row])
             self._leave(int(row))
-
-    def _last_ids(self, n: int) -> Tensor:
-        """The last emitted ids [n, reach] of the live rows, −1 before their first."""
-        assert self._stops is not None
-        at = torch.from_numpy(self._tokens[:n, None] - np.arange(self._stops.reach, 0, -1)).to(self.backbone.device)
-        ids = self._history.ids[:n, :, 0].gather(1, at.clamp(min=0))
-        return torch.where(at < 0, -1, ids)
-
-    def _remember(self, step: Step, n: int) -> None:
-        self._grow_history(int(self._tokens[:n].max()) + 1)
-        rows = torch.arange(n, device=self.backbone.device)
-        at = torch.from_numpy(self._tokens[:n]).to(self.backbone.device)
-        for kept, new in zip(self._history, step, strict=True):
-            kept[rows, at] = new.to(kept.dtype)
-
-    def _grow_history(self, length: int) -> None:
-        while self._history.ids.shape[1] < length:
-            self._history = Step(*(torch.cat([t, torch.zeros_like(t)], dim=1) for t in self._history))
-
-    def _steps(self, row: int, tokens: int) -> Steps:
-        """A copy, as the row will be used again."""
-        return Steps(*(t[row, :tokens].cpu().numpy().copy() for t in self._history))
 
     def _forward(self, rows: int, rider: Rider | None) -> None:
         """Feed the pending inputs of the first `rows` rows, a rider behind each if there is one."""
@@ -304,7 +281,7 @@ class LiveBatch:
         trace.tokens = int(self._tokens[row])
         if not self._answering[row]:
             trace.thinking_tokens = trace.tokens
-        trace.steps = self._steps(row, trace.tokens)  # before the swap
+        trace.steps = self._history.steps(row, trace.tokens)  # before the swap
         if row != last:
             self._swap(row, last)
         self.traces.pop()
@@ -317,8 +294,9 @@ class LiveBatch:
         for array in self._columns:
             array[[a, b]] = array[[b, a]]
         rows, swapped = torch.tensor([a, b]), torch.tensor([b, a])
-        for tensor in (self._logits, self._pending, *self._history):
+        for tensor in (self._logits, self._pending):
             tensor[rows] = tensor[swapped]
+        self._history.swap(a, b)
         self.traces[a], self.traces[b] = self.traces[b], self.traces[a]
 
     @property
@@ -372,9 +350,7 @@ class LiveBatch:
         self._answering[row], self._cold[row] = bool(trace.closing), 0
         if steps is not None:
             self._cold[row] = rules.cold_run(steps.entropy)
-            self._grow_history(trace.tokens)
-            for kept, old in zip(self._history, steps.arrays(), strict=True):
-                kept[row, : trace.tokens] = torch.from_numpy(old).to(kept)
+            self._history.restore(row, steps)
             trace.steps = None  # a live trace remembers in the batch
         self._prompt_tokens[prompt.problem.key] = len(prompt.ids)
         self.traces.append(trace)
