@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test lint types bench measure modes clean
+.PHONY: demo test lint types bench measure modes verifier clean
 
 # torch comes first and by its pinned version, so that nothing else pulls in another build.
 $(STAMP): pyproject.toml constraints.txt
@@ -36,7 +36,7 @@ bench: $(STAMP)  ## speed and memory, as ratios of one run; wants an idle machin
 
 measure: $(STAMP)  ## pass@k, votes and score quality on 200 test problems a suite; resumable
 	OMP_NUM_THREADS=1 $(BIN)/trueplex eval --suite reference --thinking discrete --rows 256 --out runs/measure/discrete
-	OMP_NUM_THREADS=1 $(BIN)/trueplex eval --suite reference --thinking multiplex --samples 32 --rows 256 --out runs/measure/multiplex
+	OMP_NUM_THREADS=1 $(BIN)/trueplex eval --suite reference --thinking multiplex --rows 256 --out runs/measure/multiplex
 	mkdir -p results && cp runs/measure/discrete/results.json results/reference-discrete.json
 	cp runs/measure/multiplex/results.json results/reference-multiplex.json
 
@@ -55,6 +55,20 @@ modes: $(MODES:%=mode-%)  ## the table of thinking modes; resumable, `make -j2 m
 mode-%: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/trueplex eval --suite reference --samples 8 --verifier none --rows 256 $(MODE_$*) --out runs/modes/$*
 	mkdir -p results/modes && cp runs/modes/$*/results.json results/modes/$*.json
+
+# What the shipped verifier learned from: many problems of the remainder family, whose errors are the hardest to see.
+SUITES := chain-easy chain-hard countdown-easy countdown-hard remainder-easy remainder-hard
+ROLLOUT := OMP_NUM_THREADS=1 $(BIN)/trueplex rollout --rows 256
+
+verifier: $(STAMP)  ## the embedded model's verifier, from rollouts to the folder; resumable
+	for mode in discrete multiplex; do \
+		$(ROLLOUT) --thinking $$mode --data reference --n 600 --samples 32 --out runs/rollouts/$$mode-reference || exit $$?; \
+		for suite in $(SUITES); do \
+			case $$suite in remainder-*) n=800;; *) n=320;; esac; \
+			$(ROLLOUT) --thinking $$mode --data $$suite --n $$n --samples 12 --seed 5 --out runs/rollouts/$$mode-$$suite || exit $$?; \
+		done; done
+	$(BIN)/trueplex train verifier $(foreach m,discrete multiplex,$(foreach s,reference $(SUITES),--data runs/rollouts/$m-$s)) \
+		--epochs 2 --out runs/verifier
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
