@@ -15,12 +15,13 @@ RANKS = {
     4: "cli_options engine.history engine.prefill prompt vote verify.one_token reference.tasks",
     5: "engine.live settings reference.text",
     6: "engine.engine reference.pretrain reference.build",
-    7: "verify.probe",
+    7: "verify.probe verify.confidence",
     8: "pipeline",
     9: "race show.pieces train.rollouts train.verifier evals.summary",
-    10: "evals.run show.text show.page",
+    10: "evals.quality evals.run show.text show.page",
     11: "session",
-    12: "cli",
+    12: "jobs show.command",
+    13: "cli",
 }
 RANK = {name: rank for rank, names in RANKS.items() for name in names.split()}
 ROOT = Path(trueplex.__file__).parent

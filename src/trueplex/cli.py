@@ -37,7 +37,7 @@ def solve(
     thinking: Any,
     model: Model = "reference",
     paths: Annotated[int, typer.Option(help="Traces per problem.")] = 16,
-    verifier: Annotated[str, typer.Option(help="'auto' (the model's own), 'none', or a verifier folder.")] = "auto",
+    verifier: Annotated[str, typer.Option(help="'auto' (the model's own), a verifier folder, 'deepconf[:mean|tail|bottom|lowest[@WINDOW]]', 'logprob', 'entropy', or 'none'.")] = "auto",
     prune: Annotated[str, typer.Option(help="When to retire weak paths, e.g. 'half:32' or 'keep:0.5@64'; 'none' keeps all.")] = "none",
     select: Annotated[str | None, typer.Option(help="How to choose the answer: weighted, majority or best.", show_default="weighted; majority without a verifier")] = None,
     probe_every: Annotated[int, typer.Option(help="Tokens between scores.")] = 32,
@@ -114,7 +114,7 @@ def rollout(
     samples: Annotated[int, typer.Option(help="Traces per problem.")] = 16,
     n: Annotated[int, typer.Option(help="Problems, when data is a suite.")] = 200,
     split: Annotated[str, typer.Option(help="Split, when data is a suite.")] = "train",
-    verifier: Annotated[str, typer.Option(help="Also score the traces: 'none', 'auto' or a verifier folder.")] = "none",
+    verifier: Annotated[str, typer.Option(help="Also score the traces: 'none', or as in `trueplex solve`.")] = "none",
     probe_every: Annotated[int, typer.Option(help="Tokens between scores, when there is a verifier.")] = 32,
     rows: Rows = None,
     seed: Annotated[int, typer.Option(help="Same seed, same traces.")] = 0,
@@ -122,7 +122,7 @@ def rollout(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:  # fmt: skip
     """Sample, grade and store traces to learn from; resumable at any moment."""
-    from trueplex.session import roll
+    from trueplex.jobs import roll
     from trueplex.settings import Settings
 
     settings = Settings(
@@ -142,7 +142,7 @@ def evaluate(
     samples: Annotated[int, typer.Option(help="Traces per problem.")] = 64,
     n: Annotated[int, typer.Option(help="Most problems per suite.")] = 200,
     split: Annotated[str, typer.Option(help="Split, when a suite is the embedded model's.")] = "test",
-    verifier: Annotated[str, typer.Option(help="'auto' (the model's own), 'none', or a verifier folder.")] = "auto",
+    verifier: Annotated[str, typer.Option(help="'auto' (the model's own), a verifier folder, 'deepconf[:mean|tail|bottom|lowest[@WINDOW]]', 'logprob', 'entropy', or 'none'.")] = "auto",
     probe_every: Annotated[int, typer.Option(help="Tokens between scores.")] = 16,
     rows: Rows = None,
     seed: Annotated[int, typer.Option(help="Same seed, same problems and traces.")] = 0,
@@ -150,7 +150,7 @@ def evaluate(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:  # fmt: skip
     """Measure a model and its verifier: pass@k, votes and the quality of scores, with intervals."""
-    from trueplex.session import measure
+    from trueplex.jobs import measure
     from trueplex.settings import Settings
 
     settings = Settings(
@@ -158,6 +158,21 @@ def evaluate(
         thinking=thinking,
     )  # fmt: skip
     measure(suite, split, n, model, device, settings, out, quiet)
+
+
+@app.command("eval-verifier")
+def evaluate_verifier(
+    data: Annotated[list[Path], typer.Argument(metavar="TRACES...", help="Graded traces: stores, or folders of rollouts or evaluations.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder for results.json.")],
+    scorers: Annotated[str, typer.Option(help="What is judged, by commas: auto, verifier folders, deepconf[:KIND[@WINDOW]], logprob, entropy. The others are held against the first.")] = "auto,deepconf:mean,deepconf:tail,deepconf:bottom,deepconf:lowest,logprob,entropy",
+    n: Annotated[int | None, typer.Option(help="Most problems per store.", show_default="all")] = None,
+    model: Model = "reference",
+    device: Device = None,
+) -> None:  # fmt: skip
+    """Judge verifiers and untrained scores on the same stored traces: ranking, calibration, votes, cost."""
+    from trueplex.jobs import appraise
+
+    appraise(data, [name.strip() for name in scorers.split(",")], model, device, n, out)
 
 
 @app.command()
@@ -170,7 +185,7 @@ def show(
     model: Model = "reference",
 ) -> None:  # fmt: skip
     """Read a stored trace: what it wrote, where it explored, how sure the model and the verifier were."""
-    from trueplex.session import look
+    from trueplex.show.command import look
 
     look(traces, problem, trace, candidates, html, model)
 
@@ -190,7 +205,7 @@ def verifier(
     device: Device = None,
 ) -> None:  # fmt: skip
     """Train a One-Token verifier for a model from its graded traces."""
-    from trueplex.session import teach
+    from trueplex.jobs import teach
     from trueplex.train.verifier import Recipe
 
     teach(data, validation or [], model, device, Recipe(rank, positions, batch, epochs, lr, seed), out)

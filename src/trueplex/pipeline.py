@@ -31,6 +31,7 @@ from trueplex.errors import OptionError
 from trueplex.prompt import make_prompt
 from trueplex.settings import DEFAULT_STRIDE, Settings, configuration
 from trueplex.types import Problem, Prompt, Solution, Status, Trace, Usage
+from trueplex.verify import confidence
 from trueplex.verify.one_token import OneTokenVerifier
 from trueplex.verify.probe import OneTokenScorer
 
@@ -47,7 +48,7 @@ class Scorer(Protocol):
         """The query column that must ride in the decode forward, if the scores come from one."""
 
     def __call__(self, live: LiveBatch) -> Sequence[float] | None:
-        """Scores in [0, 1] for `live.scorable`, in its order; None when there is nothing to say yet."""
+        """Scores for `live.scorable`, in its order, higher is better; None when there is nothing to say yet."""
 
 
 # -- events ---------------------------------------------------------------------------------------
@@ -222,7 +223,7 @@ def usage_of(traces: Sequence[Trace], prompt_tokens: int) -> Usage:
 def choose_scorer(backbone: Backbone, settings: Settings, say: Callable[[str], None]) -> tuple[Scorer | None, Settings]:
     """The scorer that the settings ask for, and the settings as they will act.
 
-    ``auto`` takes the verifier that ships beside the model (a folder ``verifier`` in it); without
+    ``deepconf``, ``logprob`` and ``entropy`` need no training. ``auto`` takes the verifier that ships beside the model (a folder ``verifier`` in it); without
     one it says so and falls back to a plain majority.
 
     Raises:
@@ -231,23 +232,28 @@ def choose_scorer(backbone: Backbone, settings: Settings, say: Callable[[str], N
     """
     if settings.verifier == "none":
         return None, settings
-    if settings.verifier != "auto":
-        folder = Path(settings.verifier).expanduser()
-    else:
-        home = reference_path() if backbone.name == REFERENCE else Path(backbone.name).expanduser()
-        folder = home / "verifier"
-        if not folder.is_dir():
-            if settings.prune != "none":
-                raise OptionError(
-                    f"there is no verifier for {backbone.name!r} and pruning {settings.prune!r} needs scores; mend: "
-                    "--prune none, or train one with `trueplex train verifier` and give it with --verifier PATH"
-                )
-            say(
-                f"no verifier for {backbone.name!r}: using a plain majority vote (train one with `trueplex train verifier`)"
+    if untrained := confidence.parse(settings.verifier):
+        return confidence.ConfidenceScorer(untrained, settings.probe_every), settings
+    folder = verifier_folder(backbone, settings.verifier)
+    if settings.verifier == "auto" and not folder.is_dir():
+        if settings.prune != "none":
+            raise OptionError(
+                f"there is no verifier for {backbone.name!r} and pruning {settings.prune!r} needs scores; mend: "
+                "--prune none, --verifier deepconf, or train one with `trueplex train verifier`"
             )
-            return None, replace(settings, verifier="none", select="majority")
+        say(f"no verifier for {backbone.name!r}: using a plain majority vote (train one with `trueplex train verifier`, or "
+            "score by --verifier deepconf)")  # fmt: skip
+        return None, replace(settings, verifier="none", select="majority")
     verifier = OneTokenVerifier.load(folder, backbone)
     return OneTokenScorer(verifier, settings.probe_every), settings
+
+
+def verifier_folder(backbone: Backbone, name: str) -> Path:
+    """The folder of a verifier: the one beside the model for ``auto``, else the one named."""
+    if name != "auto":
+        return Path(name).expanduser()
+    home = reference_path() if backbone.name == REFERENCE else Path(backbone.name).expanduser()
+    return home / "verifier"
 
 
 def solve(

@@ -17,6 +17,9 @@ STYLES = {Status.RUNNING: "", Status.FINISHED: "bold", Status.PRUNED: "bright_bl
 
 
 def sparkline(scores: list[float]) -> str:
+    """Bars up to 1, or up to the highest score where scores are not bounded."""
+    most = max([1.0, *scores])
+    scores = [score / most for score in scores]
     return "".join(BARS[min(7, max(0, int(s * 8)))] for s in scores[-SPARK:])
 
 

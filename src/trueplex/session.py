@@ -1,4 +1,4 @@
-"""What the commands do once their options are read: load, run, show, save, and leave nothing half done."""
+"""What `trueplex solve` does once its options are read: load, run, show, save, and leave nothing half done."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 from rich.console import Console
 
 from trueplex.backbone import Backbone, load
-from trueplex.errors import InputError, OptionError, StoreError, TrueplexError
-from trueplex.inputs import read_jsonl, read_problems
+from trueplex.errors import InputError, OptionError, StoreError
+from trueplex.inputs import read_problems
 from trueplex.pipeline import Event, Solved, Stopped, choose_scorer, stream
 from trueplex.prompt import make_prompt
 from trueplex.race import Race, verdict
@@ -193,151 +193,3 @@ class _Lines:
             say(
                 f"{self.solved} of {self.problems} problems solved, {self.stopped} paths stopped ({self.retired} retired)"
             )
-
-
-def _problems(data: str, split: str, n: int, seed: int) -> list[Problem]:
-    """Problems of a reference suite, or of a JSONL file, whose bad lines are said and skipped."""
-    from trueplex.reference import tasks
-
-    if data == "reference" or data in tasks.SUITES:
-        return tasks.problems(data, split, n, seed)
-    if not Path(data.removeprefix("@")).exists():
-        raise InputError(f"no suite or file {data!r}; mend: a path, or one of reference, {', '.join(tasks.SUITES)}")
-    problems, complaints = read_jsonl(data.removeprefix("@"))
-    for complaint in complaints:
-        say(complaint)
-    return problems[:n]
-
-
-class _Bar:
-    """Traces done, tokens a second and time left, on standard error."""
-
-    def __init__(self, total: int, quiet: bool) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (
-            TextColumn("traces"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
-        )
-        self.progress = Progress(*columns, console=Console(stderr=True), disable=quiet)
-        self.bar = self.progress.add_task("", total=total, rate="")
-        self.started, self.tokens = time.monotonic(), 0
-
-    def __enter__(self) -> _Bar:
-        self.progress.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.progress.stop()
-
-    def step(self, traces: int, tokens: int) -> None:
-        self.tokens += tokens
-        self.progress.update(
-            self.bar, advance=traces, rate=f"{self.tokens / (time.monotonic() - self.started):.0f} tokens/s"
-        )
-
-
-def roll(
-    data: str, split: str, n: int, model: str, device: str | None, settings: Settings, out: Path, quiet: bool
-) -> None:
-    """`trueplex rollout`: problems of a suite or a file, sampled, graded and stored."""
-    from trueplex.train.rollouts import rollout
-
-    problems = _problems(data, split, n, settings.seed)
-    backbone = load(model, device)
-    scorer, settings = choose_scorer(backbone, settings, say)
-    with _Bar(len(problems) * settings.paths, quiet) as bar:
-        rollout(backbone, problems, settings, out, scorer, bar.step, say)
-
-
-def measure(
-    suites: Sequence[str],
-    split: str,
-    n: int,
-    model: str,
-    device: str | None,
-    settings: Settings,
-    out: Path,
-    quiet: bool,
-) -> None:
-    """`trueplex eval`: sample the suites, and print the main figures as a table."""
-    from rich.table import Table
-
-    from trueplex.evals.run import evaluate
-    from trueplex.reference import tasks
-
-    names = [name for suite in suites for name in (tasks.SUITES if suite == "reference" else [suite])]
-    chosen = {Path(name.removeprefix("@")).stem: _problems(name, split, n, settings.seed) for name in names}
-    backbone = load(model, device)
-    scorer, settings = choose_scorer(backbone, settings, say)
-    with _Bar(sum(map(len, chosen.values())) * settings.paths, quiet) as bar:
-        result = evaluate(backbone, chosen, settings, out, scorer, bar.step, say)
-    table = Table(
-        "suite",
-        "pass@1",
-        "majority",
-        "pass",
-        "tokens",
-        "weighted",
-        "best",
-        "AUROC within",
-        title=f"{settings.paths} paths",
-    )
-    for name, figures in result["suites"].items():
-        most = str(figures["samples"])
-        cells = [figures["pass"]["1"], figures["majority"][most], figures["pass"].get(most)]
-        scored = [figures[k][most] if k in figures else None for k in ("weighted", "best")]
-        scored.append(figures["auroc_within"]["1.0"] if "auroc_within" in figures else None)
-        shown = [f"{c['mean']:.3f} [{c['low']:.3f}, {c['high']:.3f}]" if c else "–" for c in (*cells, *scored)]
-        table.add_row(name, *shown[:3], f"{figures['tokens']['mean']:.0f}", *shown[3:])
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
-
-
-def teach(
-    data: Sequence[Path], validation: Sequence[Path], model: str, device: str | None, recipe: Any, out: Path
-) -> None:
-    """`trueplex train verifier`: read rollouts, train, and say how good the verifier is."""
-    from trueplex.train.verifier import mixed, read_labelled, train_verifier
-
-    backbone = load(model, device)
-    traces = [t for folder in data for t in read_labelled(folder, backbone, say)]
-    held = [t for folder in validation for t in read_labelled(folder, backbone, say)]
-    if not held:  # by problem, so that no problem is on both sides; by high bits, as the low ones decide splits
-        held = [t for t in traces if (t.problem >> 32) % 10 == 0]
-        traces = [t for t in traces if (t.problem >> 32) % 10]
-    sampled, traces, held = len(traces), mixed(traces), mixed(held)
-    if not held or not traces:
-        raise TrueplexError(
-            "too few problems with right and wrong traces to learn and to judge by; mend: roll out more"
-        )
-    say(
-        f"{len(traces)} traces to learn from (of {sampled}: problems with both right and wrong ones), {len(held)} to judge by"
-    )
-    verifier = train_verifier(backbone, traces, held, recipe, out, ", ".join(map(str, data)))
-    print(json.dumps(verifier.card["validation"]))
-
-
-def look(path: Path, number: int, index: int, with_candidates: bool, page: Path | None, model: str) -> None:
-    """`trueplex show`: one trace on the terminal, or all traces of a problem as a page."""
-    from trueplex.show.pieces import pieces, traces_of
-
-    traces, problems, tokenizer = traces_of(path, number, model, say)
-    if page is not None:
-        from trueplex.show.page import write_page
-
-        write_page(page, traces, tokenizer)
-        say(f"{page}: {len(traces)} traces of problem {number} of {problems}")
-        return
-    from trueplex.show.text import print_trace
-
-    chosen = [t for t in traces if t.index == index]
-    if not chosen:
-        known = ", ".join(str(t.index) for t in traces[:20])
-        raise InputError(f"problem {number} has no trace {index}; mend: one of {known}")
-    print_trace(Console(), chosen[0], pieces(chosen[0], tokenizer), with_candidates)
-    say(
-        f"problem {number} of {problems}, {len(traces)} traces; --problem and --trace choose, --html writes all to a page"
-    )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -29,7 +29,7 @@ from trueplex.engine.prefill import inputs_of, prefill, prompt_inputs
 from trueplex.engine.sampling import log_softmax, trace_key, uniforms
 from trueplex.engine.thinking import Step, Thinking, choose, merged, multiplex, one_hot, think, widened
 from trueplex.errors import ModelError
-from trueplex.types import Prompt, Status, Trace
+from trueplex.types import Prompt, Status, Steps, Trace
 
 
 class Rider(Protocol):
@@ -123,6 +123,11 @@ class LiveBatch:
                 break
         for trace, tokens in zip(self.traces, self._tokens, strict=False):
             trace.tokens = int(tokens)
+
+    def so_far(self) -> Iterator[Steps]:
+        """What each of `scorable` remembers, up to its last token."""
+        for row, trace in enumerate(self.scorable):
+            yield self._history.steps(row, trace.tokens)
 
     def record(self, scores: Iterable[float] | None) -> None:
         """Add a score to each of `scorable`; None, from a scorer with nothing to say yet, adds none."""

@@ -43,10 +43,15 @@ def evaluate(
         path = rollout(backbone, problems, settings, out / name, scorer, progress, say)
         figures[name] = summarise(trace for trace, _ in read_traces(path, say))
     result = {"config": configuration(settings, backbone), "machine": machine(), "suites": figures}
-    temporary = out / (RESULTS + ".tmp")
-    # Lists of numbers on one line: a file that people read.
+    write_results(result, out)
+    return result
+
+
+def write_results(result: dict[str, Any], out: Path) -> None:
+    """Write `out`/results.json, whole or not at all; lists of numbers on one line, for people."""
+    out.mkdir(parents=True, exist_ok=True)
     text = re.sub(r"\[[\s\d.,-]+\]", lambda m: "[" + ", ".join(m[0][1:-1].replace(",", " ").split()) + "]",
                   json.dumps(result, indent=1))  # fmt: skip
+    temporary = out / (RESULTS + ".tmp")
     temporary.write_text(text + "\n")
     temporary.replace(out / RESULTS)
-    return result

@@ -8,7 +8,6 @@ a right trace, to 0 of a wrong one; the loss is the mean squared error.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,7 +28,7 @@ from trueplex.settings import origin
 from trueplex.store import read_traces
 from trueplex.types import Status, Steps
 from trueplex.verify.one_token import OneTokenVerifier
-from trueplex.verify.probe import base_pass, pad_inputs, probe_pass
+from trueplex.verify.probe import base_pass, pad_inputs, probe_pass, score_shares
 
 
 @dataclass(frozen=True)
@@ -154,20 +153,10 @@ class ProbeTask(nn.Module):
 SHARES = (0.25, 0.5, 0.75, 1.0)  # of a trace, where a verifier is judged while it learns
 
 
-@torch.inference_mode()
-def quality(verifier: OneTokenVerifier, traces: Sequence[Labelled], rows: int = 64) -> dict[str, float]:
+def quality(verifier: OneTokenVerifier, traces: Sequence[Labelled]) -> dict[str, float]:
     """AUROC within problems at a quarter, half, three quarters and the end of the given traces."""
-    ordered = sorted(traces, key=lambda t: len(t.steps) + len(t.prompt))
-    scores = []
-    for first in range(0, len(ordered), rows):
-        batch = ordered[first : first + rows]
-        inputs, _ = pad_inputs(verifier.backbone, [(t.prompt, t.steps) for t in batch])
-        at = [[len(t.prompt) + max(0, math.ceil(s * len(t.steps)) - 1) for s in SHARES] for t in batch]
-        scores.append(
-            probe_pass(verifier, base_pass(verifier.backbone, inputs), torch.tensor(at, device=inputs.device))
-        )
-    table = torch.cat(scores).cpu().numpy()
-    problems, correct = [t.problem for t in ordered], [t.correct for t in ordered]
+    table = score_shares(verifier, [(t.prompt, t.steps) for t in traces], SHARES)
+    problems, correct = [t.problem for t in traces], [t.correct for t in traces]
     return {
         f"within_auroc@{share}": within_auroc(problems, correct, table[:, i].tolist()) for i, share in enumerate(SHARES)
     }

@@ -8,6 +8,7 @@ at t + 1 and sees positions ≤ t, exactly as live.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -84,3 +85,25 @@ def score_stored(
     return [
         scores[row, len(prompt) : length] for row, ((prompt, _), length) in enumerate(zip(traces, lengths, strict=True))
     ]
+
+
+@torch.inference_mode()
+def score_shares(
+    verifier: OneTokenVerifier, traces: Sequence[tuple[Sequence[int], Steps]], shares: Sequence[float], rows: int = 64
+) -> np.ndarray:
+    """Scores [traces, shares] when the given shares of each trace, given as (prompt ids, steps), were written."""
+    scores = np.zeros((len(traces), len(shares)), dtype=np.float32)
+    by_length = sorted(range(len(traces)), key=lambda i: len(traces[i][0]) + len(traces[i][1]))
+    for first in range(0, len(traces), rows):
+        chosen = by_length[first : first + rows]
+        batch = [traces[i] for i in chosen]
+        inputs, _ = pad_inputs(verifier.backbone, batch)
+        at = [[len(p) - 1 + tokens_at(len(steps), share) for share in shares] for p, steps in batch]
+        logits = probe_pass(verifier, base_pass(verifier.backbone, inputs), torch.tensor(at, device=inputs.device))
+        scores[chosen] = torch.sigmoid(logits).cpu().numpy()
+    return scores
+
+
+def tokens_at(length: int, share: float) -> int:
+    """How many tokens the share of a trace is, at least one."""
+    return max(1, math.ceil(share * length))

@@ -1,0 +1,141 @@
+"""How good a score is: ranking, calibration and what it changes in votes, on stored traces.
+
+Every scorer is judged on the same traces, so scorers are compared pair by pair, problem by problem. What
+counts for voting and pruning is the ranking *within* a problem; the global one is beside it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from trueplex import vote
+from trueplex.evals.metrics import auroc, interval, per_problem_auroc
+from trueplex.evals.summary import Votes, chosen_right, figure
+from trueplex.types import Trace
+from trueplex.verify.confidence import Confidence
+from trueplex.verify.one_token import OneTokenVerifier
+from trueplex.verify.probe import score_shares, tokens_at
+
+SHARES = tuple(round(0.1 * i, 1) for i in range(1, 11))
+BINS = 10  # of equal width, for calibration
+Stored = tuple[Trace, tuple[int, ...]]
+
+
+@dataclass(slots=True)
+class Scored:
+    """What one scorer says of the traces: scores [traces, SHARES], and the seconds that it took."""
+
+    scores: np.ndarray
+    seconds: float
+    bounded: bool  # in [0, 1], so that calibration can be asked about
+
+
+def scored_by(scorer: OneTokenVerifier | Confidence, stored: Sequence[Stored]) -> Scored:
+    """Scores of stored traces when 10 %, 20 % … of each was written: what live scoring gives there."""
+    started = time.perf_counter()
+    pairs = [(prompt, trace.steps) for trace, prompt in stored if trace.steps is not None]
+    assert len(pairs) == len(stored)
+    if isinstance(scorer, OneTokenVerifier):
+        return Scored(score_shares(scorer, pairs, SHARES), time.perf_counter() - started, True)
+    table = np.array([[scorer(steps, tokens_at(len(steps), s)) for s in SHARES] for _, steps in pairs])
+    return Scored(table, time.perf_counter() - started, scorer.name != "deepconf")
+
+
+def calibration(scores: np.ndarray, correct: np.ndarray) -> dict[str, Any]:
+    """Brier score, expected calibration error and the reliability curve of scores [N] in [0, 1]."""
+    place = np.minimum((scores * BINS).astype(int), BINS - 1)
+    bins = [place == b for b in range(BINS)]
+    curve = [
+        {
+            "score": round(float(scores[b].mean()), 4),
+            "right": round(float(correct[b].mean()), 4),
+            "traces": int(b.sum()),
+        }
+        for b in bins
+        if b.any()
+    ]
+    error = sum(abs(c["score"] - c["right"]) * c["traces"] for c in curve) / len(scores)
+    return {"brier": round(float(np.mean((scores - correct) ** 2)), 4), "ece": round(error, 4), "curve": curve}
+
+
+def judge(stored: Sequence[Stored], by_scorer: Mapping[str, Scored]) -> dict[str, Any]:
+    """Every figure of every scorer on the traces of one suite; intervals are over problems.
+
+    Retired traces and those that could not be graded are left out and counted.
+    """
+    kept = np.array([i for i, (t, _) in enumerate(stored) if t.correct is not None], dtype=int)
+    traces = [stored[i][0] for i in kept]
+    problems, correct = [t.problem.key for t in traces], [bool(t.correct) for t in traces]
+    right = np.array(correct)
+    out: dict[str, Any] = {"traces": len(traces), "left_out": len(stored) - len(traces),
+                           "problems": len(set(problems)), "right": round(float(right.mean()), 4), "scorers": {}}  # fmt: skip
+    first: list[float] | None = None
+    for name, scored in by_scorer.items():
+        table = scored.scores[kept]
+        within = {str(s): per_problem_auroc(problems, correct, table[:, i].tolist()) for i, s in enumerate(SHARES)}
+        end = within[str(SHARES[-1])]
+        figures: dict[str, Any] = {
+            "within": {share: figure(values) for share, values in within.items()},
+            "over_all": {str(s): _rounded(auroc(table[right, i], table[~right, i])) for i, s in enumerate(SHARES)},
+            "votes": _votes(traces, table[:, -1]),
+            "milliseconds_per_trace": round(1000 * scored.seconds / max(1, len(stored)), 3),
+        }
+        if scored.bounded:
+            figures["calibration"] = _calibrated(problems, table[:, -1], right)
+        if first is None:
+            first = end
+        else:  # the first scorer is the one that the others are held against
+            figures["first_minus_this"] = figure((np.array(first) - np.array(end)).tolist())
+        out["scorers"][name] = figures
+    return out
+
+
+def _rounded(value: float) -> float | None:
+    return None if np.isnan(value) else round(value, 4)
+
+
+def _calibrated(problems: Sequence[int], scores: np.ndarray, right: np.ndarray) -> dict[str, Any]:
+    """Calibration with bootstrap intervals of its two numbers, problems drawn whole."""
+    rows: dict[int, list[int]] = {}
+    for row, problem in enumerate(problems):
+        rows.setdefault(problem, []).append(row)
+    members = [np.array(r) for r in rows.values()]
+
+    def drawn(name: str) -> tuple[float, float]:
+        def statistic(picks: np.ndarray) -> float:
+            chosen = np.concatenate([members[int(i)] for i in picks])
+            return calibration(scores[chosen], right[chosen])[name]
+
+        return interval(list(range(len(members))), statistic, draws=200)
+
+    figures = calibration(scores, right)
+    for name in ("brier", "ece"):
+        low, high = drawn(name)
+        figures[name] = {"mean": figures[name], "low": round(low, 4), "high": round(high, 4)}
+    return figures
+
+
+def _votes(traces: Sequence[Trace], scores: np.ndarray) -> dict[str, Any]:
+    """Weighted majority and best-of-N over all traces of a problem, against counting heads, and the flips."""
+    groups: dict[int, list[Trace]] = {}
+    for trace, score in zip(traces, scores, strict=True):
+        copy = Trace(trace.problem, trace.index, trace.seed, trace.status, scores=[(trace.tokens, float(score))],
+                     answer=trace.answer, tokens=trace.tokens)  # fmt: skip
+        groups.setdefault(trace.problem.key, []).append(copy)
+
+    def outcomes(select: Votes) -> np.ndarray:
+        return np.array([chosen_right(select(g), g[0].problem.answers or ()) for g in groups.values()])
+
+    heads, weighted, best = outcomes(vote.majority), outcomes(vote.weighted), outcomes(vote.best)
+    return {
+        "paths": max(map(len, groups.values())),
+        "majority": figure(heads.tolist()), "weighted": figure(weighted.tolist()), "best": figure(best.tolist()),
+        "weighted_minus_majority": figure((weighted - heads).tolist()),
+        "flipped_to_right": int(((weighted == 1) & (heads == 0)).sum()),
+        "flipped_to_wrong": int(((weighted == 0) & (heads == 1)).sum()),
+    }  # fmt: skip

@@ -1,0 +1,104 @@
+"""Scores that need no training: DeepConf's confidences (arXiv 2508.15260), log-probability, entropy.
+
+They read what every step remembers, so live and stored traces are scored by the same function. Higher is
+better in all of them. Spelled ``deepconf``, ``deepconf:KIND@WINDOW``, ``logprob`` or ``entropy``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from trueplex.engine.live import LiveBatch, Rider
+from trueplex.errors import OptionError
+from trueplex.types import Steps
+
+WINDOW = 2048  # tokens of a DeepConf group, as published
+LOWEST_SHARE = 0.1  # of the groups, for ``bottom``
+
+
+def groups(confidence: np.ndarray, window: int) -> np.ndarray:
+    """Group confidences: sliding means over `window` tokens [T − window + 1], or the one mean of a shorter trace."""
+    if len(confidence) <= window:
+        return confidence.mean(keepdims=True)
+    summed = np.concatenate([[0.0], np.cumsum(confidence, dtype=np.float64)])
+    return (summed[window:] - summed[:-window]) / window
+
+
+def _lowest_mean(confidence: np.ndarray, window: int) -> float:
+    found = np.sort(groups(confidence, window))
+    return float(found[: max(1, int(LOWEST_SHARE * len(found)))].mean())
+
+
+KINDS: dict[str, Callable[[np.ndarray, int], float]] = {
+    "mean": lambda confidence, window: float(confidence.mean()),
+    "tail": lambda confidence, window: float(confidence[-window:].mean()),
+    "bottom": _lowest_mean,
+    "lowest": lambda confidence, window: float(groups(confidence, window).min()),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Confidence:
+    """A score of a trace's first tokens.
+
+    ``deepconf``: mean of the token confidences over all tokens (``mean``), the last WINDOW (``tail``), the
+    lowest tenth of all groups (``bottom``) or the lowest group (``lowest``), unbounded above.
+    ``logprob``: the geometric mean of the emitted ids' probabilities; ``entropy``: exp(−mean entropy); in [0, 1].
+
+    Raises:
+        OptionError: an unknown kind, a window below 1, or one that acts on nothing.
+    """
+
+    name: str = "deepconf"
+    kind: str = "tail"
+    window: int = WINDOW
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise OptionError(f"unknown DeepConf kind {self.kind!r}; mend: one of {', '.join(KINDS)}")
+        if self.window < 1:
+            raise OptionError(f"the DeepConf window is {self.window}; mend: at least 1 token")
+
+    def __call__(self, steps: Steps, tokens: int | None = None) -> float:
+        """The score after `tokens` tokens, or all."""
+        if self.name == "logprob":
+            return float(np.exp(steps.logps[:tokens, 0].mean()))
+        if self.name == "entropy":
+            return float(np.exp(-steps.entropy[:tokens].mean()))
+        return KINDS[self.kind](steps.confidence[:tokens], self.window)
+
+
+def parse(text: str) -> Confidence | None:
+    """The score that the text names; None when it names none of these.
+
+    Raises:
+        OptionError: malformed, or an option where it could not act.
+    """
+    name, _, options = text.partition(":")
+    if name in ("logprob", "entropy"):
+        if options:
+            raise OptionError(f"{name} takes no options; mend: --verifier {name}")
+        return Confidence(name)
+    if name != "deepconf":
+        return None
+    kind, at, window = (options or "tail").partition("@")
+    if at and not window.isdigit():
+        raise OptionError(f"malformed {text!r}; mend: deepconf:KIND@WINDOW, e.g. deepconf:tail@2048")
+    if at and kind == "mean":
+        raise OptionError("the mean over all tokens has no window; mend: deepconf:mean")
+    return Confidence(name, kind, int(window) if at else WINDOW)
+
+
+class ConfidenceScorer:
+    """The Scorer that reads confidences of live traces; it needs no rider and no extra token."""
+
+    rider: Rider | None = None
+
+    def __init__(self, score: Confidence, every: int = 32) -> None:
+        self.score, self.every = score, every
+
+    def __call__(self, live: LiveBatch) -> Sequence[float] | None:
+        return [self.score(steps) for steps in live.so_far()]
