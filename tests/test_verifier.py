@@ -21,8 +21,9 @@ from trueplex.errors import InputError, StoreError, VerifierError
 from trueplex.pipeline import Solved, stream
 from trueplex.settings import Settings
 from trueplex.store import read, read_traces
+from trueplex.train.labels import labels
 from trueplex.train.rollouts import rollout
-from trueplex.train.verifier import ProbeTask, Recipe, ramp, read_labelled, train_verifier
+from trueplex.train.verifier import ProbeTask, Recipe, read_labelled, train_verifier
 from trueplex.types import Problem, Trace
 from trueplex.verify.one_token import OneTokenVerifier
 from trueplex.verify.probe import OneTokenScorer, base_pass, pad_inputs, probe_pass, score_stored
@@ -179,9 +180,9 @@ def test_a_verifier_is_refused_by_another_base_and_when_broken(
 
 
 def test_labels_run_from_one_half_to_the_outcome() -> None:
-    assert ramp(5, np.arange(5), True).tolist() == [0.5, 0.625, 0.75, 0.875, 1.0]
-    assert ramp(5, np.arange(5), False).tolist() == [0.5, 0.375, 0.25, 0.125, 0.0]
-    assert ramp(1, np.array([0]), True).tolist() == [0.5]
+    assert labels("ramp", 5, np.arange(5), True).tolist() == [0.5, 0.625, 0.75, 0.875, 1.0]
+    assert labels("ramp", 5, np.arange(5), False).tolist() == [0.5, 0.375, 0.25, 0.125, 0.0]
+    assert labels("ramp", 1, np.array([0]), True).tolist() == [0.5]
 
 
 def test_live_pruning_retires_by_score_and_counts_probes(qwen_verifier: OneTokenVerifier) -> None:
@@ -277,7 +278,7 @@ def test_traces_that_cannot_teach_are_refused(qwen: Backbone, backbones, tmp_pat
 
 
 def test_the_task_is_one_module_with_one_loss(qwen_verifier: OneTokenVerifier) -> None:
-    task = ProbeTask(qwen_verifier)
+    task = ProbeTask(qwen_verifier, Recipe())
     trainable = {n for n, p in task.named_parameters() if p.requires_grad}
     assert trainable == {f"verifier.{n}" for n, _ in qwen_verifier.named_parameters()}
 

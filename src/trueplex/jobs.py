@@ -141,7 +141,8 @@ def teach(
         f"{len(traces)} traces to learn from (of {sampled}: problems with both right and wrong ones), {len(held)} to judge by"
     )
     verifier = train_verifier(backbone, traces, held, recipe, out, ", ".join(map(str, data)))
-    print(json.dumps(verifier.card["validation"]))
+    if verifier.card:  # of several processes, the first one wrote it
+        print(json.dumps(verifier.card["validation"]))
 
 
 def appraise(

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -85,12 +85,14 @@ class OneTokenVerifier(nn.Module):
     Args:
         rank: LoRA rank on every linear layer of the transformer; 0 trains the token and head only.
         alpha: LoRA alpha; the scale is alpha / rank.
+        targets: ends of the names of the layers that get LoRA, such as ``q_proj``; empty for all.
 
     Raises:
-        OptionError: the rank is negative.
+        OptionError: the rank is negative, or no layer has such a name.
     """
 
-    def __init__(self, backbone: Backbone, rank: int = 16, alpha: float | None = None) -> None:
+    def __init__(self, backbone: Backbone, rank: int = 16, alpha: float | None = None,
+                 targets: Sequence[str] = ()) -> None:  # fmt: skip
         super().__init__()
         if rank < 0:
             raise OptionError(f"LoRA rank is {rank}; mend: 0 (head only) or a positive rank")
@@ -102,7 +104,7 @@ class OneTokenVerifier(nn.Module):
             embeddings = backbone.model.get_input_embeddings().weight
             self.probe.token.copy_(embeddings[: backbone.vocabulary].float().mean(0))
         self.card: dict[str, Any] = {}
-        self.targets = linear_names(backbone) if rank else []
+        self.targets = linear_names(backbone, targets) if rank else []
         scale = self.alpha / rank if rank else 0.0
         layers = {name: backbone.model.get_submodule(name) for name in self.targets}
         self.roles = nn.ModuleDict(
@@ -167,7 +169,7 @@ class OneTokenVerifier(nn.Module):
             task_type="CAUSAL_LM", base_model_name_or_path=self.backbone.name, inference_mode=True,
         ).save_pretrained(str(folder))  # fmt: skip
         self.card = {
-            "kind": "one-token-verifier", "rank": self.rank, "alpha": self.alpha,
+            "kind": "one-token-verifier", "rank": self.rank, "alpha": self.alpha, "targets": self.targets,
             "base": self.backbone.name, "base_fingerprint": self.backbone.fingerprint, **(card or {}),
         }  # fmt: skip
         (folder / (CARD + ".tmp")).write_text(json.dumps(self.card, indent=1) + "\n")
@@ -185,6 +187,7 @@ class OneTokenVerifier(nn.Module):
             card = json.loads((folder / CARD).read_text())
             stored = load_file(folder / WEIGHTS)
             rank, alpha, base = card["rank"], card["alpha"], card["base_fingerprint"]
+            targets = card.get("targets", ())
         except FileNotFoundError as error:
             raise VerifierError(f"{folder} is no verifier: {Path(error.filename or '').name} is missing; "
                                 "mend: give a folder that `trueplex train verifier` wrote") from error  # fmt: skip
@@ -197,7 +200,7 @@ class OneTokenVerifier(nn.Module):
                 f"the verifier in {folder} was trained for base model {card.get('base')!r} ({base}), not for "
                 f"{backbone.name!r} ({backbone.fingerprint}); mend: --verifier none, or train one for this model"
             )
-        verifier = cls(backbone, rank, alpha)
+        verifier = cls(backbone, rank, alpha, targets)
         own = verifier.tensors()
         if own.keys() != stored.keys() or any(own[k].shape != stored[k].shape for k in own):
             verifier.detach()
@@ -209,7 +212,16 @@ class OneTokenVerifier(nn.Module):
         return verifier.eval()
 
 
-def linear_names(backbone: Backbone) -> list[str]:
-    """The linear layers of the transformer's blocks: all but the output head, as PEFT's ``all-linear``."""
+def linear_names(backbone: Backbone, ends: Sequence[str] = ()) -> list[str]:
+    """The linear layers of the transformer's blocks, all but the output head, as PEFT's ``all-linear``; or those named.
+
+    Raises:
+        OptionError: no layer's name ends so.
+    """
     head = backbone.model.get_output_embeddings()
-    return [name for name, m in backbone.model.named_modules() if isinstance(m, nn.Linear) and m is not head]
+    names = [name for name, m in backbone.model.named_modules() if isinstance(m, nn.Linear) and m is not head]
+    for end in ends:
+        if not any(name.endswith(end) for name in names):
+            known = sorted({name.rpartition(".")[2] for name in names})
+            raise OptionError(f"no linear layer is called {end!r}; mend: some of {', '.join(known)}")
+    return [name for name in names if not ends or name.endswith(tuple(ends))]

@@ -1,0 +1,34 @@
+"""Pseudo-labels: what a probe in the midst of a trace is told, when only the trace's end is known.
+
+A kind is a function of progress in [0, 1], 0 at the first generated token and 1 at the last; the label is
+0.5 ± half of it, for a right or a wrong trace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from trueplex.errors import OptionError
+
+POWER = 2.0
+
+KINDS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "ramp": lambda progress: progress,  # the paper's: linear
+    "constant": lambda progress: np.ones_like(progress),  # the outcome at every token
+    "final": lambda progress: np.ones_like(progress),  # the outcome, asked at the last token alone
+    "power": lambda progress: progress**POWER,  # as the ramp, but later
+}
+
+
+def known(kind: str) -> None:
+    """Raise OptionError for a kind that there is not."""
+    if kind not in KINDS:
+        raise OptionError(f"unknown labels {kind!r}; mend: one of {', '.join(KINDS)}")
+
+
+def labels(kind: str, length: int, positions: np.ndarray, correct: bool) -> np.ndarray:
+    """Labels [M] float32 in [0, 1] at token positions 0 … length − 1 of a trace (arXiv 2603.01025 for ``ramp``)."""
+    certain = KINDS[kind](positions / max(1, length - 1))
+    return (0.5 + (0.5 if correct else -0.5) * certain).astype(np.float32)
