@@ -134,7 +134,7 @@ class Extras:
     sinks: Tensor | None
 
     def scores(self, raw: Tensor) -> Tensor:
-        raw = raw * self.scale
+        """Bounded scores of a query that was scaled."""
         return raw if self.softcap is None else torch.tanh(raw / self.softcap) * self.softcap
 
     def shares(self, scores: Tensor) -> Tensor:
@@ -148,7 +148,7 @@ class Extras:
 
 def _plainly(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, extras: Extras) -> Tensor:
     batch, heads, columns, size = query.shape
-    grouped = query.reshape(batch, key.shape[1], -1, columns, size)
+    grouped = (query * extras.scale).reshape(batch, key.shape[1], -1, columns, size)
     scores = extras.scores(torch.einsum("bhgmd,bhnd->bhgmn", grouped, key))
     if mask is None and columns > 1:  # transformers leaves out the mask of a plain causal pass
         mask = torch.ones(columns, key.shape[2], dtype=torch.bool, device=query.device)
@@ -163,17 +163,25 @@ def _plainly(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, ext
 def _probe(
     query: Tensor, key: Tensor, value: Tensor, base_key: Tensor, base_value: Tensor, mask: Tensor | None, extras: Extras
 ) -> Tensor:
-    """Softmax over [q · base keys that the mask allows, q · own key]; query [B, heads, M, D]."""
+    """Softmax over [q · base keys that the mask allows, q · own key]; query [B, heads, M, D].
+
+    Written out with one sum for both parts: a softmax over their concatenation would copy and slice the [M, N]
+    scores of every head several times, and its backward pass again.
+    """
     batch, heads, probes, size = query.shape
     kv_heads = key.shape[1]
-    grouped = query.reshape(batch, kv_heads, heads // kv_heads, probes, size)
-    seen = extras.scores(torch.einsum("bhgmd,bhnd->bhgmn", grouped, base_key))
+    grouped = (query * extras.scale).reshape(batch, kv_heads, heads // kv_heads, probes, size)
+    seen = extras.scores(torch.einsum("bhgmd,bhnd->bhgmn", grouped, base_key)).float()
+    own = extras.scores((grouped * key.unsqueeze(2)).sum(-1, keepdim=True)).float()
     if mask is not None:
         seen = seen + mask.unsqueeze(1)
-    own = extras.scores((grouped * key.unsqueeze(2)).sum(-1, keepdim=True))
-    shares = extras.shares(torch.cat([seen, own], dim=-1)).to(query.dtype)
-    out = torch.einsum("bhgmn,bhnd->bhgmd", shares[..., :-1], base_value)
-    out = out + shares[..., -1:] * value.unsqueeze(2)
+    highest = torch.maximum(seen.detach().amax(-1, keepdim=True), own.detach())  # keeps exponentials finite
+    weights, own_weight = (seen - highest).exp(), (own - highest).exp()
+    total = weights.sum(-1, keepdim=True) + own_weight
+    if extras.sinks is not None:
+        total = total + (extras.sinks.float().view(1, kv_heads, -1, 1, 1) - highest).exp()
+    out = torch.einsum("bhgmn,bhnd->bhgmd", weights.to(value.dtype), base_value)
+    out = (out + own_weight.to(value.dtype) * value.unsqueeze(2)) / total.to(value.dtype)
     return out.reshape(batch, heads, probes, -1).transpose(1, 2).contiguous()
 
 
