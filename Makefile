@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test lint types bench measure modes verifier clean
+.PHONY: demo test lint types bench measure scorers modes verifier clean
 
 # torch comes first and by its pinned version, so that nothing else pulls in another build.
 $(STAMP): pyproject.toml constraints.txt
@@ -33,12 +33,23 @@ types: $(STAMP)
 bench: $(STAMP)  ## speed and memory, as ratios of one run; wants an idle machine
 	$(BIN)/python bench/speed.py --out results/speed.json
 	$(BIN)/python bench/modes.py --out results/modes-speed.json
+	$(BIN)/python bench/probes.py --out results/probes.json
 
 measure: $(STAMP)  ## pass@k, votes and score quality on 200 test problems a suite; resumable
 	OMP_NUM_THREADS=1 $(BIN)/trueplex eval --suite reference --thinking discrete --rows 256 --out runs/measure/discrete
 	OMP_NUM_THREADS=1 $(BIN)/trueplex eval --suite reference --thinking multiplex --rows 256 --out runs/measure/multiplex
 	mkdir -p results && cp runs/measure/discrete/results.json results/reference-discrete.json
 	cp runs/measure/multiplex/results.json results/reference-multiplex.json
+
+# Every score on the same traces: 100 of the problems that `make measure` stored. The published window of DeepConf, 2,048
+# tokens, is longer than these traces.
+SCORERS := auto,deepconf:mean,deepconf:tail@32,deepconf:bottom@32,deepconf:lowest@32,logprob,entropy
+
+scorers: $(STAMP)  ## verifier and untrained scores side by side; after `make measure`
+	for mode in discrete multiplex; do \
+		OMP_NUM_THREADS=1 $(BIN)/trueplex eval-verifier $(foreach s,$(SUITES),runs/measure/$$mode/$s) --n 100 \
+			--scorers $(SCORERS) --out runs/quality/$$mode || exit $$?; \
+		cp runs/quality/$$mode/results.json results/scorers-$$mode.json; done
 
 # Each way of thinking, none of them trained for: 8 traces of 200 test problems a suite.
 MODE_discrete := --thinking discrete

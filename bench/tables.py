@@ -143,6 +143,33 @@ def speed_tables(speed: dict[str, Any]) -> str:
     ])  # fmt: skip
 
 
+def scorer_tables(result: dict[str, Any]) -> str:
+    """One table a suite: every scorer on the same traces."""
+    parts = []
+    for suite, judged in result["suites"].items():
+        rows = []
+        for name, f in judged["scorers"].items():
+            votes, calibrated = f["votes"], f.get("calibration")
+            rows.append([
+                "**OTV**" if name == "auto" else f"`{name}`", interval_text(f["within"]["0.5"]), interval_text(f["within"]["1.0"]),
+                interval_text(f["first_minus_this"]) if "first_minus_this" in f else "–", f"{f['over_all']['1.0']:.2f}",
+                percent(votes["weighted"]), f"{votes['flipped_to_right']} / {votes['flipped_to_wrong']}",
+                f"{calibrated['ece']['mean']:.3f}" if calibrated else "–",
+                f"{calibrated['brier']['mean']:.3f}" if calibrated else "–",
+            ])  # fmt: skip
+        head = ["score", "within, at half", "within, at the end", "OTV − this", "over all", "weighted vote, %",
+                "flips to right / wrong", "ECE", "Brier"]  # fmt: skip
+        parts += [
+            f"**{suite}**, majority {percent(next(iter(judged['scorers'].values()))['votes']['majority'])}",
+            table(head, rows),
+        ]
+    return "\n\n".join(parts)
+
+
+def interval_text(figure: dict[str, float]) -> str:
+    return f"{figure['mean']:.2f} [{figure['low']:.2f}, {figure['high']:.2f}]"
+
+
 def mode_speed_tables(speed: dict[str, Any]) -> str:
     parts = []
     for title, key in (("tokens per second, against discrete", "modes / discrete"),
@@ -189,12 +216,23 @@ def pages() -> dict[Path, str]:
         "one problem differ after `</think>` alone.",
         mode_tables(),
     ]
+    for mode in MODES:
+        judged = read(f"scorers-{mode}.json")
+        parts += [
+            f"## Scores on the same traces, {mode}\n\n{judged['config']['problems']} problems a suite, all their traces. AUROC "
+            "within problems; differences are paired by problem. DeepConf with groups of 32 tokens, as the published 2,048 "
+            "are longer than these traces. Calibration where a score is a probability.",
+            scorer_tables(judged),
+        ]
+    probes = read("probes.json")
     parts += [
         f"## Speed\n\n{speed['traces']} traces, one thread, medians of paired runs on an idle machine "
         f"(torch {speed['machine']['torch']}, {speed['machine']['cores']} cores).",
         speed_tables(speed),
         mode_speed_tables(read("modes-speed.json")),
-    ]
+        table([f"one-token verification, rank {probes['rank']}: time, as a ratio", "median", "range of the paired runs"],
+              [[name, f"{f['ratio']:.3f}", f"{f['lowest']:.3f}–{f['highest']:.3f}"] for name, f in probes["ratios"].items()]),
+    ]  # fmt: skip
     readme = (ROOT / "README.md").read_text()
     before, _, rest = readme.partition(BEGIN)
     _, _, after = rest.partition(END)

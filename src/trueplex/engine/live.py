@@ -152,8 +152,9 @@ class LiveBatch:
         return [] if self._moving else [self._begun(row) for row, trace in enumerate(self.traces) if trace.tokens]
 
     def _begun(self, row: int) -> Trace:
-        trace = replace(self.traces[row], scores=list(self.traces[row].scores), steps=self._history.steps(row, self.traces[row].tokens))  # fmt: skip
-        if trace.thinking_tokens > trace.tokens:  # closed within the stride that was broken off
+        live = self.traces[row]
+        trace = replace(live, scores=list(live.scores), steps=self._history.steps(row, live.tokens))
+        if not 0 < trace.thinking_tokens <= trace.tokens:  # thinks still, or was closed within a stride that broke off
             trace.thinking_tokens, trace.closing = 0, ""
         return trace
 
