@@ -66,9 +66,16 @@ def test_law_2_greedy_is_generate(backbone: Backbone) -> None:
             assert traces[prompt.problem.text, index].steps.ids[:, 0].tolist() == expected.tolist()
 
 
-@pytest.mark.parametrize(
-    "thinking", [MULTIPLEX, MEAN, Thinking("discrete", ending=Ending(30))], ids=["weighted", "mean", "discrete"]
-)
+SHORT = Ending(30, think_tokens=20)
+EVERY_MODE = {
+    "weighted": MULTIPLEX, "mean": MEAN, "discrete": Thinking("discrete", ending=SHORT),
+    "without replacement": Thinking("multiplex", 3, replacement=False, ending=SHORT),
+    "soft": Thinking("soft", 4, ending=SHORT), "gumbel": Thinking("stochastic-soft", 4, ending=SHORT),
+    "dirichlet": Thinking("stochastic-soft", 4, noise="dirichlet", ending=SHORT),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("thinking", EVERY_MODE.values(), ids=list(EVERY_MODE))
 def test_law_3_replay_and_law_8_log_probs(backbone: Backbone, thinking: Thinking, tmp_path) -> None:
     prompts = {p.problem.text: p for p in prompts_for(backbone)}
     store = open_store(tmp_path / "traces.arrow")
