@@ -228,8 +228,7 @@ def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
     assert one.returncode == 0, one.stderr[-2000:]
     two = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
                           *options, "--out", str(tmp_path / "two")], capture_output=True, text=True, env=environment)  # fmt: skip
-    # gloo may abort at interpreter exit after all is done: what was written is what counts.
-    assert (tmp_path / "two" / "verifier.json").exists(), two.stderr[-2000:]
+    assert two.returncode == 0, two.stderr[-2000:]
     a, b = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("one", "two"))
     assert same(a, b, 2e-4)
     assert any("lora_B" in n and t.abs().max() > 1e-3 for n, t in a.items())

@@ -19,6 +19,7 @@ import torch
 from accelerate.utils import broadcast_object_list
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.distributed import barrier, destroy_process_group
 from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
@@ -225,7 +226,8 @@ class _Watch(TrainerCallback):
         log.with_suffix(".tmp").replace(log)
         best = max(range(len(records)), key=lambda i: (records[i][JUDGED_BY], -i))
         if self.patience and best == len(records) - 1:
-            save_file(self.verifier.state_dict(), self.best)
+            save_file(self.verifier.state_dict(), self.best.with_suffix(".tmp"))
+            self.best.with_suffix(".tmp").replace(self.best)
         return self.patience > 0 and len(records) - 1 - best >= self.patience
 
 
@@ -287,6 +289,9 @@ def train_verifier(
     if arguments.process_index == 0:
         measured = quality(verifier.eval(), validation)
         verifier.save(out, {"data": data, "traces": len(train), "recipe": asdict(recipe), "validation": measured})
+    if arguments.world_size > 1:  # one process that leaves early would have the others killed before they have saved
+        barrier()
+        destroy_process_group()
     return verifier
 
 
