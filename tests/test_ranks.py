@@ -16,12 +16,14 @@ RANKS = {
     5: "engine.live settings reference.text",
     6: "engine.engine reference.pretrain reference.build",
     7: "verify.probe verify.confidence",
-    8: "pipeline train.batches",
+    8: "pipeline progress train.batches",
     9: "race show.pieces train.rollouts train.verifier evals.summary",
     10: "evals.quality evals.run show.text show.page",
     11: "session",
-    12: "jobs show.command",
-    13: "cli",
+    12: "jobs.sampling jobs.training show.command",
+    13: "jobs.evaluating",
+    14: "cli_evals cli_train",
+    15: "cli",
 }
 RANK = {name: rank for rank, names in RANKS.items() for name in names.split()}
 ROOT = Path(trueplex.__file__).parent

@@ -12,7 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
-from trueplex.cli_options import thinks
+from trueplex import cli_evals, cli_train
+from trueplex.cli_options import Device, Model, thinks
 from trueplex.errors import TrueplexError
 
 app = typer.Typer(
@@ -20,14 +21,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Reason along many paths at once, and know which to trust.\n\nTry: trueplex problems reference --n 1 | trueplex solve @/dev/stdin",
 )  # fmt: skip
-train = typer.Typer(no_args_is_help=True, help="Train what scores traces, from stored rollouts.")
-app.add_typer(train, name="train")
-
-Model = Annotated[str, typer.Option(help="'reference', a local folder, or a hub id.")]
-Device = Annotated[str | None, typer.Option(help="cuda, mps or cpu.", show_default="the best there is")]
-
-
-Rows = Annotated[int | None, typer.Option(help="Traces decoded together.", show_default="64 on CPU, 256 on CUDA")]
+app.add_typer(cli_evals.app)
+app.add_typer(cli_train.app, name="train")
 
 
 @app.command()
@@ -105,77 +100,6 @@ def grade(file: Annotated[Path, typer.Argument(help='JSON lines {"prediction": â
 
 
 @app.command()
-@thinks
-def rollout(
-    data: Annotated[str, typer.Option(help="A suite of the embedded model, or FILE.jsonl with answers.")],
-    out: Annotated[Path, typer.Option(help="Folder for the traces; an interrupted run is taken up there.")],
-    thinking: Any,
-    model: Model = "reference",
-    samples: Annotated[int, typer.Option(help="Traces per problem.")] = 16,
-    n: Annotated[int, typer.Option(help="Problems, when data is a suite.")] = 200,
-    split: Annotated[str, typer.Option(help="Split, when data is a suite.")] = "train",
-    verifier: Annotated[str, typer.Option(help="Also score the traces: 'none', or as in `trueplex solve`.")] = "none",
-    probe_every: Annotated[int, typer.Option(help="Tokens between scores, when there is a verifier.")] = 32,
-    rows: Rows = None,
-    seed: Annotated[int, typer.Option(help="Same seed, same traces.")] = 0,
-    device: Device = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
-) -> None:  # fmt: skip
-    """Sample, grade and store traces to learn from; resumable at any moment."""
-    from trueplex.jobs import roll
-    from trueplex.settings import Settings
-
-    settings = Settings(
-        paths=samples, verifier=verifier, seed=seed, probe_every=probe_every, rows=rows, select="majority",
-        thinking=thinking,
-    )  # fmt: skip
-    roll(data, split, n, model, device, settings, out, quiet)
-
-
-@app.command("eval")
-@thinks
-def evaluate(
-    suite: Annotated[list[str], typer.Option(help="'reference' (all its suites), one suite, or FILE.jsonl; may be given again.")],
-    out: Annotated[Path, typer.Option(help="Folder for traces and results.json; an interrupted run is taken up there.")],
-    thinking: Any,
-    model: Model = "reference",
-    samples: Annotated[int, typer.Option(help="Traces per problem.")] = 64,
-    n: Annotated[int, typer.Option(help="Most problems per suite.")] = 200,
-    split: Annotated[str, typer.Option(help="Split, when a suite is the embedded model's.")] = "test",
-    verifier: Annotated[str, typer.Option(help="'auto' (the model's own), a verifier folder, 'deepconf[:mean|tail|bottom|lowest[@WINDOW]]', 'logprob', 'entropy', or 'none'.")] = "auto",
-    probe_every: Annotated[int, typer.Option(help="Tokens between scores.")] = 16,
-    rows: Rows = None,
-    seed: Annotated[int, typer.Option(help="Same seed, same problems and traces.")] = 0,
-    device: Device = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
-) -> None:  # fmt: skip
-    """Measure a model and its verifier: pass@k, votes and the quality of scores, with intervals."""
-    from trueplex.jobs import measure
-    from trueplex.settings import Settings
-
-    settings = Settings(
-        paths=samples, verifier=verifier, seed=seed, probe_every=probe_every, rows=rows,
-        thinking=thinking,
-    )  # fmt: skip
-    measure(suite, split, n, model, device, settings, out, quiet)
-
-
-@app.command("eval-verifier")
-def evaluate_verifier(
-    data: Annotated[list[Path], typer.Argument(metavar="TRACES...", help="Graded traces: stores, or folders of rollouts or evaluations.", show_default=False)],
-    out: Annotated[Path, typer.Option(help="Folder for results.json.")],
-    scorers: Annotated[str, typer.Option(help="What is judged, by commas: auto, verifier folders, deepconf[:KIND[@WINDOW]], logprob, entropy. The others are held against the first.")] = "auto,deepconf:mean,deepconf:tail,deepconf:bottom,deepconf:lowest,logprob,entropy",
-    n: Annotated[int | None, typer.Option(help="Most problems per store.", show_default="all")] = None,
-    model: Model = "reference",
-    device: Device = None,
-) -> None:  # fmt: skip
-    """Judge verifiers and untrained scores on the same stored traces: ranking, calibration, votes, cost."""
-    from trueplex.jobs import appraise
-
-    appraise(data, [name.strip() for name in scorers.split(",")], model, device, n, out)
-
-
-@app.command()
 def show(
     traces: Annotated[Path, typer.Argument(help="A file that --save wrote, or a folder of rollouts.", show_default=False)],
     problem: Annotated[int, typer.Option(help="Which problem of the file, from 1.")] = 1,
@@ -188,41 +112,6 @@ def show(
     from trueplex.show.command import look
 
     look(traces, problem, trace, candidates, html, model)
-
-
-@train.command()
-def verifier(
-    data: Annotated[list[Path], typer.Option(help="Rollout folders to learn from; may be given again.")],
-    out: Annotated[Path, typer.Option(help="Folder for the verifier; an interrupted run is taken up there.")],
-    validation: Annotated[list[Path] | None, typer.Option(help="Rollout folders to judge by.", show_default="a tenth of the problems")] = None,
-    model: Model = "reference",
-    rank: Annotated[int, typer.Option(help="LoRA rank; 0 trains the probe token and head only.")] = 16,
-    targets: Annotated[str | None, typer.Option(help="Layers that get LoRA, by commas, e.g. 'q_proj,v_proj'.", show_default="all linear layers")] = None,
-    positions: Annotated[str, typer.Option(help="Positions probed per trace and step, or 'all'.")] = "32",
-    labels: Annotated[str, typer.Option(help="Pseudo-labels: ramp (the paper's), constant, final or power.")] = "ramp",
-    loss: Annotated[str, typer.Option(help="'mse' (the paper's) or 'bce'.")] = "mse",
-    ranking: Annotated[float, typer.Option(help="Weight of a ranking loss between right and wrong traces of a problem.")] = 0.0,
-    balanced: Annotated[bool, typer.Option("--balanced", help="As many right as wrong traces of every problem.")] = False,
-    epochs: Annotated[float, typer.Option(help="Passes over the traces.")] = 1.0,
-    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
-    batch: Annotated[int, typer.Option(help="Traces per step, over all processes.")] = 32,
-    every: Annotated[int, typer.Option(help="Steps between checkpoints, where validation is judged.")] = 250,
-    patience: Annotated[int, typer.Option(help="Stop after so many checkpoints that are no better, and keep the best; 0 never.")] = 0,
-    checkpointing: Annotated[bool, typer.Option("--checkpointing", help="Recompute activations: slower, in less memory.")] = False,
-    seed: Annotated[int, typer.Option()] = 0,
-    device: Device = None,
-) -> None:  # fmt: skip
-    """Train a One-Token verifier for a model from its graded traces. Also under torchrun."""
-    from trueplex.errors import OptionError
-    from trueplex.jobs import teach
-    from trueplex.train.verifier import Recipe
-
-    if positions != "all" and not positions.isdigit():
-        raise OptionError(f"positions is {positions!r}; mend: a number, or 'all'")
-    names = tuple(name.strip() for name in targets.split(",")) if targets else ()
-    recipe = Recipe(rank, names, None if positions == "all" else int(positions), batch, epochs, lr, seed, labels, loss,
-                    ranking, balanced, patience, every, checkpointing)  # fmt: skip
-    teach(data, validation or [], model, device, recipe, out)
 
 
 def main() -> None:

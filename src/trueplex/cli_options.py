@@ -13,6 +13,10 @@ from typing import Annotated, Any
 
 import typer
 
+Model = Annotated[str, typer.Option(help="'reference', a local folder, or a hub id.")]
+Device = Annotated[str | None, typer.Option(help="cuda, mps or cpu.", show_default="the best there is")]
+Rows = Annotated[int | None, typer.Option(help="Traces decoded together.", show_default="64 on CPU, 256 on CUDA")]
+
 HOW, ANSWER, END = "How traces think", "How they answer, after </think>", "When they end"
 AS_THINKING = "as while thinking"
 
