@@ -15,9 +15,10 @@ from rich.text import Text
 
 from trueplex.backbone import load
 from trueplex.engine.thinking import Thinking
-from trueplex.pipeline import Solved, choose_scorer, stream
+from trueplex.pipeline import Solved, stream
 from trueplex.race import table, verdict
 from trueplex.reference.tasks import problems
+from trueplex.scorers import choose_scorer
 from trueplex.settings import Settings
 
 

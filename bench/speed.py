@@ -31,9 +31,10 @@ from trueplex.engine import engine
 from trueplex.engine.ending import Ending
 from trueplex.engine.thinking import Thinking
 from trueplex.evals.run import machine
-from trueplex.pipeline import choose_scorer, stream
+from trueplex.pipeline import stream
 from trueplex.prompt import make_prompt
 from trueplex.reference.tasks import problems
+from trueplex.scorers import choose_scorer
 from trueplex.settings import Settings
 from trueplex.types import Problem
 from trueplex.verify.probe import OneTokenScorer

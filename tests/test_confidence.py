@@ -13,7 +13,8 @@ from trueplex.engine import engine
 from trueplex.engine.ending import Ending
 from trueplex.engine.thinking import Thinking
 from trueplex.errors import OptionError
-from trueplex.pipeline import Solved, choose_scorer, stream
+from trueplex.pipeline import Solved, stream
+from trueplex.scorers import choose_scorer
 from trueplex.settings import Settings
 from trueplex.types import Problem, Steps
 from trueplex.verify.confidence import Confidence, ConfidenceScorer, parse

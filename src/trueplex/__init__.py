@@ -11,17 +11,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from trueplex.api import solve
     from trueplex.backbone import Backbone, load
     from trueplex.engine.sampling import Sampling
     from trueplex.engine.thinking import Thinking
     from trueplex.errors import TrueplexError
-    from trueplex.pipeline import solve, stream
+    from trueplex.pipeline import stream
     from trueplex.settings import Settings
     from trueplex.types import Problem, Solution, Trace
 
 _HOMES = {
     "Backbone": "backbone", "load": "backbone", "Sampling": "engine.sampling", "Thinking": "engine.thinking",
-    "TrueplexError": "errors", "Settings": "settings", "solve": "pipeline", "stream": "pipeline",
+    "TrueplexError": "errors", "Settings": "settings", "solve": "api", "stream": "pipeline",
     "Problem": "types", "Solution": "types", "Trace": "types",
 }  # fmt: skip
 __all__ = ["Backbone", "Problem", "Sampling", "Settings", "Solution", "Thinking", "Trace", "TrueplexError", "load",

@@ -15,25 +15,18 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Protocol
 
 from trueplex import answers, policy, vote
-from trueplex.backbone import REFERENCE, Backbone, load, reference_path
+from trueplex.backbone import Backbone
 from trueplex.engine import engine
-from trueplex.engine.ending import Ending
 from trueplex.engine.live import LiveBatch, Rider
-from trueplex.engine.sampling import Sampling
-from trueplex.engine.thinking import Thinking
 from trueplex.errors import OptionError
 from trueplex.prompt import make_prompt
 from trueplex.settings import DEFAULT_STRIDE, Settings, configuration
 from trueplex.types import Problem, Prompt, Solution, Status, Trace, Usage
-from trueplex.verify import confidence
-from trueplex.verify.one_token import OneTokenVerifier
-from trueplex.verify.probe import OneTokenScorer
 
 
 class Scorer(Protocol):
@@ -215,68 +208,3 @@ def usage_of(traces: Sequence[Trace], prompt_tokens: int) -> Usage:
         probe_tokens=sum(t.probe_tokens for t in traces),
         saved_tokens=saved,
     )
-
-
-# -- choosing a scorer, and the short way ---------------------------------------------------------
-
-
-def choose_scorer(backbone: Backbone, settings: Settings, say: Callable[[str], None]) -> tuple[Scorer | None, Settings]:
-    """The scorer that the settings ask for, and the settings as they will act.
-
-    ``deepconf``, ``logprob`` and ``entropy`` need no training. ``auto`` takes the verifier that ships beside the model (a folder ``verifier`` in it); without
-    one it says so and falls back to a plain majority.
-
-    Raises:
-        VerifierError: the named verifier is missing, unreadable or another model's.
-        OptionError: ``auto`` finds no verifier and pruning was asked for.
-    """
-    if settings.verifier == "none":
-        return None, settings
-    if untrained := confidence.parse(settings.verifier):
-        return confidence.ConfidenceScorer(untrained, settings.probe_every), settings
-    folder = verifier_folder(backbone, settings.verifier)
-    if settings.verifier == "auto" and not folder.is_dir():
-        if settings.prune != "none":
-            raise OptionError(
-                f"there is no verifier for {backbone.name!r} and pruning {settings.prune!r} needs scores; mend: "
-                "--prune none, --verifier deepconf, or train one with `trueplex train verifier`"
-            )
-        say(f"no verifier for {backbone.name!r}: using a plain majority vote (train one with `trueplex train verifier`, or "
-            "score by --verifier deepconf)")  # fmt: skip
-        return None, replace(settings, verifier="none", select="majority")
-    verifier = OneTokenVerifier.load(folder, backbone)
-    return OneTokenScorer(verifier, settings.probe_every), settings
-
-
-def verifier_folder(backbone: Backbone, name: str) -> Path:
-    """The folder of a verifier: the one beside the model for ``auto``, else the one named."""
-    if name != "auto":
-        return Path(name).expanduser()
-    home = reference_path() if backbone.name == REFERENCE else Path(backbone.name).expanduser()
-    return home / "verifier"
-
-
-def solve(
-    model: Backbone | str, problem: Problem | str, *, paths: int = 16, thinking: str = "multiplex",
-    width: int | None = None, merge: str | None = None, temperature: float = 1.0, top_p: float = 1.0,
-    max_tokens: int | None = None, verifier: str = "auto", prune: str = "none", select: str | None = None, seed: int = 0,
-) -> Solution:  # fmt: skip
-    """Solve one problem and return its `Solution`: answer, confidence, votes, traces, usage.
-
-    >>> import trueplex
-    >>> solution = trueplex.solve(trueplex.load("reference"), "Ann has 3 apples. Ann buys 4 more. How many apples are there now?")
-
-    Raises:
-        TrueplexError: an option, the problem, the model or the verifier cannot be used; the message says which.
-    """
-    settings = Settings(
-        paths=paths, verifier=verifier, prune=prune, select=select, seed=seed,
-        thinking=Thinking(thinking, width, merge, Sampling(temperature, top_p), ending=Ending(max_tokens)),
-    )  # fmt: skip
-    backbone = load(model) if isinstance(model, str) else model
-    scorer, settings = choose_scorer(backbone, settings, lambda message: None)
-    asked = Problem(problem) if isinstance(problem, str) else problem
-    for event in stream(backbone, [asked], settings, scorer):
-        if isinstance(event, Solved):
-            return event.solution
-    raise AssertionError("a stream ends with its solutions")

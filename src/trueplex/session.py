@@ -14,9 +14,10 @@ from rich.console import Console
 from trueplex.backbone import Backbone, load
 from trueplex.errors import InputError, OptionError, StoreError
 from trueplex.inputs import read_problems
-from trueplex.pipeline import Event, Solved, Stopped, choose_scorer, stream
+from trueplex.pipeline import Event, Solved, Stopped, stream
 from trueplex.prompt import make_prompt
 from trueplex.race import Race, verdict
+from trueplex.scorers import choose_scorer
 from trueplex.settings import Settings, origin
 from trueplex.store import Origin, open_store, read_traces, to_row
 from trueplex.types import Problem, Solution, Status, Trace

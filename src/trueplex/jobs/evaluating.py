@@ -16,9 +16,9 @@ from trueplex.errors import InputError
 from trueplex.evals.quality import judge, scored_by
 from trueplex.evals.run import evaluate, machine, write_results
 from trueplex.jobs.sampling import problems_of
-from trueplex.pipeline import choose_scorer, verifier_folder
 from trueplex.progress import Bar
 from trueplex.reference import tasks
+from trueplex.scorers import choose_scorer, verifier_folder
 from trueplex.session import say
 from trueplex.settings import Settings, origin
 from trueplex.store import read_traces

@@ -7,9 +7,9 @@ from pathlib import Path
 from trueplex.backbone import load
 from trueplex.errors import InputError
 from trueplex.inputs import read_jsonl
-from trueplex.pipeline import choose_scorer
 from trueplex.progress import Bar
 from trueplex.reference import tasks
+from trueplex.scorers import choose_scorer
 from trueplex.session import say
 from trueplex.settings import Settings
 from trueplex.train.rollouts import rollout

@@ -1,0 +1,38 @@
+"""The short way from Python: one call, one solution. The long way is `pipeline.stream`."""
+
+from __future__ import annotations
+
+from trueplex.backbone import Backbone, load
+from trueplex.engine.ending import Ending
+from trueplex.engine.sampling import Sampling
+from trueplex.engine.thinking import Thinking
+from trueplex.pipeline import Solved, stream
+from trueplex.scorers import choose_scorer
+from trueplex.settings import Settings
+from trueplex.types import Problem, Solution
+
+
+def solve(
+    model: Backbone | str, problem: Problem | str, *, paths: int = 16, thinking: str = "multiplex",
+    width: int | None = None, merge: str | None = None, temperature: float = 1.0, top_p: float = 1.0,
+    max_tokens: int | None = None, verifier: str = "auto", prune: str = "none", select: str | None = None, seed: int = 0,
+) -> Solution:  # fmt: skip
+    """Solve one problem and return its `Solution`: answer, confidence, votes, traces, usage.
+
+    >>> import trueplex
+    >>> solution = trueplex.solve(trueplex.load("reference"), "Ann has 3 apples. Ann buys 4 more. How many apples are there now?")
+
+    Raises:
+        TrueplexError: an option, the problem, the model or the verifier cannot be used; the message says which.
+    """
+    settings = Settings(
+        paths=paths, verifier=verifier, prune=prune, select=select, seed=seed,
+        thinking=Thinking(thinking, width, merge, Sampling(temperature, top_p), ending=Ending(max_tokens)),
+    )  # fmt: skip
+    backbone = load(model) if isinstance(model, str) else model
+    scorer, settings = choose_scorer(backbone, settings, lambda message: None)
+    asked = Problem(problem) if isinstance(problem, str) else problem
+    for event in stream(backbone, [asked], settings, scorer):
+        if isinstance(event, Solved):
+            return event.solution
+    raise AssertionError("a stream ends with its solutions")
