@@ -32,7 +32,7 @@ MERGES = ("weighted", "mean")
 NOISES = ("gumbel", "dirichlet")
 DEFAULT_WIDTH = {"discrete": 1, "multiplex": 3, "soft": 10, "stochastic-soft": 10}
 CONFIDENCE_WORDS = 20  # DeepConf looks at the 20 likeliest words (arXiv 2508.15260)
-MOST_DIRICHLET_WORDS = 1024  # each takes 13 uniforms a step
+MOST_DIRICHLET_WORDS = 1024  # each takes GAMMA_DRAWS uniforms a step
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +203,7 @@ def gumbel_soft(logits: Tensor, uniforms: Tensor, sampling: Sampling, width: int
 def dirichlet_soft(logits: Tensor, uniforms: Tensor, sampling: Sampling, width: int, alpha: float) -> Step:
     """Soft weights drawn from Dirichlet(alpha · p) over the kept ids; the `width` heaviest, renormalised.
 
-    uniforms [B, C · 13] for the C ids that top-k keeps.
+    uniforms [B, C · GAMMA_DRAWS] for the C ids that top-k keeps.
     """
     logps = log_softmax(logits, sampling.temperature)
     top, ids = ranked(logps.exp(), sampling, logits.shape[-1])
