@@ -161,8 +161,8 @@ def test_answer_sampling_really_acts(qwen: Backbone) -> None:
         live = engine.start(
             qwen, prompts_for(qwen)[:1], 6, Thinking("multiplex", 2, None, hot, answering, Ending(12)), seed=1
         )
-        live._admit()
-        live._answering[:6] = True
+        live.admit()
+        live._rows.answering[:6] = True
         while live:
             live.advance(4)
         texts[name] = {tuple(t.steps.ids[:, 0].tolist()) for t in live.finished}

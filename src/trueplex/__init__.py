@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from trueplex.api import solve
     from trueplex.backbone import Backbone, load
+    from trueplex.budget import Budget
     from trueplex.engine.sampling import Sampling
     from trueplex.engine.thinking import Thinking
     from trueplex.errors import TrueplexError
@@ -21,11 +22,11 @@ if TYPE_CHECKING:
     from trueplex.types import Problem, Solution, Trace
 
 _HOMES = {
-    "Backbone": "backbone", "load": "backbone", "Sampling": "engine.sampling", "Thinking": "engine.thinking",
+    "Backbone": "backbone", "Budget": "budget", "load": "backbone", "Sampling": "engine.sampling", "Thinking": "engine.thinking",
     "TrueplexError": "errors", "Settings": "settings", "solve": "api", "stream": "pipeline",
     "Problem": "types", "Solution": "types", "Trace": "types",
 }  # fmt: skip
-__all__ = ["Backbone", "Problem", "Sampling", "Settings", "Solution", "Thinking", "Trace", "TrueplexError", "load",
+__all__ = ["Backbone", "Budget", "Problem", "Sampling", "Settings", "Solution", "Thinking", "Trace", "TrueplexError", "load",
            "solve", "stream"]  # fmt: skip
 
 

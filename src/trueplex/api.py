@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from trueplex.backbone import Backbone, load
+from trueplex.budget import Budget
 from trueplex.engine.ending import Ending
 from trueplex.engine.sampling import Sampling
 from trueplex.engine.thinking import Thinking
 from trueplex.pipeline import Solved, stream
-from trueplex.scorers import choose_scorer
+from trueplex.scorers import choose_calibration, choose_scorer
 from trueplex.settings import Settings
 from trueplex.types import Problem, Solution
 
 
 def solve(
-    model: Backbone | str, problem: Problem | str, *, paths: int = 16, thinking: str = "multiplex",
+    model: Backbone | str, problem: Problem | str, *, paths: int | str = 16, thinking: str = "multiplex",
     width: int | None = None, merge: str | None = None, temperature: float = 1.0, top_p: float = 1.0,
-    max_tokens: int | None = None, verifier: str = "auto", prune: str = "none", select: str | None = None, seed: int = 0,
+    max_tokens: int | None = None, verifier: str = "auto", prune: str = "none", select: str | None = None,
+    alarms: Sequence[str] = (), budget: Budget | None = None, abstain_below: float | None = None,
+    max_error: float | None = None, seed: int = 0,
 ) -> Solution:  # fmt: skip
     """Solve one problem and return its `Solution`: answer, confidence, votes, traces, usage.
 
@@ -26,13 +31,15 @@ def solve(
         TrueplexError: an option, the problem, the model or the verifier cannot be used; the message says which.
     """
     settings = Settings(
-        paths=paths, verifier=verifier, prune=prune, select=select, seed=seed,
+        paths=paths, verifier=verifier, prune=prune, select=select, seed=seed, alarms=tuple(alarms),
+        budget=budget or Budget(), abstain_below=abstain_below, max_error=max_error,
         thinking=Thinking(thinking, width, merge, Sampling(temperature, top_p), ending=Ending(max_tokens)),
     )  # fmt: skip
     backbone = load(model) if isinstance(model, str) else model
     scorer, settings = choose_scorer(backbone, settings, lambda message: None)
     asked = Problem(problem) if isinstance(problem, str) else problem
-    for event in stream(backbone, [asked], settings, scorer):
+    calibration = choose_calibration(backbone, scorer, settings)
+    for event in stream(backbone, [asked], settings, scorer, calibration=calibration):
         if isinstance(event, Solved):
             return event.solution
     raise AssertionError("a stream ends with its solutions")

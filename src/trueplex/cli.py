@@ -16,6 +16,8 @@ from trueplex import cli_evals, cli_train
 from trueplex.cli_options import Device, Model, thinks
 from trueplex.errors import TrueplexError
 
+DECIDE, SPEND = "What is retired, chosen and said", "What the whole run may spend"
+
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -31,10 +33,16 @@ def solve(
     problems: Annotated[list[str], typer.Argument(metavar="PROBLEM...", help="Text, '-' for standard input, or @FILE.jsonl.", show_default=False)],
     thinking: Any,
     model: Model = "reference",
-    paths: Annotated[int, typer.Option(help="Traces per problem.")] = 16,
+    paths: Annotated[str, typer.Option(help="Traces per problem: a number, or 'auto' ('auto:LIMIT'): 8, and more while the vote is open.")] = "16",
     verifier: Annotated[str, typer.Option(help="'auto' (the model's own), a verifier folder, 'deepconf[:mean|tail|bottom|lowest[@WINDOW]]', 'logprob', 'entropy', or 'none'.")] = "auto",
-    prune: Annotated[str, typer.Option(help="When to retire weak paths, e.g. 'half:32' or 'keep:0.5@64'; 'none' keeps all.")] = "none",
-    select: Annotated[str | None, typer.Option(help="How to choose the answer: weighted, majority or best.", show_default="weighted; majority without a verifier")] = None,
+    prune: Annotated[str, typer.Option(rich_help_panel=DECIDE, help="When to retire weak paths, joined by '+': 'half:32', 'half:32/4' (leave 4), 'keep:0.5@64', 'drop:2@16', 'stop:128', 'floor:0.2', 'deepconf:low@64/8' (after 64 tokens, 8 warm-up paths), 'consensus:0.6'; 'none' keeps all.")] = "none",
+    select: Annotated[str | None, typer.Option(rich_help_panel=DECIDE, help="How to choose the answer: majority, weighted, weighted:POWER, weighted:odds, best, or top:SHARE.", show_default="weighted; majority without a verifier")] = None,
+    abstain_below: Annotated[float | None, typer.Option(rich_help_panel=DECIDE, help="Give no answer at a lower confidence.", show_default="always answer")] = None,
+    max_error: Annotated[float | None, typer.Option(rich_help_panel=DECIDE, help="Answer only as far as at most this share of the answers is wrong, by the verifier's calibration.", show_default="always answer")] = None,
+    alarm: Annotated[list[str] | None, typer.Option(rich_help_panel=DECIDE, help="Stop at once: 'fall:0.4@64' (score fell by 0.4 in 64 tokens), 'under:0.1@96' (stayed under 0.1), 'call:MODULE:FUNCTION' (yours), each with '=trace', '=problem' or '=run'; may be given again.", show_default="none")] = None,
+    budget_tokens: Annotated[int | None, typer.Option(rich_help_panel=SPEND, help="Most tokens of the whole run, probes included.", show_default="no limit")] = None,
+    budget_seconds: Annotated[float | None, typer.Option(rich_help_panel=SPEND, help="Most seconds of the whole run.", show_default="no limit")] = None,
+    budget_paths: Annotated[int | None, typer.Option(rich_help_panel=SPEND, help="Most paths of the whole run.", show_default="no limit")] = None,
     probe_every: Annotated[int, typer.Option(help="Tokens between scores.")] = 32,
     seed: Annotated[int, typer.Option(help="Same seed, same traces.")] = 0,
     device: Device = None,
@@ -44,6 +52,7 @@ def solve(
     quiet: Annotated[bool, typer.Option("--quiet", help="No race, no progress.")] = False,
 ) -> None:  # fmt: skip
     """Solve problems: many paths, scored while they think, weak ones retired, then a vote."""
+    from trueplex.budget import Budget
     from trueplex.session import run
     from trueplex.settings import Settings
 
@@ -55,6 +64,10 @@ def solve(
         seed=seed,
         probe_every=probe_every,
         thinking=thinking,
+        alarms=tuple(alarm or ()),
+        budget=Budget(budget_tokens, budget_seconds, budget_paths),
+        abstain_below=abstain_below,
+        max_error=max_error,
     )
     raise typer.Exit(run(problems, model, device, settings, as_json=json, save=save, resume=resume, quiet=quiet))
 

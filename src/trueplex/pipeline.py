@@ -19,14 +19,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from trueplex import answers, policy, vote
+from trueplex import alarms, policy
 from trueplex.backbone import Backbone
+from trueplex.calibration import Calibration, condition
 from trueplex.engine import engine
 from trueplex.engine.live import LiveBatch, Rider
 from trueplex.errors import OptionError
 from trueplex.prompt import make_prompt
+from trueplex.rules import Standing
 from trueplex.settings import DEFAULT_STRIDE, Settings, configuration
-from trueplex.types import Problem, Prompt, Solution, Status, Trace, Usage
+from trueplex.solving import Run
+from trueplex.types import Alarmed, Problem, Solution, Status, Trace
 
 
 class Scorer(Protocol):
@@ -62,41 +65,70 @@ class Stopped:
 
 
 @dataclass(slots=True, frozen=True)
+class Rang:
+    """An alarm has stopped a trace, its problem or the whole run."""
+
+    problem: Problem
+    alarm: Alarmed
+
+
+@dataclass(slots=True, frozen=True)
 class Solved:
     """All traces of a problem have stopped and its vote is counted."""
 
     solution: Solution
 
 
-Event = Advanced | Stopped | Solved
+Event = Advanced | Stopped | Rang | Solved
 
 
 class Stream(Iterator[Event]):
     """The events of a run, in order; what `stream` gives.
 
     Attributes:
+        rule: the pruning policy; it counts what each of its rules has retired.
+        longest: tokens of the longest trace so far.
         unfinished: see there; may be called whenever the run was broken off.
     """
 
     def __init__(self, backbone: Backbone, problems: Sequence[Problem], settings: Settings, scorer: Scorer | None,
-                 begun: Sequence[Trace]) -> None:  # fmt: skip
-        self.rule = policy.parse(settings.prune)
+                 begun: Sequence[Trace], calibration: Calibration | None) -> None:  # fmt: skip
+        self.rule, self.waves, self.budget = policy.parse(settings.prune), settings.waves, settings.budget
+        self.alarms = [alarms.parse(alarm) for alarm in settings.alarms]
+        longest = settings.thinking.ending.max_tokens or backbone.default_max_tokens
+        # DeepConf's confidences alone have no upper end.
+        self.rule.check(self.waves.most, longest, math.inf if settings.verifier.startswith("deepconf") else 1.0)
         select = settings.select or ("weighted" if scorer else "majority")
-        if scorer is None and (self.rule.rules or select != "majority"):
+        scored = self.rule.needs_scores or select != "majority" or any(a.needs_scores for a in self.alarms)
+        if scored and scorer is None:
             raise OptionError(
-                "pruning and score-based selection need a scorer; mend: give a verifier, or majority and none"
+                "pruning, score-based selection and alarms need a scorer; mend: give a verifier, or majority and none"
             )
-        self.settings, self.scorer = replace(settings, select=select), scorer
+        settings = replace(settings, select=select)
+        self.settings, self.scorer, self.longest = settings, scorer, 0
+        least = _least(settings, backbone, calibration)
         prompts = [make_prompt(p, backbone) for p in {p.key: p for p in problems}.values()]
-        self.runs = {p.problem.key: _Run(p, self.settings, backbone) for p in prompts}
-        begun = [t for t in begun if t.problem.key in self.runs]
-        self.live = engine.start(
-            backbone, prompts, settings.paths, settings.thinking, settings.seed, settings.rows, begun
-        )
+        self.runs = {p.problem.key: Run(p, settings, backbone, self.rule, calibration, least) for p in prompts}
+        self._start(backbone, [t for t in begun if t.problem.key in self.runs])
+        self._events = self._run()
+
+    def _start(self, backbone: Backbone, begun: Sequence[Trace]) -> None:
+        """The first wave of every problem, with what was begun of later ones, as far as the budget of paths goes."""
+        self._paths = self.budget.paths or math.inf
+        for key, run in self.runs.items():
+            highest = max((t.index + 1 for t in begun if t.problem.key == key), default=0)
+            run.begun = int(min(max(self.waves.first, highest), self._paths))
+            self._paths -= run.begun
+        prompts, counts = [run.prompt for run in self.runs.values()], [run.begun for run in self.runs.values()]
+        settings = self.settings
+        together = self.rule.compares or any(alarm.scope == "problem" for alarm in self.alarms)
+        self.live = engine.start(backbone, prompts, counts, settings.thinking, settings.seed, settings.rows, begun,
+                                 together, self.waves.most)  # fmt: skip
         for trace in begun:
             if trace.status is not Status.RUNNING:
                 self.runs[trace.problem.key].traces.append(trace)
-        self._events = self._run()
+        # A run answers for what it spends itself: what was begun before is no part of its budget.
+        self.spent = -sum(t.tokens + t.probe_tokens for t in begun if t.status is Status.RUNNING)
 
     def __next__(self) -> Event:
         return next(self._events)
@@ -104,24 +136,94 @@ class Stream(Iterator[Event]):
     def _run(self) -> Iterator[Event]:
         live, scorer = self.live, self.scorer
         stride, rider = _stride(self.rule, scorer), scorer.rider if scorer else None
+        live.deadline = self.budget.deadline()
         for key in list(self.runs):  # solved before this run began
-            yield from self._solved(key)
+            yield from self._settle(key)
         while live:
-            live.advance(stride, rider)
-            if scorer:
-                live.record(scorer(live))
-            live.retire(self.rule(live.traces))
+            live.admit()
+            affordable = self.budget.stride(stride, self._spent(), len(live.traces), rider is not None)
+            if affordable and time.monotonic() < live.deadline:
+                live.advance(affordable, rider)
+                if scorer:
+                    live.record(scorer(live))
+                yield from self._stopped()
+                yield from self._sound()
+                self._retire()
+                yield from self._stopped()
+            else:
+                yield from self._halt("time budget" if affordable else "token budget")
             if live.traces:
                 yield Advanced(list(live.traces))
-            while live.finished:
-                trace = live.finished.pop(0)
-                self.runs[trace.problem.key].stop(trace)
-                yield Stopped(trace)
-                yield from self._solved(trace.problem.key)
 
-    def _solved(self, key: int) -> Iterator[Event]:
-        if len(self.runs[key].traces) == self.settings.paths:
-            yield Solved(self.runs.pop(key).solution())
+    def _spent(self) -> int:
+        """Tokens and probes of all traces so far."""
+        return self.spent + sum(t.tokens + t.probe_tokens for t in self.live.traces)
+
+    def _stopped(self) -> Iterator[Event]:
+        """What has just stopped; then more traces for its problem, or the vote."""
+        touched = {}
+        while self.live.finished:
+            trace = self.live.finished.pop(0)
+            self.spent += trace.tokens + trace.probe_tokens
+            self.longest = max(self.longest, trace.tokens)
+            self.runs[trace.problem.key].stop(trace)
+            touched[trace.problem.key] = True
+            yield Stopped(trace)
+        for key in touched:
+            yield from self._settle(key)
+
+    def _settle(self, key: int) -> Iterator[Event]:
+        """When all begun traces of a problem have stopped: begin more, or count the vote."""
+        run = self.runs[key]
+        if len(run.traces) < run.begun:
+            return
+        open_still = not run.closed and time.monotonic() < self.live.deadline and not self.rule.settled(run.traces)
+        more = int(min(self.waves.more(run.traces), self._paths)) if open_still else 0
+        if more:
+            self._paths -= more
+            problem, first = run.prompt.problem, run.begun
+            run.begun += more
+            self.live.add(run.prompt, [Trace(problem, first + i, self.settings.seed) for i in range(more)])
+            return
+        if run.traces:
+            run.prompt_tokens = max(len(run.prompt.ids), self.live.prompt_tokens[key])
+        yield Solved(self.runs.pop(key).solution())
+
+    def _halt(self, reason: str) -> Iterator[Event]:
+        """Truncate all that lives and begin nothing more: every problem is voted on as it stands."""
+        self.live.halt(reason)
+        for run in self.runs.values():
+            run.closed = True
+        yield from self._stopped()
+        for key, run in list(self.runs.items()):
+            run.begun = len(run.traces)
+            yield from self._settle(key)
+
+    def _sound(self) -> Iterator[Event]:
+        """Let alarms stop what they must."""
+        for trace, alarm, why in alarms.ringing(self.alarms, list(self.live.traces)):
+            if trace.status is not Status.RUNNING:
+                continue  # an alarm before has stopped it
+            key, reason = trace.problem.key, f"alarm: {why}"
+            rang = Alarmed(trace.index, trace.tokens, alarm.scope, why)
+            self.runs[key].alarms.append(rang)
+            yield Rang(trace.problem, rang)
+            if alarm.scope == "run":
+                yield from self._halt(reason)
+                return
+            self.runs[key].closed |= alarm.scope == "problem"
+            stopping = [trace] if alarm.scope == "trace" else [t for t in self.live.traces if t.problem.key == key]
+            for stopped in stopping:
+                stopped.reason = reason
+            self.live.retire(stopping)
+
+    def _retire(self) -> None:
+        """Let the policy look at every problem that has live traces."""
+        groups: dict[int, list[Trace]] = {}
+        for trace in self.live.traces:
+            groups.setdefault(trace.problem.key, []).append(trace)
+        for key, group in groups.items():
+            self.live.retire(self.rule(Standing(group, self.runs[key].traces)))
 
     def unfinished(self) -> list[Trace]:
         """The live traces as they stood after the last whole stride: store them, and give them as ``begun`` later."""
@@ -130,81 +232,31 @@ class Stream(Iterator[Event]):
 
 def stream(
     backbone: Backbone, problems: Sequence[Problem], settings: Settings, scorer: Scorer | None = None,
-    begun: Sequence[Trace] = (),
+    begun: Sequence[Trace] = (), calibration: Calibration | None = None,
 ) -> Stream:  # fmt: skip
     """Solve problems, telling what happens as it happens. Without a scorer the vote is a plain majority.
 
     Traces that were ``begun`` in an earlier run count as they are when they have stopped, and go on
     exactly where they were otherwise. Ctrl-C stops at once: what was yielded is complete, and
-    `Stream.unfinished` gives the rest.
+    `Stream.unfinished` gives the rest. Without a ``calibration``, confidence is the share of the votes.
 
     Raises:
         InputError: a prompt does not fit the model.
-        OptionError: the policy or the selector needs scores and there is no scorer, or a begun trace
-            belongs to other options.
+        OptionError: the policy, the selector or an alarm needs scores and there is no scorer; a rule could never
+            act; the largest error cannot be promised; or a begun trace belongs to other options.
     """
-    return Stream(backbone, problems, settings, scorer, begun)
+    return Stream(backbone, problems, settings, scorer, begun, calibration)
 
 
 def _stride(rule: policy.Policy, scorer: Scorer | None) -> int:
     return math.gcd(rule.stride, scorer.every if scorer else 0) or DEFAULT_STRIDE
 
 
-class _Run:
-    """One problem's stopped traces, until its vote."""
-
-    def __init__(self, prompt: Prompt, settings: Settings, backbone: Backbone) -> None:
-        self.prompt, self.settings, self.backbone = prompt, settings, backbone
-        self.traces: list[Trace] = []
-        self.started = time.perf_counter()
-
-    def stop(self, trace: Trace) -> None:
-        """Give a stopped trace its text and answer, and grade it where the answers are known.
-
-        Thinking that was never closed has no answer: what it boxed on the way was not its answer.
-        """
-        assert trace.steps is not None
-        trace.text = self.backbone.decode(trace.steps.ids[:, 0].tolist())
-        closed = self.backbone.think_end is None or trace.answer_tokens > 0
-        if trace.status is Status.FINISHED and closed:
-            tail = self.backbone.decode(trace.steps.ids[trace.thinking_tokens :, 0].tolist())
-            trace.answer = answers.extract(trace.text if self.backbone.think_end is None else tail)
-        label(trace)
-        self.traces.append(trace)
-
-    def solution(self) -> Solution:
-        votes = vote.selector(self.settings.select or "majority")(self.traces)
-        return Solution(
-            problem=self.prompt.problem,
-            answer=votes[0].answer if votes else None,
-            confidence=vote.share(votes),
-            votes=votes,
-            traces=sorted(self.traces, key=lambda t: t.index),
-            usage=usage_of(self.traces, len(self.prompt.ids)),
-            seconds=time.perf_counter() - self.started,
-            config=configuration(self.settings, self.backbone),
-        )
-
-
-def label(trace: Trace) -> None:
-    """Grade a stopped trace where the right answers are known; one without an answer is wrong.
-
-    None stays where the grader cannot tell, and for a trace that was retired before it could answer.
-    """
-    known = trace.problem.answers
-    if known is not None and trace.status is not Status.PRUNED:
-        trace.correct = False if trace.answer is None else answers.grade(trace.answer, known).correct
-
-
-def usage_of(traces: Sequence[Trace], prompt_tokens: int) -> Usage:
-    """The sum of what the traces of one problem spent (law 9)."""
-    whole = [t.tokens for t in traces if t.status is not Status.PRUNED]
-    mean = sum(whole) / len(whole) if whole else 0.0
-    saved = sum(max(0, round(mean) - t.tokens) for t in traces if t.status is Status.PRUNED)
-    return Usage(
-        prompt_tokens=prompt_tokens,
-        thinking_tokens=sum(t.thinking_tokens for t in traces),
-        answer_tokens=sum(t.answer_tokens for t in traces),
-        probe_tokens=sum(t.probe_tokens for t in traces),
-        saved_tokens=saved,
-    )
+def _least(settings: Settings, backbone: Backbone, calibration: Calibration | None) -> float:
+    """The confidence below which no answer is given."""
+    if settings.max_error is None:
+        return settings.abstain_below or 0.0
+    if calibration is None:
+        raise OptionError("--max-error needs a calibration, and there is none for this model and verifier; mend: run "
+                          "`trueplex calibrate`, or use --abstain-below")  # fmt: skip
+    return calibration.threshold(condition(configuration(settings, backbone)), settings.max_error)

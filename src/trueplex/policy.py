@@ -1,107 +1,94 @@
 """Pruning policies: which live traces to retire, and when. Plain Python over numbers.
 
-The grammar: ``none`` · ``half:EVERY`` · ``keep:FRACTION@EVERY`` · ``drop:N@EVERY`` · ``stop:AT`` ·
-``floor:SCORE``, joined with ``+``. A rule that compares acts within a problem, when its traces reach
-EVERY, 2·EVERY … tokens, and always leaves one. Only live traces are compared: one that has
-finished stays a candidate for the vote.
+The grammar, joined with ``+``: ``none`` · ``half:EVERY`` · ``keep:FRACTION@EVERY`` · ``drop:N@EVERY`` ·
+``stop:AT`` · ``floor:SCORE`` · ``deepconf:high|low[@AFTER[/WARMUP]]`` · ``consensus:SHARE``. The first three
+take ``/LEAST``: ``half:32/4`` halves until four are left. `trueplex.rules` says what each does.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from trueplex.errors import OptionError
+from trueplex.rules import Consensus, DeepConf, Floor, Keep, Rule, Standing, Stop
 from trueplex.types import Trace
 
-GRAMMAR = "none, half:EVERY, keep:FRACTION@EVERY, drop:N@EVERY, stop:AT, floor:SCORE, joined with +"
-
-
-def ranked(traces: Sequence[Trace]) -> list[Trace]:
-    """Best score first; ties by the lower trace index, never by luck."""
-    return sorted(traces, key=lambda t: (-_score(t), t.index))
-
-
-def _score(trace: Trace) -> float:
-    score = trace.score
-    if score is None or math.isnan(score):
-        raise OptionError(f"trace {trace.index} has score {score}; mend: prune with a scorer that scores every trace")
-    return score
-
-
-@dataclass(frozen=True, slots=True)
-class Keep:
-    """Every `every` tokens keep the best `kept(n)` of n live traces of a problem."""
-
-    every: int
-    kept: Callable[[int], int]
-    spelled: str
-
-    def __call__(self, group: Sequence[Trace]) -> list[Trace]:
-        due = [t for t in group if t.tokens and t.tokens % self.every == 0]
-        if len(due) < 2:
-            return []
-        return ranked(due)[max(1, self.kept(len(due))) :]
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """At `at` tokens, once, keep the single best live trace of a problem."""
-
-    at: int
-    spelled: str
-
-    @property
-    def every(self) -> int:
-        return self.at
-
-    def __call__(self, group: Sequence[Trace]) -> list[Trace]:
-        return ranked([t for t in group if t.tokens == self.at])[1:]
-
-
-@dataclass(frozen=True, slots=True)
-class Floor:
-    """Whenever scored, retire traces under `score`, but never the last of a problem."""
-
-    score: float
-    spelled: str
-    every: int = 0  # acts at every score: it asks for no cadence of its own
-
-    def __call__(self, group: Sequence[Trace]) -> list[Trace]:
-        return [t for t in ranked(group)[1:] if _score(t) < self.score]
+GRAMMAR = (
+    "none, half:EVERY, keep:FRACTION@EVERY, drop:N@EVERY (each also /LEAST), stop:AT, floor:SCORE, "
+    "deepconf:high|low[@AFTER[/WARMUP]], consensus:SHARE, joined with +"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Rules applied in order to the live traces of each problem; make one with `parse`."""
+    """Rules applied in order to each problem; make one with `parse`.
 
-    rules: tuple[Keep | Stop | Floor, ...]
+    ``acted`` counts, by rule, the traces that it has retired: a rule that never acted is worth a word.
+    """
+
+    rules: tuple[Rule, ...]
     spelled: str
+    acted: Counter[str] = field(default_factory=Counter)
 
     @property
     def stride(self) -> int:
         """Tokens between decisions: the largest step that meets every rule's cadence; 0 if none has one."""
         return math.gcd(*(rule.every for rule in self.rules))
 
-    def __call__(self, traces: Sequence[Trace]) -> list[Trace]:
-        """The live traces to retire, each with the rule that chose it as its ``reason``.
+    @property
+    def needs_scores(self) -> bool:
+        return any(rule.needs_scores for rule in self.rules)
+
+    @property
+    def compares(self) -> bool:
+        """Whether some rule needs the traces of a problem to begin together."""
+        return any(not isinstance(rule, Floor) for rule in self.rules)
+
+    @property
+    def warmup(self) -> int:
+        """Traces of a problem that must have stopped before the others begin; 0 when all begin together."""
+        return max((rule.warmup for rule in self.rules if isinstance(rule, DeepConf)), default=0)
+
+    def __call__(self, standing: Standing) -> list[Trace]:
+        """The live traces of one problem to retire, each with the rule that chose it as its ``reason``.
 
         Raises OptionError when a rule meets a trace without a score.
         """
-        groups: dict[int, list[Trace]] = {}
-        for trace in traces:
-            groups.setdefault(trace.problem.key, []).append(trace)
-        retired = []
-        for group in groups.values():
-            for rule in self.rules:
-                chosen = rule(group)
-                for trace in chosen:
-                    trace.reason = rule.spelled
-                names = {t.index for t in chosen}
-                group = [t for t in group if t.index not in names]
-                retired += chosen
+        live, retired = list(standing.live), []
+        for rule in self.rules:
+            chosen = rule(Standing(live, standing.stopped))
+            for trace in chosen:
+                trace.reason = rule.spelled
+            self.acted[rule.spelled] += len(chosen)
+            names = {t.index for t in chosen}
+            live = [t for t in live if t.index not in names]
+            retired += chosen
         return retired
+
+    def settled(self, stopped: Sequence[Trace]) -> bool:
+        """Whether a rule holds that no further trace of the problem needs to begin."""
+        return any(isinstance(rule, Consensus) and rule.reached(stopped) for rule in self.rules)
+
+    def voters(self, traces: Sequence[Trace]) -> list[Trace]:
+        """The traces that may vote once all have stopped."""
+        for rule in self.rules:
+            if isinstance(rule, DeepConf):
+                traces = rule.voters(traces)
+        return list(traces)
+
+    def check(self, paths: int, longest: int, highest: float = 1.0) -> None:
+        """Raise OptionError when a rule could never act on `paths` traces of at most `longest` tokens.
+
+        Neither may a floor lie above the `highest` score that there is.
+        """
+        for rule in self.rules:
+            if isinstance(rule, Floor) and rule.score > highest:
+                raise OptionError(f"the pruning rule {rule.spelled!r} is above every score; mend: at most {highest:g}")
+            if why := rule.inert(paths, longest):
+                raise OptionError(f"the pruning rule {rule.spelled!r} could never act: {why}")
 
 
 def parse(text: str) -> Policy:
@@ -111,35 +98,61 @@ def parse(text: str) -> Policy:
     return Policy(tuple(_rule(part.strip()) for part in text.split("+")), text)
 
 
-def _rule(part: str) -> Keep | Stop | Floor:
+def _rule(part: str) -> Rule:
     name, _, rest = part.partition(":")
     try:
-        if name == "half":
-            return Keep(_count(rest), lambda n: (n + 1) // 2, part)
-        if name == "keep":
-            share, every = rest.split("@")
-            fraction = float(share)
-            if not 0 < fraction < 1:
-                raise ValueError(f"the fraction {share} is not between 0 and 1")
-            return Keep(_count(every), lambda n: math.ceil(fraction * n - 1e-9), part)
-        if name == "drop":
-            dropped, every = rest.split("@")
-            number = _count(dropped)
-            return Keep(_count(every), lambda n: n - number, part)
+        if name in ("half", "keep", "drop"):
+            return _keep(name, rest, part)
         if name == "stop":
             return Stop(_count(rest), part)
         if name == "floor":
-            score = float(rest)
-            if not 0 <= score <= 1:
-                raise ValueError(f"the score {rest} is not in [0, 1]")
-            return Floor(score, part)
+            return Floor(_number(rest, "score", 0, math.inf), part)
+        if name == "consensus":
+            return Consensus(_number(rest, "share", 0.5, 1), part)
+        if name == "deepconf":
+            return _deepconf(rest, part)
     except ValueError as error:
         raise OptionError(f"cannot read pruning rule {part!r}: {error}; mend: use {GRAMMAR}") from error
     raise OptionError(f"unknown pruning rule {part!r}; mend: use {GRAMMAR}")
+
+
+def _keep(name: str, rest: str, part: str) -> Keep:
+    rest, slash, least = rest.partition("/")
+    left = _count(least) if slash else 1
+    if name == "half":
+        return Keep(_count(rest), lambda n: (n + 1) // 2, part, left)
+    amount, every = rest.split("@")
+    if name == "drop":
+        number = _count(amount)
+        return Keep(_count(every), lambda n: n - number, part, left)
+    fraction = _number(amount, "fraction", 0, 1)
+    if not 0 < fraction < 1:
+        raise ValueError(f"the fraction {amount} is not between 0 and 1")
+    return Keep(_count(every), lambda n: math.ceil(fraction * n - 1e-9), part, left)
+
+
+def _deepconf(rest: str, part: str) -> DeepConf:
+    kind, at, numbers = rest.partition("@")
+    if kind not in DeepConf.KEEPS:
+        raise ValueError(f"{kind!r} is neither high nor low")
+    after, slash, warmup = numbers.partition("/")
+    return DeepConf(
+        DeepConf.KEEPS[kind],
+        part,
+        _count(after) if at else DeepConf.AFTER,
+        _count(warmup) if slash else DeepConf.WARMUP,
+    )
 
 
 def _count(text: str) -> int:
     number = int(text)
     if number < 1:
         raise ValueError(f"{text} is not a positive whole number")
+    return number
+
+
+def _number(text: str, what: str, least: float, most: float) -> float:
+    number = float(text)
+    if not (math.isfinite(number) and least <= number <= most):
+        raise ValueError(f"the {what} {text} is not in [{least:g}, {most:g}]")
     return number

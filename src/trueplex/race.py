@@ -90,11 +90,14 @@ def table(traces: list[Trace]) -> Table:
 def verdict(solution: Solution) -> Group:
     """The answer, the vote and what it cost, for people."""
     usage = solution.usage
-    answer = Text(
-        f"{solution.answer if solution.answer is not None else 'no answer'}",
-        style="bold green" if solution.answer else "bold red",
-    )
-    lines = [Text.assemble(Text("answer      "), answer, f"   (confidence {solution.confidence:.2f})")]
+    said = {"none": "no answer", "uncertain": "I do not know"}.get(solution.state, solution.answer or "")
+    answer = Text(said, style="bold green" if solution.state == "answered" else "bold red")
+    sure = f"(confidence {solution.confidence:.2f})"
+    if solution.state == "uncertain":
+        sure = f"(leading: {solution.votes[0].answer}, confidence {solution.confidence:.2f})"
+    lines = [Text.assemble(Text("answer      "), answer, f"   {sure}")]
+    for alarm in solution.alarms[:5]:
+        lines.append(Text(f"  alarm: path {alarm.index} at {alarm.tokens} tokens: {alarm.why}", style="red"))
     for vote in solution.votes[:5]:
         lines.append(Text(f"  {vote.answer:<12} weight {vote.weight:7.2f}   {vote.paths} paths"))
     spent = usage.thinking_tokens + usage.answer_tokens

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from trueplex.backbone import REFERENCE, Backbone, reference_path
+from trueplex.calibration import Calibration
 from trueplex.errors import OptionError
 from trueplex.pipeline import Scorer
 from trueplex.settings import Settings
@@ -47,5 +48,28 @@ def verifier_folder(backbone: Backbone, name: str) -> Path:
     """The folder of a verifier: the one beside the model for ``auto``, else the one named."""
     if name != "auto":
         return Path(name).expanduser()
-    home = reference_path() if backbone.name == REFERENCE else Path(backbone.name).expanduser()
-    return home / "verifier"
+    return model_folder(backbone) / "verifier"
+
+
+def model_folder(backbone: Backbone) -> Path:
+    """Where the model lies, if it is a folder: what belongs to it lies there too."""
+    return reference_path() if backbone.name == REFERENCE else Path(backbone.name).expanduser()
+
+
+def choose_calibration(backbone: Backbone, scorer: Scorer | None, settings: Settings) -> Calibration | None:
+    """The calibration that lies beside what gives the scores: in the verifier's folder, else in the model's.
+
+    Raises:
+        VerifierError: it cannot be read.
+    """
+    if isinstance(scorer, OneTokenScorer):
+        folder = verifier_folder(backbone, settings.verifier)
+    else:
+        folder = model_folder(backbone)
+    return Calibration.load(folder, belongs(backbone, scorer))
+
+
+def belongs(backbone: Backbone, scorer: Scorer | None) -> dict[str, str | None]:
+    """What a calibration is for: these weights of the model, and of the verifier if there is one."""
+    verifier = scorer.verifier.fingerprint if isinstance(scorer, OneTokenScorer) else None
+    return {"model": backbone.fingerprint, "verifier": verifier}

@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,10 @@ from rich.console import Console
 from trueplex.backbone import Backbone, load
 from trueplex.errors import InputError, OptionError, StoreError
 from trueplex.inputs import read_problems
-from trueplex.pipeline import Event, Solved, Stopped, stream
+from trueplex.pipeline import Event, Rang, Solved, Stopped, stream
 from trueplex.prompt import make_prompt
 from trueplex.race import Race, verdict
-from trueplex.scorers import choose_scorer
+from trueplex.scorers import choose_calibration, choose_scorer
 from trueplex.settings import Settings, origin
 from trueplex.store import Origin, open_store, read_traces, to_row
 from trueplex.types import Problem, Solution, Status, Trace
@@ -38,6 +39,7 @@ def as_dict(solution: Solution, problem: Problem) -> dict[str, Any]:
         "answer": solution.answer,
         "confidence": round(solution.confidence, 6),
         "abstained": solution.abstained,
+        "state": solution.state,
         "votes": [{"answer": v.answer, "weight": v.weight, "paths": v.paths} for v in solution.votes],
         "usage": {name: getattr(usage, name) for name in usage.__slots__},
         "paths": [
@@ -48,9 +50,11 @@ def as_dict(solution: Solution, problem: Problem) -> dict[str, Any]:
                 "score": t.score,
                 "answer": t.answer,
                 "text": t.text,
+                "reason": t.reason,
             }
             for t in solution.traces
         ],
+        "alarms": [asdict(alarm) for alarm in solution.alarms],
         "seconds": round(solution.seconds, 3),
         "config": solution.config,
     }
@@ -121,7 +125,7 @@ def run(
     output = Output(fitting, as_json, console)
     source = origin(settings.thinking, backbone)
     begun = [t for t, _ in read_traces(save, say, source)] if save and resume and save.exists() else []
-    events = stream(backbone, fitting, settings, scorer, begun)
+    events = stream(backbone, fitting, settings, scorer, begun, choose_calibration(backbone, scorer, settings))
     store = _Saving(save, backbone, source)
     # The race shares the console of the answers; beside JSON it may only have standard error to itself.
     stage = Console(stderr=True) if as_json else console
@@ -142,6 +146,9 @@ def run(
         raise
     finally:
         store.close()
+    for rule, retired in events.rule.acted.items():
+        if not retired:
+            say(f"pruning by {rule!r} has retired no path; the longest had {events.longest} tokens")
     if complaints or store.failed:
         return 2
     return 0 if all(s.answer is not None for s in output.solved.values()) else 1
@@ -189,6 +196,10 @@ class _Lines:
         if isinstance(event, Stopped):
             self.stopped += 1
             self.retired += event.trace.status is Status.PRUNED
+        if isinstance(event, Rang) and not self.quiet:
+            say(
+                f"alarm: path {event.alarm.index} at {event.alarm.tokens} tokens: {event.alarm.why}; stopped: {event.alarm.stopped}"
+            )
         if not self.quiet and time.monotonic() - self._said > BETWEEN_LINES:
             self._said = time.monotonic()
             say(

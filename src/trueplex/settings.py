@@ -6,8 +6,9 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from trueplex import policy, vote
+from trueplex import alarms, policy, vote, waves
 from trueplex.backbone import Backbone
+from trueplex.budget import Budget
 from trueplex.engine.thinking import Thinking
 from trueplex.errors import OptionError
 from trueplex.store import Origin
@@ -19,13 +20,19 @@ DEFAULT_STRIDE = 32  # tokens between looks at the traces when nothing asks for 
 class Settings:
     """What a run is asked to do; validated whole, before any token is spent.
 
-    ``select`` None is weighted with a scorer and majority without; ``rows`` None is the device's own.
+    Attributes:
+        paths: traces of each problem: a number, ``auto`` or ``auto:LIMIT`` (`trueplex.waves`).
+        prune, select, alarms: in the grammars of `trueplex.policy`, `trueplex.vote` and `trueplex.alarms`;
+            ``select`` None is weighted with a scorer and majority without.
+        abstain_below: give no answer at a lower confidence.
+        max_error: give answers only as far as at most this share of them is wrong, by the calibration.
+        rows: traces decoded together; None is the device's own.
 
     Raises:
         OptionError: a value is out of range, or an option could not act in this combination.
     """
 
-    paths: int = 16
+    paths: int | str = 16
     thinking: Thinking = field(default_factory=Thinking)
     verifier: str = "auto"
     prune: str = "none"
@@ -33,19 +40,45 @@ class Settings:
     seed: int = 0
     probe_every: int = DEFAULT_STRIDE
     rows: int | None = None
+    alarms: tuple[str, ...] = ()
+    budget: Budget = field(default_factory=Budget)
+    abstain_below: float | None = None
+    max_error: float | None = None
 
     def __post_init__(self) -> None:
-        if self.paths < 1:
-            raise OptionError(f"paths is {self.paths}; mend: at least 1")
         if self.probe_every < 1:
             raise OptionError(f"probe-every is {self.probe_every}; mend: at least 1")
         if self.select is not None:
             vote.selector(self.select)
-        parsed = policy.parse(self.prune)
-        if self.verifier == "none" and parsed.rules:
+        rule, adaptive = policy.parse(self.prune), waves.parse(self.paths).adaptive
+        for alarm in self.alarms:
+            alarms.parse(alarm)
+        if self.verifier == "none":
+            self._without_scores(rule)
+        if rule.warmup and adaptive:
+            raise OptionError(
+                f"{self.prune!r} has a warm-up of its own, so paths cannot be {self.paths!r}; mend: a number"
+            )
+        for name in ("abstain_below", "max_error"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < 1:
+                raise OptionError(f"{name.replace('_', '-')} is {value}; mend: a share between 0 and 1")
+        if self.abstain_below is not None and self.max_error is not None:
+            raise OptionError("abstain-below and max-error both set the least confidence; mend: give one of them")
+
+    def _without_scores(self, rule: policy.Policy) -> None:
+        if rule.needs_scores:
             raise OptionError(f"pruning {self.prune!r} needs scores; mend: --prune none, or give a verifier")
-        if self.verifier == "none" and self.select not in (None, "majority"):
+        if self.select not in (None, "majority"):
             raise OptionError(f"selecting by {self.select!r} needs scores; mend: --select majority, or give a verifier")
+        if wanting := [a for a in self.alarms if alarms.parse(a).needs_scores]:
+            raise OptionError(f"the alarm {wanting[0]!r} needs scores; mend: drop it, or give a verifier")
+
+    @property
+    def waves(self) -> waves.Waves:
+        """When a problem gets how many traces: behind a warm-up, if the policy has one."""
+        asked, warmup = waves.parse(self.paths), policy.parse(self.prune).warmup
+        return waves.Waves(min(warmup, asked.most), asked.most) if warmup else asked
 
 
 def thinking_options(thinking: Thinking) -> dict[str, Any]:
@@ -83,6 +116,10 @@ def configuration(settings: Settings, backbone: Backbone) -> dict[str, Any]:
         "verifier": settings.verifier,
         "prune": settings.prune,
         "select": settings.select,
+        "alarms": list(settings.alarms),
+        "budget": asdict(settings.budget),
+        "abstain_below": settings.abstain_below,
+        "max_error": settings.max_error,
         "probe_every": settings.probe_every,
         "seed": settings.seed,
     }

@@ -60,7 +60,8 @@ class Prompt:
 class Usage:
     """Tokens spent. One count per forward row: nothing twice, nothing free (law 9).
 
-    ``prompt_tokens`` counts each problem's prompt once, as it is prefilled once.
+    ``prompt_tokens`` counts a problem's prompt as often as it was prefilled: once, and again where traces begin in
+    waves.
     ``saved_tokens`` estimates what retired traces did not spend: the mean length of the
     problem's finished traces less what each retired trace had spent, never below 0.
     """
@@ -151,9 +152,28 @@ class Vote:
     paths: int
 
 
+@dataclass(slots=True, frozen=True)
+class Alarmed:
+    """An alarm that rang: where (trace index, tokens), what it stopped, and why."""
+
+    index: int
+    tokens: int
+    stopped: str
+    why: str
+
+
 @dataclass(slots=True)
 class Solution:
-    """What a problem's traces came to. ``answer`` is None when no trace gave one."""
+    """What a problem's traces came to.
+
+    Attributes:
+        answer: None when no trace gave one, or when the run abstained.
+        confidence: the calibrated probability that the leading answer is right; its share of the votes where nothing
+            was calibrated, which the configuration tells.
+        state: ``answered``, ``uncertain`` (there is a leading answer, and the run was asked not to give it at
+            this confidence) or ``none`` (no trace came to an answer).
+        alarms: those that rang on this problem.
+    """
 
     problem: Problem
     answer: str | None
@@ -163,6 +183,8 @@ class Solution:
     usage: Usage
     seconds: float
     config: dict[str, Any]
+    state: str = "answered"
+    alarms: list[Alarmed] = field(default_factory=list)
 
     @property
     def abstained(self) -> bool:

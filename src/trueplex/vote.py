@@ -6,13 +6,16 @@ paths, then by the one whose first path has the lowest index.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 from trueplex.answers import group
 from trueplex.errors import OptionError
 from trueplex.types import Status, Trace, Vote
 
 Weigh = Callable[[Trace], float]
+Selector = Callable[[Sequence[Trace]], list[Vote]]
 
 
 def candidates(traces: Sequence[Trace]) -> list[Trace]:
@@ -21,13 +24,17 @@ def candidates(traces: Sequence[Trace]) -> list[Trace]:
     return sorted(voting, key=lambda t: t.index)
 
 
-def tally(traces: Sequence[Trace], weigh: Weigh) -> list[Vote]:
-    """Votes of equal answers together, best first; a group is spelled as its first path spelled it."""
+def tally(traces: Sequence[Trace], weigh: Weigh, combine: Callable[[Iterable[float]], float] = sum) -> list[Vote]:
+    """Votes of equal answers together, best first; a group is spelled as its first path spelled it.
+
+    A group weighs what ``combine`` makes of its paths' weights.
+    """
     voting = candidates(traces)
     votes = []
     for members in group([t.answer or "" for t in voting]):
-        weight = sum(weigh(voting[i]) for i in members)
-        votes.append((Vote(voting[members[0]].answer or "", weight, len(members)), voting[members[0]].index))
+        first = voting[members[0]]
+        weight = combine(weigh(voting[i]) for i in members)
+        votes.append((Vote(first.answer or "", weight, len(members)), first.index))
     return [vote for vote, first in sorted(votes, key=lambda v: (-v[0].weight, -v[0].paths, v[1]))]
 
 
@@ -36,39 +43,61 @@ def majority(traces: Sequence[Trace]) -> list[Vote]:
     return tally(traces, lambda trace: 1.0)
 
 
-def weighted(traces: Sequence[Trace]) -> list[Vote]:
-    """Every path counts its score. Raises OptionError when a voting trace has none."""
-    return tally(traces, _score)
+def weighted(traces: Sequence[Trace], weigh: Weigh | None = None) -> list[Vote]:
+    """Every path counts its score, or a function of it. Raises OptionError when a voting trace has none."""
+    return tally(traces, weigh or _score)
 
 
 def best(traces: Sequence[Trace]) -> list[Vote]:
     """Best-of-N: the path of the highest score decides; each group weighs as its best path."""
-    voting = candidates(traces)
-    top = {v.answer: 0.0 for v in majority(traces)}
-    for members in group([t.answer or "" for t in voting]):
-        top[voting[members[0]].answer or ""] = max(_score(voting[i]) for i in members)
-    votes = [Vote(v.answer, top[v.answer], v.paths) for v in majority(traces)]
-    return sorted(votes, key=lambda v: -v.weight)
+    return tally(traces, _score, max)
+
+
+def top(traces: Sequence[Trace], share: float) -> list[Vote]:
+    """Only the best `share` of the voting paths count, at least one, each its score (DeepConf's offline filter).
+
+    Of equal scores the lower trace index is kept.
+    """
+    voting = sorted(candidates(traces), key=lambda t: (-_score(t), t.index))
+    return weighted(voting[: max(1, math.ceil(share * len(voting) - 1e-9))])
 
 
 def _score(trace: Trace) -> float:
-    if trace.score is None:
-        raise OptionError(f"trace {trace.index} has no score; mend: give a verifier or --select majority")
+    if trace.score is None or math.isnan(trace.score):
+        raise OptionError(f"trace {trace.index} has score {trace.score}; mend: give a verifier or --select majority")
     return trace.score
 
 
-SELECTORS: dict[str, Callable[[Sequence[Trace]], list[Vote]]] = {
-    "majority": majority,
-    "weighted": weighted,
-    "best": best,
-}
+def _log_odds(trace: Trace) -> float:
+    """The weight of independent witnesses, log(s / (1 − s)); a trace that is rather wrong than right has none."""
+    score = min(max(_score(trace), 0.5), 1 - 1e-6)
+    return math.log(score / (1 - score))
 
 
-def selector(name: str) -> Callable[[Sequence[Trace]], list[Vote]]:
-    """The selector of that name. Raises OptionError for an unknown one."""
-    if name not in SELECTORS:
-        raise OptionError(f"unknown selector {name!r}; mend: one of {', '.join(SELECTORS)}")
-    return SELECTORS[name]
+GRAMMAR = "majority, weighted, weighted:POWER, weighted:odds, best, top:SHARE"
+
+
+def selector(name: str) -> Selector:
+    """The selector of that name: ``majority``; ``weighted`` by score, by score ** POWER or by log-odds; ``best``;
+    or ``top:SHARE``, weighted among the best SHARE. What search-and-learn calls weighted best-of-N is ``weighted``.
+
+    Raises OptionError for an unknown one.
+    """
+    kind, colon, option = name.partition(":")
+    plain: dict[str, Selector] = {"majority": majority, "weighted": weighted, "best": best}
+    if not colon and kind in plain:
+        return plain[kind]
+    if name == "weighted:odds":
+        return partial(weighted, weigh=_log_odds)
+    try:
+        number = float(option)
+    except ValueError:
+        number = math.nan
+    if kind == "weighted" and 0 < number < math.inf:
+        return partial(weighted, weigh=lambda trace: _score(trace) ** number)
+    if kind == "top" and 0 < number < 1:
+        return partial(top, share=number)
+    raise OptionError(f"unknown selector {name!r}; mend: one of {GRAMMAR}; POWER above 0, SHARE between 0 and 1")
 
 
 def share(votes: Sequence[Vote]) -> float:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from trueplex.backbone import Backbone
-from trueplex.engine.live import Group, LiveBatch
+from trueplex.engine.live import LiveBatch
 from trueplex.engine.prefill import inputs_of
+from trueplex.engine.rows import Group
 from trueplex.engine.sampling import log_softmax
 from trueplex.engine.thinking import Thinking
 from trueplex.errors import OptionError
@@ -20,18 +21,22 @@ from trueplex.types import Prompt, Status, Steps, Trace
 ROWS = {"cpu": 64, "mps": 64, "cuda": 256}  # traces decoded together unless the caller says
 
 
-def start(backbone: Backbone, prompts: Sequence[Prompt], paths: int, thinking: Thinking, seed: int = 0,
-          rows: int | None = None, begun: Sequence[Trace] = ()) -> LiveBatch:  # fmt: skip
-    """A live batch that will grow `paths` traces of each prompt, at most `rows` (or `paths`) at once.
+def start(backbone: Backbone, prompts: Sequence[Prompt], paths: int | Sequence[int], thinking: Thinking, seed: int = 0,
+          rows: int | None = None, begun: Sequence[Trace] = (), together: bool = True,
+          most: int | None = None) -> LiveBatch:  # fmt: skip
+    """A live batch that will grow `paths` traces of every prompt (or of each its own), at most `rows` at once.
 
-    Traces that were ``begun`` before go on from their last step when they are still running, and are
-    not grown again when they have stopped.
+    The traces of a problem enter ``together``, and there is then room for as many; or one by one, as rows
+    get free. A problem may be given more traces later (`LiveBatch.add`), up to ``most``. Traces that were
+    ``begun`` before go on from their last step when they are still running, and are not grown again when they
+    have stopped.
 
     Raises:
         OptionError: `paths` or `rows` is below 1, the thinking options cannot act with this model, or a
             begun trace is of another seed, width or number of paths.
     """
-    if paths < 1:
+    counts = [paths] * len(prompts) if isinstance(paths, int) else list(paths)
+    if min(counts, default=1) < 1 and isinstance(paths, int):
         raise OptionError(f"paths is {paths}; mend: at least 1")
     if rows is not None and rows < 1:
         raise OptionError(f"rows is {rows}; mend: at least 1")
@@ -39,24 +44,25 @@ def start(backbone: Backbone, prompts: Sequence[Prompt], paths: int, thinking: T
     if backbone.think_end is None and (thinking.ending.closes or thinking.answer_sampling):
         raise OptionError(f"{backbone.name!r} has no </think>, so its thinking cannot be closed and has no answer apart; mend: "
                           "drop think-tokens, cold-entropy and answer sampling, or choose a reasoning model")  # fmt: skip
-    known = {(t.problem.key, t.index): t for t in begun}
     if thinking.ending.think_tokens is not None:
         thinking.ending.limits(np.zeros(0, dtype=np.int64), backbone.default_max_tokens)
+    known = {(t.problem.key, t.index): t for t in begun}
+    most = max([most or 1, *counts])
     for trace in begun:
         width = trace.steps.ids.shape[1] if trace.steps is not None else thinking.k
-        if (trace.seed, width) != (seed, thinking.k) or trace.index >= paths:
+        if (trace.seed, width) != (seed, thinking.k) or trace.index >= most:
             raise OptionError(
                 f"begun trace {trace.index} has seed {trace.seed} and width {width}, and this run seed {seed}, width "
-                f"{thinking.k} and {paths} paths; mend: go on with the options that it was begun with"
+                f"{thinking.k} and {most} paths; mend: go on with the options that it was begun with"
             )
     groups = []
-    for prompt in prompts:
-        traces = [known.get((prompt.problem.key, i)) or Trace(prompt.problem, i, seed) for i in range(paths)]
+    for prompt, count in zip(prompts, counts, strict=True):
+        traces = [known.get((prompt.problem.key, i)) or Trace(prompt.problem, i, seed) for i in range(count)]
         running = [replace(t) for t in traces if t.status is Status.RUNNING]
         if running:
             groups.append(Group(prompt, running))
-    rows = min(rows or ROWS.get(backbone.device.type, 64), paths * max(1, len(prompts)))
-    return LiveBatch(backbone, groups, thinking, rows)
+    rows = min(rows or ROWS.get(backbone.device.type, 64), most * max(1, len(prompts)))
+    return LiveBatch(backbone, groups, thinking, max(rows, most) if together else rows, together)
 
 
 @torch.inference_mode()

@@ -9,10 +9,10 @@ room to waiting problems. Decisions about traces are made outside, from their nu
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain
 from typing import Protocol
 
@@ -26,6 +26,7 @@ from trueplex.engine.cache import Plan, SlotCache
 from trueplex.engine.ending import StopStrings
 from trueplex.engine.history import History
 from trueplex.engine.prefill import inputs_of, prefill, prompt_inputs
+from trueplex.engine.rows import Group, Rows
 from trueplex.engine.sampling import log_softmax, trace_key, uniforms
 from trueplex.engine.thinking import Step, Thinking, choose, merged, multiplex, one_hot, think, widened
 from trueplex.errors import ModelError
@@ -46,17 +47,6 @@ class Rider(Protocol):
         """Final hidden states [B, H] of the rider's column → values [B]."""
 
 
-@dataclass(slots=True)
-class Group:
-    """A problem's traces that wait for rows: new ones, and ones that were begun, whose steps are read again."""
-
-    prompt: Prompt
-    traces: list[Trace]
-
-    def __post_init__(self) -> None:
-        self.traces.sort(key=lambda t: t.steps is not None)  # new ones share the prompt's rows
-
-
 class LiveBatch:
     """Traces being decoded together; make one with `engine.start`.
 
@@ -64,17 +54,21 @@ class LiveBatch:
         traces: the live traces, in row order.
         finished: every trace that stopped, in the order in which they stopped.
         readings: what the last rider read, for `scorable`; None if none rode.
+        prompt_tokens: by problem, how many tokens of its prompt were read: once for all traces that enter together.
+        deadline: the moment of `time.monotonic` at which every trace is truncated.
     """
 
-    def __init__(self, backbone: Backbone, groups: Iterable[Group], thinking: Thinking, rows: int) -> None:
-        self.backbone, self.thinking = backbone, thinking
+    def __init__(self, backbone: Backbone, groups: Iterable[Group], thinking: Thinking, rows: int,
+                 together: bool = True) -> None:  # fmt: skip
+        self.backbone, self.thinking, self.rows, self.together = backbone, thinking, rows, together
+        self.deadline = float("inf")
         self.waiting = deque(groups)
-        self.rows = max([rows, *(len(g.traces) for g in self.waiting)])
         self.traces: list[Trace] = []
         self.finished: list[Trace] = []
         self.readings: np.ndarray | None = None
+        self.prompt_tokens: Counter[int] = Counter()
         self._leaving: list[Trace] = []
-        self._prompt_tokens: dict[int, int] = {}
+        self._lengths_of_prompts: dict[int, int] = {}
         self._moving = False  # rows are changing places: what belongs to which trace cannot be told
         self._stops = StopStrings(backbone.tokenizer, thinking.ending.stop) if thinking.ending.stop else None
         self._draws = thinking.draws(backbone.config.vocab_size)
@@ -83,14 +77,7 @@ class LiveBatch:
         self._logits = torch.empty(self.rows, backbone.config.vocab_size, device=device)
         self._pending = torch.empty(self.rows, backbone.hidden_size, dtype=backbone.dtype, device=device)
         self._history = History(self.rows, thinking.k, device)
-        self._keys = np.zeros(self.rows, dtype=np.uint64)
-        self._lengths = np.zeros(self.rows, dtype=np.int64)  # columns of the cache that count
-        self._tokens = np.zeros(self.rows, dtype=np.int64)
-        self._limits = np.zeros(self.rows, dtype=np.int64)
-        self._budgets = np.zeros(self.rows, dtype=np.int64)  # the step at which thinking is closed
-        self._cold = np.zeros(self.rows, dtype=np.int64)  # steps of low entropy in a row
-        self._deadlines = np.zeros(self.rows)
-        self._answering = np.zeros(self.rows, dtype=bool)
+        self._rows = Rows(self.rows)
 
     def __bool__(self) -> bool:
         return bool(self.traces or self.waiting)
@@ -110,8 +97,7 @@ class LiveBatch:
         Raises:
             ModelError: the model gave logits that are not finite.
         """
-        self._leaving.clear()
-        self._admit()
+        self.admit()
         self.readings = None
         for step in range(stride):
             self._sample()
@@ -121,8 +107,13 @@ class LiveBatch:
                 self._forward(rows, rider if last else None)
             if last:
                 break
-        for trace, tokens in zip(self.traces, self._tokens, strict=False):
+        for trace, tokens in zip(self.traces, self._rows.tokens, strict=False):
             trace.tokens = int(tokens)
+
+    def add(self, prompt: Prompt, traces: list[Trace]) -> None:
+        """Let more traces of a problem enter before all others that wait."""
+        assert len(traces) <= self.rows or not self.together, (len(traces), self.rows)
+        self.waiting.appendleft(Group(prompt, traces))
 
     def so_far(self) -> Iterator[Steps]:
         """What each of `scorable` remembers, up to its last token."""
@@ -142,6 +133,15 @@ class LiveBatch:
         for trace in traces:
             trace.status, trace.reason = Status.PRUNED, trace.reason or "policy"
             self._leave(self.traces.index(trace))
+
+    @torch.inference_mode()
+    def halt(self, reason: str) -> None:
+        """Truncate every live trace at once, and begin no other. One that has no token yet never was."""
+        self.waiting.clear()
+        for trace in [t for t in self.traces if t.tokens]:
+            trace.status, trace.reason = Status.TRUNCATED, reason
+            self._leave(self.traces.index(trace))
+        self.traces.clear()
 
     def snapshot(self) -> list[Trace]:
         """The live traces as they stood after the last whole stride, steps and all, to go on from later.
@@ -163,35 +163,37 @@ class LiveBatch:
     def _sample(self) -> None:
         """Draw the next step of every live row from its logits, remember it, and let ended rows leave."""
         n = len(self.traces)
-        draws = torch.from_numpy(uniforms(self._keys[:n], self._tokens[:n], self._draws)).to(self.backbone.device)
-        logits, answering = self._logits[:n], self._answering[:n]
+        draws = torch.from_numpy(uniforms(self._rows.keys[:n], self._rows.tokens[:n], self._draws)).to(
+            self.backbone.device
+        )
+        logits, answering = self._logits[:n], self._rows.answering[:n]
         step = self._choose(logits, draws, answering)
         self._refuse_nan(step)
         emitted = step.ids[:, 0].cpu().numpy()
         closing = ~answering & (emitted == self.backbone.think_end)
         ending = np.isin(emitted, list(self.backbone.ends))
         if (closing | ending).any():
-            rows = self._rows(closing | ending)
+            rows = self._places(closing | ending)
             step = choose(step, one_hot(Step(*(t[rows] for t in step))), rows)
         step, forced = self._close(step, logits, ~answering & ~closing & ~ending)
         self._pending[:n] = merged(self.backbone.embed(step.ids), step.weights)
-        self._history.remember(step, self._tokens[:n])
-        self._tokens[:n] += 1
+        self._history.remember(step, self._rows.tokens[:n])
+        self._rows.tokens[:n] += 1
         for row in np.flatnonzero(closing | forced):
             trace = self.traces[row]
             trace.closing = trace.closing or "model"
-            trace.thinking_tokens = int(self._tokens[row])
-        self._answering[:n] |= closing | forced
+            trace.thinking_tokens = int(self._rows.tokens[row])
+        self._rows.answering[:n] |= closing | forced
         self._end(n, ending)
 
     def _choose(self, logits: Tensor, draws: Tensor, answering: np.ndarray) -> Step:
         if not answering.any():
             return think(logits, draws, self.thinking)
-        rows, k = self._rows(answering), self.thinking.k
+        rows, k = self._places(answering), self.thinking.k
         answer = widened(multiplex(logits[rows], draws[rows, :1], self.thinking.answering), k)
         return answer if answering.all() else choose(think(logits, draws, self.thinking), answer, rows)
 
-    def _rows(self, mask: np.ndarray) -> Tensor:
+    def _places(self, mask: np.ndarray) -> Tensor:
         return torch.from_numpy(np.flatnonzero(mask)).to(self.backbone.device)
 
     def _refuse_nan(self, step: Step) -> None:
@@ -199,7 +201,7 @@ class LiveBatch:
             bad = self.traces[int((~torch.isfinite(step.entropy)).nonzero()[0])]
             raise ModelError(
                 f"the logits of trace {bad.index} of problem {bad.problem.id or bad.problem.text[:40]!r} are not finite "
-                f"at step {int(self._tokens[self.traces.index(bad)])}; mend: load the model in float32 or bfloat16"
+                f"at step {int(self._rows.tokens[self.traces.index(bad)])}; mend: load the model in float32 or bfloat16"
             )
 
     def _close(self, step: Step, logits: Tensor, thinking: np.ndarray) -> tuple[Step, np.ndarray]:
@@ -207,14 +209,14 @@ class LiveBatch:
         n, rules = len(thinking), self.thinking.ending
         if not rules.closes:
             return step, np.zeros(n, dtype=bool)
-        self._cold[:n], cold = rules.cold(self._cold[:n], step.entropy.cpu().numpy())
-        forced = thinking & (cold | (self._tokens[:n] + 1 >= self._budgets[:n]))
+        self._rows.cold[:n], cold = rules.cold(self._rows.cold[:n], step.entropy.cpu().numpy())
+        forced = thinking & (cold | (self._rows.tokens[:n] + 1 >= self._rows.budgets[:n]))
         if not forced.any():
             return step, forced
         for row in np.flatnonzero(forced):
             self.traces[row].closing = "cold stop" if cold[row] else "thinking budget"
         assert self.backbone.think_end is not None
-        rows = self._rows(forced)
+        rows = self._places(forced)
         logps = log_softmax(logits[rows], self.thinking.sampling.temperature)[:, self.backbone.think_end, None]
         wide = [t[rows] for t in step]
         written = Step(torch.full_like(wide[0], self.backbone.think_end), wide[1], logps.expand_as(wide[2]), *wide[3:])
@@ -223,11 +225,11 @@ class LiveBatch:
     def _end(self, n: int, ending: np.ndarray) -> None:
         """Let rows leave that ended or reached a limit."""
         stopped = (
-            self._stops.ended(self._history.last_ids(self._tokens[:n], self._stops.reach))
+            self._stops.ended(self._history.last_ids(self._rows.tokens[:n], self._stops.reach))
             if self._stops
             else np.zeros(n, dtype=bool)
         )
-        full, late = self._tokens[:n] >= self._limits[:n], time.monotonic() > self._deadlines[:n]
+        full, late = self._rows.tokens[:n] >= self._rows.limits[:n], time.monotonic() > self._rows.deadlines[:n]
         for row in np.flatnonzero(ending | stopped | full | late)[::-1]:
             trace = self.traces[row]
             trace.status = Status.FINISHED if ending[row] or stopped[row] else Status.TRUNCATED
@@ -242,7 +244,7 @@ class LiveBatch:
 
     def _forward(self, rows: int, rider: Rider | None) -> None:
         """Feed the pending inputs of the first `rows` rows, a rider behind each if there is one."""
-        lengths = self._lengths[:rows]
+        lengths = self._rows.lengths[:rows]
         columns = 2 if rider else 1
         shared = int(lengths[0]) if (lengths == lengths[0]).all() else None
         # Rows of one length share one mask and one set of rotary angles.
@@ -270,13 +272,13 @@ class LiveBatch:
             for trace in chain(self.traces, self._leaving):
                 trace.probe_tokens += 1
         self._logits[:rows] = logits
-        self._lengths[:rows] += 1
+        self._rows.lengths[:rows] += 1
 
     def _shared_prompt(self) -> int:
         """How many first columns all rows have in common: their prompt, when it is one problem's."""
         problem = self.scorable[0].problem
         alike = all(t.problem is problem for t in self.scorable)
-        return self._prompt_tokens[problem.key] if alike else 0
+        return self._lengths_of_prompts[problem.key] if alike else 0
 
     # -- rows come and go -------------------------------------------------------------------------
 
@@ -284,8 +286,8 @@ class LiveBatch:
         """Take a live row out of the prefix, keep what it remembers, and put it behind the live rows."""
         self._moving = True
         trace, last = self.traces[row], len(self.traces) - 1
-        trace.tokens = int(self._tokens[row])
-        if not self._answering[row]:
+        trace.tokens = int(self._rows.tokens[row])
+        if not self._rows.answering[row]:
             trace.thinking_tokens = trace.tokens
         trace.steps = self._history.steps(row, trace.tokens)  # before the swap
         if row != last:
@@ -296,28 +298,28 @@ class LiveBatch:
         self._moving = False
 
     def _swap(self, a: int, b: int) -> None:
-        self._cache.swap(a, b, int(max(self._lengths[a], self._lengths[b])) + 1)
-        for array in self._columns:
-            array[[a, b]] = array[[b, a]]
+        self._cache.swap(a, b, int(max(self._rows.lengths[a], self._rows.lengths[b])) + 1)
+        self._rows.swap(a, b)
         rows, swapped = torch.tensor([a, b]), torch.tensor([b, a])
         for tensor in (self._logits, self._pending):
             tensor[rows] = tensor[swapped]
         self._history.swap(a, b)
         self.traces[a], self.traces[b] = self.traces[b], self.traces[a]
 
-    @property
-    def _columns(self) -> tuple[np.ndarray, ...]:
-        """What is known of each row, besides tensors."""
-        return (self._keys, self._lengths, self._tokens, self._limits, self._budgets, self._cold, self._deadlines,
-                self._answering)  # fmt: skip
+    @torch.inference_mode()
+    def admit(self) -> None:
+        """Give free rows to waiting traces; `advance` begins with it.
 
-    def _admit(self) -> None:
-        """Give free rows to waiting problems, all traces of a problem together."""
+        Traces that stopped in the last stride give their rows away here.
+        """
+        self._leaving.clear()
         groups: list[Group] = []
         free = self.rows - len(self.traces)
-        while self.waiting and len(self.waiting[0].traces) <= free:
-            groups.append(self.waiting.popleft())
+        while self.waiting and free and (len(self.waiting[0].traces) <= free or not self.together):
+            groups.append(self.waiting[0].split(free))
             free -= len(groups[-1].traces)
+            if not self.waiting[0].traces:
+                self.waiting.popleft()
         if groups:
             self._moving = True
             self._place(groups)
@@ -330,6 +332,8 @@ class LiveBatch:
         new = [(prompt, traces) for prompt, traces in new if traces]
         if new:
             logits = prefill(self.backbone, self._cache, [prompt_inputs(self.backbone, p.ids) for p, _ in new], first)
+            for prompt, _ in new:
+                self.prompt_tokens[prompt.problem.key] += len(prompt.ids)
             owners = torch.repeat_interleave(torch.tensor([len(traces) for _, traces in new])).to(self.backbone.device)
             self._cache.copy_rows(first, first + owners, max(len(p.ids) for p, _ in new))
             self._logits[first : first + len(owners)] = logits[owners]
@@ -347,16 +351,11 @@ class LiveBatch:
     def _seat(self, prompt: Prompt, trace: Trace) -> None:
         """The next row is this trace's; its keys and values are in the cache already."""
         row, rules, steps = len(self.traces), self.thinking.ending, trace.steps
-        room = np.array([self.backbone.max_positions - 1 - len(prompt.ids)])
-        limits, budgets = rules.limits(room, self.backbone.default_max_tokens)
-        self._keys[row] = trace_key(trace.seed, prompt.problem.key, trace.index)
-        self._lengths[row] = len(prompt.ids) + trace.tokens
-        self._tokens[row], self._limits[row], self._budgets[row] = trace.tokens, limits[0], budgets[0]
-        self._deadlines[row] = time.monotonic() + (rules.max_seconds or float("inf"))
-        self._answering[row], self._cold[row] = bool(trace.closing), 0
+        room = self.backbone.max_positions - 1 - len(prompt.ids)
+        key = trace_key(trace.seed, prompt.problem.key, trace.index)
+        self._rows.seat(row, key, len(prompt.ids), trace, rules, room, self.backbone.default_max_tokens, self.deadline)
         if steps is not None:
-            self._cold[row] = rules.cold_run(steps.entropy)
             self._history.restore(row, steps)
             trace.steps = None  # a live trace remembers in the batch
-        self._prompt_tokens[prompt.problem.key] = len(prompt.ids)
+        self._lengths_of_prompts[prompt.problem.key] = len(prompt.ids)
         self.traces.append(trace)

@@ -41,7 +41,7 @@ def measure(
     chosen = {Path(name.removeprefix("@")).stem: problems_of(name, split, n, settings.seed) for name in names}
     backbone = load(model, device)
     scorer, settings = choose_scorer(backbone, settings, say)
-    with Bar(sum(map(len, chosen.values())) * settings.paths, quiet) as bar:
+    with Bar(sum(map(len, chosen.values())) * settings.waves.most, quiet) as bar:
         result = evaluate(backbone, chosen, settings, out, scorer, bar.step, say)
     table = Table(
         "suite",

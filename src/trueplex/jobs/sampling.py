@@ -35,5 +35,5 @@ def roll(
     problems = problems_of(data, split, n, settings.seed)
     backbone = load(model, device)
     scorer, settings = choose_scorer(backbone, settings, say)
-    with Bar(len(problems) * settings.paths, quiet) as bar:
+    with Bar(len(problems) * settings.waves.most, quiet) as bar:
         rollout(backbone, problems, settings, out, scorer, bar.step, say)

@@ -43,13 +43,13 @@ def rollout(
         raise InputError(
             f"{len(unlabelled)} problems have no answers, the first {unlabelled[0].text[:60]!r}; mend: add them"
         )
-    out = Path(out)
+    out, paths = Path(out), settings.waves.most
     source = origin(settings.thinking, backbone)
     _claim(out, {"config": configuration(settings, backbone), "problems": [p.key for p in problems]})
     store = open_store(out / TRACES)
-    left, begun = _left(out / TRACES, problems, settings.paths, say)
-    missing = len(left) * settings.paths - sum(t.status is not Status.RUNNING for t in begun)
-    progress(len(problems) * settings.paths - missing, 0)
+    left, begun = _left(out / TRACES, problems, paths, say)
+    missing = len(left) * paths - sum(t.status is not Status.RUNNING for t in begun)
+    progress(len(problems) * paths - missing, 0)
     prompts = {p.key: make_prompt(p, backbone).ids for p in left}
     writer = _Writer(store)
     run = stream(backbone, left, settings, scorer, begun)

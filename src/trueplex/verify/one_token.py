@@ -12,6 +12,7 @@ row, and cost more than the probe itself in a decode loop.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -144,6 +145,14 @@ class OneTokenVerifier(nn.Module):
     def read(self, hidden: Tensor) -> Tensor:
         """Final hidden states [..., H] of probes → scores [...] in [0, 1]."""
         return torch.sigmoid(self.probe(hidden))
+
+    @property
+    def fingerprint(self) -> str:
+        """A name for the verifier's weights."""
+        digest = hashlib.blake2b(digest_size=12)
+        for name, tensor in sorted(self.tensors().items()):
+            digest.update(name.encode() + tensor.detach().to("cpu", torch.float32).numpy().tobytes())
+        return digest.hexdigest()
 
     # -- the folder -------------------------------------------------------------------------------
 

@@ -1,0 +1,95 @@
+"""Alarms: rules on live scores that stop a trace, its problem or the whole run at once, and say why.
+
+The grammar: ``fall:DROP@SPAN`` (the score is DROP below its highest of the last SPAN tokens), ``under:SCORE@SPAN``
+(it has stayed under SCORE for SPAN tokens), ``call:MODULE:FUNCTION`` (your own: it gets the `Trace` and
+returns why to stop it, or None); each with ``=trace`` (the default), ``=problem`` or ``=run``: what is stopped.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+
+from trueplex.errors import OptionError
+from trueplex.types import Trace
+
+GRAMMAR = "fall:DROP@SPAN, under:SCORE@SPAN or call:MODULE:FUNCTION, with =trace, =problem or =run"
+SCOPES = ("trace", "problem", "run")
+Look = Callable[[Trace], str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """A rule, and what it stops. Calling it with a live trace gives why it must stop, or None."""
+
+    look: Look
+    scope: str
+    spelled: str
+    needs_scores: bool = True
+
+    def __call__(self, trace: Trace) -> str | None:
+        return self.look(trace)
+
+
+def fall(trace: Trace, drop: float, span: int) -> str | None:
+    """Whether the score has fallen by `drop` within the last `span` tokens."""
+    if trace.score is None:
+        return None
+    highest = max(s for at, s in trace.scores if at >= trace.tokens - span)
+    fell = highest - trace.score
+    return f"the score fell by {fell:.2f} within {span} tokens" if fell >= drop else None
+
+
+def under(trace: Trace, score: float, span: int) -> str | None:
+    """Whether every score of the last `span` tokens is under `score`, and there are so many."""
+    since = [s for at, s in trace.scores if at >= trace.tokens - span]
+    whole = bool(trace.scores) and trace.scores[0][0] <= trace.tokens - span
+    return f"the score stayed under {score:g} for {span} tokens" if whole and max(since) < score else None
+
+
+def parse(text: str) -> Alarm:
+    """Read one alarm. Raises OptionError naming what is wrong and the grammar."""
+    rule, equals, scope = text.partition("=")
+    scope = scope if equals else "trace"
+    name, _, rest = rule.partition(":")
+    try:
+        if scope not in SCOPES:
+            raise ValueError(f"{scope!r} is none of {', '.join(SCOPES)}")
+        if name == "call":
+            return Alarm(_own(rest), scope, text, needs_scores=False)
+        if name not in ("fall", "under"):
+            raise ValueError(f"unknown rule {name!r}")
+        amount, span = rest.split("@")
+        level, tokens = float(amount), int(span)
+        if not 0 < level < math.inf or tokens < 1:
+            raise ValueError(f"{rest!r} is not a positive number and a number of tokens")
+    except ValueError as error:
+        raise OptionError(f"cannot read alarm {text!r}: {error}; mend: use {GRAMMAR}") from error
+    look: Look = partial(fall, drop=level, span=tokens) if name == "fall" else partial(under, score=level, span=tokens)
+    return Alarm(look, scope, text)
+
+
+def _own(name: str) -> Look:
+    """The user's function, as ``MODULE:FUNCTION``."""
+    module, colon, function = name.partition(":")
+    try:
+        found = getattr(import_module(module), function) if module and colon and function else None
+    except (ImportError, AttributeError) as error:
+        raise ValueError(str(error)) from error
+    if not callable(found):
+        raise ValueError(f"{name!r} is no MODULE:FUNCTION")
+    return found
+
+
+def ringing(alarms: Sequence[Alarm], traces: Sequence[Trace]) -> list[tuple[Trace, Alarm, str]]:
+    """The live traces that some alarm stops, each with the first that does, and why."""
+    found = []
+    for trace in traces:
+        for alarm in alarms:
+            if why := alarm(trace):
+                found.append((trace, alarm, why))
+                break
+    return found

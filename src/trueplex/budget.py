@@ -1,0 +1,44 @@
+"""What a whole run may spend: tokens, seconds and paths, as hard limits."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+
+from trueplex.errors import OptionError
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Limits of a run; None is no limit.
+
+    Attributes:
+        tokens: thoughts, answers and probes of all traces. Prompts are not counted: they are given.
+        seconds: from the first token on. A trace that is late is truncated; the answer is the best so far.
+        paths: traces of all problems together, in the order of the problems.
+
+    Raises:
+        OptionError: a limit is not positive.
+    """
+
+    tokens: int | None = None
+    seconds: float | None = None
+    paths: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("tokens", "seconds", "paths"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise OptionError(f"the budget of {name} is {value}; mend: a positive number")
+
+    def stride(self, wanted: int, spent: int, rows: int, probe: bool) -> int:
+        """The largest stride up to `wanted` that `rows` traces can afford, one probe each included; 0 for none."""
+        if self.tokens is None or not rows:
+            return wanted
+        left = (self.tokens - spent) // rows - probe
+        return max(0, min(wanted, left))
+
+    def deadline(self) -> float:
+        """The moment of `time.monotonic` at which the run ends, if it starts now."""
+        return time.monotonic() + (self.seconds or math.inf)
