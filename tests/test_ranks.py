@@ -15,7 +15,7 @@ RANKS = {
     4: "cli_options engine.history engine.prefill engine.rows prompt vote verify.one_token reference.tasks",
     5: "engine.live rules waves calibration reference.text",
     6: "engine.engine policy alarms reference.pretrain reference.build",
-    7: "verify.probe verify.confidence settings",
+    7: "simulate verify.probe verify.confidence settings",
     8: "solving progress train.batches",
     9: "pipeline show.pieces train.verifier evals.summary",
     10: "scorers race train.rollouts evals.quality show.page",
