@@ -53,13 +53,15 @@ def test_simulated_and_live_leave_the_same(reference: Backbone, grown: dict, opt
     for key, live in grow(reference, settings).items():
         stored = simulate(grown[key], rule, settings.waves, math.gcd(rule.stride, 8))
         assert [_seen(t) for t in stored] == [_seen(t) for t in live]
+        for a, b in zip(stored, live, strict=True):  # scores differ in the last bits: the batch has another shape
+            assert [at for at, _ in a.scores] == [at for at, _ in b.scores]
+            assert [s for _, s in a.scores] == pytest.approx([s for _, s in b.scores], abs=1e-4)
         acted += sum(t.tokens for t in live) < sum(t.tokens for t in grown[key])
     assert acted or not options, "an option that changed nothing tests nothing"
 
 
 def _seen(trace: Trace) -> tuple:
-    scores = [(at, round(score, 5)) for at, score in trace.scores]
-    return trace.index, trace.status, trace.tokens, trace.answer, trace.probe_tokens, scores
+    return trace.index, trace.status, trace.tokens, trace.answer, trace.probe_tokens
 
 
 def test_what_was_not_scored_or_grown_cannot_be_simulated(grown: dict) -> None:
