@@ -56,7 +56,9 @@ def _advance(trace: Trace, whole: Trace, tokens: int) -> None:
     if whole.scores:
         score = next((s for at, s in whole.scores if at == trace.tokens), None)
         if score is None:
-            raise OptionError(f"trace {trace.index} has no score at {trace.tokens} tokens; mend: score the traces at every look")
+            raise OptionError(
+                f"trace {trace.index} has no score at {trace.tokens} tokens; mend: score the traces at every look"
+            )
         trace.scores.append((trace.tokens, score))
         trace.probe_tokens += 1
     if trace.tokens == whole.tokens:
