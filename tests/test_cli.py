@@ -123,7 +123,7 @@ def test_a_model_without_a_verifier_is_said_and_votes_by_majority(trueplex, fold
         (["show", "/nowhere.jsonl"], "cannot read /nowhere.jsonl"),
         (["solve", PROBLEM, "--select", "luck"], "unknown selector"),
         (["solve", PROBLEM, "--paths", "0"], "paths is 0"),
-        (["solve", PROBLEM, "--paths", "many"], "Invalid value"),
+        (["solve", PROBLEM, "--paths", "many"], "paths is 'many'"),
         (["solve", PROBLEM, "--colour", "red"], "No such option"),
         (["solve"], "Missing argument"),
         (["solve", "@/nowhere.jsonl"], "cannot read /nowhere.jsonl"),

@@ -39,7 +39,7 @@ def traces(qwen: Backbone, tmp_path_factory: pytest.TempPathFactory) -> list[Lab
         trace.correct = bool(trace.steps.ids[0, 0] % 2 == 0)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("trueplex.pipeline.label", odd_or_even)
+        patch.setattr("trueplex.solving.label", odd_or_even)
         problems = [Problem(f"Problem {i}", answers=("1",)) for i in range(8)]
         settings = Settings(paths=8, thinking=Thinking("discrete", ending=Ending(12)), verifier="none")
         return read_labelled(rollout(qwen, problems, settings, tmp_path_factory.mktemp("r")), qwen)

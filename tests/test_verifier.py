@@ -211,7 +211,7 @@ def rollouts(qwen: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     def odd_or_even(trace: Trace) -> None:
         trace.correct = bool(trace.steps.ids[0, 0] % 2 == 0)
 
-    monkeypatch.setattr("trueplex.pipeline.label", odd_or_even)
+    monkeypatch.setattr("trueplex.solving.label", odd_or_even)
     problems = [Problem(f"Problem {i}", answers=("1",)) for i in range(12)]
     settings = Settings(paths=8, thinking=Thinking("discrete", ending=Ending(12)), verifier="none")
     return rollout(qwen, problems, settings, tmp_path / "rollouts")
