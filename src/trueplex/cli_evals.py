@@ -1,4 +1,4 @@
-"""The commands that measure: rollout, eval, eval-verifier. Each imports what it needs when it runs."""
+"""The commands that measure: rollout, eval, eval-verifier, report. Each imports what it needs when it runs."""
 
 from __future__ import annotations
 
@@ -94,3 +94,18 @@ def evaluate_verifier(
     from trueplex.jobs.evaluating import appraise
 
     appraise(data, [name.strip() for name in scorers.split(",")], model, device, n, out)
+
+
+@app.command()
+def report(
+    sources: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders or results files of eval, eval-verifier or training. The first run is the one that others are held against.", show_default=False)],
+    out: Annotated[Path | None, typer.Option(help="One page with everything in it.", show_default=False)] = None,
+    markdown: Annotated[Path | None, typer.Option(help="All tables, as Markdown.", show_default=False)] = None,
+    figures: Annotated[Path | None, typer.Option(help="Folder for the figures, a file each.", show_default=False)] = None,
+    form: Annotated[str | None, typer.Option("--format", help="Of the figures: svg or png.", show_default="svg")] = None,
+    title: Annotated[str, typer.Option(help="What the page is called.")] = "trueplex: results",
+) -> None:  # fmt: skip
+    """Show stored results: tables, curves and what scores saw, as a page that works offline."""
+    from trueplex.jobs.reporting import report as write
+
+    write(sources, out, markdown, figures, form, title)
