@@ -85,9 +85,9 @@ verifier: $(STAMP)  ## the embedded model's verifier, from rollouts to the folde
 MODE_multiplex2mean := --width 2 --merge mean
 MODE_multiplex3mean := --width 3 --merge mean
 MODE_multiplex6mean := --width 6 --merge mean
-STUDY_MODES := discrete soft gumbel multiplex2 multiplex3 multiplex6 multiplex2mean multiplex3mean multiplex6mean
+STUDY_MODES := discrete multiplex3 soft gumbel multiplex2 multiplex6 multiplex3mean multiplex2mean multiplex6mean
 STUDY_SUITES ?= chain-hard remainder-hard countdown-easy
-STUDY_BUDGETS := 16 32 64 96 128 256
+STUDY_BUDGETS := 32 64 96 128 192 256
 STUDY_N ?= 50
 STUDY_SAMPLES ?= 256
 BUDGET_N ?= 50
@@ -117,9 +117,10 @@ $(STUDY_MODES:%=study-%): study-%: $(STAMP)
 	$(STUDY_EVAL) --n $(STUDY_N) --samples $(STUDY_SAMPLES) --methods majority,weighted:logprob $(MODE_$*) --out $(STUDY)/$*
 	mkdir -p $(STUDY_RESULTS) && cp $(STUDY)/$*/results.json $(STUDY_RESULTS)/$*.json
 
+# What is left of the limit is for the answer: a model that is stopped may go on thinking aloud after </think>.
 budget-%: $(STAMP)
 	$(STUDY_EVAL) --n $(BUDGET_N) --samples $(BUDGET_SAMPLES) --methods majority $(MODE_$(firstword $(subst -, ,$*))) \
-		--think-tokens $(lastword $(subst -, ,$*)) --out $(STUDY)/budget-$*
+		--think-tokens $(lastword $(subst -, ,$*)) --max-tokens $$(($(lastword $(subst -, ,$*)) + 24)) --out $(STUDY)/budget-$*
 	mkdir -p $(STUDY_RESULTS) && cp $(STUDY)/budget-$*/results.json $(STUDY_RESULTS)/budget-$*.json
 
 clean:

@@ -25,8 +25,7 @@ h2 { font-size: 1.15rem; margin: 2.6rem 0 .3rem; padding-top: .6rem; border-top:
 p { max-width: 46rem; margin: .3rem 0 .8rem } .note, figcaption { color: var(--soft); font-size: .9rem }
 nav { margin: 1rem 0 0; font-size: .88rem; columns: 3 15rem } nav a { color: var(--accent); text-decoration: none; display: block; padding: .1rem 0 }
 nav a:hover { text-decoration: underline }
-figure { margin: .8rem 0 1rem } svg { width: 100%; height: auto; max-width: 60rem; display: block }
-figure.narrow svg { max-width: 34rem }
+figure { margin: .8rem 0 1rem } svg { width: 100%; height: auto; display: block }
 .scroll { overflow-x: auto } table { border-collapse: collapse; font-size: .8rem; font-variant-numeric: tabular-nums; width: 100% }
 th { text-align: left; font-weight: 600; border-bottom: 2px solid var(--ink); padding: .3rem .5rem; vertical-align: bottom }
 td { border-bottom: 1px solid var(--line); padding: .22rem .5rem; white-space: nowrap }
@@ -153,8 +152,8 @@ def _picture(name: str, caption: str, figure: Any) -> str:
     svg = svg[svg.index("<svg") :]
     # Names inside a picture are made its own, as all pictures share one page.
     svg = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{name}-", svg)
-    narrow = ' class="narrow"' if figure.get_figwidth() < 6 else ""
-    return (f'<figure{narrow} role="img" aria-label="{escape(caption, quote=True)}">{svg}'
+    width = f"max-width: {105 * figure.get_figwidth():.0f}px"
+    return (f'<figure style="{width}" role="img" aria-label="{escape(caption, quote=True)}">{svg}'
             f"<figcaption>{escape(caption)}</figcaption></figure>")  # fmt: skip
 
 
