@@ -9,7 +9,7 @@ from pathlib import Path
 
 from trueplex.errors import OptionError, StoreError
 from trueplex.report import figures
-from trueplex.report.page import markdown, page, sections
+from trueplex.report.page import lead, markdown, page, sections
 from trueplex.report.read import read
 
 FORMATS = ("svg", "png")
@@ -28,10 +28,11 @@ def report(sources: Sequence[Path], out: Path | None, tables: Path | None, pictu
         raise OptionError(
             f"--format {form} acts on --figures and is one of {', '.join(FORMATS)}; mend: give both so, or neither"
         )
-    parts = list(sections(read(sources)))
+    material = read(sources)
+    parts = list(sections(material))
     written = []
     if out is not None:
-        written.append(_write(out, page(parts, title).encode()))
+        written.append(_write(out, page(parts, title, lead(material)).encode()))
     if tables is not None:
         written.append(_write(tables, markdown(parts, title).encode()))
     if pictures is not None:

@@ -96,9 +96,12 @@ def _results(material: Material, runs: Sequence[Run], suites: Sequence[str]) -> 
             shown,
             [],
         )
-    shown = [(kind, caption, figures.along(runs, suites, kind)) for kind, caption in (
-        ("entropy", "Entropy of a thinking step, by tenths of the thinking."),
-        ("explored", "Steps whose samples differ; discrete thinking has none."))]  # fmt: skip
+    shown = [
+        ("entropy", "Entropy of a thinking step, by tenths of the thinking.", figures.along(runs, suites, "entropy"))
+    ]
+    if any(f["explored"]["mean"] for run in runs for f in run.suites.values()):
+        caption = "Steps whose samples differ, by tenths of the thinking."
+        shown.append(("explored", caption, figures.along(runs, suites, "explored")))
     yield Section("Entropy and exploration", "Where thoughts are open.", shown, [])
     shown = [(f"lengths-{place}", run.name, figures.lengths(run, suites)) for place, run in enumerate(runs[:APART], 1)]
     yield Section("Lengths", "Tokens of right and of wrong traces.", shown, [])
@@ -128,7 +131,22 @@ def _ablations(runs: Sequence[Run], suites: Sequence[str]) -> Iterator[Section]:
         yield Section("Length budget", "Accuracy when thinking is cut short and an answer is asked for.", shown, [])
 
 
-def page(parts: Sequence[Section], title: str) -> str:
+def lead(material: Material) -> str:
+    """What the report is about, in a sentence."""
+    told = []
+    for config in (run.config for run in material.runs):
+        found = [f for run in material.runs if run.config["model"] == config["model"] for f in run.suites.values()]
+        problems, most = {f["problems"] for f in found}, max(f["samples"] for f in found)
+        each = f"{min(problems)} to {max(problems)}" if len(problems) > 1 else str(*problems)
+        told.append(
+            f"Model {config['model']} on {len(material.suites)} suites, {each} problems each, up to {most} traces a problem."
+        )
+    return " ".join(
+        [*dict.fromkeys(told), "Made from stored results alone; every figure has its numbers in the results files."]
+    )
+
+
+def page(parts: Sequence[Section], title: str, about: str) -> str:
     """One HTML page with everything in it."""
     names = [re.sub(r"[^a-z0-9]+", "-", part.title.lower()).strip("-") for part in parts]
     links = "".join(f'<a href="#{name}">{escape(part.title)}</a>' for name, part in zip(names, parts, strict=True))
@@ -136,7 +154,7 @@ def page(parts: Sequence[Section], title: str) -> str:
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>{escape(title)}</title><style>{STYLE}</style></head><body><main><h1>{escape(title)}</h1>"
-        f'<p class="note">Made from stored results alone; every figure has its numbers in the results files.</p><nav>{links}</nav>'
+        f'<p class="note">{escape(about)}</p><nav>{links}</nav>'
         f"{body}</main></body></html>\n"
     )
 

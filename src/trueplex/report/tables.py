@@ -30,7 +30,10 @@ def percent(cell: dict[str, Any] | None) -> str:
 
 
 def signed(cell: dict[str, Any] | None) -> str:
-    return "–" if not cell else f"{100 * cell['mean']:+.1f} [{100 * cell['low']:+.0f}, {100 * cell['high']:+.0f}]"
+    if not cell:
+        return "–"
+    mean, low, high = (100 * cell[name] + 0.0 for name in ("mean", "low", "high"))  # + 0.0: no minus before a zero
+    return f"{mean:+.1f} [{round(low) + 0:+d}, {round(high) + 0:+d}]"
 
 
 def main(material: Material) -> Table:
