@@ -31,8 +31,9 @@ th { text-align: left; font-weight: 600; border-bottom: 2px solid var(--ink); pa
 td { border-bottom: 1px solid var(--line); padding: .22rem .5rem; white-space: nowrap }
 tr.first td { border-top: 1px solid #8b949e } tbody tr:hover { background: var(--tint) } td.same { color: transparent }
 details summary { cursor: pointer; color: var(--accent); font-size: .9rem }
-@media print { body { font-size: 10.5px } main { max-width: none; padding: 0 } nav { display: none } h2 { break-after: avoid }
-  figure, tr { break-inside: avoid } details > * { display: block } .scroll { overflow: visible } td { white-space: normal } }
+@page { size: A4; margin: 14mm }
+@media print { html, body { font-size: 10px } p { break-after: avoid } main { max-width: none; padding: 0 } nav { display: none } h2 { break-after: avoid }
+  figure, tr { break-inside: avoid } details > * { display: block } .scroll { overflow: visible } }
 """
 
 
