@@ -46,7 +46,7 @@ def panels(suites: Sequence[str], draw: Panel, x: str, y: str, share_y: bool = T
     with matplotlib.rc_context(STYLE):
         columns = min(COLUMNS, len(suites))
         rows = -(-len(suites) // columns)
-        figure = Figure(figsize=(3.1 * columns + 0.4 if columns > 1 else 5.2, 2.35 * rows + 0.45), layout="constrained")
+        figure = Figure(figsize=(3.1 * columns + 0.4 if columns > 1 else 5.2, 2.35 * rows + 0.25), layout="constrained")
         grid = figure.subplots(rows, columns, squeeze=False, sharey=share_y)
         for place, axes in enumerate(grid.flat):
             if place >= len(suites):
@@ -63,12 +63,13 @@ def panels(suites: Sequence[str], draw: Panel, x: str, y: str, share_y: bool = T
         for axes in grid.flat:
             for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
                 lines.setdefault(label, handle)
-        if len(lines) > 0:
+        if lines:
             fit = int(13 * figure.get_figwidth()) // (
                 max(map(len, lines)) + 7
             )  # 13 letters an inch, and 7 for the line
-            figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=max(1, min(len(lines), fit)),
-                          handlelength=3.2)  # fmt: skip
+            across = max(1, min(len(lines), fit))
+            figure.set_figheight(figure.get_figheight() + 0.2 * -(-len(lines) // across))
+            figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=across, handlelength=3.2)
     return figure
 
 
@@ -99,7 +100,7 @@ def pass_at_k(runs: Sequence[Run], suites: Sequence[str]) -> Any:
                 if len(runs) <= 4:
                     axes.fill_between(k, [100 * c["low"] for c in cells], [100 * c["high"] for c in cells], color=COLOURS[place % 8],
                                       alpha=0.12, linewidth=0)  # fmt: skip
-                _powers(axes, max(k))
+        _powers(axes, max(int(k) for run in runs if suite in run.suites for k in run.suites[suite]["pass"]))
 
     return panels(suites, draw, "k", "pass@k, %")
 

@@ -64,8 +64,10 @@ def sections(material: Material) -> Iterator[Section]:
         yield Section("In detail", "", [], details)
 
 
-def _results(material: Material, runs: Sequence[Run], suites: Sequence[str]) -> Iterator[Section]:
+def _results(material: Material, every: Sequence[Run], suites: Sequence[str]) -> Iterator[Section]:
     gains = tables.compared(material)
+    # A thinking budget is a knob of its own: such runs are in the tables and in their own figure.
+    runs = [run for run in every if not run.limit] or every
     yield Section("Main results", "", [], [tables.main(material), *([gains] if gains else [])])
     shown = [("pass-at-k", "The chance that one of k traces is right (unbiased)." + (" Bands: 95 % intervals." if len(runs) <= 4 else ""),
               figures.pass_at_k(runs, suites))]  # fmt: skip
@@ -81,7 +83,7 @@ def _results(material: Material, runs: Sequence[Run], suites: Sequence[str]) -> 
     yield Section(
         "Accuracy against tokens", "Up and to the left is better: more right answers for fewer tokens.", shown, []
     )
-    yield from _ablations(runs, suites)
+    yield from _ablations(every, suites)
     scored = [run for run in runs if any("trajectories" in f["curves"] for f in run.suites.values())]
     if scored:
         shown = [
@@ -114,10 +116,10 @@ def _ablations(runs: Sequence[Run], suites: Sequence[str]) -> Iterator[Section]:
     budgets: dict[str, list[tuple[float, Run]]] = {}
     for run in runs:
         c = run.config
-        if c["thinking"] in ("discrete", "multiplex") and not c["ending"].get("think_tokens"):
+        if c["thinking"] in ("discrete", "multiplex") and not run.limit:
             for merge in (c["merge"],) if c["thinking"] == "multiplex" else ("weighted", "mean"):  # K = 1 is discrete
                 widths.setdefault(f"merge: {merge}", []).append((c["width"], run))
-        if limit := c["ending"].get("think_tokens"):
+        if limit := run.limit:
             plain = dict(c, ending=dict(c["ending"], think_tokens=None))
             budgets.setdefault(describe(plain), []).append((limit, run))
     widths = {name: members for name, members in widths.items() if len({v for v, _ in members}) > 1}

@@ -36,6 +36,11 @@ class Run:
     def suites(self) -> dict[str, dict[str, Any]]:
         return self.result["suites"]
 
+    @property
+    def limit(self) -> int | None:
+        """The thinking budget, if there is one."""
+        return self.config.get("ending", {}).get("think_tokens")
+
 
 @dataclass(slots=True)
 class Learning:
@@ -71,10 +76,17 @@ def read(paths: Sequence[Path]) -> Material:
         files = _files(path)
         if not files:
             raise InputError(f"{path} holds no {RESULTS} and no other results; mend: give a folder that eval wrote")
+        before = len(material.runs)
         for file in files:
             _add(material, file)
+        # A folder of files has no order of its own: discrete thinking first, limited thinking last.
+        material.runs[before:] = sorted(material.runs[before:], key=_place)
     _tell_apart(material.runs)
     return material
+
+
+def _place(run: Run) -> tuple[int, str, int]:
+    return run.limit or 0, "" if run.config["thinking"] == "discrete" else describe(run.config), run.config["width"]
 
 
 def _files(path: Path) -> list[Path]:
@@ -138,8 +150,8 @@ def describe(config: dict[str, Any]) -> str:
         words = [f"stochastic soft, {config['noise'].capitalize()}"]
     else:
         words = [mode]
-    budget = config.get("ending", {}).get("think_tokens")
-    return ", ".join(words + ([f"≤ {budget} thinking tokens"] if budget else []))
+    limit = config.get("ending", {}).get("think_tokens")
+    return ", ".join(words + ([f"≤ {limit} thinking tokens"] if limit else []))
 
 
 def _tell_apart(runs: list[Run]) -> None:

@@ -52,7 +52,8 @@ def main(material: Material) -> Table:
             "truncated"]  # fmt: skip
     note = ("Percent right with 95 % bootstrap intervals over problems. A vote over k of n traces is the mean over disjoint groups "
             "of k; AUROC within: how well the score ranks the traces of one problem.")  # fmt: skip
-    return Table("Main results", note, head, rows)
+    kept = [place for place in range(len(head)) if any(row[place] != "–" for row in rows)]
+    return Table("Main results", note, [head[p] for p in kept], [[row[p] for p in kept] for row in rows])
 
 
 def compared(material: Material) -> Table | None:
