@@ -38,7 +38,7 @@ def verdict(cells: Sequence[dict[str, Any]], alike: bool = False) -> str:
     """In a word, over suites. ``alike`` claims that there is no difference."""
     above, below = sum(c["low"] > 0 for c in cells), sum(c["high"] < 0 for c in cells)
     if alike:
-        return "holds" if not above + below else f"fails on {above + below} of {len(cells)} suites"
+        return "no difference found" if not above + below else f"fails on {above + below} of {len(cells)} suites"
     if not above + below:
         return "cannot be told"
     if below:
@@ -69,7 +69,7 @@ def between(results: Results, one: str, other: str, k: int | str = 1) -> dict[st
 
 
 def shorter(results: Results, one: str, other: str) -> dict[str, dict[str, Any]] | None:
-    """The share of tokens that one way saves against another, by suite."""
+    """The share of tokens that one way saves against another, by suite; as wide as both intervals allow."""
     if one not in results or other not in results:
         return None
     a, b = results[one]["suites"], results[other]["suites"]
@@ -91,7 +91,7 @@ def thinking_claims(study: Results) -> list[list[str]]:
         ("K = 3 is above K = 2", between(study, K, "multiplex2"), False),
         ("K = 6 is above K = 3", between(study, "multiplex6", K), False),
         ("Mean and weighted merging perform alike (K = 3)", between(study, "multiplex3mean", K), True),
-        ("Multiplex traces are shorter than discrete ones (tokens saved, %)", shorter(study, K, "discrete"), False),
+        ("Multiplex traces are shorter than discrete ones (tokens saved, %; as wide as both intervals allow)", shorter(study, K, "discrete"), False),
     ]  # fmt: skip
     return [row(claim, cells, alike) for claim, cells, alike in asked if cells]
 

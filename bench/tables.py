@@ -222,13 +222,21 @@ def study() -> dict[str, Any]:
 
 
 def claim_parts(results: dict[str, Any]) -> list[str]:
-    rows = [*claims.thinking_claims(study()), *claims.budget_claims(study()), *claims.verifier_claims(results)]
+    found = study()
+    sizes = {f["problems"] for result in found.values() for f in result["suites"].values()}
+    rough = (
+        f" Those about thinking rest on {min(sizes)} to {max(sizes)} problems a suite: their intervals are rough."
+        if sizes
+        else ""
+    )
+    rows = [*claims.thinking_claims(found), *claims.budget_claims(found), *claims.verifier_claims(results)]
     if not rows:
         return []
     return [
         "## What the papers claim, at this scale\n\nDifferences in points over the same problems, with 95 % bootstrap intervals. A "
         "claim holds where the whole interval is on its side of zero, and fails where the whole interval is on the other. The "
-        "model is small and was trained for neither way of thinking: what fails here may hold at scale, and the other way round.",
+        "model is small and was trained for neither way of thinking: what fails here may hold at scale, and the other way round."
+        + rough,
         table(["claim", "at this scale", "by suite"], rows),
     ]
 

@@ -184,7 +184,22 @@ def test_seconds_stand_over_tokens_where_the_rate_is_known(folder: Path) -> None
     assert not figures.against_tokens(read([folder / "discrete"]).runs[0], ["easy"]).axes[0].child_axes
 
 
-def test_many_runs_share_their_figures(folder: Path) -> None:
-    titles = {part.title: part for part in sections(read(all_of(folder)))}
+def test_many_runs_share_their_figures_and_limited_ones_stand_apart(folder: Path, tmp_path: Path) -> None:
+    for width in (2, 6):
+        write_results(result(width, **MULTIPLEX | {"width": width}), tmp_path / str(width))
+    material = read([*all_of(folder), tmp_path / "2", tmp_path / "6"])
+    titles = {part.title: part for part in sections(material)}
     assert [name for name, _, _ in titles["Accuracy against tokens"].pictures] == ["tokens"]
     assert [name for name, _, _ in titles["Width and merge"].pictures] == ["width"]
+    lines = titles["pass@k"].pictures[0][2].axes[0].get_legend_handles_labels()[1]
+    assert lines == ["discrete", "multiplex K = 3", "multiplex K = 2", "multiplex K = 6"]
+
+
+def test_a_folder_of_files_is_read_discrete_first(folder: Path, tmp_path: Path) -> None:
+    for name in ("b16", "k3", "discrete"):
+        (tmp_path / f"{name}.json").write_bytes((folder / name / "results.json").read_bytes())
+    assert [run.name for run in read([tmp_path]).runs] == [
+        "discrete",
+        "multiplex K = 3",
+        "discrete, ≤ 16 thinking tokens",
+    ]
