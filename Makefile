@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test lint types bench measure scorers modes verifier clean
+.PHONY: demo test lint types bench measure scorers modes verifier study clean
 
 # torch comes first and by its pinned version, so that nothing else pulls in another build.
 $(STAMP): pyproject.toml constraints.txt
@@ -80,6 +80,48 @@ verifier: $(STAMP)  ## the embedded model's verifier, from rollouts to the folde
 		done; done
 	$(BIN)/trueplex train verifier $(foreach m,discrete multiplex,$(foreach s,reference $(SUITES),--data runs/rollouts/$m-$s)) \
 		--epochs 2 --out runs/verifier
+
+# Both papers' experiments in small. `make study QUICK=1` is the same with a handful of traces, for CI, and leaves results/ alone.
+MODE_multiplex2mean := --width 2 --merge mean
+MODE_multiplex3mean := --width 3 --merge mean
+MODE_multiplex6mean := --width 6 --merge mean
+STUDY_MODES := discrete multiplex3 soft gumbel multiplex2 multiplex6 multiplex3mean multiplex2mean multiplex6mean
+STUDY_SUITES ?= chain-hard remainder-hard countdown-easy
+STUDY_BUDGETS := 32 64 96 128 192 256
+STUDY_N ?= 50
+STUDY_SAMPLES ?= 256
+BUDGET_N ?= 50
+BUDGET_SAMPLES ?= 16
+STUDY := runs/study
+STUDY_RESULTS := results/study
+ifdef QUICK
+STUDY_SUITES := chain-easy
+STUDY_BUDGETS := 32 64
+STUDY_N := 3
+STUDY_SAMPLES := 8
+BUDGET_N := 3
+BUDGET_SAMPLES := 4
+STUDY := runs/study-quick
+STUDY_RESULTS := runs/study-quick/results
+endif
+STUDY_EVAL = OMP_NUM_THREADS=1 $(BIN)/trueplex eval $(STUDY_SUITES:%=--suite %) --verifier none --rows 256 --quiet
+STUDY_ALL := $(STUDY_MODES:%=study-%) $(foreach m,discrete multiplex3,$(STUDY_BUDGETS:%=budget-$m-%))
+
+study: $(STUDY_ALL)  ## thinking modes to pass@256, and length budgets; resumable, hours; `make -j2 study` uses two cores
+	$(BIN)/trueplex report $(STUDY_RESULTS) --out $(STUDY)/report.html --title "trueplex: the study"
+
+# Soft thinking draws nothing: its traces of a problem are one, but for what is drawn after </think>.
+study-soft: STUDY_SAMPLES := $(if $(QUICK),8,32)
+
+$(STUDY_MODES:%=study-%): study-%: $(STAMP)
+	$(STUDY_EVAL) --n $(STUDY_N) --samples $(STUDY_SAMPLES) --methods majority,weighted:logprob $(MODE_$*) --out $(STUDY)/$*
+	mkdir -p $(STUDY_RESULTS) && cp $(STUDY)/$*/results.json $(STUDY_RESULTS)/$*.json
+
+# What is left of the limit is for the answer: a model that is stopped may go on thinking aloud after </think>.
+budget-%: $(STAMP)
+	$(STUDY_EVAL) --n $(BUDGET_N) --samples $(BUDGET_SAMPLES) --methods majority $(MODE_$(firstword $(subst -, ,$*))) \
+		--think-tokens $(lastword $(subst -, ,$*)) --max-tokens $$(($(lastword $(subst -, ,$*)) + 24)) --out $(STUDY)/budget-$*
+	mkdir -p $(STUDY_RESULTS) && cp $(STUDY)/budget-$*/results.json $(STUDY_RESULTS)/budget-$*.json
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

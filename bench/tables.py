@@ -3,7 +3,7 @@
     python bench/tables.py            write them
     python bench/tables.py --check    exit 1 when they are not what the files say
 
-No number in either page is typed by hand.
+No number in either page is typed by hand. A results file that is not there yet gives no table, and one line says so.
 """
 
 from __future__ import annotations
@@ -14,9 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from trueplex.evals.metrics import interval
+import claims
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
@@ -25,7 +23,18 @@ MODES = ("discrete", "multiplex")
 
 
 def read(name: str) -> Any:
-    return json.loads((RESULTS / name).read_text())
+    """The results file of that name; None while it is not there."""
+    path = RESULTS / name
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def missing(name: str, target: str) -> str:
+    return f"No `results/{name}` yet: `make {target}` writes it."
+
+
+def methods(figures: dict[str, Any]) -> dict[str, Any]:
+    """The votes of a suite by method; files of before methods had a place of their own keep them beside the rest."""
+    return figures.get("methods", figures)
 
 
 def percent(figure: dict[str, float], interval: bool = True) -> str:
@@ -45,8 +54,7 @@ def main_table(results: dict[str, Any]) -> str:
     for suite in results["discrete"]["suites"]:
         for mode in MODES:
             f = results[mode]["suites"][suite]
-            rows.append([suite, mode, percent(f["pass"]["1"], False), percent(f["majority"]["16"], False),
-                         percent(f["weighted"]["16"], False), percent(f["best"]["16"], False),
+            rows.append([suite, mode, percent(f["pass"]["1"], False), *(percent(methods(f)[m]["16"], False) for m in ("majority", "weighted", "best")),
                          f"{f['auroc_within']['1.0']['mean']:.2f}", f"{f['tokens']['mean']:.0f}"])  # fmt: skip
     return table(head, rows)
 
@@ -60,7 +68,7 @@ def vote_table(suites: dict[str, Any]) -> str:
     rows = []
     for name, f in suites.items():
         t = f["tokens"]
-        rows.append([name, percent(f["pass"]["1"]), percent(f["majority"][n]), percent(f["pass"][n]),
+        rows.append([name, percent(f["pass"]["1"]), percent(methods(f)["majority"][n]), percent(f["pass"][n]),
                      percent(f["weighted_minus_majority"][n]), percent(f["best_minus_pass1"]["16"]),
                      f"{t['mean']:.0f} ({t['p5']}–{t['p95']}, {t['max']})"])  # fmt: skip
     return table(head, rows)
@@ -95,15 +103,14 @@ THINKING = {
 }  # fmt: skip
 
 
-def mode_tables() -> str:
+def mode_tables(results: dict[str, Any]) -> str:
     """One table a suite: each way of thinking on the same problems, and its paired difference to discrete."""
-    results = {name: read(f"modes/{name}.json") for name in THINKING}
     parts = []
     for suite in results["discrete"]["suites"]:
         plain, rows = results["discrete"]["suites"][suite], []
-        for name, title in THINKING.items():
-            f = results[name]["suites"][suite]
-            gain = "–" if name == "discrete" else percent(paired(f, plain))
+        for name, result in results.items():
+            f, title = result["suites"][suite], THINKING[name]
+            gain = "–" if name == "discrete" else difference(f, plain)
             explored = f"{100 * f['explored']['mean']:.0f}" if name.startswith("multiplex") else "–"
             rows.append([title, percent(f["pass"]["1"]), gain, percent(f["pass"]["8"]), f"{f['tokens']['mean']:.0f}",
                          f"{100 * f['truncated']:.1f}", f"{f['entropy']['mean']:.3f}", explored])  # fmt: skip
@@ -121,11 +128,11 @@ def mode_tables() -> str:
     return "\n\n".join(parts)
 
 
-def paired(one: dict[str, Any], other: dict[str, Any]) -> dict[str, float]:
-    """The difference in pass@1 over the same problems, with its bootstrap interval."""
-    gains = np.array(one["right"]) / one["samples"] - np.array(other["right"]) / other["samples"]
-    low, high = interval(gains.tolist())
-    return {"mean": float(gains.mean()), "low": low, "high": high}
+def difference(one: dict[str, Any], other: dict[str, Any]) -> str:
+    """In pass@1, paired with its interval where both files name their problems; the plain difference otherwise."""
+    if claims.same_problems(one, other):
+        return claims.points(claims.gain(one, other))
+    return f"{100 * (one['pass']['1']['mean'] - other['pass']['1']['mean']):+.1f}"
 
 
 def speed_tables(speed: dict[str, Any]) -> str:
@@ -190,57 +197,130 @@ def describe(result: dict[str, Any]) -> str:
 
 
 def pages() -> dict[Path, str]:
-    results = {mode: read(f"reference-{mode}.json") for mode in MODES}
-    speed = read("speed.json")
-    n = next(iter(results["discrete"]["suites"].values()))
-    parts = [
-        "# Results\n\nWritten by `bench/tables.py` from the files under `results/`; `make measure` and `make bench` make those.",
-        f"## The embedded model\n\n{n['problems']} test problems a suite; "
-        f"{describe(results['discrete'])}. Percentages with 95 % bootstrap intervals over problems; differences are paired on "
-        "the same traces.",
+    results = {mode: found for mode in MODES if (found := read(f"reference-{mode}.json"))}
+    parts = ["# Results\n\nWritten by `bench/tables.py` from the files under `results/`; `make measure`, `make modes`, `make study` "
+             "and `make bench` make those.", *claim_parts(results), *reference_parts(results), *mode_parts(),
+             *scorer_parts(), *study_parts(), *speed_parts()]  # fmt: skip
+    written = {ROOT / "docs" / "results.md": "\n\n".join(parts) + "\n"}
+    if len(results) == len(MODES):
+        readme = (ROOT / "README.md").read_text()
+        before, _, rest = readme.partition(BEGIN)
+        _, _, after = rest.partition(END)
+        n = next(iter(results["discrete"]["suites"].values()))["problems"]
+        caption = f"{n} test problems a suite, in %; votes are means over disjoint groups of 16 traces."
+        written[ROOT / "README.md"] = f"{before}{BEGIN}\n{main_table(results)}\n\n{caption}\n{END}{after}"
+    return written
+
+
+def study() -> dict[str, Any]:
+    """Every results file of the study, ways of thinking first, in the order of the Makefile."""
+    order = [*THINKING, "multiplex2mean", "multiplex3mean", "multiplex6mean"]
+    found = {path.stem: json.loads(path.read_text()) for path in (RESULTS / "study").glob("*.json")}
+    return dict(
+        sorted(found.items(), key=lambda item: (order.index(item[0]) if item[0] in order else len(order), item[0]))
+    )
+
+
+def claim_parts(results: dict[str, Any]) -> list[str]:
+    found = study()
+    sizes = {f["problems"] for result in found.values() for f in result["suites"].values()}
+    rough = (
+        f" Those about thinking rest on {min(sizes)} to {max(sizes)} problems a suite: their intervals are rough."
+        if sizes
+        else ""
+    )
+    rows = [*claims.thinking_claims(found), *claims.budget_claims(found), *claims.verifier_claims(results)]
+    if not rows:
+        return []
+    return [
+        "## What the papers claim, at this scale\n\nDifferences in points over the same problems, with 95 % bootstrap intervals. A "
+        "claim holds where the whole interval is on its side of zero, and fails where the whole interval is on the other. The "
+        "model is small and was trained for neither way of thinking: what fails here may hold at scale, and the other way round."
+        + rough,
+        table(["claim", "at this scale", "by suite"], rows),
     ]
-    for mode in MODES:
-        suites = results[mode]["suites"]
-        samples = next(iter(suites.values()))["samples"]
-        parts += [
-            f"### {mode}, {samples} traces a problem",
-            vote_table(suites),
-            "AUROC of the verifier's score:",
-            score_table(suites),
-        ]
-    modes = read("modes/discrete.json")
-    parts += [
-        f"## Ways of thinking, none of them trained for\n\n{modes['suites']['chain-easy']['samples']} traces of "
-        f"{n['problems']} test problems a suite; temperature 1, no filters (top-k 30 for Dirichlet). Percentages with 95 % "
-        "intervals; the difference to discrete is paired on the same problems. Soft thinking draws nothing, so its traces of "
-        "one problem differ after `</think>` alone.",
-        mode_tables(),
+
+
+def reference_parts(results: dict[str, Any]) -> list[str]:
+    parts = [missing(f"reference-{mode}.json", "measure") for mode in MODES if mode not in results]
+    for mode, result in results.items():
+        suites = result["suites"]
+        first = next(iter(suites.values()))
+        if len(parts) == len(MODES) - len(results):
+            parts.append(
+                f"## The embedded model\n\n{first['problems']} test problems a suite; {describe(result)}. Percentages with 95 % "
+                "bootstrap intervals over problems; differences are paired on the same traces."
+            )
+        parts += [f"### {mode}, {first['samples']} traces a problem", vote_table(suites), "AUROC of the verifier's score:",
+                  score_table(suites)]  # fmt: skip
+    return parts
+
+
+def mode_parts() -> list[str]:
+    results = {name: found for name in THINKING if (found := read(f"modes/{name}.json"))}
+    if "discrete" not in results:
+        return [missing("modes/discrete.json", "modes")]
+    first = next(iter(results["discrete"]["suites"].values()))
+    return [
+        f"## Ways of thinking, none of them trained for\n\n{first['samples']} traces of {first['problems']} test problems a suite; "
+        "temperature 1, no filters (top-k 30 for Dirichlet). Percentages with 95 % intervals; the difference to discrete is paired "
+        "on the same problems. Soft thinking draws nothing, so its traces of one problem differ after `</think>` alone.",
+        mode_tables(results),
+        *(missing(f"modes/{name}.json", "modes") for name in THINKING if name not in results),
     ]
+
+
+def scorer_parts() -> list[str]:
+    parts = []
     for mode in MODES:
         judged = read(f"scorers-{mode}.json")
+        if judged is None:
+            parts.append(missing(f"scorers-{mode}.json", "scorers"))
+            continue
         parts += [
             f"## Scores on the same traces, {mode}\n\n{judged['config']['problems']} problems a suite, all their traces. AUROC "
             "within problems; differences are paired by problem. DeepConf with groups of 32 tokens, as the published 2,048 "
             "are longer than these traces. Calibration where a score is a probability.",
             scorer_tables(judged),
         ]
-    probes = read("probes.json")
-    parts += [
+    return parts
+
+
+def study_parts() -> list[str]:
+    found = study()
+    if "discrete" not in found:
+        return [missing("study/discrete.json", "study")]
+    first = next(iter(found["discrete"]["suites"].values()))
+    sizes = [f"pass@{k}" for k in ("1", "4", "16", "64", "256") if k in first["pass"]]
+    parts = [
+        f"## The study\n\n{first['problems']} test problems a suite, {first['samples']} traces each ({describe(found['discrete'])}); "
+        "percent, with the paired difference to discrete at one sample.",
+        table(
+            ["suite", "thinking", *sizes, "− discrete", "tokens", "truncated, %", "explored, %"],
+            claims.study_table(found),
+        ),
+    ]
+    if limits := claims.budgets(found):
+        parts += [
+            "pass@1 when thinking is closed after so many tokens (24 more are left for the answer):",
+            table(["suite", "thinking", *map(str, limits)], claims.budget_table(found)),
+        ]
+    return parts
+
+
+def speed_parts() -> list[str]:
+    speed, modes, probes = read("speed.json"), read("modes-speed.json"), read("probes.json")
+    if speed is None:
+        return [missing("speed.json", "bench")]
+    return [
         f"## Speed\n\n{speed['traces']} traces, one thread, medians of paired runs on an idle machine "
         f"(torch {speed['machine']['torch']}, {speed['machine']['cores']} cores).",
         speed_tables(speed),
-        mode_speed_tables(read("modes-speed.json")),
+        mode_speed_tables(modes) if modes else missing("modes-speed.json", "bench"),
         table([f"one-token verification, rank {probes['rank']}: time, as a ratio", "median", "range of the paired runs"],
-              [[name, f"{f['ratio']:.3f}", f"{f['lowest']:.3f}–{f['highest']:.3f}"] for name, f in probes["ratios"].items()]),
+              [[name, f"{f['ratio']:.3f}", f"{f['lowest']:.3f}–{f['highest']:.3f}"] for name, f in probes["ratios"].items()])
+        if probes else missing("probes.json", "bench"),
     ]  # fmt: skip
-    readme = (ROOT / "README.md").read_text()
-    before, _, rest = readme.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    caption = f"{n['problems']} test problems a suite, in %; votes are means over disjoint groups of 16 traces."
-    return {
-        ROOT / "docs" / "results.md": "\n\n".join(parts) + "\n",
-        ROOT / "README.md": f"{before}{BEGIN}\n{main_table(results)}\n\n{caption}\n{END}{after}",
-    }
 
 
 def main() -> None:

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from conftest import stored_trace as trace
+from trueplex.evals.curves import score_at
 from trueplex.evals.metrics import auroc, interval, pass_at, per_problem_auroc, within_auroc
-from trueplex.evals.summary import score_at, summarise
+from trueplex.evals.summary import summarise
 
 
 @given(st.integers(1, 9), st.data())
@@ -68,7 +69,7 @@ def test_a_summary_of_known_traces() -> None:
     assert figures["problems"] == 2 and figures["samples"] == 4
     assert figures["pass"]["1"]["mean"] == pytest.approx((0.5 + 0.25) / 2)
     assert figures["pass"]["4"]["mean"] == 1.0
-    assert figures["majority"]["4"]["mean"] == 0.0  # a tie won by the first path, and three against one
-    assert figures["weighted"]["4"]["mean"] == 0.5 and figures["best"]["4"]["mean"] == 0.5
+    assert figures["methods"]["majority"]["4"]["mean"] == 0.0  # a tie won by the first path, and three against one
+    assert figures["methods"]["weighted"]["4"]["mean"] == 0.5 and figures["methods"]["best"]["4"]["mean"] == 0.5
     assert figures["auroc_within"]["1.0"]["mean"] == 0.5 and figures["auroc_within"]["0.5"]["mean"] == 0.5
     assert score_at(traces[1], 0.5) == 0.1 and score_at(traces[1], 0.2) == 0.5

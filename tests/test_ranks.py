@@ -8,22 +8,20 @@ from pathlib import Path
 import trueplex
 
 RANKS = {
-    0: "errors",
-    1: "types",
-    2: "attention answers_pool answers_worker engine.cache engine.sampling engine.ending budget store inputs evals.metrics train.labels reference.slips",
-    3: "answers backbone engine.thinking reference.chain reference.countdown reference.remainder",
-    4: "cli_options engine.history engine.prefill engine.rows prompt vote verify.one_token reference.tasks",
-    5: "engine.live rules waves calibration reference.text",
-    6: "engine.engine policy alarms reference.pretrain reference.build",
-    7: "simulate verify.probe verify.confidence settings",
-    8: "solving progress train.batches",
-    9: "pipeline show.pieces train.verifier evals.summary",
-    10: "scorers race train.rollouts evals.quality show.page",
-    11: "api session evals.run show.text",
-    12: "jobs.sampling jobs.training show.command",
-    13: "jobs.evaluating",
-    14: "cli_evals cli_train",
-    15: "cli",
+    0: "answers_worker attention engine.cache errors evals.metrics progress reference.slips",
+    1: "answers_pool backbone budget engine.ending engine.sampling evals.budget reference.chain reference.countdown reference.remainder report.read train.labels types",
+    2: "alarms answers calibration engine.rows engine.thinking inputs prompt reference.build reference.tasks report.figures report.tables store verify.one_token",
+    3: "answers_audit cli_options engine.history engine.prefill reference.text report.page show.pieces suites vote",
+    4: "engine.live jobs.grading jobs.reporting reference.pretrain rules show.page waves",
+    5: "engine.engine policy verify.confidence verify.probe",
+    6: "evals.methods evals.samples settings simulate train.batches",
+    7: "evals.curves solving train.verifier",
+    8: "evals.summary pipeline",
+    9: "evals.quality race scorers train.rollouts",
+    10: "api evals.run session show.text",
+    11: "jobs.evaluating jobs.sampling jobs.training show.command",
+    12: "cli_evals cli_train",
+    13: "cli",
 }
 RANK = {name: rank for rank, names in RANKS.items() for name in names.split()}
 ROOT = Path(trueplex.__file__).parent

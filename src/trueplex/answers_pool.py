@@ -79,15 +79,18 @@ class Workers:
         for _ in range(self.size):
             self._idle.put(None)
 
-    def ask(self, answer: str, others: Sequence[str], timeout: float) -> Reply:
+    def ask(self, answer: str, others: Sequence[str], timeout: float, library: bool = False) -> Reply:
         """What `answers_worker.judge` says of normalised answers, None if it is late or dies of them.
+
+        ``library`` asks math-verify by itself instead, as others use it.
 
         Raises:
             MissingExtra: math-verify is not installed. TrueplexError: the worker does not start.
         """
         if importlib.util.find_spec("math_verify") is None:
             raise MissingExtra("math-verify", "math")
-        request = json.dumps({"answer": answer, "others": others, "timeout": timeout}) + "\n"
+        asked = {"answer": answer, "others": others, "timeout": timeout, "library": library}
+        request = json.dumps(asked) + "\n"
         process = self._idle.get()
         try:
             for _ in range(2):  # a death may have another cause, such as the machine's memory: ask once more

@@ -89,27 +89,14 @@ def problems(
 
 
 @app.command()
-def grade(file: Annotated[Path, typer.Argument(help='JSON lines {"prediction": …, "answers": […]}.')]) -> None:
+def grade(
+    file: Annotated[Path, typer.Argument(help='JSON lines {"prediction": …, "answers": […]}.')],
+    audit: Annotated[bool, typer.Option("--audit", help="List the lines where strict string, numeric or math-verify grading tells otherwise, instead.")] = False,
+) -> None:  # fmt: skip
     """Grade predictions against accepted answers, one JSON line each, in order."""
-    import json
+    from trueplex.jobs.grading import grade_file
 
-    from trueplex.answers import grade_many
-    from trueplex.errors import InputError
-
-    pairs = []
-    try:
-        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
-            try:
-                row = json.loads(line)
-                pairs.append((row["prediction"], list(row["answers"])))
-            except (ValueError, KeyError, TypeError) as error:
-                raise InputError(
-                    f'{file}, line {number}: no {{"prediction", "answers"}} ({error}); mend: correct that line'
-                ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read {file}: {error}; mend: check the path") from error
-    for g in grade_many(pairs):
-        print(json.dumps({"correct": g.correct, "extracted": g.extracted, "why": g.why}))
+    grade_file(file, audit)
 
 
 @app.command()

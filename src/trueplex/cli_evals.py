@@ -1,4 +1,4 @@
-"""The commands that measure: rollout, eval, eval-verifier. Each imports what it needs when it runs."""
+"""The commands that measure: rollout, eval, eval-verifier, report. Each imports what it needs when it runs."""
 
 from __future__ import annotations
 
@@ -11,17 +11,26 @@ from trueplex.cli_options import Device, Model, Rows, thinks
 
 app = typer.Typer()
 
+DataDir = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder with NAME.jsonl or NAME.parquet of the named suites; nothing is fetched then.",
+        show_default="the hub",
+    ),
+]
+
 
 @app.command()
 @thinks
 def rollout(
-    data: Annotated[str, typer.Option(help="A suite of the embedded model, or FILE.jsonl with answers.")],
+    data: Annotated[str, typer.Option(help="A suite by name (reference, dapo-math-17k, math500 …), FILE.jsonl, FILE.parquet, or OWNER/NAME[:CONFIGURATION] on the hub.")],
     out: Annotated[Path, typer.Option(help="Folder for the traces; an interrupted run is taken up there.")],
     thinking: Any,
     model: Model = "reference",
     samples: Annotated[int, typer.Option(help="Traces per problem.")] = 16,
-    n: Annotated[int, typer.Option(help="Problems, when data is a suite.")] = 200,
-    split: Annotated[str, typer.Option(help="Split, when data is a suite.")] = "train",
+    n: Annotated[int | None, typer.Option(help="Most problems.", show_default="200 of an embedded suite, else all")] = None,
+    split: Annotated[str | None, typer.Option(help="Split of an embedded suite or a hub data set.", show_default="train")] = None,
+    data_dir: DataDir = None,
     verifier: Annotated[str, typer.Option(help="Also score the traces: 'none', or as in `trueplex solve`.")] = "none",
     probe_every: Annotated[int, typer.Option(help="Tokens between scores, when there is a verifier.")] = 32,
     rows: Rows = None,
@@ -37,19 +46,22 @@ def rollout(
         paths=samples, verifier=verifier, seed=seed, probe_every=probe_every, rows=rows, select="majority",
         thinking=thinking,
     )  # fmt: skip
-    roll(data, split, n, model, device, settings, out, quiet)
+    roll(data, split, n, model, device, settings, out, quiet, data_dir)
 
 
 @app.command("eval")
 @thinks
 def evaluate(
-    suite: Annotated[list[str], typer.Option(help="'reference' (all its suites), one suite, or FILE.jsonl; may be given again.")],
+    suite: Annotated[list[str], typer.Option(help="'reference' (all its suites), a suite by name (aime24, aime25, amc23, math500, minerva, olympiadbench, chain-easy …), FILE.jsonl, FILE.parquet, or OWNER/NAME[:CONFIGURATION] on the hub; may be given again.")],
     out: Annotated[Path, typer.Option(help="Folder for traces and results.json; an interrupted run is taken up there.")],
     thinking: Any,
     model: Model = "reference",
     samples: Annotated[int, typer.Option(help="Traces per problem.")] = 64,
-    n: Annotated[int, typer.Option(help="Most problems per suite.")] = 200,
-    split: Annotated[str, typer.Option(help="Split, when a suite is the embedded model's.")] = "test",
+    n: Annotated[int | None, typer.Option(help="Most problems per suite.", show_default="200 of an embedded suite, else all")] = None,
+    split: Annotated[str | None, typer.Option(help="Split of an embedded suite or a hub data set.", show_default="test")] = None,
+    data_dir: DataDir = None,
+    methods: Annotated[str | None, typer.Option(help="Ways to choose the answer, by commas: majority, weighted, best, or NAME:SCORER, e.g. weighted:deepconf:tail@2048.", show_default="all that the run allows")] = None,
+    read_truncated: Annotated[bool, typer.Option("--read-truncated", help="Take the last box of a trace that a limit cut off for its answer; it is wrong otherwise.")] = False,
     verifier: Annotated[str, typer.Option(help="'auto' (the model's own), a verifier folder, 'deepconf[:mean|tail|bottom|lowest[@WINDOW]]', 'logprob', 'entropy', or 'none'.")] = "auto",
     probe_every: Annotated[int, typer.Option(help="Tokens between scores.")] = 16,
     rows: Rows = None,
@@ -65,7 +77,8 @@ def evaluate(
         paths=samples, verifier=verifier, seed=seed, probe_every=probe_every, rows=rows,
         thinking=thinking,
     )  # fmt: skip
-    measure(suite, split, n, model, device, settings, out, quiet)
+    names = [name.strip() for name in methods.split(",")] if methods else None
+    measure(suite, split, n, model, device, settings, out, quiet, data_dir, names, read_truncated)
 
 
 @app.command("eval-verifier")
@@ -81,3 +94,18 @@ def evaluate_verifier(
     from trueplex.jobs.evaluating import appraise
 
     appraise(data, [name.strip() for name in scorers.split(",")], model, device, n, out)
+
+
+@app.command()
+def report(
+    sources: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders or results files of eval, eval-verifier or training. The first run is the one that others are held against.", show_default=False)],
+    out: Annotated[Path | None, typer.Option(help="One page with everything in it.", show_default=False)] = None,
+    markdown: Annotated[Path | None, typer.Option(help="All tables, as Markdown.", show_default=False)] = None,
+    figures: Annotated[Path | None, typer.Option(help="Folder for the figures, a file each.", show_default=False)] = None,
+    form: Annotated[str | None, typer.Option("--format", help="Of the figures: svg or png.", show_default="svg")] = None,
+    title: Annotated[str, typer.Option(help="What the page is called.")] = "trueplex: results",
+) -> None:  # fmt: skip
+    """Show stored results: tables, curves and what scores saw, as a page that works offline."""
+    from trueplex.jobs.reporting import report as write
+
+    write(sources, out, markdown, figures, form, title)

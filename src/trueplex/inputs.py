@@ -1,14 +1,33 @@
-"""Problems as users give them: text, standard input, or a file of JSON lines."""
+"""Problems as users give them: text, standard input, or a file of JSON lines or Parquet.
+
+A row has a problem, and, where they are known, the answers that count as right: a list (any of them will do),
+or one text or number.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from trueplex.errors import InputError
+from trueplex.errors import InputError, MissingExtra
 from trueplex.types import Problem
+
+PROBLEM = ("problem", "question", "prompt")
+ANSWERS = ("answers", "answer", "final_answer")
+
+
+class Columns(NamedTuple):
+    """The names that a row's problem and answers may have; the first that is there counts."""
+
+    problem: tuple[str, ...] = PROBLEM
+    answers: tuple[str, ...] = ANSWERS
+
+
+ANY = Columns()
+LINE = Columns(problem=("problem",))  # a JSON line says what it means; tables of others have names of their own
 
 
 def read_problems(arguments: Iterable[str]) -> tuple[list[Problem], list[str]]:
@@ -55,11 +74,53 @@ def read_jsonl(path: str) -> tuple[list[Problem], list[str]]:
     return problems, complaints
 
 
+def read_parquet(path: str) -> tuple[list[Problem], list[str]]:
+    """The problems of a Parquet file, as `read_jsonl`.
+
+    Raises:
+        InputError: the file cannot be read, or holds no problem at all.
+        MissingExtra: pyarrow is not installed.
+    """
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        raise MissingExtra("pyarrow", "train") from error
+    try:
+        rows = pyarrow.parquet.read_table(Path(path).expanduser()).to_pylist()
+    except (OSError, pyarrow.ArrowInvalid) as error:
+        raise InputError(f"cannot read {path}: {str(error).splitlines()[0]}; mend: check the path") from error
+    problems: list[Problem] = []
+    complaints: list[str] = []
+    for number, row in enumerate(rows, 1):
+        try:
+            problems.append(problem_of(row, f"{Path(path).stem}/{number}"))
+        except (ValueError, TypeError) as error:
+            complaints.append(f"{path}, row {number}: {error}; it is left out")
+    if not problems and not complaints:
+        raise InputError(f"{path} holds no problems; mend: give rows with a column problem")
+    return problems, complaints
+
+
 def _problem(line: bytes, name: str) -> Problem:
-    row = json.loads(line)
-    if not isinstance(row, dict) or not isinstance(row.get("problem"), str):
+    return problem_of(json.loads(line), name, LINE)
+
+
+def problem_of(row: Any, name: str, columns: Columns = ANY) -> Problem:
+    """The problem of a row. Raises ValueError where its problem is no text or its answers cannot be read."""
+    if not isinstance(row, Mapping):
         raise ValueError('not an object with a text "problem"')
-    answers = row.get("answers")
-    if answers is not None and not (isinstance(answers, list) and all(isinstance(a, str) for a in answers)):
-        raise ValueError('"answers" is not a list of texts')
-    return Problem(row["problem"], str(row.get("id", name)), tuple(answers) if answers else None)
+    text = next((row[column] for column in columns.problem if column in row), None)
+    if not isinstance(text, str):
+        raise ValueError(f'not an object with a text "{columns.problem[0]}"')
+    column = next((column for column in columns.answers if column in row), columns.answers[0])
+    given = row.get(column)
+    listed = given if isinstance(given, list) else [] if given is None else [given]
+    if any(isinstance(answer, bool) or not isinstance(answer, (str, int, float)) for answer in listed):
+        raise ValueError(f'"{column}" is no text, no number and no list of them')
+    return Problem(text, str(row.get("id", name)), tuple(map(_spelled, listed)) or None)
+
+
+def _spelled(answer: str | int | float) -> str:
+    """An answer as text; a whole number that a table keeps as a float is written as one."""
+    whole = isinstance(answer, float) and answer.is_integer()
+    return str(int(answer)) if whole else str(answer)

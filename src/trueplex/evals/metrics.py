@@ -1,9 +1,11 @@
-"""Numbers over stored traces: pass@k, AUROC within problems, bootstrap intervals. Plain numpy."""
+"""Numbers over stored traces: pass@k, AUROC within problems, bootstrap intervals, paired differences. Plain numpy."""
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -21,8 +23,8 @@ def auroc(right: Sequence[float], wrong: Sequence[float]) -> float:
     """The chance that a right trace scores above a wrong one, ties counting half. NaN without both."""
     if not len(right) or not len(wrong):
         return float("nan")
-    difference = np.asarray(right)[:, None] - np.asarray(wrong)[None, :]
-    return float(np.mean((difference > 0) + 0.5 * (difference == 0)))
+    below, upto = (np.searchsorted(np.sort(wrong), right, side) for side in ("left", "right"))
+    return float((below.sum() + upto.sum()) / (2 * len(right) * len(wrong)))
 
 
 def per_problem_auroc(problems: Sequence[Hashable], correct: Sequence[bool], scores: Sequence[float]) -> list[float]:
@@ -39,6 +41,11 @@ def within_auroc(problems: Sequence[Hashable], correct: Sequence[bool], scores: 
     return float(np.mean(values)) if values else float("nan")
 
 
+@functools.lru_cache(8)
+def _picks(seed: int, draws: int, size: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, size, (draws, size))
+
+
 def interval(
     values: Sequence[float], statistic: Callable[[np.ndarray], float] = np.mean, draws: int = 2000, level: float = 0.95,
     seed: int = 0,
@@ -47,7 +54,29 @@ def interval(
     data = np.asarray(values, dtype=float)
     if not len(data):
         return float("nan"), float("nan")
-    picks = np.random.default_rng(seed).integers(0, len(data), (draws, len(data)))
+    picks = _picks(seed, draws, len(data))
     drawn = data[picks].mean(1) if statistic is np.mean else np.apply_along_axis(statistic, 1, data[picks])
     tail = (1 - level) / 2
     return float(np.quantile(drawn, tail)), float(np.quantile(drawn, 1 - tail))
+
+
+def figure(values: Sequence[float]) -> dict[str, float] | None:
+    """A mean over problems with its 95 % bootstrap interval; None without any."""
+    if not len(values):
+        return None
+    low, high = interval(values)
+    return {"mean": round(float(np.mean(values)), 4), "low": round(low, 4), "high": round(high, 4)}
+
+
+def paired(one: Sequence[float], other: Sequence[float]) -> dict[str, Any]:
+    """The difference of two methods over the same problems: mean, interval, and on how many it wins, ties and loses.
+
+    Raises:
+        ValueError: they do not have one value each for the same problems.
+    """
+    gains = np.subtract(np.asarray(one, dtype=float), np.asarray(other, dtype=float))  # other shapes raise here
+    close = np.isclose(gains, 0.0, atol=1e-9)
+    return {
+        **(figure(gains.tolist()) or {}),
+        "win": int(((gains > 0) & ~close).sum()), "tie": int(close.sum()), "loss": int(((gains < 0) & ~close).sum()),
+    }  # fmt: skip

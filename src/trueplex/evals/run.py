@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,17 @@ import torch
 import transformers
 
 from trueplex.backbone import Backbone
+from trueplex.evals.methods import choose
 from trueplex.evals.summary import summarise
 from trueplex.pipeline import Scorer
+from trueplex.prompt import make_prompt
 from trueplex.settings import Settings, configuration
 from trueplex.store import read_traces
 from trueplex.train.rollouts import rollout
 from trueplex.types import Problem
 
-RESULTS = "results.json"
+RESULTS, TIMING = "results.json", "timing.json"
+SECONDS = 5.0  # between writings of the time spent
 
 
 def machine() -> dict[str, Any]:
@@ -33,25 +37,76 @@ def machine() -> dict[str, Any]:
     }  # fmt: skip
 
 
+def prompt_of(backbone: Backbone) -> dict[str, Any]:
+    """How a problem is put to the model: the whole template, with {problem} where the text goes."""
+    return {"template": make_prompt(Problem("{problem}"), backbone).text, "instruction": backbone.instruction}
+
+
 def evaluate(
     backbone: Backbone, suites: Mapping[str, Sequence[Problem]], settings: Settings, out: Path, scorer: Scorer | None,
-    progress: Callable[[int, int], None], say: Callable[[str], None],
+    progress: Callable[[int, int], None], say: Callable[[str], None], methods: Sequence[str] | None = None,
+    read_truncated: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
-    """Traces of each suite under `out`/SUITE (resumable), figures in `out`/results.json, which is returned."""
+    """Traces of each suite under `out`/SUITE (resumable), figures in `out`/results.json, which is returned.
+
+    The figures are a function of the traces alone, so a run that was killed and taken up again ends in the
+    same file. What varies from run to run, the time it took, stands apart in `out`/timing.json.
+
+    Raises:
+        OptionError: a method is unknown or needs scores that the run does not have.
+    """
+    choose(methods, scorer is not None)
     figures = {}
     for name, problems in suites.items():
-        path = rollout(backbone, problems, settings, out / name, scorer, progress, say)
-        figures[name] = summarise(trace for trace, _ in read_traces(path, say))
-    result = {"config": configuration(settings, backbone), "machine": machine(), "suites": figures}
+        clock = Clock(out, name, progress)
+        path = rollout(backbone, problems, settings, out / name, scorer, clock.step, say)
+        clock.write()
+        order = [problem.key for problem in problems]
+        figures[name] = summarise(
+            (trace for trace, _ in read_traces(path, say)), methods, order, scorer is not None, read_truncated
+        )
+    config = configuration(settings, backbone) | {"read_truncated": read_truncated}
+    result = {"config": config, "prompt": prompt_of(backbone), "machine": machine(), "suites": figures}
     write_results(result, out)
     return result
 
 
+class Clock:
+    """Seconds spent sampling a suite, and the traces and tokens that were sampled in them, over all runs of it.
+
+    Written now and then, so that a kill loses a few seconds of all three alike and the rate stays right.
+    """
+
+    def __init__(self, out: Path, suite: str, progress: Callable[[int, int], None]) -> None:
+        self.path, self.suite, self.progress = out / TIMING, suite, progress
+        before = json.loads(self.path.read_text()) if self.path.exists() else {}
+        self.all, self.before = before, before.get(suite, {"seconds": 0.0, "traces": 0, "tokens": 0})
+        self.traces = self.tokens = 0
+        self.started = self.written = time.monotonic()
+
+    def step(self, traces: int, tokens: int) -> None:
+        if tokens:  # without any these are traces of an earlier run
+            self.traces, self.tokens = self.traces + traces, self.tokens + tokens
+        self.progress(traces, tokens)
+        if time.monotonic() - self.written > SECONDS:
+            self.write()
+
+    def write(self) -> None:
+        self.written = time.monotonic()
+        now = {"seconds": self.written - self.started, "traces": self.traces, "tokens": self.tokens}
+        if not self.traces:
+            return
+        self.all[self.suite] = {name: round(self.before[name] + now[name], 1) for name in now}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(self.all, indent=1) + "\n")
+        temporary.replace(self.path)
+
+
 def write_results(result: dict[str, Any], out: Path) -> None:
-    """Write `out`/results.json, whole or not at all; lists of numbers on one line, for people."""
+    """Write `out`/results.json, whole or not at all; lists of numbers and small objects on one line, for people."""
     out.mkdir(parents=True, exist_ok=True)
-    text = re.sub(r"\[[\s\d.,-]+\]", lambda m: "[" + ", ".join(m[0][1:-1].replace(",", " ").split()) + "]",
-                  json.dumps(result, indent=1))  # fmt: skip
+    text = re.sub(r"\[(?:[\s\d.,-]|null)+\]|\{[^{}\[\]]{,200}\}", lambda m: " ".join(m[0].split()), json.dumps(result, indent=1))  # fmt: skip
     temporary = out / (RESULTS + ".tmp")
     temporary.write_text(text + "\n")
     temporary.replace(out / RESULTS)

@@ -1,28 +1,30 @@
-"""What stored traces of one suite come to: every figure with an interval over its problems."""
+"""What stored traces of one suite come to: every figure with an interval over its problems.
+
+A vote over k of n traces is taken over each disjoint group of k, in index order, and its outcome is the mean
+over those groups: groups that share no trace are independent, and nothing is drawn. (pass@k has a closed form
+over all subsets and uses it.)
+"""
 
 from __future__ import annotations
 
-import math
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
-from trueplex import vote
 from trueplex.answers import grade
-from trueplex.evals.metrics import auroc, interval, pass_at, per_problem_auroc
+from trueplex.evals.budget import Spent, equal_budgets
+from trueplex.evals.curves import curves, score_at
+from trueplex.evals.methods import Chosen, choose
+from trueplex.evals.metrics import auroc, figure, paired, pass_at, per_problem_auroc
+from trueplex.evals.samples import Samples, gather, outcomes
 from trueplex.types import Trace, Vote
 
 SHARES = (0.25, 0.5, 0.75, 1.0)  # of a trace, where scores are judged
-GROUP = 16  # paths a vote, beside all of them
+GROUP = 16  # traces a vote, beside all of them
 
 Votes = Callable[[Sequence[Trace]], list[Vote]]
-
-
-def score_at(trace: Trace, share: float) -> float:
-    """The latest score that was there when the given share of the trace was written; 0.5 before any."""
-    limit = math.ceil(share * trace.tokens)
-    return next((score for at, score in reversed(trace.scores) if at <= limit), 0.5)
 
 
 def chosen_right(votes: list[Vote], answers: Sequence[str]) -> float:
@@ -30,83 +32,84 @@ def chosen_right(votes: list[Vote], answers: Sequence[str]) -> float:
     return float(bool(votes) and grade(votes[0].answer, answers).correct is True)
 
 
-def voted(traces: Sequence[Trace], select: Votes, size: int) -> float:
-    """How often the vote over `size` traces is right: the mean over disjoint groups, in index order."""
-    groups = [traces[i : i + size] for i in range(0, len(traces) - size + 1, size)]
-    return float(np.mean([chosen_right(select(g), g[0].problem.answers or ()) for g in groups]))
+def summarise(traces: Iterable[Trace], methods: Sequence[str] | None = None, order: Sequence[int] = (),
+              scored: bool | None = None, read_truncated: bool = False) -> dict[str, Any]:  # fmt: skip
+    """Figures of one suite: pass@k, every method at every size, lengths, entropy and the quality of scores.
 
+    An answer that the grader could not judge counts as wrong here and is counted by itself. ``right`` and
+    ``ids`` are the number of right traces of each problem and its name, in the `order` of problem keys, so
+    that two results can be compared pair by pair. ``scored`` says whether the traces have scores; None looks.
 
-def figure(values: Sequence[float]) -> dict[str, float] | None:
-    """A mean over problems with its 95 % bootstrap interval; None without any."""
-    if not len(values):
-        return None
-    low, high = interval(values)
-    return {"mean": round(float(np.mean(values)), 4), "low": round(low, 4), "high": round(high, 4)}
-
-
-def summarise(traces: Iterable[Trace]) -> dict[str, Any]:
-    """Figures of one suite: pass@k, votes, lengths, entropy and, where there are scores, their quality.
-
-    An answer that the grader could not judge counts as wrong here and is counted by itself. ``right`` is
-    the number of right traces of each problem, so that two results can be compared pair by pair.
+    Raises:
+        OptionError: a method is unknown or needs scores that are not there.
     """
-    by_problem: dict[int, list[Trace]] = {}
-    for trace in traces:
-        by_problem.setdefault(trace.problem.key, []).append(trace)
-    groups = [sorted(g, key=lambda t: t.index) for g in by_problem.values()]
-    n = min(len(g) for g in groups)
-    every = [t for g in groups for t in g]
-    right = [sum(t.correct is True for t in g) for g in groups]
+    stored = iter(traces)
+    if scored is None:
+        first = next(stored)
+        scored, stored = bool(first.scores), itertools.chain([first], stored)
+    chosen = choose(methods, scored)
+    scorers = list(dict.fromkeys(c.scorer for c in chosen if c.scorer))
+    samples = gather(stored, scorers, order, read_truncated)
+    n = min(len(s.traces) for s in samples)
+    every = [t for s in samples for t in s.traces]
+    right = [int(s.correct.sum()) for s in samples]
     tokens = np.array([t.tokens for t in every])
+    ended = outcomes(samples)
     out: dict[str, Any] = {
-        "problems": len(groups), "samples": n, "ungraded": sum(t.correct is None for t in every),
-        "pass": {str(k): figure([pass_at(len(g), r, k) for g, r in zip(groups, right, strict=True)]) for k in _powers(n)},
-        "majority": {str(k): figure([voted(g, vote.majority, k) for g in groups]) for k in _sizes(n)},
-        "tokens": {**(figure([float(np.mean([t.tokens for t in g])) for g in groups]) or {}), "p5": int(np.quantile(tokens, 0.05)),
-                   "p95": int(np.quantile(tokens, 0.95)), "max": int(tokens.max())},
+        "problems": len(samples), "samples": n, "outcomes": ended,
+        "ungraded": ended["unreadable"] + ended["incomparable"] + ended["timed out"],
+        "pass": {str(k): figure([pass_at(len(s.traces), r, k) for s, r in zip(samples, right, strict=True)])
+                 for k in sizes(n)},
+        "tokens": {**(figure([float(np.mean([t.tokens for t in s.traces])) for s in samples]) or {}),
+                   "p5": int(np.quantile(tokens, 0.05)), "p95": int(np.quantile(tokens, 0.95)), "max": int(tokens.max())},
         "truncated": round(float(np.mean([t.status.value == "truncated" for t in every])), 4),
-        "entropy": figure([float(np.mean([_entropy(t) for t in g])) for g in groups]),
-        "explored": figure([float(np.mean([_explored(t) for t in g])) for g in groups]),
-        "right": right,
+        "entropy": figure([float(s.entropy.mean()) for s in samples]),
+        "explored": figure([float(s.explored.mean()) for s in samples]),
     }  # fmt: skip
+    out |= _methods(samples, chosen, n, float(tokens.mean()))
     # The plainest score that needs no training: a trace that was surer of its steps is trusted more.
-    surer = [-float(t.steps.entropy.mean()) for t in every if t.steps is not None]
-    out["auroc_within_entropy"] = figure(
-        per_problem_auroc([t.problem.key for t in every], [t.correct is True for t in every], surer)
-    )
+    problems = [key for s in samples for key in [s.problem.key] * len(s.traces)]
+    correct = np.concatenate([s.correct for s in samples]).tolist()
+    surer = np.concatenate([s.surer for s in samples]).tolist()
+    out["auroc_within_entropy"] = figure(per_problem_auroc(problems, correct, surer))
     if all(t.scores for t in every):
-        out |= _scored(groups, right, n)
+        out |= _ranking(every, problems, correct)
+        out |= _gains(samples, right, n)
+    return out | {"curves": curves(samples), "ids": [s.problem.id for s in samples], "right": right}
+
+
+def of_size(samples: Sequence[Samples], chosen: Chosen, size: int) -> Spent:
+    """How often a method is right over `size` traces, and its tokens: means over disjoint groups, in index order."""
+    right, tokens = np.empty(len(samples)), np.empty(len(samples))
+    for place, one in enumerate(samples):
+        traces = one.views[chosen.scorer] if chosen.scorer else one.traces
+        groups = [traces[i : i + size] for i in range(0, len(traces) - size + 1, size)]
+        found = [chosen.method(g) for g in groups]
+        right[place] = np.mean([f.answer is not None and one.right[f.answer] for f in found])
+        tokens[place] = np.mean([f.tokens for f in found])
+    return Spent(right, tokens)
+
+
+def _methods(samples: Sequence[Samples], chosen: Sequence[Chosen], n: int, length: float) -> dict[str, Any]:
+    """Every method at every size, all pairs at the full size, and all at equal budgets."""
+    spent = {c.name: {k: of_size(samples, c, k) for k in sizes(n)} for c in chosen}
+    out: dict[str, Any] = {
+        "methods": {name: {str(k): {**(figure(s.right.tolist()) or {}), "tokens": round(float(s.tokens.mean()), 1)}
+                           for k, s in by_size.items()} for name, by_size in spent.items()},
+        "pairs": [{"one": a, "other": b, "of": n, **paired(spent[a][n].right.tolist(), spent[b][n].right.tolist())}
+                  for a, b in itertools.combinations(spent, 2)],
+        "votes": {name: [round(float(r), 4) for r in by_size[n].right] for name, by_size in spent.items()},
+    }  # fmt: skip
+    if spent:
+        against = "majority" if "majority" in spent else next(iter(spent))
+        budgets = [length * k for k in sizes(n)]
+        out["budget"] = equal_budgets({name: list(s.values()) for name, s in spent.items()}, budgets, against)
     return out
 
 
-def _entropy(trace: Trace) -> float:
-    """Mean entropy of the thinking steps, in nats."""
-    assert trace.steps is not None
-    return float(trace.steps.entropy[: trace.thinking_tokens].mean())
-
-
-def _explored(trace: Trace) -> float:
-    """Share of the thinking steps whose samples differed."""
-    assert trace.steps is not None
-    return 1.0 - float(trace.steps.consensus[: trace.thinking_tokens].mean())
-
-
-def _scored(groups: list[list[Trace]], right: list[int], n: int) -> dict[str, Any]:
-    out: dict[str, Any] = {
-        "weighted": {str(k): figure([voted(g, vote.weighted, k) for g in groups]) for k in _sizes(n)},
-        "best": {str(k): figure([voted(g, vote.best, k) for g in groups]) for k in _sizes(n)},
-    }
-    # Paired on the same traces: what the scores add to counting heads, and to one sample.
-    out["weighted_minus_majority"] = {
-        str(k): figure([voted(g, vote.weighted, k) - voted(g, vote.majority, k) for g in groups]) for k in _sizes(n)
-    }
-    out["best_minus_pass1"] = {
-        str(k): figure([voted(g, vote.best, k) - pass_at(len(g), r, 1) for g, r in zip(groups, right, strict=True)])
-        for k in _sizes(n)
-    }
-    every = [t for g in groups for t in g]
-    problems, correct = [t.problem.key for t in every], [t.correct is True for t in every]
-    out["auroc_within"], out["auroc_all"] = {}, {}
+def _ranking(every: Sequence[Trace], problems: Sequence[int], correct: Sequence[bool]) -> dict[str, Any]:
+    """AUROC of the stored scores within problems and over all traces, at shares of a trace."""
+    out: dict[str, Any] = {"auroc_within": {}, "auroc_all": {}}
     for share in SHARES:
         scores = [score_at(t, share) for t in every]
         out["auroc_within"][str(share)] = figure(per_problem_auroc(problems, correct, scores))
@@ -115,9 +118,18 @@ def _scored(groups: list[list[Trace]], right: list[int], n: int) -> dict[str, An
     return out
 
 
-def _powers(n: int) -> list[int]:
-    return [2**i for i in range(n.bit_length()) if 2**i <= n]
+def _gains(samples: Sequence[Samples], right: Sequence[int], n: int) -> dict[str, Any]:
+    """What the stored scores add to counting heads, and to one sample, paired on the same traces."""
+    by_name = {c.name: c for c in choose(("majority", "weighted", "best"), True)}
+    out: dict[str, Any] = {"weighted_minus_majority": {}, "best_minus_pass1": {}}
+    single = np.array([pass_at(len(s.traces), r, 1) for s, r in zip(samples, right, strict=True)])
+    for k in sorted({min(GROUP, n), n}):
+        heads, weights, top = (of_size(samples, by_name[name], k).right for name in ("majority", "weighted", "best"))
+        out["weighted_minus_majority"][str(k)] = paired(weights.tolist(), heads.tolist())
+        out["best_minus_pass1"][str(k)] = paired(top.tolist(), single.tolist())
+    return out
 
 
-def _sizes(n: int) -> list[int]:
-    return sorted({min(GROUP, n), n})
+def sizes(n: int) -> list[int]:
+    """1, 2, 4 … and n itself."""
+    return sorted({*(2**i for i in range(n.bit_length()) if 2**i <= n), n})

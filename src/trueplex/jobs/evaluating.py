@@ -12,56 +12,80 @@ from rich.table import Table
 
 from trueplex.backbone import load
 from trueplex.engine.thinking import Thinking
-from trueplex.errors import InputError
+from trueplex.errors import InputError, OptionError
 from trueplex.evals.quality import judge, scored_by
-from trueplex.evals.run import evaluate, machine, write_results
-from trueplex.jobs.sampling import problems_of
+from trueplex.evals.run import RESULTS, evaluate, machine, write_results
 from trueplex.progress import Bar
 from trueplex.reference import tasks
 from trueplex.scorers import choose_scorer, verifier_folder
 from trueplex.session import say
 from trueplex.settings import Settings, origin
 from trueplex.store import read_traces
+from trueplex.suites import label, names_of, problems_of
 from trueplex.verify import confidence
 from trueplex.verify.one_token import OneTokenVerifier
 
 
 def measure(
-    suites: Sequence[str],
-    split: str,
-    n: int,
-    model: str,
-    device: str | None,
-    settings: Settings,
-    out: Path,
-    quiet: bool,
-) -> None:
-    """`trueplex eval`: sample the suites, and print the main figures as a table."""
-    names = [name for suite in suites for name in (tasks.SUITES if suite == "reference" else [suite])]
-    chosen = {Path(name.removeprefix("@")).stem: problems_of(name, split, n, settings.seed) for name in names}
+    suites: Sequence[str], split: str | None, n: int | None, model: str, device: str | None, settings: Settings, out: Path,
+    quiet: bool, data_dir: Path | None = None, methods: Sequence[str] | None = None, read_truncated: bool = False,
+) -> None:  # fmt: skip
+    """`trueplex eval`: sample the suites, and print the main figures as a table.
+
+    Raises:
+        OptionError: two suites of one name, which would share a folder, or a data folder that no suite reads.
+    """
+    names = names_of(suites)
+    if len({label(name) for name in names}) < len(names):
+        raise OptionError(
+            "two suites have the same name and would share a folder; mend: give each once, or rename a file"
+        )
+    if data_dir is not None and all(name in tasks.SUITES for name in names):
+        raise OptionError("--data-dir acts on none of these suites; mend: drop it")
+    chosen = {label(name): problems_of(name, split, n, settings.seed, say, data_dir) for name in names}
     backbone = load(model, device)
     scorer, settings = choose_scorer(backbone, settings, say)
     with Bar(sum(map(len, chosen.values())) * settings.waves.most, quiet) as bar:
-        result = evaluate(backbone, chosen, settings, out, scorer, bar.step, say)
-    table = Table(
-        "suite",
-        "pass@1",
-        "majority",
-        "pass",
-        "tokens",
-        "weighted",
-        "best",
-        "AUROC within",
-        title=f"{settings.paths} paths",
-    )
+        result = evaluate(backbone, chosen, settings, out, scorer, bar.step, say, methods, read_truncated)
+    console = Console(width=None if sys.stdout.isatty() else 160)
     for name, figures in result["suites"].items():
-        most = str(figures["samples"])
-        cells = [figures["pass"]["1"], figures["majority"][most], figures["pass"].get(most)]
-        scored = [figures[k][most] if k in figures else None for k in ("weighted", "best")]
-        scored.append(figures["auroc_within"]["1.0"] if "auroc_within" in figures else None)
-        shown = [f"{c['mean']:.3f} [{c['low']:.3f}, {c['high']:.3f}]" if c else "–" for c in (*cells, *scored)]
-        table.add_row(name, *shown[:3], f"{figures['tokens']['mean']:.0f}", *shown[3:])
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+        console.print(_method_table(name, figures), "")
+    say(f"{out / RESULTS}; a page with figures: trueplex report {out} --out PAGE.html")
+
+
+def _method_table(name: str, figures: dict[str, Any]) -> Table:
+    """One suite: every method at all its traces, beside what one trace and any trace come to."""
+    most = str(figures["samples"])
+    ended = figures["outcomes"]
+    untold = figures["ungraded"]
+    title = (f"{name}: {figures['problems']} problems, {most} traces each, {figures['tokens']['mean']:.0f} tokens a trace, "
+             f"{ended['truncated']} truncated, {ended['no answer']} without an answer, {untold} not gradable")  # fmt: skip
+    table = Table(
+        "method", "right", "− majority", "win / tie / loss", "tokens a problem", title=title, title_justify="left"
+    )
+    against = {p["one"]: (p, 1) for p in figures["pairs"] if p["other"] == "majority"}
+    against |= {p["other"]: (p, -1) for p in figures["pairs"] if p["one"] == "majority"}
+    table.add_row("pass@1", _shown(figures["pass"]["1"]), "", "", f"{figures['tokens']['mean']:.0f}")
+    for method, by_size in figures["methods"].items():
+        gain = against.get(method)
+        cells = ["", ""] if gain is None else [_difference(*gain), _counts(*gain)]
+        table.add_row(f"{method} of {most}", _shown(by_size[most]), *cells, f"{by_size[most]['tokens']:.0f}")
+    table.add_row(f"pass@{most}", _shown(figures["pass"][most]), "", "", "")
+    return table
+
+
+def _shown(cell: dict[str, float]) -> str:
+    return f"{cell['mean']:.3f} [{cell['low']:.3f}, {cell['high']:.3f}]"
+
+
+def _difference(pair: dict[str, Any], sign: int) -> str:
+    low, high = sorted((sign * pair["low"], sign * pair["high"]))
+    return f"{sign * pair['mean']:+.3f} [{low:+.3f}, {high:+.3f}]"
+
+
+def _counts(pair: dict[str, Any], sign: int) -> str:
+    win, loss = (pair["win"], pair["loss"])[::sign]
+    return f"{win} / {pair['tie']} / {loss}"
 
 
 def appraise(

@@ -1,0 +1,171 @@
+"""What the papers claim, asked of the results files: which claims hold at this scale, which do not, which cannot be told.
+
+A claim is a difference over the same problems. It holds where the whole 95 % interval is on its side of zero, it
+fails where the whole interval is on the other, and is open otherwise.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from trueplex.evals.metrics import paired, pass_at
+
+Results = dict[str, dict[str, Any]]
+K = "multiplex3"
+
+
+def same_problems(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Results of before problems had an order of their own cannot be paired."""
+    return "ids" in one and one["ids"] == other.get("ids")
+
+
+def gain(one: dict[str, Any], other: dict[str, Any], k: int = 1) -> dict[str, Any]:
+    """The difference in pass@k over the same problems."""
+    assert same_problems(one, other)
+    values = [[pass_at(f["samples"], right, k) for right in f["right"]] for f in (one, other)]
+    return paired(*values)
+
+
+def points(cell: dict[str, Any]) -> str:
+    return f"{100 * cell['mean']:+.1f} [{100 * cell['low']:+.0f}, {100 * cell['high']:+.0f}]"
+
+
+def verdict(cells: Sequence[dict[str, Any]], alike: bool = False) -> str:
+    """In a word, over suites. ``alike`` claims that there is no difference."""
+    above, below = sum(c["low"] > 0 for c in cells), sum(c["high"] < 0 for c in cells)
+    if alike:
+        return "no difference found" if not above + below else f"fails on {above + below} of {len(cells)} suites"
+    if not above + below:
+        return "cannot be told"
+    if below:
+        return (
+            f"holds on {above}, fails on {below} of {len(cells)} suites"
+            if above
+            else f"fails on {below} of {len(cells)} suites"
+        )
+    return "holds" if above == len(cells) else f"holds on {above} of {len(cells)} suites, open on the others"
+
+
+def row(claim: str, cells: dict[str, dict[str, Any]], alike: bool = False) -> list[str]:
+    found = "; ".join(f"{suite} {points(cell)}" for suite, cell in cells.items())
+    return [claim, f"**{verdict(list(cells.values()), alike)}**", found]
+
+
+def between(results: Results, one: str, other: str, k: int | str = 1) -> dict[str, dict[str, Any]] | None:
+    """pass@k of one way of thinking less another's, by suite; None without both. ``most`` is the largest k of both."""
+    if one not in results or other not in results:
+        return None
+    a, b = results[one]["suites"], results[other]["suites"]
+    cells = {}
+    for suite in a:
+        if suite in b and same_problems(a[suite], b[suite]):
+            size = min(a[suite]["samples"], b[suite]["samples"]) if k == "most" else int(k)
+            cells[suite] = gain(a[suite], b[suite], size)
+    return cells or None
+
+
+def shorter(results: Results, one: str, other: str) -> dict[str, dict[str, Any]] | None:
+    """The share of tokens that one way saves against another, by suite; as wide as both intervals allow."""
+    if one not in results or other not in results:
+        return None
+    a, b = results[one]["suites"], results[other]["suites"]
+    cells = {}
+    for suite in set(a) & set(b):
+        low, high = (1 - a[suite]["tokens"][x] / b[suite]["tokens"][y] for x, y in (("high", "low"), ("low", "high")))
+        cells[suite] = {"mean": 1 - a[suite]["tokens"]["mean"] / b[suite]["tokens"]["mean"], "low": low, "high": high}
+    return dict(sorted(cells.items()))
+
+
+def thinking_claims(study: Results) -> list[list[str]]:
+    """Multiplex Thinking's claims about sampling, without any training."""
+    asked = [
+        ("Multiplex K = 3 is above discrete at one sample", between(study, K, "discrete"), False),
+        ("Multiplex K = 3 is above stochastic soft thinking at one sample", between(study, K, "gumbel"), False),
+        ("Multiplex K = 3 is above discrete at the largest k of pass@k", between(study, K, "discrete", "most"), False),
+        ("Multiplex K = 3 is above soft thinking at the largest k of pass@k (soft draws nothing)", between(study, K, "soft", "most"), False),
+        ("K = 2 is above discrete at one sample", between(study, "multiplex2", "discrete"), False),
+        ("K = 3 is above K = 2", between(study, K, "multiplex2"), False),
+        ("K = 6 is above K = 3", between(study, "multiplex6", K), False),
+        ("Mean and weighted merging perform alike (K = 3)", between(study, "multiplex3mean", K), True),
+        ("Multiplex traces are shorter than discrete ones (tokens saved, %; as wide as both intervals allow)", shorter(study, K, "discrete"), False),
+    ]  # fmt: skip
+    return [row(claim, cells, alike) for claim, cells, alike in asked if cells]
+
+
+def budget_claims(study: Results) -> list[list[str]]:
+    """Untrained multiplex within a thinking budget against discrete with the same, and with more."""
+    rows = []
+    for limit in budgets(study):
+        if cells := between(study, f"budget-multiplex3-{limit}", f"budget-discrete-{limit}"):
+            rows.append(row(f"At {limit} thinking tokens multiplex is above discrete", cells))
+    limits = budgets(study)
+    for small, large in itertools.pairwise(limits):
+        if cells := between(study, f"budget-multiplex3-{small}", f"budget-discrete-{large}"):
+            rows.append(row(f"Multiplex at {small} is above discrete at {large}", cells))
+    return rows
+
+
+def budgets(study: Results) -> list[int]:
+    return sorted({int(name.rsplit("-", 1)[1]) for name in study if name.startswith("budget-")})
+
+
+def verifier_claims(reference: Results) -> list[list[str]]:
+    """One-Token Verification's claims about votes and ranking, on the traces of `make measure`."""
+    rows = []
+    for mode, result in reference.items():
+        suites = result["suites"]
+        n = str(next(iter(suites.values()))["samples"])
+        rows.append(row(f"The weighted vote of {n} is above the majority ({mode})",
+                        {s: f["weighted_minus_majority"][n] for s, f in suites.items()}))  # fmt: skip
+        rows.append(
+            row(f"Best of 16 is above one sample ({mode})", {s: f["best_minus_pass1"]["16"] for s, f in suites.items()})
+        )
+        for share, title in (("0.5", "at half of a trace"), ("1.0", "at its end")):
+            ranked = {s: {k: v - 0.5 for k, v in f["auroc_within"][share].items()} for s, f in suites.items()}
+            rows.append(
+                row(f"Scores rank the traces of a problem better than chance {title} ({mode}; AUROC − 50)", ranked)
+            )
+    return rows
+
+
+def study_table(study: Results) -> list[list[str]]:
+    """A line per suite and way of thinking: pass@k, tokens, the paired difference to discrete."""
+    rows = []
+    for suite in study["discrete"]["suites"]:
+        plain = study["discrete"]["suites"][suite]
+        for name, result in study.items():
+            f = result["suites"].get(suite)
+            if f is None or name.startswith("budget-"):
+                continue
+            sizes = [k for k in ("1", "4", "16", "64", "256") if k in plain["pass"]]
+            cells = [f"{100 * f['pass'][k]['mean']:.1f}" if k in f["pass"] else "–" for k in sizes]
+            apart = points(gain(f, plain)) if name != "discrete" and same_problems(f, plain) else "–"
+            rows.append([suite, name, *cells, apart, f"{f['tokens']['mean']:.0f}", f"{100 * f['truncated']:.1f}",
+                         f"{100 * np.nan_to_num(f['explored']['mean']):.0f}"])  # fmt: skip
+    return rows
+
+
+def budget_table(study: Results) -> list[list[str]]:
+    """pass@1 by thinking budget, a line per suite and way of thinking."""
+    rows = []
+    limits = budgets(study)
+    for mode in ("discrete", "multiplex3"):
+        runs = {limit: study.get(f"budget-{mode}-{limit}") for limit in limits}
+        suites = next((r["suites"] for r in runs.values() if r), {})
+        for suite in suites:
+            cells = [r["suites"][suite]["pass"]["1"] if r and suite in r["suites"] else None for r in runs.values()]
+            rows.append(
+                [
+                    suite,
+                    mode,
+                    *(
+                        f"{100 * c['mean']:.1f} [{100 * c['low']:.0f}, {100 * c['high']:.0f}]" if c else "–"
+                        for c in cells
+                    ),
+                ]
+            )
+    return sorted(rows)

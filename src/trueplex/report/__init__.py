@@ -1,0 +1,1 @@
+"""Pictures and tables of stored results; no model is ever asked."""
