@@ -32,7 +32,7 @@ def solve(
     thinking: Any,
     model: Model = "reference",
     paths: Annotated[int, typer.Option(help="Traces per problem.")] = 16,
-    verifier: Annotated[str, typer.Option(help="'auto' (the model's own), a verifier folder, 'deepconf[:mean|tail|bottom|lowest[@WINDOW]]', 'logprob', 'entropy', or 'none'.")] = "auto",
+    verifier: Annotated[str, typer.Option(help="'auto' (the model's own), a verifier folder, 'deepconf[:mean|tail|bottom|lowest[@WINDOW]]', 'logprob', 'entropy', an outcome model 'orm:[acemath:]MODEL', a process model 'prm:FORM:MODEL[@last|min|mean|product]' (FORM: math-shepherd, versaprm, qwen, skywork), a generative verifier 'genrm:MODEL[@VOTES]', or 'none'.")] = "auto",
     prune: Annotated[str, typer.Option(help="When to retire weak paths, e.g. 'half:32' or 'keep:0.5@64'; 'none' keeps all.")] = "none",
     select: Annotated[str | None, typer.Option(help="How to choose the answer: weighted, majority or best.", show_default="weighted; majority without a verifier")] = None,
     probe_every: Annotated[int, typer.Option(help="Tokens between scores.")] = 32,

@@ -50,7 +50,7 @@ def evaluate(
     samples: Annotated[int, typer.Option(help="Traces per problem.")] = 64,
     n: Annotated[int, typer.Option(help="Most problems per suite.")] = 200,
     split: Annotated[str, typer.Option(help="Split, when a suite is the embedded model's.")] = "test",
-    verifier: Annotated[str, typer.Option(help="'auto' (the model's own), a verifier folder, 'deepconf[:mean|tail|bottom|lowest[@WINDOW]]', 'logprob', 'entropy', or 'none'.")] = "auto",
+    verifier: Annotated[str, typer.Option(help="'auto' (the model's own), a verifier folder, 'deepconf[:mean|tail|bottom|lowest[@WINDOW]]', 'logprob', 'entropy', an outcome model 'orm:[acemath:]MODEL', a process model 'prm:FORM:MODEL[@last|min|mean|product]' (FORM: math-shepherd, versaprm, qwen, skywork), a generative verifier 'genrm:MODEL[@VOTES]', or 'none'.")] = "auto",
     probe_every: Annotated[int, typer.Option(help="Tokens between scores.")] = 16,
     rows: Rows = None,
     seed: Annotated[int, typer.Option(help="Same seed, same problems and traces.")] = 0,
@@ -72,7 +72,7 @@ def evaluate(
 def evaluate_verifier(
     data: Annotated[list[Path], typer.Argument(metavar="TRACES...", help="Graded traces: stores, or folders of rollouts or evaluations.", show_default=False)],
     out: Annotated[Path, typer.Option(help="Folder for results.json.")],
-    scorers: Annotated[str, typer.Option(help="What is judged, by commas: auto, verifier folders, deepconf[:KIND[@WINDOW]], logprob, entropy. The others are held against the first.")] = "auto,deepconf:mean,deepconf:tail,deepconf:bottom,deepconf:lowest,logprob,entropy",
+    scorers: Annotated[str, typer.Option(help="What is judged, by commas: auto, verifier folders, deepconf[:KIND[@WINDOW]], logprob, entropy, orm:[acemath:]MODEL, prm:FORM:MODEL[@last|min|mean|product] (FORM: math-shepherd, versaprm, qwen, skywork), genrm:MODEL[@VOTES]. The others are held against the first.")] = "auto,deepconf:mean,deepconf:tail,deepconf:bottom,deepconf:lowest,logprob,entropy",
     n: Annotated[int | None, typer.Option(help="Most problems per store.", show_default="all")] = None,
     model: Model = "reference",
     device: Device = None,
