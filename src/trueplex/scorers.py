@@ -19,7 +19,7 @@ from trueplex.verify.generative import GenerativeReader
 from trueplex.verify.one_token import OneTokenVerifier
 from trueplex.verify.probe import OneTokenScorer
 from trueplex.verify.reading import Reader, TextScorer
-from trueplex.verify.reward import AGGREGATIONS, load_outcome, load_process
+from trueplex.verify.reward import AGGREGATIONS, card_of, load_outcome, load_process
 from trueplex.verify.transcript import Words
 
 READERS = ("orm", "prm", "genrm")
@@ -105,6 +105,7 @@ def _reader(backbone: Backbone, kind: str, rest: str, say: Callable[[str], None]
         return load_outcome(model, form, words, device, say)
     if kind == "prm":
         return load_process(model, form, option or "last", words, device, say)
+    card_of(model, "generative")
     verifier = backbone if model == backbone.name else load(model, device)
     return GenerativeReader(verifier, words, int(option) if option else None, say)
 

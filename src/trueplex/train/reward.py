@@ -34,7 +34,7 @@ from trueplex.train.watch import OrderedTrainer, Watch, arguments_for, leave_tog
 from trueplex.verify import forms
 from trueplex.verify.generative import GenerativeReader
 from trueplex.verify.reading import Reader, Written, padded
-from trueplex.verify.reward import CARD, Against, One, OutcomeReader, ProcessReader, Rewarding
+from trueplex.verify.reward import CARD, Against, One, OutcomeReader, ProcessReader, Rewarding, unreported
 from trueplex.verify.stored import tokens_at
 from trueplex.verify.transcript import Words, separator
 
@@ -178,7 +178,8 @@ def _process(backbone: Backbone, recipe: RewardRecipe) -> Learner:
     if len(tokenizer(form.tag, add_special_tokens=False)["input_ids"]) != 1:
         tokenizer.add_tokens([form.tag])
         if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-            model.resize_token_embeddings(len(tokenizer))
+            with unreported():
+                model.resize_token_embeddings(len(tokenizer))
     form.check(tokenizer)
     good, bad = (forms.single(tokenizer, word) for word in (form.good, form.bad))
     rewarding = Rewarding(model, Against(model.get_output_embeddings(), good, bad), tokenizer)
@@ -215,7 +216,10 @@ KINDS = {"outcome": _outcome, "process": _process, "generative": _generative}
 def _base(kind: Any, backbone: Backbone, **options: Any) -> tuple[Any, Any]:
     """The base model once more, to be trained, and its tokenizer; a new head is drawn from the seed."""
     path = locate(backbone.name)
-    model = kind.from_pretrained(path, dtype=backbone.dtype, use_safetensors=True, trust_remote_code=False, **options)
+    with unreported():
+        model = kind.from_pretrained(
+            path, dtype=backbone.dtype, use_safetensors=True, trust_remote_code=False, **options
+        )
     return model.to(backbone.device), AutoTokenizer.from_pretrained(path, trust_remote_code=False)
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from trueplex.verify.transcript import SEPARATORS, Words
 
 CARD = "reward.json"
 ROWS = 32  # texts read together at first
+NAMES = {"outcome": "orm:{}", "process": "prm:math-shepherd:{}", "generative": "genrm:{}"}  # of models trained here
 UNREAD = 0.5  # the score before the first step is whole
 
 AGGREGATIONS: dict[str, Callable[[Sequence[float]], float]] = {
@@ -173,6 +175,7 @@ def load_outcome(name: str, form: str, words: Words, device: str | None, say: Ca
         ModelError: nothing is there, or it cannot be read.
         VerifierError: it has no head of one logit, or no chat template.
     """
+    card_of(name, "outcome")
     model, tokenizer = _load(AutoModelForSequenceClassification, name, device, num_labels=1)
     reader = OutcomeReader(Rewarding(model, One(model.score), tokenizer), words, forms.SYSTEMS[form], say)
     forms.outcome(tokenizer, "1+1?", "2", reader.system)
@@ -192,21 +195,27 @@ def load_process(name: str, form: str, aggregation: str, words: Words, device: s
         raise OptionError(f"unknown form of process model {form!r}; mend: one of {', '.join(forms.FORMS)}")
     if aggregation not in AGGREGATIONS:
         raise OptionError(f"unknown aggregation {aggregation!r}; mend: one of {', '.join(AGGREGATIONS)}")
-    own = forms.FORMS[form]
+    own, card = forms.FORMS[form], card_of(name, "process", form)
     model, tokenizer = _load(AutoModelForCausalLM if own.head == "words" else AutoModel, name, device)
     own.check(tokenizer)
     head = _head(own, name, model, tokenizer).to(model.device, model.dtype)
-    card = read_card(name)
-    if card and card["form"] != form:
-        raise VerifierError(f"{name} was trained in the form {card['form']}; mend: prm:{card['form']}:{name}")
     parted = SEPARATORS[card["steps"]] if card else own.parted
     return ProcessReader(Rewarding(model, head, tokenizer), words, own, parted, aggregation, say)
 
 
-def read_card(name: str) -> dict[str, Any] | None:
-    """The card of a reward model that was trained here; None for any other."""
+def card_of(name: str, kind: str, form: str | None = None) -> dict[str, Any] | None:
+    """The card of a reward model that was trained here; None for any other.
+
+    Raises:
+        VerifierError: it is of another kind or form.
+    """
     path = Path(name).expanduser() / CARD
-    return json.loads(path.read_text()) if path.is_file() else None
+    if not path.is_file():
+        return None
+    card = json.loads(path.read_text())
+    if (card["kind"], card.get("form")) != (kind, form):
+        raise VerifierError(f"{name} is another reward model; mend: {NAMES[card['kind']].format(name)}")
+    return card
 
 
 def _head(form: forms.Form, name: str, model: Any, tokenizer: Any) -> nn.Module:
@@ -223,29 +232,33 @@ def _head(form: forms.Form, name: str, model: Any, tokenizer: Any) -> nn.Module:
     return Against(layers, 1, 0)
 
 
+@contextmanager
+def unreported() -> Iterator[None]:
+    """Weights that a model class does not know, or that it has to draw, are no news here: they are looked at apart."""
+    transformers_logging.disable_progress_bar()
+    said = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(said)
+
+
 def _load(kind: Any, name: str, device: str | None, **options: Any) -> tuple[Any, Any]:
     """Model and tokenizer, of safetensors alone and without remote code; a head that is not there is an error."""
     path, device = locate(name), device or default_device()
-    transformers_logging.disable_progress_bar()
-    said = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()  # heads that are read here are reported as unexpected
     try:
-        model, report = kind.from_pretrained(
-            path,
-            dtype=default_dtype(device),
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-            **options,
-        )
+        with unreported():
+            model, report = kind.from_pretrained(
+                path, dtype=default_dtype(device), use_safetensors=True, trust_remote_code=False,
+                output_loading_info=True, **options,
+            )  # fmt: skip
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except Exception as error:  # transformers, safetensors and the hub raise many kinds for one cause
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
         raise ModelError(
             f"cannot load reward model {name!r}: {reason}; mend: check the name, the files and the network"
         ) from error
-    finally:
-        transformers_logging.set_verbosity(said)
     missing = sorted(report["missing_keys"])
     if missing or report["mismatched_keys"]:
         wrong = missing or [key for key, *_ in report["mismatched_keys"]]
