@@ -15,7 +15,7 @@ from sklearn.metrics import brier_score_loss, roc_auc_score
 from conftest import stored_trace
 from trueplex.evals.quality import SHARES, Scored, calibration, judge, scored_by
 from trueplex.types import Trace
-from trueplex.verify.confidence import Confidence
+from trueplex.verify.confidence import Confidence, ConfidenceScorer
 
 
 def world(problems: int = 30, paths: int = 8, seed: int = 0) -> tuple[list[tuple[Trace, tuple[int, ...]]], np.ndarray]:
@@ -75,10 +75,10 @@ def test_ungraded_traces_are_left_out_and_counted() -> None:
 
 def test_untrained_scores_are_taken_at_their_share() -> None:
     trace = stored_trace()
-    scored = scored_by(Confidence("deepconf", "mean"), [(trace, (1,))])
+    scored = scored_by(ConfidenceScorer(Confidence("deepconf", "mean")), [(trace, (1,))])
     confidence = trace.steps.confidence
     assert scored.scores[0] == pytest.approx([confidence[: int(np.ceil(5 * s))].mean() for s in SHARES])
-    assert not scored.bounded and scored_by(Confidence("entropy"), [(trace, (1,))]).bounded
+    assert not scored.bounded and scored_by(ConfidenceScorer(Confidence("entropy")), [(trace, (1,))]).bounded
 
 
 def test_the_command_judges_stored_traces(tmp_path: Path) -> None:

@@ -9,19 +9,20 @@ import trueplex
 
 RANKS = {
     0: "answers_worker attention engine.cache errors evals.metrics progress reference.slips",
-    1: "answers_pool backbone budget engine.ending engine.sampling evals.budget reference.chain reference.countdown reference.remainder report.read train.labels types",
-    2: "alarms answers calibration engine.rows engine.thinking inputs prompt reference.build reference.tasks report.figures report.tables store verify.one_token",
+    1: "answers_pool backbone budget engine.ending engine.sampling evals.budget reference.chain reference.countdown reference.remainder report.read train.labels train.watch types verify.forms",
+    2: "alarms answers calibration engine.rows engine.thinking inputs prompt reference.build reference.tasks report.figures report.tables store verify.one_token verify.stored verify.transcript",
     3: "answers_audit cli_options engine.history engine.prefill reference.text report.page show.pieces suites vote",
     4: "engine.live jobs.grading jobs.reporting reference.pretrain rules show.page waves",
-    5: "engine.engine policy verify.confidence verify.probe",
-    6: "evals.methods evals.samples settings simulate train.batches",
-    7: "evals.curves solving train.verifier",
+    5: "engine.engine policy verify.confidence verify.probe verify.reading",
+    6: "evals.methods evals.samples settings simulate train.batches verify.generative verify.reward",
+    7: "evals.curves solving",
     8: "evals.summary pipeline",
-    9: "evals.quality race scorers train.rollouts",
-    10: "api evals.run session show.text",
-    11: "jobs.evaluating jobs.sampling jobs.training show.command",
-    12: "cli_evals cli_train",
-    13: "cli",
+    9: "evals.quality race scorers train.rollouts train.values",
+    10: "api evals.run session show.text train.verifier",
+    11: "jobs.evaluating jobs.sampling show.command train.reward",
+    12: "cli_evals jobs.training",
+    13: "cli_train",
+    14: "cli",
 }
 RANK = {name: rank for rank, names in RANKS.items() for name in names.split()}
 ROOT = Path(trueplex.__file__).parent

@@ -231,7 +231,7 @@ def load(name: str = REFERENCE, device: str | None = None, dtype: torch.dtype | 
             ragged rows or the cache would give wrong results with it.
     """
     device = device or default_device()
-    path = _locate(name)
+    path = locate(name)
     transformers_logging.disable_progress_bar()
     try:
         config = AutoConfig.from_pretrained(path)
@@ -252,7 +252,7 @@ def load(name: str = REFERENCE, device: str | None = None, dtype: torch.dtype | 
     return backbone
 
 
-def _locate(name: str) -> str:
+def locate(name: str) -> str:
     """The folder or hub id to load from; a clear error for what can be seen to be neither."""
     if name == REFERENCE:
         path = reference_path()

@@ -1,4 +1,8 @@
-"""Which scorer a run gets, by the name that it is asked for with."""
+"""Which scorer a run gets, by the name that it is asked for with.
+
+The names: ``auto`` or a folder, a One-Token verifier · ``deepconf[:KIND[@WINDOW]]``, ``logprob``,
+``entropy`` · ``orm:[acemath:]MODEL`` · ``prm:FORM:MODEL[@last|min|mean|product]`` · ``genrm:MODEL[@VOTES]``.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +10,21 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from trueplex.backbone import REFERENCE, Backbone, reference_path
+from trueplex.backbone import REFERENCE, Backbone, load, reference_path
 from trueplex.calibration import Calibration
 from trueplex.errors import OptionError
 from trueplex.pipeline import Scorer
 from trueplex.settings import Settings
-from trueplex.verify import confidence
+from trueplex.verify import confidence, forms
+from trueplex.verify.generative import GenerativeReader
 from trueplex.verify.one_token import OneTokenVerifier
 from trueplex.verify.probe import OneTokenScorer
+from trueplex.verify.reading import Reader, TextScorer
+from trueplex.verify.reward import AGGREGATIONS, card_of, load_outcome, load_process
+from trueplex.verify.transcript import Words
+
+READERS = ("orm", "prm", "genrm")
+AnyScorer = OneTokenScorer | confidence.ConfidenceScorer | TextScorer
 
 
 def choose_scorer(backbone: Backbone, settings: Settings, say: Callable[[str], None]) -> tuple[Scorer | None, Settings]:
@@ -24,14 +35,11 @@ def choose_scorer(backbone: Backbone, settings: Settings, say: Callable[[str], N
 
     Raises:
         VerifierError: the named verifier is missing, unreadable or another model's.
-        OptionError: ``auto`` finds no verifier and pruning was asked for.
+        OptionError: ``auto`` finds no verifier and pruning was asked for, or the name cannot be read.
     """
     if settings.verifier == "none":
         return None, settings
-    if untrained := confidence.parse(settings.verifier):
-        return confidence.ConfidenceScorer(untrained, settings.probe_every), settings
-    folder = verifier_folder(backbone, settings.verifier)
-    if settings.verifier == "auto" and not folder.is_dir():
+    if settings.verifier == "auto" and not verifier_folder(backbone, "auto").is_dir():
         if settings.prune != "none":
             raise OptionError(
                 f"there is no verifier for {backbone.name!r} and pruning {settings.prune!r} needs scores; mend: "
@@ -40,8 +48,67 @@ def choose_scorer(backbone: Backbone, settings: Settings, say: Callable[[str], N
         say(f"no verifier for {backbone.name!r}: using a plain majority vote (train one with `trueplex train verifier`, or "
             "score by --verifier deepconf)")  # fmt: skip
         return None, replace(settings, verifier="none", select="majority")
-    verifier = OneTokenVerifier.load(folder, backbone)
-    return OneTokenScorer(verifier, settings.probe_every), settings
+    return open_scorer(backbone, settings.verifier, say, settings.probe_every), settings
+
+
+def open_scorer(backbone: Backbone, name: str, say: Callable[[str], None], every: int = 32) -> AnyScorer:
+    """The scorer of that name, for live traces and for stored ones.
+
+    Raises:
+        OptionError: the name is malformed, or an option in it could not act.
+        ModelError, VerifierError: what it names is missing, unreadable, another model's, or no model of its form.
+    """
+    if untrained := confidence.parse(name):
+        return confidence.ConfidenceScorer(untrained, every)
+    kind, colon, rest = name.partition(":")
+    if colon and kind in READERS:
+        return TextScorer(_reader(backbone, kind, rest, say), every)
+    return OneTokenScorer(OneTokenVerifier.load(verifier_folder(backbone, name), backbone), every)
+
+
+def known(name: str) -> None:
+    """Raise OptionError for a name that cannot be read, before any model is."""
+    confidence.parse(name)
+    kind, colon, rest = name.partition(":")
+    if colon and kind in READERS:
+        _parts(kind, rest)
+
+
+def _parts(kind: str, rest: str) -> tuple[str, str, str]:
+    """Form, model and what stands behind the last ``@`` of a reader's name."""
+    spelled = {
+        "orm": "orm:[acemath:]MODEL",
+        "prm": "prm:FORM:MODEL[@last|min|mean|product]",
+        "genrm": "genrm:MODEL[@VOTES]",
+    }
+    form, colon, model = rest.partition(":")
+    if kind == "genrm" or (kind == "orm" and not colon):
+        form, model = "chat", rest
+    model, at, option = model.rpartition("@") if "@" in model else (model, "", "")
+    wrong = f"cannot read scorer {kind}:{rest!r}; mend: {spelled[kind]}"
+    if not model or bool(at) != bool(option) or (at and kind == "orm"):
+        raise OptionError(wrong)
+    if kind == "orm" and form not in forms.SYSTEMS:
+        raise OptionError(f"unknown form of outcome model {form!r}; mend: orm:MODEL or orm:acemath:MODEL")
+    if kind == "prm" and form not in forms.FORMS:
+        raise OptionError(f"unknown form of process model {form!r}; mend: one of {', '.join(forms.FORMS)}")
+    if kind == "prm" and option and option not in AGGREGATIONS:
+        raise OptionError(f"unknown aggregation {option!r}; mend: one of {', '.join(AGGREGATIONS)}")
+    if kind == "genrm" and option and (not option.isdigit() or int(option) < 1):
+        raise OptionError(wrong)
+    return form, model, option
+
+
+def _reader(backbone: Backbone, kind: str, rest: str, say: Callable[[str], None]) -> Reader:
+    form, model, option = _parts(kind, rest)
+    words, device = Words(backbone), str(backbone.device)
+    if kind == "orm":
+        return load_outcome(model, form, words, device, say)
+    if kind == "prm":
+        return load_process(model, form, option or "last", words, device, say)
+    card_of(model, "generative")
+    verifier = backbone if model == backbone.name else load(model, device)
+    return GenerativeReader(verifier, words, int(option) if option else None, say)
 
 
 def verifier_folder(backbone: Backbone, name: str) -> Path:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -17,13 +17,10 @@ from trueplex import vote
 from trueplex.evals.metrics import auroc, interval, per_problem_auroc
 from trueplex.evals.summary import Votes, chosen_right, figure
 from trueplex.types import Trace
-from trueplex.verify.confidence import Confidence
-from trueplex.verify.one_token import OneTokenVerifier
-from trueplex.verify.probe import score_shares, tokens_at
+from trueplex.verify.stored import Stored
 
 SHARES = tuple(round(0.1 * i, 1) for i in range(1, 11))
 BINS = 10  # of equal width, for calibration
-Stored = tuple[Trace, tuple[int, ...]]
 
 
 @dataclass(slots=True)
@@ -35,15 +32,23 @@ class Scored:
     bounded: bool  # in [0, 1], so that calibration can be asked about
 
 
-def scored_by(scorer: OneTokenVerifier | Confidence, stored: Sequence[Stored]) -> Scored:
+class StoredScorer(Protocol):
+    """Anything that gives stored traces a score."""
+
+    @property
+    def bounded(self) -> bool:
+        """Whether its scores are in [0, 1]."""
+
+    def score_shares(self, stored: Sequence[Stored], shares: Sequence[float]) -> np.ndarray:
+        """Scores [traces, shares], higher is better, when the given shares of each trace were written."""
+
+
+def scored_by(scorer: StoredScorer, stored: Sequence[Stored]) -> Scored:
     """Scores of stored traces when 10 %, 20 % … of each was written: what live scoring gives there."""
     started = time.perf_counter()
-    pairs = [(prompt, trace.steps) for trace, prompt in stored if trace.steps is not None]
-    assert len(pairs) == len(stored)
-    if isinstance(scorer, OneTokenVerifier):
-        return Scored(score_shares(scorer, pairs, SHARES), time.perf_counter() - started, True)
-    table = np.array([[scorer(steps, tokens_at(len(steps), s)) for s in SHARES] for _, steps in pairs])
-    return Scored(table, time.perf_counter() - started, scorer.name != "deepconf")
+    table = scorer.score_shares(stored, SHARES)
+    assert table.shape == (len(stored), len(SHARES)), table.shape
+    return Scored(table, time.perf_counter() - started, scorer.bounded)
 
 
 def calibration(scores: np.ndarray, correct: np.ndarray) -> dict[str, Any]:

@@ -17,13 +17,11 @@ from trueplex.evals.quality import judge, scored_by
 from trueplex.evals.run import RESULTS, evaluate, machine, write_results
 from trueplex.progress import Bar
 from trueplex.reference import tasks
-from trueplex.scorers import choose_scorer, verifier_folder
+from trueplex.scorers import choose_scorer, known, open_scorer
 from trueplex.session import say
 from trueplex.settings import Settings, origin
 from trueplex.store import read_traces
 from trueplex.suites import label, names_of, problems_of
-from trueplex.verify import confidence
-from trueplex.verify.one_token import OneTokenVerifier
 
 
 def measure(
@@ -92,7 +90,8 @@ def appraise(
     data: Sequence[Path], scorers: Sequence[str], model: str, device: str | None, most: int | None, out: Path
 ) -> None:
     """`trueplex eval-verifier`: judge scorers on stored traces, side by side."""
-    untrained = {name: confidence.parse(name) for name in scorers}
+    for name in scorers:
+        known(name)
     backbone = load(model, device)
     source = origin(Thinking(), backbone)
     suites: dict[str, Any] = {}
@@ -107,12 +106,9 @@ def appraise(
             )
         judged = {}
         for name in scorers:
-            if plain := untrained[name]:
-                judged[name] = scored_by(plain, stored)
-            else:
-                verifier = OneTokenVerifier.load(verifier_folder(backbone, name), backbone)
-                judged[name] = scored_by(verifier, stored)
-                verifier.detach()
+            scorer = open_scorer(backbone, name, say)
+            judged[name] = scored_by(scorer, stored)
+            scorer.release()
         suites[Path(path).stem if Path(path).is_file() else Path(path).name] = judge(stored, judged)
         say(f"{path}: {len(stored)} traces judged")
     config = {"model": backbone.name, "fingerprint": backbone.fingerprint, "scorers": list(scorers),

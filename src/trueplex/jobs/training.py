@@ -5,12 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from trueplex.backbone import load
-from trueplex.errors import TrueplexError
+from trueplex.backbone import Backbone, load
+from trueplex.errors import InputError, TrueplexError
+from trueplex.progress import Bar
 from trueplex.session import say
+from trueplex.train.batches import Labelled
+from trueplex.train.labels import MONTE_CARLO
 from trueplex.train.verifier import mixed, read_labelled, train_verifier
+
+if TYPE_CHECKING:
+    from trueplex.train.reward import RewardRecipe
+    from trueplex.train.values import Valuing
 
 
 def teach(
@@ -18,6 +25,59 @@ def teach(
 ) -> None:
     """`trueplex train verifier`: read rollouts, train, and say how good the verifier is."""
     backbone = load(model, device)
+    traces, held = _split(data, validation, backbone)
+    if recipe.labels == MONTE_CARLO:
+        valued = [t for t in traces if t.values is not None]
+        if not valued:
+            raise InputError("no trace has Monte-Carlo values; mend: `trueplex train values` on the same folders first")
+        say(f"{len(traces) - len(valued)} of {len(traces)} traces have no Monte-Carlo values and are left out")
+        traces = valued
+    verifier = train_verifier(backbone, traces, held, recipe, out, ", ".join(map(str, data)))
+    if verifier.card:  # of several processes, the first one wrote it
+        print(json.dumps(verifier.card["validation"]))
+
+
+def teach_reward(
+    data: Sequence[Path], validation: Sequence[Path], model: str, device: str | None, recipe: RewardRecipe, out: Path
+) -> None:
+    """`trueplex train reward`: read rollouts, train, and say how good the reward model is."""
+    from trueplex.train.reward import train_reward
+
+    backbone = load(model, device)
+    traces, held = _split(data, validation, backbone)
+    if recipe.kind == "process":
+        say(f"{sum(t.values is not None for t in traces)} of {len(traces)} traces have Monte-Carlo values; the others teach "
+            "their last step alone")  # fmt: skip
+    card = train_reward(backbone, traces, held, recipe, out, ", ".join(map(str, data)))
+    if card:
+        print(json.dumps(card["validation"]))
+
+
+def appreciate(
+    data: Sequence[Path],
+    model: str,
+    device: str | None,
+    valuing: Valuing,
+    most: int | None,
+    rows: int | None,
+    quiet: bool,
+) -> None:
+    """`trueplex train values`: let the model go on from prefixes of stored traces, and store how often it ends right."""
+    from trueplex.train.values import asked, value
+
+    backbone = load(model, device)
+    total = (
+        sum(len(a.prefixes) for folder in data for a in asked(backbone, folder, valuing, say)[:most]) * valuing.samples
+    )
+    with Bar(total, quiet) as bar:
+        for folder in data:
+            value(backbone, folder, valuing, most, rows, bar.step, lambda message: None)
+
+
+def _split(
+    data: Sequence[Path], validation: Sequence[Path], backbone: Backbone
+) -> tuple[list[Labelled], list[Labelled]]:
+    """The traces to learn from and to judge by: those of problems that have both right and wrong ones."""
     traces = [t for folder in data for t in read_labelled(folder, backbone, say)]
     held = [t for folder in validation for t in read_labelled(folder, backbone, say)]
     if not held:  # by problem, so that no problem is on both sides; by high bits, as the low ones decide splits
@@ -31,6 +91,4 @@ def teach(
     say(
         f"{len(traces)} traces to learn from (of {sampled}: problems with both right and wrong ones), {len(held)} to judge by"
     )
-    verifier = train_verifier(backbone, traces, held, recipe, out, ", ".join(map(str, data)))
-    if verifier.card:  # of several processes, the first one wrote it
-        print(json.dumps(verifier.card["validation"]))
+    return traces, held

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -20,12 +20,17 @@ from trueplex.verify.probe import pad_inputs
 
 @dataclass(frozen=True)
 class Labelled:
-    """A stored trace with its label: prompt ids, steps, right or wrong, and its problem's key."""
+    """A stored trace with its label: prompt ids, steps, right or wrong, and its problem's key and text.
+
+    ``values`` are its Monte-Carlo values where it was valued: numbers of tokens [V], rising, and values [V].
+    """
 
     prompt: tuple[int, ...]
     steps: Steps
     correct: bool
     problem: int
+    text: str = ""
+    values: tuple[np.ndarray, np.ndarray] | None = None
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.steps)
@@ -63,10 +68,34 @@ class Probes(Dataset):
         return Probed(trace, np.append((shares * length).astype(np.int64), length - 1))
 
 
+class Shown(Protocol):
+    """What is ordered: a trace, or a text that shows one."""
+
+    @property
+    def problem(self) -> int: ...
+    @property
+    def correct(self) -> bool: ...
+    def __len__(self) -> int: ...
+
+
+class Ordered(Protocol):
+    """A dataset with an order of its own in every epoch."""
+
+    epoch: int
+
+    @property
+    def traces(self) -> Sequence[Shown]: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def together(self) -> bool: ...
+    def __len__(self) -> int: ...
+
+
 class Order(Sampler[int]):
     """The order of an epoch: traces of like length together, or of one problem; see `Recipe`."""
 
-    def __init__(self, data: Probes, rows: int, balanced: bool) -> None:
+    def __init__(self, data: Ordered, rows: int, balanced: bool) -> None:
         self.data, self.rows = data, rows
         self._sides: dict[int, tuple[list[int], list[int]]] = {}
         for number, trace in enumerate(data.traces):
@@ -113,7 +142,7 @@ def collate(backbone: Backbone, kind: str) -> Any:
             at = np.pad(p.positions, (0, most - count), mode="edge")
             weight = (np.arange(most) < count).astype(np.float32)
             columns.append(at + len(p.trace.prompt))
-            targets.append(labels(kind, length, at, p.trace.correct))
+            targets.append(labels(kind, length, at, p.trace.correct, p.trace.values))
             weights.append(weight * (at == length - 1) if kind == "final" else weight)
         return {
             "inputs": inputs,

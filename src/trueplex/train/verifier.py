@@ -9,20 +9,13 @@ Runs under `torchrun` too: each process takes its share of every batch, and the 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from accelerate.utils import broadcast_object_list
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.distributed import barrier, destroy_process_group
 from torch.nn.functional import binary_cross_entropy_with_logits, softplus
-from transformers import Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
 
 from trueplex.backbone import Backbone
 from trueplex.engine.thinking import Thinking
@@ -31,7 +24,9 @@ from trueplex.evals.metrics import within_auroc
 from trueplex.settings import origin
 from trueplex.store import read_traces
 from trueplex.train.batches import Labelled, Order, Probes, collate
-from trueplex.train.labels import known
+from trueplex.train.labels import MONTE_CARLO, known
+from trueplex.train.values import read_values
+from trueplex.train.watch import OrderedTrainer, Watch, arguments_for, leave_together, run
 from trueplex.types import Status
 from trueplex.verify.one_token import OneTokenVerifier
 from trueplex.verify.probe import base_pass, probe_pass, score_shares
@@ -48,7 +43,7 @@ class Recipe:
         targets: ends of the names of the linear layers that get LoRA; empty for all of them.
         positions: probes a trace a step, drawn anew each epoch, the last token always; None for every token.
         rows: traces a step, over all processes.
-        labels: ``ramp`` (the paper's), ``constant``, ``final`` or ``power``.
+        labels: ``ramp`` (the paper's), ``constant``, ``final``, ``power`` or ``monte-carlo``.
         loss: ``mse`` (the paper's) or ``bce``, both against the soft label.
         ranking: weight of a loss on pairs, a right and a wrong trace of one problem at the same share of both.
         balanced: as many right as wrong traces of every problem, drawn anew each epoch.
@@ -105,12 +100,13 @@ def read_labelled(path: str | Path, backbone: Backbone, say: Callable[[str], Non
         StoreError: the traces are another model's.
         InputError: all are right, or all are wrong: there is nothing to tell apart.
     """
-    traces, ungraded = [], 0
+    traces, ungraded, values = [], 0, read_values(path, say) if Path(path).is_dir() else {}
     for trace, prompt in read_traces(path, say, origin(Thinking(), backbone)):
         ungraded += trace.correct is None and trace.status in (Status.FINISHED, Status.TRUNCATED)
         if trace.correct is not None and trace.tokens > 0:
             assert trace.steps is not None
-            traces.append(Labelled(prompt, trace.steps, trace.correct, trace.problem.key))
+            valued = values.get((trace.problem.text, trace.seed, trace.index))
+            traces.append(Labelled(prompt, trace.steps, trace.correct, trace.problem.key, trace.problem.text, valued))
     if ungraded:
         say(f"{path}: {ungraded} traces have an answer that could not be graded; they are left out")
     right = sum(t.correct for t in traces)
@@ -200,46 +196,6 @@ def quality(verifier: OneTokenVerifier, traces: Sequence[Labelled]) -> dict[str,
 
 
 WATCHED = 2000  # validation traces judged at every checkpoint; all of them at the end
-JUDGED_BY = "within_auroc@1.0"
-
-
-class _Watch(TrainerCallback):
-    """Judge on validation traces whenever a checkpoint is due, keep the best, and stop when none is better."""
-
-    def __init__(self, verifier: OneTokenVerifier, validation: Sequence[Labelled], out: Path, patience: int) -> None:
-        self.verifier, self.validation, self.out, self.patience = verifier, validation, out, patience
-        self.best = out / "best.safetensors"
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        stop = [state.is_world_process_zero and self._judge(state.global_step)]
-        if args.world_size > 1:  # all processes stop, or none
-            broadcast_object_list(stop)
-        control.should_training_stop = stop[0] or control.should_training_stop
-
-    def _judge(self, step: int) -> bool:
-        """Log the figures of this checkpoint, keep it if it is the best; True when patience is at its end."""
-        log = self.out / "validation.jsonl"
-        before = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-        # A resumed run may come here again.
-        records = [*(r for r in before if r["step"] < step), {"step": step, **quality(self.verifier, self.validation)}]
-        log.with_suffix(".tmp").write_text("".join(json.dumps(r) + "\n" for r in records))
-        log.with_suffix(".tmp").replace(log)
-        best = max(range(len(records)), key=lambda i: (records[i][JUDGED_BY], -i))
-        if self.patience and best == len(records) - 1:
-            save_file(self.verifier.state_dict(), self.best.with_suffix(".tmp"))
-            self.best.with_suffix(".tmp").replace(self.best)
-        return self.patience > 0 and len(records) - 1 - best >= self.patience
-
-
-class _Trainer(Trainer):
-    """A Trainer whose batches are `Order`'s."""
-
-    def __init__(self, *arguments: Any, order: Order, **named: Any) -> None:
-        self.order = order
-        super().__init__(*arguments, **named)
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        return self.order
 
 
 def train_verifier(
@@ -251,55 +207,37 @@ def train_verifier(
     A run that is taken up again ends in the weights that an uninterrupted one would have had.
 
     Raises:
-        InputError: no trace could be compared with another, or the run in `out` had another recipe.
+        InputError: no trace could be compared with another, ``monte-carlo`` labels of traces that were not valued, or
+            the run in `out` had another recipe.
         OptionError: the rows cannot be shared evenly by the processes.
     """
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
+    unvalued = sum(t.values is None for t in train)
+    if recipe.labels == MONTE_CARLO and unvalued:
+        raise InputError(
+            f"{unvalued} of {len(train)} traces have no Monte-Carlo values; mend: `trueplex train values`, or leave them out"
+        )
     torch.manual_seed(recipe.seed)
     verifier = OneTokenVerifier(backbone, recipe.rank, targets=recipe.targets)
     probes = Probes(train, recipe.positions, recipe.seed, together=recipe.ranking > 0)
-    arguments = TrainingArguments(
-        output_dir=str(out / "checkpoints"), num_train_epochs=recipe.epochs, learning_rate=recipe.lr,
-        lr_scheduler_type="cosine", warmup_steps=0.03, weight_decay=0.01, save_steps=recipe.every, save_total_limit=2,
-        logging_steps=50, seed=recipe.seed, report_to="none", remove_unused_columns=False,
-        use_cpu=backbone.device.type == "cpu", label_names=[], dataloader_pin_memory=False,
-    )  # fmt: skip
-    if recipe.rows % arguments.world_size:
-        raise OptionError(f"{recipe.rows} rows cannot be shared evenly by {arguments.world_size} processes; mend: "
-                          "--batch a multiple of them")  # fmt: skip
-    arguments.per_device_train_batch_size = recipe.rows // arguments.world_size
-    _claim(out, recipe, arguments.process_index == 0)
+    arguments = arguments_for(recipe, out, backbone.device.type == "cpu")
     order = Order(probes, recipe.rows, recipe.balanced)
     if not len(order):
         raise InputError(
             "no problem has both right and wrong traces, so none can be balanced; mend: roll out more paths"
         )
-    watch = _Watch(verifier, validation[:WATCHED], out, recipe.patience)
+    watch = Watch(lambda: quality(verifier, validation[:WATCHED]), verifier, out, recipe.patience)
     task = ProbeTask(verifier, recipe)
-    trainer = _Trainer(
-        task, arguments, train_dataset=probes, data_collator=collate(backbone, recipe.labels),
-        callbacks=[watch], order=order,
+    run(
+        OrderedTrainer(
+            task, arguments, train_dataset=probes, data_collator=collate(backbone, recipe.labels),
+            callbacks=[watch], order=order,
+        )
     )  # fmt: skip
-    last = get_last_checkpoint(str(out / "checkpoints")) if (out / "checkpoints").is_dir() else None
-    trainer.train(resume_from_checkpoint=last)
     task.release()
-    if recipe.patience and watch.best.exists():
-        verifier.load_state_dict(load_file(watch.best))
+    watch.restore()
     if arguments.process_index == 0:
         measured = quality(verifier.eval(), validation)
         verifier.save(out, {"data": data, "traces": len(train), "recipe": asdict(recipe), "validation": measured})
-    if arguments.world_size > 1:  # one process that leaves early would have the others killed before they have saved
-        barrier()
-        destroy_process_group()
+    leave_together(arguments)
     return verifier
-
-
-def _claim(out: Path, recipe: Recipe, first: bool) -> None:
-    """Write the recipe of a new run, or check that an old one says the same."""
-    path, own = out / "recipe.json", json.loads(json.dumps(asdict(recipe)))
-    if path.exists():
-        if json.loads(path.read_text()) != own:
-            raise InputError(f"{out} holds a run with another recipe; mend: the same options, or another --out folder")
-    elif first:
-        path.write_text(json.dumps(own) + "\n")

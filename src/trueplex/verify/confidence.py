@@ -14,6 +14,7 @@ import numpy as np
 from trueplex.engine.live import LiveBatch, Rider
 from trueplex.errors import OptionError
 from trueplex.types import Steps
+from trueplex.verify.stored import Stored, tokens_at
 
 WINDOW = 2048  # tokens of a DeepConf group, as published
 LOWEST_SHARE = 0.1  # of the groups, for ``bottom``
@@ -102,3 +103,15 @@ class ConfidenceScorer:
 
     def __call__(self, live: LiveBatch) -> Sequence[float] | None:
         return [self.score(steps) for steps in live.so_far()]
+
+    @property
+    def bounded(self) -> bool:
+        return self.score.name != "deepconf"
+
+    def score_shares(self, stored: Sequence[Stored], shares: Sequence[float]) -> np.ndarray:
+        """Scores [traces, shares] when the given shares of each trace were written."""
+        every = [t.steps for t, _ in stored if t.steps is not None]
+        return np.array([[self.score(steps, tokens_at(len(steps), share)) for share in shares] for steps in every])
+
+    def release(self) -> None:
+        """Nothing of the traces' model was touched."""

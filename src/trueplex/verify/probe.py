@@ -8,7 +8,6 @@ at t + 1 and sees positions ≤ t, exactly as live.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -22,10 +21,13 @@ from trueplex.engine.live import LiveBatch, Rider
 from trueplex.engine.prefill import inputs_of
 from trueplex.types import Steps
 from trueplex.verify.one_token import OneTokenVerifier
+from trueplex.verify.stored import Stored, tokens_at
 
 
 class OneTokenScorer:
-    """The Scorer whose scores are what its rider reads in the decode forward."""
+    """The Scorer whose scores are what its rider reads in the decode forward; stored traces are read in one pass."""
+
+    bounded = True
 
     def __init__(self, verifier: OneTokenVerifier, every: int = 32) -> None:
         self.verifier, self.every = verifier, every
@@ -36,6 +38,14 @@ class OneTokenScorer:
 
     def __call__(self, live: LiveBatch) -> Sequence[float] | None:
         return None if live.readings is None else live.readings.tolist()
+
+    def score_shares(self, stored: Sequence[Stored], shares: Sequence[float]) -> np.ndarray:
+        """Scores [traces, shares] when the given shares of each trace were written."""
+        return score_shares(self.verifier, [(prompt, t.steps) for t, prompt in stored if t.steps is not None], shares)
+
+    def release(self) -> None:
+        """Give the base model back its own layers."""
+        self.verifier.detach()
 
 
 def base_pass(backbone: Backbone, inputs: Tensor) -> ProbePass:
@@ -102,8 +112,3 @@ def score_shares(
         logits = probe_pass(verifier, base_pass(verifier.backbone, inputs), torch.tensor(at, device=inputs.device))
         scores[chosen] = torch.sigmoid(logits).cpu().numpy()
     return scores
-
-
-def tokens_at(length: int, share: float) -> int:
-    """How many tokens the share of a trace is, at least one."""
-    return max(1, math.ceil(share * length))

@@ -1,0 +1,301 @@
+"""Train the rivals of a One-Token verifier on the very rollouts that it learns from.
+
+Three kinds, one loss. An ``outcome`` model gets a head on the base model and reads whole solutions; a
+``process`` model is one of Math-Shepherd's form, whose labels at the ends of steps are Monte-Carlo values
+where a trace was valued (`values`) and its outcome at its last step; a ``generative`` one says "Yes" or "No".
+Each is a logit at some columns of a text, against a label in [0, 1], by binary cross-entropy.
+
+What is written is a plain Hugging Face folder, LoRA merged in, with a card: ``orm:FOLDER``,
+``prm:math-shepherd:FOLDER`` and ``genrm:FOLDER`` read it as they read published ones.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.modules.module import _IncompatibleKeys
+from torch.utils.data import Dataset
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+from trueplex.backbone import Backbone, locate
+from trueplex.errors import InputError, OptionError
+from trueplex.evals.metrics import within_auroc
+from trueplex.train.batches import Labelled, Order
+from trueplex.train.verifier import WATCHED
+from trueplex.train.watch import OrderedTrainer, Watch, arguments_for, leave_together, run
+from trueplex.verify import forms
+from trueplex.verify.generative import GenerativeReader
+from trueplex.verify.reading import Reader, Written, padded
+from trueplex.verify.reward import CARD, Against, One, OutcomeReader, ProcessReader, Rewarding, unreported
+from trueplex.verify.stored import tokens_at
+from trueplex.verify.transcript import Words, separator
+
+FORM = "math-shepherd"  # of the process models that are trained here
+SHARES = (0.5, 1.0)  # of a trace, where a model is judged while it learns
+
+
+@dataclass(frozen=True)
+class RewardRecipe:
+    """How to train.
+
+    Attributes:
+        kind: ``outcome``, ``process`` or ``generative``.
+        rank: LoRA rank on every linear layer; 0 trains all weights.
+        rows: traces a step, over all processes.
+        steps: where the steps of a text end for a process model, at ``lines`` or ``paragraphs``.
+        balanced: as many right as wrong traces of every problem, drawn anew each epoch.
+        patience: stop after so many checkpoints without a better AUROC within problems on validation, and
+            keep the best; 0 trains to the end.
+        every: steps between checkpoints.
+
+    Raises:
+        OptionError: a value is out of range, or an option could not act.
+    """
+
+    kind: str = "outcome"
+    rank: int = 16
+    rows: int = 32
+    epochs: float = 1.0
+    lr: float = 1e-3
+    seed: int = 0
+    steps: str | None = None
+    balanced: bool = False
+    patience: int = 0
+    every: int = 250
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise OptionError(f"unknown kind of reward model {self.kind!r}; mend: one of {', '.join(KINDS)}")
+        for name in ("rows", "epochs", "lr", "every"):
+            if getattr(self, name) <= 0:
+                raise OptionError(f"{name} is {getattr(self, name)}; mend: a positive number")
+        if self.rank < 0 or self.patience < 0:
+            raise OptionError(
+                "rank and patience cannot be negative; mend: rank 0 trains all weights, patience 0 to the end"
+            )
+        if self.steps is not None:
+            if self.kind != "process":
+                raise OptionError(f"only a process model sees steps, not an {self.kind} one; mend: drop --steps")
+            separator(self.steps)
+
+
+@dataclass(frozen=True)
+class Example:
+    """A text with labels at some of its columns, and the trace that it shows."""
+
+    ids: list[int]
+    columns: list[int]
+    labels: list[float]
+    problem: int
+    correct: bool
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+class Examples(Dataset):
+    """What `Order` orders: examples, and the seed and epoch of the order."""
+
+    together = False
+
+    def __init__(self, traces: Sequence[Example], seed: int) -> None:
+        self.traces, self.seed, self.epoch = traces, seed, 0
+
+    def __len__(self) -> int:
+        return len(self.traces)
+
+    def __getitem__(self, number: int) -> Example:
+        return self.traces[number]
+
+
+def collate(examples: Sequence[Example]) -> dict[str, Tensor]:
+    """Examples → ids and mask [B, N]; rows, columns and labels [n] of all places that have a label."""
+    ids, mask = padded([e.ids for e in examples], torch.device("cpu"))
+    places = [(row, column) for row, e in enumerate(examples) for column in e.columns]
+    rows, columns = torch.tensor(places).T
+    return {"ids": ids, "mask": mask, "rows": rows, "columns": columns,
+            "labels": torch.tensor([label for e in examples for label in e.labels])}  # fmt: skip
+
+
+class RewardTask(nn.Module):
+    """The loss as one module. Its state is what is trained, each weight once: a base model may tie some."""
+
+    def __init__(self, rewarding: Rewarding) -> None:
+        super().__init__()
+        self.rewarding = rewarding
+
+    def forward(self, ids: Tensor, mask: Tensor, rows: Tensor, columns: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        logits = self.rewarding(ids, mask, rows, columns)
+        return {"loss": binary_cross_entropy_with_logits(logits, labels), "logits": logits}
+
+    def state_dict(self, *arguments: Any, **named: Any) -> dict[str, Tensor]:  # type: ignore[override]
+        return {name: p.detach() for name, p in self.named_parameters() if p.requires_grad}
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        own = {name: p for name, p in self.named_parameters() if p.requires_grad}
+        assert own.keys() == state_dict.keys()
+        with torch.no_grad():
+            for name, parameter in own.items():
+                parameter.copy_(state_dict[name])
+        return _IncompatibleKeys([], [])
+
+
+# -- the three kinds ------------------------------------------------------------------------------
+
+
+class Learner(NamedTuple):
+    """A model that learns: what is trained, what reads with it, and what it is shown of a trace, with labels."""
+
+    rewarding: Rewarding
+    reader: Reader
+    example: Callable[[Labelled], Example]
+
+
+def _outcome(backbone: Backbone, recipe: RewardRecipe) -> Learner:
+    model, tokenizer = _base(AutoModelForSequenceClassification, backbone, num_labels=1)
+    model.config.pad_token_id = tokenizer.pad_token_id
+    rewarding = Rewarding(model, One(model.score), tokenizer)
+    reader = OutcomeReader(rewarding, Words(backbone), None, print)
+
+    def example(trace: Labelled) -> Example:
+        ids, columns = reader.show(trace.text, trace.steps.ids[:, 0].tolist())
+        return Example(ids, columns, [float(trace.correct)], trace.problem, trace.correct)
+
+    return Learner(rewarding, reader, example)
+
+
+def _process(backbone: Backbone, recipe: RewardRecipe) -> Learner:
+    model, tokenizer = _base(AutoModelForCausalLM, backbone)
+    form, words, parted = forms.FORMS[FORM], Words(backbone), separator(recipe.steps or "lines")
+    if len(tokenizer(form.tag, add_special_tokens=False)["input_ids"]) != 1:
+        tokenizer.add_tokens([form.tag])
+        if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+            with unreported():
+                model.resize_token_embeddings(len(tokenizer))
+    form.check(tokenizer)
+    good, bad = (forms.single(tokenizer, word) for word in (form.good, form.bad))
+    rewarding = Rewarding(model, Against(model.get_output_embeddings(), good, bad), tokenizer)
+    reader = ProcessReader(rewarding, words, form, parted, "last", print)
+
+    def example(trace: Labelled) -> Example:
+        ids = trace.steps.ids[:, 0].tolist()
+        ends = words.step_ends(ids, parted, True)
+        shown, columns = reader.show(trace.text, ids, ends)
+        worth = dict(zip(*(a.tolist() for a in trace.values), strict=True)) if trace.values else {}
+        if ends:
+            worth[ends[-1]] = float(trace.correct)
+        known = [(column, worth[end]) for column, end in zip(columns, ends, strict=True) if end in worth]
+        return Example(shown, [c for c, _ in known], [w for _, w in known], trace.problem, trace.correct)
+
+    return Learner(rewarding, reader, example)
+
+
+def _generative(backbone: Backbone, recipe: RewardRecipe) -> Learner:
+    model, tokenizer = _base(AutoModelForCausalLM, backbone)
+    reader = GenerativeReader(Backbone(backbone.name, model, tokenizer), Words(backbone), None, print)
+    _, yes, no = reader.show("1+1?", [])
+
+    def example(trace: Labelled) -> Example:
+        ids, *_ = reader.show(trace.text, trace.steps.ids[:, 0].tolist())
+        return Example(ids, [len(ids) - 1], [float(trace.correct)], trace.problem, trace.correct)
+
+    return Learner(Rewarding(model, Against(model.get_output_embeddings(), yes, no), tokenizer), reader, example)
+
+
+KINDS = {"outcome": _outcome, "process": _process, "generative": _generative}
+
+
+def _base(kind: Any, backbone: Backbone, **options: Any) -> tuple[Any, Any]:
+    """The base model once more, to be trained, and its tokenizer; a new head is drawn from the seed."""
+    path = locate(backbone.name)
+    with unreported():
+        model = kind.from_pretrained(
+            path, dtype=backbone.dtype, use_safetensors=True, trust_remote_code=False, **options
+        )
+    return model.to(backbone.device), AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+
+
+def _prepare(rewarding: Rewarding, rank: int) -> Any:
+    """Choose what is trained: LoRA and the new head, or everything. The PEFT wrapper, if there is one."""
+    model = rewarding.model
+    new_head = list(rewarding.head.parameters())
+    if not rank:
+        model.requires_grad_(True)
+        return None
+    trunk = model.base_model
+    names = [f"{model.base_model_prefix}.{name}" for name, m in trunk.named_modules() if isinstance(m, nn.Linear)]
+    wrapped = get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=names))
+    for parameter in new_head:
+        parameter.requires_grad_(True)
+    return wrapped
+
+
+def train_reward(
+    backbone: Backbone, train: Sequence[Labelled], validation: Sequence[Labelled], recipe: RewardRecipe,
+    out: str | Path, data: str = "",
+) -> dict[str, Any]:  # fmt: skip
+    """Train, checkpointing under `out`/checkpoints and resuming from there, and write the model to `out`; its card.
+
+    A run that is taken up again ends in the weights that an uninterrupted one would have had.
+
+    Raises:
+        InputError: there is nothing to learn from, or the run in `out` had another recipe.
+        OptionError: the rows cannot be shared evenly by the processes.
+    """
+    out = Path(out)
+    torch.manual_seed(recipe.seed)
+    learner = KINDS[recipe.kind](backbone, recipe)
+    wrapped = _prepare(learner.rewarding, recipe.rank)
+    examples = [e for e in map(learner.example, train) if e.columns]
+    arguments = arguments_for(recipe, out, backbone.device.type == "cpu")
+    order = Order(Examples(examples, recipe.seed), recipe.rows, recipe.balanced)
+    if not len(order):
+        raise InputError(
+            "no trace can be learned from; mend: roll out problems of which some paths are right and some wrong"
+        )
+    task = RewardTask(learner.rewarding)
+
+    def judge(traces: Sequence[Labelled]) -> dict[str, float]:
+        task.eval()
+        try:
+            return quality(learner.reader, traces)
+        finally:
+            task.train()
+
+    watch = Watch(lambda: judge(validation[:WATCHED]), task, out, recipe.patience)
+    run(
+        OrderedTrainer(task, arguments, train_dataset=order.data, data_collator=collate, callbacks=[watch], order=order)
+    )
+    watch.restore()
+    card: dict[str, Any] = {}
+    if arguments.process_index == 0:
+        measured = judge(validation)
+        model = wrapped.merge_and_unload() if wrapped else learner.rewarding.model
+        model.save_pretrained(out)
+        learner.rewarding.tokenizer.save_pretrained(out)
+        process = {"form": FORM, "steps": recipe.steps or "lines"} if recipe.kind == "process" else {}
+        card = {"kind": recipe.kind, **process, "base": backbone.name, "base_fingerprint": backbone.fingerprint, "data": data,
+                "traces": len(examples), "recipe": asdict(recipe), "validation": measured}  # fmt: skip
+        (out / (CARD + ".tmp")).write_text(json.dumps(card, indent=1) + "\n")
+        (out / (CARD + ".tmp")).replace(out / CARD)
+    leave_together(arguments)
+    return card
+
+
+def quality(reader: Reader, traces: Sequence[Labelled]) -> dict[str, float]:
+    """AUROC within problems at half and the end of the given traces."""
+    written = [Written(t.text, t.steps.ids[:, 0].tolist(), True) for t in traces]
+    scores, _ = reader.read(written, [[tokens_at(len(w.ids), share) for share in SHARES] for w in written])
+    problems, correct = [t.problem for t in traces], [t.correct for t in traces]
+    return {
+        f"within_auroc@{share}": within_auroc(problems, correct, [s[i] for s in scores])
+        for i, share in enumerate(SHARES)
+    }

@@ -1,0 +1,216 @@
+"""Monte-Carlo values: how often the model, let go on from a prefix of a trace, ends in the right answer.
+
+The labels of Math-Shepherd (arXiv 2312.08935), and the ``monte-carlo`` labels of a One-Token verifier. A
+prefix ends where a step of the text ends; the engine continues it exactly as it thought, merged steps and
+all. Values are appended beside the rollouts a problem at a time, so the job can be killed and taken up
+again, and each is the same whatever else was valued with it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trueplex.backbone import Backbone
+from trueplex.engine.ending import Ending
+from trueplex.engine.sampling import Sampling
+from trueplex.engine.thinking import Thinking
+from trueplex.errors import InputError, OptionError, StoreError
+from trueplex.pipeline import Solved, Stopped, stream
+from trueplex.settings import Settings, origin, thinking_options
+from trueplex.store import read, read_traces
+from trueplex.types import Problem, Status, Steps, Trace
+from trueplex.verify.transcript import Words, separator
+
+VALUES, MANIFEST = "values.jsonl", "values.json"
+APART = 1 << 40  # added to the seed: a continuation with the draws of its own trace would only repeat it
+Name = tuple[str, int, int]  # problem, seed, index of a trace
+
+
+@dataclass(frozen=True)
+class Valuing:
+    """What is valued: how many traces a problem, prefixes a trace and continuations a prefix.
+
+    ``traces`` takes right and wrong ones in turn, and only of problems that have both. ``prefixes`` are
+    spread evenly over the ends of steps; ``steps`` says where steps end, at ``lines`` or ``paragraphs``.
+
+    Raises:
+        OptionError: a number is below 1, or the kind of steps is unknown.
+    """
+
+    traces: int = 6
+    prefixes: int = 4
+    samples: int = 4
+    steps: str = "lines"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("traces", "prefixes", "samples"):
+            if getattr(self, name) < 1:
+                raise OptionError(f"{name} is {getattr(self, name)}; mend: at least 1")
+        separator(self.steps)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A problem whose prefixes are to be valued: (trace, tokens) pairs, and the share of its traces that are right."""
+
+    problem: Problem
+    prefixes: list[tuple[Trace, int]]
+    start: float
+
+
+def value(
+    backbone: Backbone, folder: str | Path, valuing: Valuing, most: int | None = None, rows: int | None = None,
+    progress: Callable[[int, int], None] = lambda done, tokens: None, say: Callable[[str], None] = lambda message: None,
+) -> Path:  # fmt: skip
+    """Value prefixes of the traces of a rollout folder into `folder`/values.jsonl; returns that path.
+
+    With ``most``, so many problems, in the order of the store; a later call may go further.
+    ``progress`` is called with the number of continuations and tokens newly stopped; first with those known.
+
+    Raises:
+        InputError: no problem has right and wrong traces.
+        StoreError: the traces are another model's or were thought in several ways, or values of other options are there.
+    """
+    folder = Path(folder)
+    thinking = thinking_of(folder, say)
+    valued = asked(backbone, folder, valuing, say)[:most]
+    _claim(folder, asdict(valuing))
+    path = folder / VALUES
+    done = {name[0] for name in read_values(folder, say)}
+    seed = valuing.seed + APART
+    progress(sum(len(a.prefixes) for a in valued if a.problem.text in done) * valuing.samples, 0)
+    left = sorted((a for a in valued if a.problem.text not in done), key=lambda a: len(a.prefixes))
+    with path.open("ab", buffering=0) as file:
+        for count, members in groupby(left, key=lambda a: len(a.prefixes)):  # a run has one number of paths
+            by_key = {a.problem.key: a for a in members}
+            settings = Settings(count * valuing.samples, thinking, "none", seed=seed, select="majority", rows=rows)
+            begun = [t for a in by_key.values() for t in _begun(a, seed, valuing.samples)]
+            prefix = {(t.problem.key, t.index): t.tokens for t in begun}
+            for event in stream(backbone, [a.problem for a in by_key.values()], settings, begun=begun):
+                if isinstance(event, Stopped):
+                    progress(1, event.trace.tokens - prefix[event.trace.problem.key, event.trace.index])
+                if isinstance(event, Solved):
+                    one = by_key[event.solution.problem.key]
+                    file.write(_record(one, event.solution.traces, valuing.samples))
+    return path
+
+
+def read_values(
+    folder: str | Path, say: Callable[[str], None] = lambda message: None
+) -> dict[Name, tuple[np.ndarray, np.ndarray]]:
+    """Valued traces of a rollout folder: numbers of tokens [V], rising from 0, and values [V]. Empty without any."""
+    path = Path(folder) / VALUES
+    if not path.is_file():
+        return {}
+    found = {}
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        try:
+            row = json.loads(line)
+            for one in row["traces"]:
+                name = (row["problem"], one["seed"], one["index"])
+                found[name] = np.array(one["tokens"]), np.array(one["values"], dtype=np.float32)
+        except (ValueError, KeyError, TypeError):
+            say(f"{path}, line {number}: no whole record of values; it is left out")
+    return found
+
+
+def thinking_of(folder: str | Path, say: Callable[[str], None]) -> Thinking:
+    """How the traces of a store were thought. Raises StoreError when they were thought in several ways."""
+    ways = {row["thinking"] for row in read(folder, say, ("thinking",))}
+    if len(ways) != 1:
+        raise StoreError(f"{folder} holds traces of {len(ways)} ways of thinking; mend: give a store of one")
+    stored = json.loads(ways.pop())
+    mode, sampling = stored["thinking"], Sampling(**stored["sampling"])
+    answering, ending = Sampling(**stored["answer_sampling"]), stored["ending"]
+    merges = mode == "multiplex" and sampling.temperature > 0
+    thinking = Thinking(
+        mode, stored["width"] if merges or "soft" in mode else None, stored["merge"] if merges else None, sampling,
+        answering if answering != sampling else None, Ending(**{**ending, "stop": tuple(ending["stop"])}),
+        stored["replacement"] is not False, stored["noise"], stored["strength"],
+    )  # fmt: skip
+    assert json.loads(json.dumps(thinking_options(thinking))) == stored, stored
+    return thinking
+
+
+def asked(backbone: Backbone, folder: Path, valuing: Valuing, say: Callable[[str], None]) -> list[Asked]:
+    """The prefixes of every problem that has right and wrong traces, in the order of the store."""
+    by_problem: dict[int, list[Trace]] = {}
+    for trace, _ in read_traces(folder, say, origin(Thinking(), backbone)):
+        if trace.correct is not None and trace.steps is not None and trace.status is not Status.RUNNING:
+            by_problem.setdefault(trace.problem.key, []).append(trace)
+    words, found = Words(backbone), []
+    for traces in by_problem.values():
+        sides = [sorted((t for t in traces if t.correct is side), key=lambda t: t.index) for side in (True, False)]
+        if all(sides):
+            turn = sorted((place, i, t) for i, side in enumerate(sides) for place, t in enumerate(side))
+            chosen = [t for _, _, t in turn[: valuing.traces]]
+            prefixes = [(t, at) for t in chosen for at in cuts(words, t, valuing)]
+            if prefixes:
+                found.append(Asked(traces[0].problem, prefixes, len(sides[0]) / len(traces)))
+    if not found:
+        raise InputError(f"{folder} has no problem with right and wrong traces, so every value is known; mend: roll out "
+                         "problems of which some paths are right and some wrong")  # fmt: skip
+    return found
+
+
+def cuts(words: Words, trace: Trace, valuing: Valuing) -> list[int]:
+    """Up to `valuing.prefixes` numbers of tokens at which a thinking step of the trace ends, spread evenly."""
+    assert trace.steps is not None
+    ids = trace.steps.ids[: trace.thinking_tokens, 0].tolist()
+    ends = [at for at in words.step_ends(ids, separator(valuing.steps), False) if at < len(ids)]
+    most = min(len(ends), valuing.prefixes)
+    places = np.unique(np.round((np.arange(most) + 0.5) / max(1, most) * len(ends) - 0.5).astype(int))
+    return [ends[place] for place in places]
+
+
+def _begun(one: Asked, seed: int, samples: int) -> Iterator[Trace]:
+    """Every prefix as `samples` unfinished traces, each with a number of its own."""
+    for number, (trace, at) in enumerate(one.prefixes):
+        assert trace.steps is not None
+        steps = Steps(*(array[:at] for array in trace.steps.arrays()))
+        for sample in range(samples):
+            yield Trace(one.problem, number * samples + sample, seed, tokens=at, steps=steps)
+
+
+def _record(value_of: Asked, continued: Sequence[Trace], samples: int) -> bytes:
+    """The values of one problem as a line: a trace's start is worth what its problem's traces are, its end its outcome."""
+    known: dict[tuple[int, int], dict[str, Any]] = {}
+    for number, (trace, at) in enumerate(value_of.prefixes):
+        one = known.setdefault((trace.seed, trace.index), {"seed": trace.seed, "index": trace.index, "tokens": [0],
+                                                           "values": [round(value_of.start, 4)]})  # fmt: skip
+        graded = [t.correct for t in continued[number * samples : (number + 1) * samples] if t.correct is not None]
+        if graded:  # what the grader could not judge is not counted as wrong
+            one["tokens"].append(at)
+            one["values"].append(round(sum(graded) / len(graded), 4))
+    for trace, _ in value_of.prefixes:
+        one = known[trace.seed, trace.index]
+        if one["tokens"][-1] != trace.tokens:
+            one["tokens"].append(trace.tokens)
+            one["values"].append(float(bool(trace.correct)))
+    return json.dumps({"problem": value_of.problem.text, "traces": list(known.values())}).encode() + b"\n"
+
+
+def _claim(folder: Path, options: dict[str, Any]) -> None:
+    """Write the options of new values, or check that old ones had the same; end a line that was cut off."""
+    path, values = folder / MANIFEST, folder / VALUES
+    if path.exists() and json.loads(path.read_text()) != options:
+        raise StoreError(
+            f"{folder} holds values of other options; mend: the same options, or remove {MANIFEST} and {VALUES}"
+        )
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(options))
+    os.replace(temporary, path)
+    if values.exists():
+        whole = values.read_bytes()
+        whole = whole[: whole.rfind(b"\n") + 1]
+        with values.open("r+b") as file:
+            file.truncate(len(whole))

@@ -1,0 +1,110 @@
+"""What every training run here shares: a folder of one recipe, batches in an order of its own, and a judge at checkpoints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from accelerate.utils import broadcast_object_list
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.distributed import barrier, destroy_process_group
+from torch.utils.data import Sampler
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+from trueplex.errors import InputError, OptionError
+
+JUDGED_BY = "within_auroc@1.0"
+
+
+class Watch(TrainerCallback):
+    """Judge whenever a checkpoint is due, keep the best weights, and stop when none is better."""
+
+    def __init__(self, judge: Callable[[], dict[str, float]], weights: nn.Module, out: Path, patience: int) -> None:
+        self.judge, self.weights, self.out, self.patience = judge, weights, out, patience
+        self.best = out / "best.safetensors"
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        stop = [state.is_world_process_zero and self._judge(state.global_step)]
+        if args.world_size > 1:  # all processes stop, or none
+            broadcast_object_list(stop)
+        control.should_training_stop = stop[0] or control.should_training_stop
+
+    def _judge(self, step: int) -> bool:
+        """Log the figures of this checkpoint, keep it if it is the best; True when patience is at its end."""
+        log = self.out / "validation.jsonl"
+        before = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+        # A resumed run may come here again.
+        records = [*(r for r in before if r["step"] < step), {"step": step, **self.judge()}]
+        log.with_suffix(".tmp").write_text("".join(json.dumps(r) + "\n" for r in records))
+        log.with_suffix(".tmp").replace(log)
+        best = max(range(len(records)), key=lambda i: (records[i][JUDGED_BY], -i))
+        if self.patience and best == len(records) - 1:
+            save_file(self.weights.state_dict(), self.best.with_suffix(".tmp"))
+            self.best.with_suffix(".tmp").replace(self.best)
+        return self.patience > 0 and len(records) - 1 - best >= self.patience
+
+    def restore(self) -> None:
+        """Give the weights what was best, where that was kept."""
+        if self.patience and self.best.exists():
+            self.weights.load_state_dict(load_file(self.best))
+
+
+class OrderedTrainer(Trainer):
+    """A Trainer whose batches come in a given order."""
+
+    def __init__(self, *arguments: Any, order: Sampler[int], **named: Any) -> None:
+        self.order = order
+        super().__init__(*arguments, **named)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        return self.order
+
+
+def arguments_for(recipe: Any, out: Path, on_cpu: bool) -> TrainingArguments:
+    """The arguments of a run in `out`, its rows shared evenly by the processes; the folder is claimed for the recipe.
+
+    Raises:
+        OptionError: the rows cannot be shared evenly.
+        InputError: the folder holds a run with another recipe.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    arguments = TrainingArguments(
+        output_dir=str(out / "checkpoints"), num_train_epochs=recipe.epochs, learning_rate=recipe.lr,
+        lr_scheduler_type="cosine", warmup_steps=0.03, weight_decay=0.01, save_steps=recipe.every, save_total_limit=2,
+        logging_steps=50, seed=recipe.seed, report_to="none", remove_unused_columns=False,
+        use_cpu=on_cpu, label_names=[], dataloader_pin_memory=False,
+    )  # fmt: skip
+    if recipe.rows % arguments.world_size:
+        raise OptionError(f"{recipe.rows} rows cannot be shared evenly by {arguments.world_size} processes; mend: "
+                          "--batch a multiple of them")  # fmt: skip
+    arguments.per_device_train_batch_size = recipe.rows // arguments.world_size
+    _claim(out, recipe, arguments.process_index == 0)
+    return arguments
+
+
+def run(trainer: Trainer) -> None:
+    """Train, from the last checkpoint where there is one."""
+    folder = Path(trainer.args.output_dir)
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)) if folder.is_dir() else None)
+
+
+def leave_together(arguments: TrainingArguments) -> None:
+    """One process that leaves early would have the others killed before they have saved."""
+    if arguments.world_size > 1:
+        barrier()
+        destroy_process_group()
+
+
+def _claim(out: Path, recipe: Any, first: bool) -> None:
+    """Write the recipe of a new run, or check that an old one says the same."""
+    path, own = out / "recipe.json", json.loads(json.dumps(asdict(recipe)))
+    if path.exists():
+        if json.loads(path.read_text()) != own:
+            raise InputError(f"{out} holds a run with another recipe; mend: the same options, or another --out folder")
+    elif first:
+        path.write_text(json.dumps(own) + "\n")
