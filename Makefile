@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test lint types bench measure scorers modes verifier clean
+.PHONY: demo test lint types bench measure scorers modes verifier study-rl clean
 
 # torch comes first and by its pinned version, so that nothing else pulls in another build.
 $(STAMP): pyproject.toml constraints.txt
@@ -80,6 +80,25 @@ verifier: $(STAMP)  ## the embedded model's verifier, from rollouts to the folde
 		done; done
 	$(BIN)/trueplex train verifier $(foreach m,discrete multiplex,$(foreach s,reference $(SUITES),--data runs/rollouts/$m-$s)) \
 		--epochs 2 --out runs/verifier
+
+# Learning: the embedded model trained on its own rollouts, discrete and multiplex, same data, same number of rollouts.
+RL := --data reference --steps 80 --prompts 16 --samples 8 --lr 2e-4 --every 20 --held 120 --validated 2 --rows 128
+RL_k1 := --thinking discrete
+RL_k2 := --width 2
+RL_k3 := --width 3
+RL_k6 := --width 6
+RL_k3mean := --width 3 --merge mean
+RL_RUNS := k1-0 k3-0 k1-1 k3-1 k1-2 k3-2 k2-0 k6-0 k3mean-0
+rl_way = $(RL_$(word 1,$(subst -, ,$*)))
+
+study-rl: $(RL_RUNS:%=rl-%)  ## the study of learning; resumable, `make -j2 study-rl` uses two cores
+	$(BIN)/python bench/learning.py --page
+
+rl-%: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/trueplex train policy $(RL) $(rl_way) --seed $(word 2,$(subst -, ,$*)) --out runs/learning/$*
+	OMP_NUM_THREADS=1 $(BIN)/trueplex eval --suite reference --model runs/learning/$*/model $(rl_way) --n 100 --samples 64 \
+		--verifier none --rows 256 --quiet --out runs/learning/$*/test
+	$(BIN)/python bench/learning.py --run runs/learning/$*
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
