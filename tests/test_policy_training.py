@@ -150,7 +150,7 @@ def test_an_adapter_is_plain_peft(fresh: Callable[[], Backbone], folder: Callabl
 
 
 def test_the_reward_rises(fresh: Callable[[], Backbone], tmp_path: Path) -> None:
-    trained(fresh, replace(RECIPE, steps=12, lr=1e-2, samples=8, every=12), tmp_path)
+    trained(fresh, replace(RECIPE, steps=8, lr=1e-2, samples=8, every=8), tmp_path)
     rewards = [f["reward"] for f in lines(tmp_path / "metrics.jsonl")]
     assert np.mean(rewards[-3:]) > np.mean(rewards[:3]) + 0.1
 
@@ -243,10 +243,10 @@ def test_equal_rewards_are_said_and_nothing_moves(fresh: Callable[[], Backbone],
     assert lines(tmp_path / "metrics.jsonl")[-1]["silent"] == 2
 
 
-@pytest.mark.parametrize("what", ["loss", "gradient"])
 def test_what_is_not_finite_is_skipped_counted_and_ends_the_run(
-    fresh: Callable[[], Backbone], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+    fresh: Callable[[], Backbone], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A loss that is not, and a gradient that is not of a loss that is: neither moves anything."""
     loss_of, calls = policy_update.Learner._loss, 0
 
     def breaks(self: Any, model: Any, chosen: Any, totals: Any, sums: Any, counts: bool) -> torch.Tensor:
@@ -255,7 +255,7 @@ def test_what_is_not_finite_is_skipped_counted_and_ends_the_run(
         loss = loss_of(self, model, chosen, totals, sums, counts)
         if calls != 2 and calls < 4:
             return loss
-        if what == "loss":
+        if calls == 2:
             sums["loss"] = math.nan
             return loss * math.nan
         return loss + (next(model.parameters()).sum() * 0).sqrt()  # whose slope at 0 is infinite, times 0

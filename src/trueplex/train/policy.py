@@ -59,9 +59,8 @@ class _Updates(Dataset):
 class PolicyTrainer(Trainer):
     """A Trainer whose step is: rollouts, when the last ones are used up, and one update on them.
 
-    ``engine`` thinks with the current weights; it is the trained model's own Backbone unless that is sharded.
-    ``reference`` is a second copy of the first model, where a divergence from it is asked for and no adapter can be
-    taken off.
+    ``engine`` thinks with the trained model's own weights. ``reference`` is a second copy of the first model, where a
+    divergence from it is asked for and no adapter can be taken off.
     """
 
     def __init__(self, model: Any, arguments: TrainingArguments, engine: Backbone, problems: Sequence[Problem],
@@ -82,7 +81,7 @@ class PolicyTrainer(Trainer):
         super().__init__(model, arguments, train_dataset=updates, data_collator=lambda items: {})
         self.remove_callback(PrinterCallback)
         self.add_callback(_Judge(self))
-        self.learner = Learner(self.accelerator, engine, recipe, reference, self.clock, self.is_fsdp_enabled)
+        self.learner = Learner(self.accelerator, engine, recipe, reference, self.clock)
 
     def floating_point_ops(self, inputs: Any) -> int:
         return 0  # the Trainer would guess it from ids, which there are none of
@@ -103,8 +102,6 @@ class PolicyTrainer(Trainer):
 
     def think(self, problems: Sequence[Problem], samples: int, seed: int) -> list[Trace]:
         """Traces of this process's share of the problems, with the current weights."""
-        if self.is_fsdp_enabled:
-            policy_weights.copy_weights(self.model, self.engine.model)
         policy_weights.forgetful(self.engine, False)
         mine = problems[self.args.process_index :: self.args.world_size]
         traces = sample(self.engine, mine, samples, self.recipe.thinking, seed, self.recipe.rows)
@@ -204,12 +201,11 @@ class _Judge(TrainerCallback):
 
 
 def train_policy(backbone: Backbone, problems: Sequence[Problem], validation: Sequence[Problem], recipe: PolicyRecipe,
-                 out: str | Path, reference: Backbone | None = None, engine: Backbone | None = None,
-                 say: Say = lambda message: None) -> Path:  # fmt: skip
+                 out: str | Path, reference: Backbone | None = None, say: Say = lambda message: None) -> Path:  # fmt: skip
     """Train, checkpointing under `out`/checkpoints and resuming from there; the folder of what was learned.
 
     That is `out`/model, which `--model` takes, or with LoRA the PEFT adapter `out`/adapter. ``reference`` must be a
-    second copy of the model when `kl` is positive and all weights are trained, ``engine`` one when they are sharded.
+    second copy of the model when `kl` is positive and all weights are trained.
 
     Raises:
         InputError: problems cannot be graded or do not fit the model, or the run in `out` had another recipe.
@@ -229,7 +225,7 @@ def train_policy(backbone: Backbone, problems: Sequence[Problem], validation: Se
     _claim(out, recipe, backbone, problems, arguments.process_index == 0)
     model = policy_weights.trainable(backbone, recipe)
     trainer = PolicyTrainer(
-        model, arguments, engine or backbone, problems, validation, recipe,
+        model, arguments, backbone, problems, validation, recipe,
         policy_weights.frozen(reference), out, say if arguments.process_index == 0 else lambda message: None,
     )  # fmt: skip
     last = get_last_checkpoint(str(out / "checkpoints")) if (out / "checkpoints").is_dir() else None
@@ -240,7 +236,9 @@ def train_policy(backbone: Backbone, problems: Sequence[Problem], validation: Se
             trainer.journal.close()
     if trainer.failure:
         raise TrueplexError(trainer.failure)
-    folder = policy_weights.save(trainer, backbone, out)
+    folder = policy_weights.folder_of(model, out)
+    if arguments.process_index == 0:
+        policy_weights.save(backbone, model, out)
     policy_weights.release(backbone, model, recipe)
     if arguments.world_size > 1:  # one process that leaves early would have the others killed before they have saved
         barrier()
@@ -257,6 +255,7 @@ def arguments_of(recipe: PolicyRecipe, out: Path, device: torch.device) -> Train
         per_device_train_batch_size=1, seed=recipe.seed, report_to="none", remove_unused_columns=False,
         use_cpu=device.type == "cpu", bf16=recipe.bf16, label_names=[], dataloader_pin_memory=False,
         ignore_data_skip=True, disable_tqdm=True, ddp_find_unused_parameters=False,
+        ddp_broadcast_buffers=False,
     )  # fmt: skip
 
 

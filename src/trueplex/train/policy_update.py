@@ -14,7 +14,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from trueplex.backbone import Backbone
 from trueplex.errors import TrueplexError
@@ -69,10 +68,10 @@ class Outcome:
 class Learner:
     """The model that learns, how its log-probabilities are read, and what an update does to its gradients."""
 
-    def __init__(self, accelerator: Accelerator, engine: Backbone, recipe: PolicyRecipe, reference: Any, clock: Clock,
-                 sharded: bool) -> None:  # fmt: skip
+    def __init__(self, accelerator: Accelerator, engine: Backbone, recipe: PolicyRecipe, reference: Any, clock: Clock
+                 ) -> None:  # fmt: skip
         self.accelerator, self.engine, self.recipe, self.clock = accelerator, engine, recipe, clock
-        self.reference, self.sharded = reference, sharded
+        self.reference = reference
         self.most = recipe.thinking.ending.max_tokens or engine.default_max_tokens
 
     def part(self, rollouts: Sequence[Rollout], number: int) -> list[Rollout]:
@@ -85,14 +84,13 @@ class Learner:
         return [r for r in rollouts if r.advantage != 0 or (self.recipe.kl and math.isfinite(r.reward))]
 
     def _micro_batches(self, rollouts: Sequence[Rollout], spare: Sequence[Rollout]) -> list[list[Rollout]]:
-        """Micro-batches of this process; as many as the others have where their forward passes must meet.
+        """Micro-batches of this process: at least one where another process has any, as their gradients are to meet.
 
-        Those that are only there to meet hold one spare rollout, which weighs nothing.
+        One that is only there to meet holds a spare rollout, which weighs nothing.
         """
         own = micro_batches(rollouts, self.recipe.micro_tokens)
-        counts = gather_object([len(own)])
-        need = max(counts) if self.sharded else min(1, max(counts))
-        return own + [[min(spare, key=len)]] * (need - len(own))
+        anyone = any(gather_object([bool(own)]))
+        return own or ([[min(spare, key=len)]] if anyone else [])
 
     @torch.no_grad()
     def look_back(self, model: Any, rollouts: Sequence[Rollout]) -> None:
@@ -144,7 +142,7 @@ class Learner:
         reduced = self.accelerator.reduce(torch.tensor(list(sums.values()), dtype=torch.float64), "sum").tolist()
         sums = dict(zip(sums, reduced, strict=True))
         norm = self.accelerator.clip_grad_norm_(model.parameters(), self.recipe.max_norm) if micro else 0.0
-        norm = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+        norm = float(norm)
         finite = math.isfinite(norm) and math.isfinite(sums["loss"])
         if not micro or not finite:  # without gradients the optimizer leaves weights and moments as they are
             for parameter in model.parameters():

@@ -7,9 +7,6 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
-from transformers import Trainer
 
 from trueplex.backbone import Backbone
 from trueplex.errors import ModelError
@@ -56,15 +53,6 @@ def forgetful(backbone: Backbone, on: bool) -> None:
             module.training = on
 
 
-@torch.no_grad()
-def copy_weights(source: nn.Module, target: nn.Module) -> None:
-    """Gather the sharded weights of `source` into the plain ones of `target`, a tensor at a time."""
-    own = dict(target.named_parameters())
-    for name, tensor in source.named_parameters():
-        whole: Tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-        own[name.replace("_fsdp_wrapped_module.", "")].copy_(whole)
-
-
 def frozen(reference: Backbone | None) -> Any:
     """A second copy of a model, ready to read merged inputs; it never learns."""
     if reference is None:
@@ -73,16 +61,17 @@ def frozen(reference: Backbone | None) -> Any:
     return reference.model
 
 
-def save(trainer: Trainer, backbone: Backbone, out: Path) -> Path:
+def save(backbone: Backbone, model: Any, out: Path) -> Path:
     """Write what was learned: a folder that `--model` takes, or, with LoRA, a PEFT adapter; returns it."""
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    tensors = trainer.accelerator.get_state_dict(trainer.model) if trainer.is_fsdp_enabled else None
-    folder = out / (ADAPTER if isinstance(model, PeftModel) else MODEL)
-    if trainer.is_world_process_zero():
-        model.save_pretrained(str(folder), state_dict=tensors)
-        if folder.name == MODEL:
-            backbone.tokenizer.save_pretrained(folder)
+    folder = folder_of(model, out)
+    model.save_pretrained(str(folder))
+    if folder.name == MODEL:
+        backbone.tokenizer.save_pretrained(folder)
     return folder
+
+
+def folder_of(model: Any, out: Path) -> Path:
+    return out / (ADAPTER if isinstance(model, PeftModel) else MODEL)
 
 
 def release(backbone: Backbone, model: Any, recipe: PolicyRecipe) -> None:
