@@ -82,7 +82,7 @@ verifier: $(STAMP)  ## the embedded model's verifier, from rollouts to the folde
 		--epochs 2 --out runs/verifier
 
 # Learning: the embedded model trained on its own rollouts, discrete and multiplex, same data, same number of rollouts.
-RL := --data reference --steps 80 --prompts 16 --samples 8 --lr 2e-4 --every 20 --held 120 --validated 2 --rows 128
+RL := --data reference --steps 40 --prompts 16 --samples 8 --lr 2e-4 --every 10 --held 60 --validated 4 --rows 128 --micro-tokens 1024
 RL_k1 := --thinking discrete
 RL_k2 := --width 2
 RL_k3 := --width 3

@@ -79,6 +79,11 @@ def plain(fresh: Callable[[], Backbone], tmp_path_factory: pytest.TempPathFactor
     return trained(fresh, RECIPE, out), out
 
 
+@pytest.fixture(scope="module")
+def once(fresh: Callable[[], Backbone], tmp_path_factory: pytest.TempPathFactory) -> Weights:
+    return trained(fresh, replace(RECIPE, steps=1), tmp_path_factory.mktemp("once"))
+
+
 # -- never lose a run -----------------------------------------------------------------------------
 
 
@@ -157,14 +162,12 @@ def test_the_reward_rises(fresh: Callable[[], Backbone], tmp_path: Path) -> None
 
 @pytest.mark.parametrize("change", [{"micro_tokens": 40}, {"checkpointing": True}, {"rows": 4}], ids=str)
 def test_how_it_is_computed_changes_nothing(
-    fresh: Callable[[], Backbone], tmp_path: Path, plain: tuple[Weights, Path], change: dict
+    fresh: Callable[[], Backbone], tmp_path: Path, once: Weights, change: dict
 ) -> None:
-    """Adam makes a step of ± lr of a gradient that is nearly 0, so a few steps may differ by a few lr there."""
-    other = trained(fresh, replace(RECIPE, steps=1, **change), tmp_path / "a")
-    once = trained(fresh, replace(RECIPE, steps=1), tmp_path / "b")
+    """Adam makes a step of ± lr of a gradient that is nearly 0, so a few weights may differ by a step."""
+    other = trained(fresh, replace(RECIPE, steps=1, **change), tmp_path)
     apart = torch.cat([(other[n] - once[n]).abs().flatten() for n in once])
     assert apart.median() < 1e-7 and (apart > 1e-5).float().mean() < 0.01
-    assert not same(plain[0], once)
 
 
 CHANGES: list[dict[str, Any]] = [
@@ -177,11 +180,9 @@ CHANGES: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("change", CHANGES, ids=str)
 def test_every_option_changes_what_is_learned(
-    fresh: Callable[[], Backbone], tmp_path: Path, plain: tuple[Weights, Path], change: dict
+    fresh: Callable[[], Backbone], tmp_path: Path, once: Weights, change: dict
 ) -> None:
-    other = trained(fresh, replace(RECIPE, steps=2, **change), tmp_path)
-    checkpoint = load_file(plain[1] / "checkpoints" / "checkpoint-2" / "model.safetensors")
-    assert not same({n: checkpoint[n] for n in other}, other, 1e-7)
+    assert not same(trained(fresh, replace(RECIPE, steps=1, **change), tmp_path), once, 1e-7)
 
 
 def test_several_updates_use_the_policy_that_drew(
@@ -237,7 +238,7 @@ def test_problems_without_answers_are_refused_when_the_grader_is_the_reward(
 def test_equal_rewards_are_said_and_nothing_moves(fresh: Callable[[], Backbone], tmp_path: Path) -> None:
     said: list[str] = []
     weights = trained(fresh, replace(RECIPE, steps=2, rewards=("correct",)), tmp_path, said)
-    assert sum("all rewards are equal" in s for s in said) == 2
+    assert sum("all rewards are equal in every group" in s for s in said) == 2
     before = fresh().model.state_dict()
     assert all(torch.equal(before[n], w) for n, w in weights.items())
     assert lines(tmp_path / "metrics.jsonl")[-1]["silent"] == 2

@@ -135,7 +135,9 @@ class PolicyTrainer(Trainer):
         self._outcomes.append(outcome)
         if outcome.silent:
             self.counts["silent"] += 1
-            self.say(f"step {step + 1}: in every group all rewards are equal, so there is nothing to learn; no update")
+            self.say(
+                f"step {step + 1}: all rewards are equal in every group of an update, so there is nothing to learn from; none is made"
+            )
         self._skipped_in_a_row = 0 if outcome.finite else self._skipped_in_a_row + 1
         if not outcome.finite:
             self.counts["skipped"] += 1

@@ -67,7 +67,7 @@ class PolicyRecipe:
     every: int = 25
     validated: int = 4
     kept: int = 20
-    micro_tokens: int = 16384
+    micro_tokens: int = 4096
     rows: int | None = None
     bf16: bool = False
     checkpointing: bool = False
