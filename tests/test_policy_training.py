@@ -147,6 +147,8 @@ def test_an_adapter_is_plain_peft(fresh: Callable[[], Backbone], folder: Callabl
     ids = torch.arange(9, 30)[None]
     ours, theirs = backbone.model(input_ids=ids).logits, loaded(input_ids=ids).logits
     assert torch.allclose(ours, theirs, atol=1e-5)
+    merged = load(str(tmp_path / "adapter"), "cpu")
+    assert torch.allclose(merged.model(input_ids=ids).logits, ours, atol=1e-5) and merged.fingerprint != fresh().fingerprint
     with loaded.disable_adapter():
         assert (loaded(input_ids=ids).logits - theirs).abs().max() > 1e-4
 
@@ -173,16 +175,21 @@ def test_how_it_is_computed_changes_nothing(
 CHANGES: list[dict[str, Any]] = [
     {"thinking": replace(THINKING, merge="mean")}, {"thinking": Thinking("discrete", ending=THINKING.ending)}, {"prompts": 2},
     {"samples": 3}, {"lr": 2e-3}, {"warmup": 2}, {"epochs": 2}, {"minibatches": 2}, {"norm": "none", "max_norm": 9.0},
-    {"aggregation": "trace"}, {"aggregation": "constant", "max_norm": 9.0}, {"kl": 1.0}, {"seed": 1},
+    {"aggregation": "trace"}, {"aggregation": "constant", "max_norm": 9.0}, {"kl": 1.0, "steps": 2}, {"seed": 1},
     {"max_norm": 1e-3, "lr": 1e-1}, {"epochs": 3, "clip": Clip(1e-4, 1e-4)},
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=str)
 def test_every_option_changes_what_is_learned(
-    fresh: Callable[[], Backbone], tmp_path: Path, once: Weights, change: dict
+    fresh: Callable[[], Backbone], tmp_path: Path, once: Weights, plain: tuple[Weights, Path], change: dict
 ) -> None:
-    assert not same(trained(fresh, replace(RECIPE, steps=1, **change), tmp_path), once, 1e-7)
+    other = trained(fresh, replace(RECIPE, **{"steps": 1, **change}), tmp_path)
+    if "steps" in change:  # at the first there is no divergence yet
+        twice = load_file(plain[1] / "checkpoints" / "checkpoint-2" / "model.safetensors")
+        assert not same({n: twice[n] for n in other}, other, 1e-7)
+    else:
+        assert not same(other, once, 1e-7)
 
 
 def test_several_updates_use_the_policy_that_drew(
