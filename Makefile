@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test lint types bench measure scorers modes verifier study clean
+.PHONY: demo test lint types bench measure scorers modes verifier study study-rl clean
 
 # torch comes first and by its pinned version, so that nothing else pulls in another build.
 $(STAMP): pyproject.toml constraints.txt
@@ -122,6 +122,25 @@ budget-%: $(STAMP)
 	$(STUDY_EVAL) --n $(BUDGET_N) --samples $(BUDGET_SAMPLES) --methods majority $(MODE_$(firstword $(subst -, ,$*))) \
 		--think-tokens $(lastword $(subst -, ,$*)) --max-tokens $$(($(lastword $(subst -, ,$*)) + 24)) --out $(STUDY)/budget-$*
 	mkdir -p $(STUDY_RESULTS) && cp $(STUDY)/budget-$*/results.json $(STUDY_RESULTS)/budget-$*.json
+
+# Learning: the embedded model trained on its own rollouts, discrete and multiplex, same data, same number of rollouts.
+RL := --data reference --steps 40 --prompts 16 --samples 8 --lr 2e-4 --every 10 --held 60 --validated 4 --rows 128 --micro-tokens 1024
+RL_k1 := --thinking discrete
+RL_k2 := --width 2
+RL_k3 := --width 3
+RL_k6 := --width 6
+RL_k3mean := --width 3 --merge mean
+RL_RUNS := k1-0 k3-0 k1-1 k3-1 k1-2 k3-2 k2-0 k6-0 k3mean-0
+rl_way = $(RL_$(word 1,$(subst -, ,$*)))
+
+study-rl: $(RL_RUNS:%=rl-%)  ## the study of learning; resumable, `make -j2 study-rl` uses two cores
+	$(BIN)/python bench/learning.py --page
+
+rl-%: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/trueplex train policy $(RL) $(rl_way) --seed $(word 2,$(subst -, ,$*)) --out runs/learning/$*
+	OMP_NUM_THREADS=1 $(BIN)/trueplex eval --suite reference --model runs/learning/$*/model $(rl_way) --n 100 --samples 64 \
+		--verifier none --rows 256 --quiet --out runs/learning/$*/test
+	$(BIN)/python bench/learning.py --run runs/learning/$*
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.cache_utils import get_layer_types_and_kwargs
@@ -27,6 +28,7 @@ from trueplex.errors import ModelError
 
 REFERENCE = "reference"
 THINK_END = "</think>"
+ADAPTER = "adapter_config.json"
 ATTENTION_KINDS = ("full_attention", "sliding_attention")
 DEFAULT_INSTRUCTION = "\nPlease reason step by step, and put your final answer within \\boxed{}."
 DEFAULT_MAX_TOKENS = 4096  # the length of the papers' training runs
@@ -224,7 +226,7 @@ def default_dtype(device: str) -> torch.dtype:
 def load(name: str = REFERENCE, device: str | None = None, dtype: torch.dtype | None = None) -> Backbone:
     """Load a model by ``reference``, local folder or hub id, and check that it can be driven here.
 
-    Only safetensors are read and no remote code is run.
+    A folder may also be a PEFT adapter, as `trueplex train policy` writes it: it is merged into its base. Only safetensors are read and no remote code is run.
 
     Raises:
         ModelError: nothing is there, it cannot be read, or the self-check shows that merged inputs,
@@ -232,6 +234,9 @@ def load(name: str = REFERENCE, device: str | None = None, dtype: torch.dtype | 
     """
     device = device or default_device()
     path = locate(name)
+    adapter = path if (Path(path) / ADAPTER).is_file() else None
+    if adapter:
+        path = locate(_base_of(adapter))
     transformers_logging.disable_progress_bar()
     try:
         config = AutoConfig.from_pretrained(path)
@@ -239,6 +244,8 @@ def load(name: str = REFERENCE, device: str | None = None, dtype: torch.dtype | 
         model = AutoModelForCausalLM.from_pretrained(
             path, config=config, dtype=dtype or default_dtype(device), use_safetensors=True
         ).to(device)
+        if adapter:
+            model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
         tokenizer = AutoTokenizer.from_pretrained(path)
     except ModelError:
         raise
@@ -264,11 +271,23 @@ def locate(name: str) -> str:
         raise ModelError(
             f"no model {name!r}: not a folder, nor a hub id of the form OWNER/NAME; mend: check the spelling"
         )
-    if not (path / "config.json").is_file():
+    if not any((path / file).is_file() for file in ("config.json", ADAPTER)):
         raise ModelError(f"{path} has no config.json; mend: give the folder of a Hugging Face model")
     if not any(path.glob("*.safetensors")):
         raise ModelError(f"{path} has no *.safetensors weights; mend: save the model with safe serialization")
     return str(path)
+
+
+def _base_of(adapter: str) -> str:
+    """The model that a PEFT adapter belongs to. Raises ModelError for a verifier, which is no adapter of the model."""
+    if (Path(adapter) / "verifier.json").is_file():
+        raise ModelError(f"{adapter} is a verifier, not a model; mend: give it as --verifier")
+    base = json.loads((Path(adapter) / ADAPTER).read_text()).get("base_model_name_or_path")
+    if not base:
+        raise ModelError(
+            f"{adapter} does not say which model it belongs to; mend: add base_model_name_or_path to {ADAPTER}"
+        )
+    return base
 
 
 def _refuse(config: Any) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from trueplex.cli_options import Device, Model, Rows
+from trueplex.cli_options import Device, Model, Rows, thinks
 
 app = typer.Typer(no_args_is_help=True, help="Train what scores traces, and the model itself.")
 
@@ -92,3 +92,56 @@ def reward(
 
     recipe = RewardRecipe(kind, rank, batch, epochs, lr, seed, steps, balanced, patience, every)
     teach_reward(data, validation or [], model, device, recipe, out)
+
+
+@app.command()
+@thinks
+def policy(
+    data: Annotated[str, typer.Option(help="What to learn from: 'reference' (all suites), suites by commas, or FILE.jsonl with answers.")],
+    out: Annotated[Path, typer.Option(help="Folder for the run; an interrupted one is taken up there.")],
+    thinking: Any,
+    model: Model = "reference",
+    validation: Annotated[str | None, typer.Option(help="What to judge by, as data.", show_default="the suites' validation split, or a tenth of the file")] = None,
+    problems: Annotated[int, typer.Option(help="Most problems to learn from.")] = 4000,
+    held: Annotated[int, typer.Option(help="Most problems to judge by.")] = 120,
+    steps: Annotated[int, typer.Option(help="Batches of rollouts.")] = 300,
+    prompts: Annotated[int, typer.Option(help="Problems a step, over all processes.")] = 128,
+    samples: Annotated[int, typer.Option(help="Rollouts a problem: the group that is compared.")] = 8,
+    lr: Annotated[float, typer.Option(help="Learning rate.")] = 1e-6,
+    warmup: Annotated[int, typer.Option(help="Steps over which the rate rises.")] = 0,
+    epochs: Annotated[int, typer.Option(help="Passes over the rollouts of a step.")] = 1,
+    minibatches: Annotated[int, typer.Option(help="Updates a pass.")] = 1,
+    norm: Annotated[str, typer.Option(help="Advantages over the group's deviation: 'std', or 'none' (Dr. GRPO).")] = "std",
+    aggregation: Annotated[str, typer.Option(help="What counts alike in the loss: every 'token' (the paper's), every 'trace', or 'constant' (length-unbiased).")] = "token",
+    clip: Annotated[float, typer.Option(help="Lower clip of the ratio, 1 − this.")] = 0.2,
+    clip_high: Annotated[float, typer.Option(help="Upper clip of the ratio, 1 + this.")] = 0.2,
+    dual_clip: Annotated[float, typer.Option(help="Ratio held where the advantage is negative; 0 never.")] = 3.0,
+    kl: Annotated[float, typer.Option(help="Weight of the divergence from the first model.")] = 0.0,
+    rank: Annotated[int, typer.Option(help="LoRA rank; 0 trains all weights.")] = 0,
+    targets: Annotated[str | None, typer.Option(help="Layers that get LoRA, by commas.", show_default="all linear layers")] = None,
+    reward: Annotated[list[str] | None, typer.Option(help="'correct' (the grader's verdict), or 'module:function' with TRL's signature; several are summed.", show_default="correct")] = None,
+    max_norm: Annotated[float, typer.Option(help="Gradients are scaled down to this norm.")] = 1.0,
+    most_skipped: Annotated[int, typer.Option(help="Updates in a row without a finite gradient that end the run.")] = 5,
+    every: Annotated[int, typer.Option(help="Steps between checkpoints, where validation is judged.")] = 25,
+    validated: Annotated[int, typer.Option(help="Traces of each validation problem.")] = 4,
+    kept: Annotated[int, typer.Option(help="Steps whose rollouts stay on the disk.")] = 20,
+    micro_tokens: Annotated[int, typer.Option(help="Most tokens of one forward pass of training; on CPU about 1024 is fastest.")] = 4096,
+    rows: Rows = None,
+    bf16: Annotated[bool, typer.Option("--bf16", help="Forward passes in bfloat16, weights in float32.")] = False,
+    checkpointing: Annotated[bool, typer.Option("--checkpointing", help="Recompute activations: slower, in less memory.")] = False,
+    seed: Annotated[int, typer.Option(help="Same seed, same problems, rollouts and weights.")] = 0,
+    device: Device = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+) -> None:  # fmt: skip
+    """Train the model itself on its own rollouts, by GRPO. Also under torchrun."""
+    from trueplex.jobs.policy import practise
+    from trueplex.train.grpo import Clip
+    from trueplex.train.policy_recipe import PolicyRecipe
+
+    names = tuple(name.strip() for name in targets.split(",")) if targets else ()
+    recipe = PolicyRecipe(
+        thinking, steps, prompts, samples, lr, warmup, epochs, minibatches, norm, aggregation,
+        Clip(clip, clip_high, dual_clip or None), kl, rank, names, tuple(reward or ("correct",)), max_norm, most_skipped,
+        every, validated, kept, micro_tokens, rows, bf16, checkpointing, seed,
+    )  # fmt: skip
+    practise(data, validation, problems, held, model, device, recipe, out, quiet)
