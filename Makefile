@@ -21,7 +21,7 @@ demo: $(STAMP)  ## solve problems of each family with the embedded model
 	@$(BIN)/trueplex solve @$(VENV)/demo.jsonl --paths 16 --prune half:32
 
 test: $(STAMP)  ## all tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(STAMP)
 	$(BIN)/ruff check src tests bench
