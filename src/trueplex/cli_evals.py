@@ -109,3 +109,26 @@ def report(
     from trueplex.jobs.reporting import report as write
 
     write(sources, out, markdown, figures, form, title)
+
+
+@app.command()
+def calibrate(
+    data: Annotated[list[Path], typer.Argument(metavar="TRACES...", help="Graded, scored traces to learn from: stores, or folders of rollouts or evaluations.", show_default=False)],
+    test: Annotated[list[Path] | None, typer.Option(help="Traces to judge by; may be given again.", show_default="the held-out half")] = None,
+    model: Model = "reference",
+    verifier: Annotated[str, typer.Option(help="What scored them, as in `trueplex solve`; 'none' calibrates plain majorities.")] = "auto",
+    paths: Annotated[list[str] | None, typer.Option(help="Paths of the runs to promise for; may be given again.", show_default="16")] = None,
+    select: Annotated[list[str] | None, typer.Option(help="Their selectors; may be given again.", show_default="weighted; majority without a verifier")] = None,
+    prune: Annotated[list[str] | None, typer.Option(help="Their policies; may be given again.", show_default="none")] = None,
+    error: Annotated[float, typer.Option(help="The largest error that the table and the band of trace scores are for.")] = 0.1,
+    out: Annotated[Path | None, typer.Option(help="Also keep the table in this folder, as results.json.")] = None,
+    device: Device = None,
+) -> None:  # fmt: skip
+    """Learn what a confidence means, and keep it with the verifier: for `--abstain-below` and `--max-error`."""
+    from trueplex.errors import OptionError
+    from trueplex.jobs.calibrating import calibrate as learn
+
+    if not 0 < error < 1:
+        raise OptionError(f"error is {error}; mend: a share between 0 and 1")
+    selects = select or ["majority" if verifier == "none" else "weighted"]
+    learn(data, test or [], model, device, verifier, paths or ["16"], selects, prune or ["none"], error, out)

@@ -110,7 +110,7 @@ def configuration(settings: Settings, backbone: Backbone) -> dict[str, Any]:
         "fingerprint": backbone.fingerprint,
         "device": str(backbone.device),
         "dtype": str(backbone.dtype).removeprefix("torch."),
-        "paths": settings.paths,
+        "paths": settings.paths if waves.parse(settings.paths).adaptive else settings.waves.most,
         **thinking_options(thinking),
         "max_tokens": thinking.ending.max_tokens or backbone.default_max_tokens,
         "verifier": settings.verifier,

@@ -1,0 +1,101 @@
+"""`trueplex calibrate`: what a confidence means, learned from stored traces and kept with the verifier."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from trueplex.backbone import load
+from trueplex.engine.thinking import Thinking
+from trueplex.errors import InputError
+from trueplex.evals.run import machine, write_results
+from trueplex.pipeline import Scorer
+from trueplex.scorers import belongs, choose_scorer, model_folder, verifier_folder
+from trueplex.session import say
+from trueplex.settings import Settings, origin
+from trueplex.store import Origin, read, read_traces
+from trueplex.train.calibrate import Seen, fit, judged, votes_of
+from trueplex.types import Trace
+from trueplex.verify.probe import OneTokenScorer
+
+
+def calibrate(
+    data: Sequence[Path], tests: Sequence[Path], model: str, device: str | None, verifier: str, paths: Sequence[str],
+    selects: Sequence[str], prunes: Sequence[str], error: float, out: Path | None,
+) -> None:  # fmt: skip
+    """Calibrate every combination of paths, selector and policy on `data`, and judge it on `tests`."""
+    backbone = load(model, device)
+    scorer, settings = choose_scorer(backbone, Settings(verifier=verifier), say)
+    runs = [
+        replace(settings, paths=p if p.startswith("auto") else int(p), select=s, prune=r)
+        for p in paths for s in selects for r in prunes
+    ]  # fmt: skip
+    source = origin(Thinking(), backbone)
+    seen, traces = _votes(data, runs, scorer, source)
+    made = fit(seen, traces, error, belongs(backbone, scorer))
+    folder = verifier_folder(backbone, verifier) if isinstance(scorer, OneTokenScorer) else model_folder(backbone)
+    made.save(folder)
+    say(f"{folder}: calibrated for {len(made.held)} ways to run, from {len(traces)} traces")
+    tested = _votes(tests, runs, scorer, source)[0] if tests else [s for s in seen if s.held]
+    figures = judged(made, tested, error)
+    if out is not None:
+        config = {"model": backbone.name, "fingerprint": backbone.fingerprint, "verifier": verifier, "error": error,
+                  "data": [str(p) for p in data], "tests": [str(p) for p in tests]}  # fmt: skip
+        rows = [{"condition": json.loads(name), **row} for name, row in figures.items()]
+        write_results(
+            {"config": config, "machine": machine(), "band": vars_of(made.band), "votes": made.votes, "runs": rows}, out
+        )
+    _print(figures, error, bool(tests))
+
+
+def vars_of(band: Any) -> dict[str, float] | None:
+    return None if band is None else {"low": band.low, "high": band.high, "error": band.error}
+
+
+def _votes(stores: Sequence[Path], runs: Sequence[Settings], scorer: Scorer | None, source: Origin) -> tuple[list[Seen], list[Trace]]:  # fmt: skip
+    """The votes of every run on the problems of every store, and all traces.
+
+    Raises:
+        InputError: a store has no graded traces, or none that this scorer has scored.
+    """
+    seen: list[Seen] = []
+    every: list[Trace] = []
+    for path in stores:
+        groups: dict[int, list[Trace]] = {}
+        for trace, _ in read_traces(path, say, source):
+            trace.steps = None  # only its numbers count
+            groups.setdefault(trace.problem.key, []).append(trace)
+        traces = [t for group in groups.values() for t in group]
+        if not traces or not any(t.correct is not None for t in traces):
+            raise InputError(
+                f"{path} holds no graded traces; mend: give rollouts or evaluations of problems with answers"
+            )
+        if scorer is None:
+            for trace in traces:
+                trace.scores = []
+        elif not all(t.scores for t in traces):
+            raise InputError(f"{path} holds traces without scores; mend: roll out with --verifier and --probe-every")
+        thinking = next(iter(read(path, say, ("thinking",))))["thinking"]
+        cadence = traces[0].scores[0][0] if scorer else 32
+        for run in runs:
+            seen += votes_of(list(groups.values()), thinking, run, cadence)
+        every += traces
+        say(f"{path}: {len(groups)} problems")
+    return seen, every
+
+
+def _print(figures: dict[str, Any], error: float, tested: bool) -> None:
+    table = Table("thinking", "paths", "select", "prune", "problems", "right", "ECE", "answered", "wrong among answered",
+                  title=f"on {'the test traces' if tested else 'held-out problems'}; answered at --max-error {error:g}")  # fmt: skip
+    for name, row in figures.items():
+        options = json.loads(name)
+        wrong = "–" if row["error_among_answered"] is None else f"{row['error_among_answered']:.3f}"
+        table.add_row(str(options["thinking"]), str(options["paths"]), options["select"], options["prune"], str(row["problems"]),
+                      f"{row['right']:.3f}", f"{row['ece']:.3f}", f"{row['answered']:.2f}", wrong)  # fmt: skip
+    Console(width=140).print(table)

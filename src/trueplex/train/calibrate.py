@@ -1,0 +1,126 @@
+"""Learn what a confidence means from stored traces of problems with answers (`trueplex.calibration` applies it).
+
+Half of the problems, by a bit of their name, fits the logistic functions and the curve of scores; the other half is held
+out, so that what is promised of them was not fitted to them. A run with other paths, policy or selector is simulated on
+the stored traces, as it would have been.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from trueplex import policy, vote
+from trueplex.answers import grade
+from trueplex.calibration import Band, Calibration, band_of, condition, looks, safe_threshold
+from trueplex.errors import InputError, MissingExtra
+from trueplex.settings import Settings
+from trueplex.simulate import simulate
+from trueplex.types import Status, Trace, Vote
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A vote on one problem, as a run with these options would have held it, and whether its answer is right."""
+
+    condition: str
+    select: str
+    held: bool
+    votes: list[Vote]
+    voters: list[Trace]
+    right: bool
+
+
+def held_out(trace: Trace) -> bool:
+    """Whether the trace's problem is held out; by a high bit, as the low ones decide the suites' splits."""
+    return bool(trace.problem.key >> 40 & 1)
+
+
+def votes_of(problems: Sequence[Sequence[Trace]], thinking: str, settings: Settings, every: int) -> list[Seen]:
+    """The votes of a run with these settings on problems whose traces, scored `every` tokens, are stored."""
+    rule, select = policy.parse(settings.prune), settings.select or "majority"
+    name = condition({**json.loads(thinking), "verifier": settings.verifier, "paths": settings.paths,
+                      "prune": settings.prune, "select": select})  # fmt: skip
+    seen = []
+    for grown in problems:
+        left = simulate(grown, rule, settings.waves, math.gcd(rule.stride, every))
+        voters = rule.voters(left)
+        votes = vote.selector(select)(voters)
+        if votes:
+            right = grade(votes[0].answer, grown[0].problem.answers or ()).correct is True
+            seen.append(Seen(name, select, held_out(grown[0]), votes, voters, right))
+    return seen
+
+
+def fit(seen: Sequence[Seen], traces: Sequence[Trace], error: float, belongs: Mapping[str, Any]) -> Calibration:
+    """The calibration of these votes, and of the scores of these traces if they have any.
+
+    Raises:
+        InputError: one half of the problems has only right, or only wrong answers.
+        MissingExtra: scikit-learn is not installed.
+    """
+    try:
+        from sklearn.linear_model import LogisticRegression
+    except ImportError as missing:
+        raise MissingExtra("scikit-learn", "train") from missing
+    weights: dict[str, list[float]] = {}
+    for select in dict.fromkeys(s.select for s in seen):
+        chosen = [s for s in seen if s.select == select and not s.held]
+        if len({s.right for s in chosen}) < 2:
+            raise InputError(f"of {len(chosen)} votes by {select!r} none is wrong, or none right; mend: more problems")
+        model = LogisticRegression(max_iter=1000)
+        model.fit([looks(s.votes, s.voters) for s in chosen], [s.right for s in chosen])
+        weights[select] = [round(float(w), 6) for w in (*model.intercept_, *model.coef_[0])]
+    made = Calibration(weights, {}, belongs=dict(belongs))
+    held: dict[str, list[tuple[float, bool]]] = {}
+    for s in seen:
+        if s.held:
+            confidence = made.confidence(s.select, s.votes, s.voters)
+            assert confidence is not None
+            held.setdefault(s.condition, []).append((confidence, s.right))
+    points, band = _scores(traces, error)
+    return Calibration(weights, held, points, band, dict(belongs))
+
+
+def _scores(traces: Sequence[Trace], error: float) -> tuple[list[tuple[float, float]], Band | None]:
+    """The probability behind a finished trace's score, isotonic; and the band, from one trace of each held-out problem."""
+    from sklearn.isotonic import IsotonicRegression
+
+    scored = [t for t in traces if t.status is Status.FINISHED and t.score is not None and t.correct is not None]
+    fitted = [t for t in scored if not held_out(t)]
+    if not fitted or any(not 0 <= (t.score or 0) <= 1 for t in scored):
+        return [], None
+    curve = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip")
+    curve.fit([t.score for t in fitted], [bool(t.correct) for t in fitted])
+    points = [(round(float(s), 5), round(float(p), 5)) for s, p in
+              zip(curve.X_thresholds_, curve.y_thresholds_, strict=True)]  # fmt: skip
+    first: dict[int, Trace] = {}
+    for trace in sorted(scored, key=lambda t: t.index):
+        if held_out(trace):
+            first.setdefault(trace.problem.key, trace)
+    return points, band_of([(t.score or 0.0, bool(t.correct)) for t in first.values()], error)
+
+
+def judged(made: Calibration, seen: Sequence[Seen], error: float, bins: int = 10) -> dict[str, Any]:
+    """By condition: expected calibration error, and what `error` as the largest error comes to, on these votes."""
+    out: dict[str, Any] = {}
+    for name in dict.fromkeys(s.condition for s in seen):
+        rows = [s for s in seen if s.condition == name]
+        confidence = np.array([made.confidence(s.select, s.votes, s.voters) for s in rows], dtype=float)
+        right = np.array([s.right for s in rows])
+        place = np.minimum((confidence * bins).astype(int), bins - 1)
+        gaps = [abs(confidence[place == b].mean() - right[place == b].mean()) * (place == b).sum() for b in range(bins)
+                if (place == b).any()]  # fmt: skip
+        threshold = safe_threshold(made.held.get(name, []), error)
+        given = confidence >= (math.inf if threshold is None else threshold)
+        out[name] = {
+            "problems": len(rows), "right": round(float(right.mean()), 4), "ece": round(sum(gaps) / len(rows), 4),
+            "threshold": None if threshold is None else round(threshold, 4), "answered": round(float(given.mean()), 4),
+            "error_among_answered": round(float(1 - right[given].mean()), 4) if given.any() else None,
+        }  # fmt: skip
+    return out
