@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test lint types bench measure scorers modes verifier study study-rl clean
+.PHONY: demo test lint types bench measure scorers calibration modes verifier study study-rl clean
 
 # torch comes first and by its pinned version, so that nothing else pulls in another build.
 $(STAMP): pyproject.toml constraints.txt
@@ -50,6 +50,17 @@ scorers: $(STAMP)  ## verifier and untrained scores side by side; after `make me
 		OMP_NUM_THREADS=1 $(BIN)/trueplex eval-verifier $(foreach s,$(SUITES),runs/measure/$$mode/$s) --n 100 \
 			--scorers $(SCORERS) --out runs/quality/$$mode || exit $$?; \
 		cp runs/quality/$$mode/results.json results/scorers-$$mode.json; done
+
+# What confidence means for the embedded model: learned from validation problems, judged on those that `make measure` stored.
+CALIBRATED := --paths 8 --paths 16 --paths 32 --select weighted --select majority --select best --prune none --prune half:32
+
+calibration: $(STAMP)  ## calibrate the shipped verifier; after `make measure`
+	for mode in discrete multiplex; do for suite in $(SUITES); do \
+		$(ROLLOUT) --thinking $$mode --data $$suite --split validation --n 100 --samples 32 --verifier auto --probe-every 16 \
+			--out runs/validation/$$mode/$$suite || exit $$?; done; done
+	$(BIN)/trueplex calibrate $(foreach m,discrete multiplex,$(SUITES:%=runs/validation/$m/%)) \
+		$(foreach m,discrete multiplex,$(SUITES:%=--test runs/measure/$m/%)) $(CALIBRATED) --out runs/calibration
+	cp runs/calibration/results.json results/calibration.json
 
 # Each way of thinking, none of them trained for: 8 traces of 200 test problems a suite.
 MODE_discrete := --thinking discrete
