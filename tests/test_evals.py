@@ -18,14 +18,16 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from conftest import stored_trace
-from trueplex import vote
+from trueplex import policy, vote
 from trueplex.errors import OptionError
 from trueplex.evals.budget import Spent, at_budget, equal_budgets
 from trueplex.evals.methods import METHODS, choose
 from trueplex.evals.metrics import figure, interval, paired, pass_at
 from trueplex.evals.samples import gather, outcomes
 from trueplex.evals.summary import of_size, summarise
-from trueplex.types import Status, Trace
+from trueplex.simulate import simulate
+from trueplex.types import Status, Steps, Trace
+from trueplex.waves import Waves
 
 
 def random_traces(seed: int, problems: int = 5, paths: int = 8) -> list[Trace]:
@@ -97,9 +99,64 @@ def test_a_method_pays_for_the_probes_that_it_reads() -> None:
     for t in traces:
         t.probe_tokens = 2
     assert METHODS["majority"](traces).tokens == 15 and METHODS["weighted"](traces).tokens == 21
-    (one,) = gather(traces, ["entropy"])
+    (one,) = gather(traces, {"entropy": None})
     assert METHODS["best"](one.views["entropy"]).tokens == 15  # an untrained score reads what is there anyway
     assert [t.score for t in one.views["entropy"]] == pytest.approx([np.exp(-t.steps.entropy.mean()) for t in traces])
+
+
+def scored_traces(seed: int, paths: int = 12) -> list[Trace]:
+    """Traces of one problem, 5 to 30 tokens long, with scores every 4 tokens and at their end."""
+    rng = np.random.default_rng(seed)
+    traces = []
+    for i in range(paths):
+        answer = ["4", "5", "6"][rng.integers(3)]
+        trace = stored_trace(i, answer, answer == "4", 0.5, "2 + 2")
+        trace.tokens = int(rng.integers(5, 30))
+        trace.steps = Steps(*(np.resize(a, (trace.tokens, *a.shape[1:])) for a in trace.steps.arrays()))
+        looks = [*range(4, trace.tokens, 4), trace.tokens]
+        trace.scores = [(at, round(float(rng.random()), 2)) for at in looks]
+        trace.status, trace.probe_tokens = Status.FINISHED, len(looks)
+        traces.append(trace)
+    return traces
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(0, 10**6),
+    st.sampled_from(["weighted", "best", "majority"]),
+    st.sampled_from(["half:4", "half:8/2", "floor:0.3", "deepconf:low@4/3", "consensus:0.6", "drop:2@4+stop:12"]),
+)
+def test_a_vote_behind_a_policy_is_that_of_the_run(seed: int, name: str, prune: str) -> None:
+    """`simulate` is held to the decode loop in test_simulate.py; here the method is held to it and to the selectors."""
+    (one,) = gather(scored_traces(seed))
+    chosen = choose([f"{name}~{prune}"], True, 4)[0]
+    rule = policy.parse(prune)
+    for first in (0, 6):
+        group = [replace(t, index=t.index - first) for t in one.traces[first : first + 6]]
+        if name == "majority" and not rule.needs_scores:  # such a run has no scorer
+            group = [replace(t, scores=[], probe_tokens=0) for t in group]
+        left = simulate(group, rule, Waves(6, 6), rule.stride or 4)
+        votes = vote.selector(name)(rule.voters(left))
+        found = chosen.method(one.traces[first : first + 6])
+        assert found.answer == (votes[0].answer if votes else None)
+        assert found.tokens == sum(t.tokens + t.probe_tokens for t in left)
+
+
+def test_a_policy_saves_and_an_untrained_score_costs_nothing() -> None:
+    traces = scored_traces(1)
+    for trace in traces[:8]:
+        trace.answer = "4"  # as clear as a first wave can be
+    (one,) = gather(traces, {"logprob": 4})
+    plain, thinned, untrained, few = (
+        of_size([one], c, 12).tokens[0]
+        for c in choose(["weighted", "weighted~half:4", "weighted:logprob~half:4", "majority~auto"], True, 4)
+    )
+    assert thinned < plain and few < plain
+    for view in one.views["logprob"]:
+        assert view.scores == [(at, pytest.approx(float(np.exp(traces[view.index].steps.logps[:at, 0].mean()))))
+                               for at in (*range(4, view.tokens, 4), view.tokens)]  # fmt: skip
+    survivors = simulate(one.views["logprob"], policy.parse("half:4"), Waves(12, 12), 4)
+    assert untrained == sum(t.tokens for t in survivors)
 
 
 @pytest.mark.parametrize(
@@ -110,6 +167,10 @@ def test_a_method_pays_for_the_probes_that_it_reads() -> None:
         (["weighted:auto"], True, "no score of stored steps"),
         (["weighted:deepconf:most"], True, "unknown DeepConf kind"),
         (["best"], False, "needs scores"),
+        (["majority~half:32"], False, "needs scores"),
+        (["weighted~none"], True, "retires nothing"),
+        (["weighted~half:8"], True, "looks every 8 tokens and scores lie 32 apart"),
+        (["weighted~third:8"], True, "unknown pruning rule"),
     ],
 )
 def test_methods_that_cannot_act_are_refused(names: list[str], scored: bool, says: str) -> None:

@@ -6,7 +6,7 @@ traces survive (a law: tests/test_simulate.py). Needs traces that were grown to 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from trueplex.errors import OptionError
@@ -27,6 +27,7 @@ def simulate(grown: Sequence[Trace], rule: Policy, waves: Waves, stride: int) ->
         OptionError: there are too few traces, or one was not scored at a look.
     """
     whole = {t.index: t for t in grown}
+    scores = {t.index: dict(t.scores) for t in grown}
     if set(whole) < set(range(waves.most)):
         raise OptionError(f"{len(whole)} traces are stored and the run may need {waves.most}; mend: fewer paths")
     stopped: list[Trace] = []
@@ -39,7 +40,7 @@ def simulate(grown: Sequence[Trace], rule: Policy, waves: Waves, stride: int) ->
         while live:
             tokens += stride
             for trace in live:
-                _advance(trace, whole[trace.index], tokens)
+                _advance(trace, whole[trace.index], scores[trace.index], tokens)
             stopped += [t for t in live if t.status is not Status.RUNNING]
             live = [t for t in live if t.status is Status.RUNNING]
             for trace in rule(Standing(live, stopped)):
@@ -50,17 +51,20 @@ def simulate(grown: Sequence[Trace], rule: Policy, waves: Waves, stride: int) ->
     return sorted(stopped, key=lambda t: t.index)
 
 
-def _advance(trace: Trace, whole: Trace, tokens: int) -> None:
-    """Let a trace grow to so many tokens, or to its end, and take the score of that look."""
+def _advance(trace: Trace, whole: Trace, scores: Mapping[int, float], tokens: int) -> None:
+    """Let a trace grow to so many tokens, or to its end, and take the score of that look.
+
+    The look costs a probe, one token, if the stored trace took any: an untrained score reads what is there anyway.
+    """
     trace.tokens = min(tokens, whole.tokens)
-    if whole.scores:
-        score = next((s for at, s in whole.scores if at == trace.tokens), None)
+    if scores:
+        score = scores.get(trace.tokens)
         if score is None:
             raise OptionError(
                 f"trace {trace.index} has no score at {trace.tokens} tokens; mend: score the traces at every look"
             )
         trace.scores.append((trace.tokens, score))
-        trace.probe_tokens += 1
+        trace.probe_tokens += whole.probe_tokens > 0
     if trace.tokens == whole.tokens:
         trace.status, trace.answer, trace.correct = whole.status, whole.answer, whole.correct
 

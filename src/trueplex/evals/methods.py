@@ -1,9 +1,10 @@
 """Ways to get one answer from a problem's traces, as functions of stored traces.
 
-`METHODS` is the whole registry: name → function of k traces of one problem, by index, whose equal answers
-are spelled equally → the answer and the tokens spent on it. A method that needs scores reads ``trace.scores``,
+`METHODS` is the whole registry of votes: name → function of k traces of one problem, by index, whose equal answers
+are spelled equally → the answer and the tokens spent on it. A vote that needs scores reads ``trace.scores``,
 as the verifier gave them while the trace grew; with ``NAME:SCORER`` it gets the traces scored anew by that
-scorer at their end. A further method is one more line.
+scorer. A further one is one more line. ``NAME~POLICY`` and ``NAME:SCORER~POLICY`` are the same vote on what a pruning
+policy would have left of the k traces, simulated; ``auto`` in the policy begins few and adds more while the vote is open.
 
 The votes are those of `trueplex.vote`, with its rules for ties (a test holds them together); this form counts
 hundreds of thousands of small votes without asking the grader again.
@@ -12,11 +13,16 @@ hundreds of thousands of small votes without asking the grader again.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
+from trueplex import policy
 from trueplex.errors import OptionError
+from trueplex.policy import Policy
+from trueplex.simulate import simulate, spent
 from trueplex.types import Status, Trace
 from trueplex.verify import confidence
+from trueplex.waves import FIRST, Waves
 
 
 class Outcome(NamedTuple):
@@ -53,10 +59,6 @@ BLIND = frozenset({"majority"})  # those that read no score
 UNTRAINED = ("logprob", "entropy", "deepconf:mean")  # scorers that every run allows, as they read stored steps
 
 
-def spent(traces: Sequence[Trace]) -> int:
-    return sum(t.tokens + t.probe_tokens for t in traces)
-
-
 def _winner(traces: Sequence[Trace], add: Callable[[Trace, float], float]) -> str | None:
     """The answer of the greatest weight; ties by more traces, then by the lowest index."""
     groups: dict[str, tuple[float, int]] = {}
@@ -68,19 +70,42 @@ def _winner(traces: Sequence[Trace], add: Callable[[Trace, float], float]) -> st
     return max(groups, key=lambda answer: groups[answer]) if groups else None
 
 
+def after(rule: Policy, adaptive: bool, every: int, method: Method, reads: bool) -> Method:
+    """The method on what a run with this policy, looking every so many tokens, would have left of the traces.
+
+    A run that ``reads`` no scores has none, so none weighs in a consensus and no probe is paid for.
+    """
+
+    def thinned(traces: Sequence[Trace]) -> Outcome:
+        size = len(traces)
+        waves = Waves(FIRST, size, adaptive=True) if adaptive and size > FIRST else Waves(size, size)
+        grown = [replace(t, index=i) if reads else replace(t, index=i, scores=[], probe_tokens=0)
+                 for i, t in enumerate(traces)]  # fmt: skip
+        left = simulate(grown, rule, waves, every)
+        return Outcome(method(rule.voters(left)).answer, spent(left))
+
+    return thinned
+
+
 class Chosen(NamedTuple):
-    """A method by its full name, with the scorer that its traces are scored by; None for the scores they have."""
+    """A method by its full name, with the scorer that its traces are scored by; None for the scores they have.
+
+    ``along`` says that it reads the scores of a running trace, not its last one alone.
+    """
 
     name: str
     method: Method
     scorer: str | None
+    along: bool = False
 
 
-def choose(names: Sequence[str] | None, scored: bool) -> list[Chosen]:
+def choose(names: Sequence[str] | None, scored: bool, every: int = 32) -> list[Chosen]:
     """The methods of these names; None is all that a run allows, `scored` telling whether its traces have scores.
 
+    ``every`` is how many tokens lie between two scores of a trace.
+
     Raises:
-        OptionError: an unknown name or scorer, or a method whose scores the run does not have.
+        OptionError: an unknown name, scorer or policy, or a method whose scores the run does not have.
     """
     if names is None:
         own = [name for name in METHODS if scored or name in BLIND]
@@ -90,14 +115,31 @@ def choose(names: Sequence[str] | None, scored: bool) -> list[Chosen]:
         ]
     chosen = []
     for name in dict.fromkeys(names):
-        base, _, scorer = (name, "", "") if name in METHODS else name.partition(":")
-        if base not in METHODS or (scorer and base in BLIND):
+        vote, thins, rules = name.partition("~")
+        base, _, scorer = (vote, "", "") if vote in METHODS else vote.partition(":")
+        if base not in METHODS or (scorer and base in BLIND and not thins):
             raise OptionError(f"unknown method {name!r}; mend: one of {', '.join(METHODS)}, or NAME:SCORER with a scorer such "
-                              f"as {', '.join(UNTRAINED)} (pass@k is always there)")  # fmt: skip
+                              f"as {', '.join(UNTRAINED)}, each also with ~POLICY (pass@k is always there)")  # fmt: skip
         if scorer and confidence.parse(scorer) is None:
             raise OptionError(f"{name!r}: {scorer!r} is no score of stored steps; mend: deepconf[:KIND[@WINDOW]], logprob or "
                               "entropy; a verifier's scores are given by --verifier")  # fmt: skip
-        if not scorer and base not in BLIND and not scored:
-            raise OptionError(f"{name!r} needs scores and the run has none; mend: give --verifier, or {name}:logprob")
-        chosen.append(Chosen(name, METHODS[base], scorer or None))
+        method, reads = METHODS[base], base not in BLIND
+        if thins:
+            method, reads = _thinned(name, rules, method, reads, every)
+        if not scorer and reads and not scored:
+            raise OptionError(f"{name!r} needs scores and the run has none; mend: give --verifier, or {base}:logprob")
+        chosen.append(Chosen(name, method, scorer or None, bool(thins)))
     return chosen
+
+
+def _thinned(name: str, rules: str, method: Method, reads: bool, every: int) -> tuple[Method, bool]:
+    """The method behind a policy, and whether the two of them read scores."""
+    parts = rules.split("+")
+    rule = policy.parse("+".join(part for part in parts if part != "auto") or "none")
+    if rule.spelled == "none" and "auto" not in parts:
+        raise OptionError(f"{name!r} retires nothing; mend: drop ~{rules}")
+    if rule.stride % every:
+        raise OptionError(f"{name!r} looks every {rule.stride} tokens and scores lie {every} apart; mend: --probe-every "
+                          f"{rule.stride}, or a multiple of {every} in the policy")  # fmt: skip
+    reads = reads or rule.needs_scores
+    return after(rule, "auto" in parts, rule.stride or every, method, reads), reads

@@ -55,7 +55,7 @@ def evaluate(
     Raises:
         OptionError: a method is unknown or needs scores that the run does not have.
     """
-    choose(methods, scorer is not None)
+    choose(methods, scorer is not None, settings.probe_every)
     figures = {}
     for name, problems in suites.items():
         clock = Clock(out, name, progress)
@@ -63,7 +63,12 @@ def evaluate(
         clock.write()
         order = [problem.key for problem in problems]
         figures[name] = summarise(
-            (trace for trace, _ in read_traces(path, say)), methods, order, scorer is not None, read_truncated
+            (trace for trace, _ in read_traces(path, say)),
+            methods,
+            order,
+            scorer is not None,
+            read_truncated,
+            settings.probe_every,
         )
     config = configuration(settings, backbone) | {"read_truncated": read_truncated}
     result = {"config": config, "prompt": prompt_of(backbone), "machine": machine(), "suites": figures}

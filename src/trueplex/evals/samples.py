@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -12,6 +12,7 @@ from trueplex.answers import extract, grade, group
 from trueplex.types import Problem, Status, Trace
 from trueplex.verify import confidence
 
+Row = tuple[Trace, dict[str, list[tuple[int, float]]], np.ndarray]  # scores by untrained scorer; numbers of the steps
 TENTHS = 10  # of a trace's thinking, where entropy and exploration are kept
 
 
@@ -20,7 +21,7 @@ class Samples:
     """All traces of a problem, by index, without their steps.
 
     ``traces`` have their answers spelled as the first equal one, and ``right`` says of each spelling whether
-    it is right. ``views`` are the same traces scored by each untrained scorer at their end. entropy [N] and
+    it is right. ``views`` are the same traces scored by each untrained scorer, at their end alone or all along. entropy [N] and
     explored [N] are means over the thinking steps; along [N, 2, TENTHS] the same by tenths of the thinking,
     NaN where a trace has no step.
     """
@@ -40,21 +41,22 @@ class Samples:
         return np.array([t.correct is True for t in self.traces])
 
 
-def gather(traces: Iterable[Trace], scorers: Sequence[str] = (), order: Sequence[int] = (),
+def gather(traces: Iterable[Trace], scorers: Mapping[str, int | None] | None = None, order: Sequence[int] = (),
            read_truncated: bool = False) -> list[Samples]:  # fmt: skip
     """Samples of each problem, in the `order` of problem keys, others behind by key: never by who finished first.
 
+    ``scorers`` are untrained ones, each with the number of tokens between its scores, None for one at the end.
     ``read_truncated`` also takes the last box of a trace that a limit cut off for its answer.
     """
-    kept: dict[int, list[tuple[Trace, list[float], np.ndarray]]] = {}
-    parsed = [(name, confidence.parse(name)) for name in scorers]
+    kept: dict[int, list[Row]] = {}
+    parsed = {name: (confidence.parse(name), every) for name, every in (scorers or {}).items()}
     for trace in traces:
         if trace.status is Status.RUNNING:
             continue
         assert trace.steps is not None
         if read_truncated and trace.status is Status.TRUNCATED:
             _read_what_was_cut_off(trace)
-        scores = [score(trace.steps) for _, score in parsed if score is not None]
+        scores = {name: _scored(score, trace, every) for name, (score, every) in parsed.items() if score is not None}
         entropy, explores = trace.steps.entropy, ~trace.steps.consensus
         thought = trace.thinking_tokens
         told = np.stack([entropy[:thought], explores[:thought].astype(np.float32)])
@@ -63,7 +65,14 @@ def gather(traces: Iterable[Trace], scorers: Sequence[str] = (), order: Sequence
         kept.setdefault(trace.problem.key, []).append((replace(trace, steps=None, text=""), scores, numbers))
     places = {key: place for place, key in enumerate(order)}
     keys = sorted(kept, key=lambda key: (places.get(key, len(places)), key))
-    return [_samples(kept[key], [name for name, _ in parsed]) for key in keys]
+    return [_samples(kept[key]) for key in keys]
+
+
+def _scored(score: confidence.Confidence, trace: Trace, every: int | None) -> list[tuple[int, float]]:
+    """(tokens, score) every so many tokens and at the end."""
+    assert trace.steps is not None
+    looks = range(every, trace.tokens, every) if every else ()
+    return [(at, score(trace.steps, at)) for at in (*looks, trace.tokens)]
 
 
 def _read_what_was_cut_off(trace: Trace) -> None:
@@ -72,7 +81,7 @@ def _read_what_was_cut_off(trace: Trace) -> None:
         trace.correct = grade(trace.answer, trace.problem.answers).correct
 
 
-def _samples(rows: list[tuple[Trace, list[float], np.ndarray]], scorers: Sequence[str]) -> Samples:
+def _samples(rows: list[Row]) -> Samples:
     rows = sorted(rows, key=lambda row: row[0].index)
     traces, numbers = [row[0] for row in rows], np.stack([row[2] for row in rows])
     answered = [t for t in traces if t.answer is not None]
@@ -83,8 +92,8 @@ def _samples(rows: list[tuple[Trace, list[float], np.ndarray]], scorers: Sequenc
         for member in members:
             answered[member].answer = first.answer
     views = {
-        name: [replace(t, scores=[(t.tokens, row[1][k])], probe_tokens=0) for t, row in zip(traces, rows, strict=True)]
-        for k, name in enumerate(scorers)
+        name: [replace(t, scores=row[1][name], probe_tokens=0) for t, row in zip(traces, rows, strict=True)]
+        for name in rows[0][1]
     }
     return Samples(traces[0].problem, traces, right, views, numbers[:, 0], numbers[:, 1],
                    numbers[:, 3:].reshape(len(rows), 2, TENTHS), numbers[:, 2])  # fmt: skip

@@ -33,12 +33,13 @@ def chosen_right(votes: list[Vote], answers: Sequence[str]) -> float:
 
 
 def summarise(traces: Iterable[Trace], methods: Sequence[str] | None = None, order: Sequence[int] = (),
-              scored: bool | None = None, read_truncated: bool = False) -> dict[str, Any]:  # fmt: skip
+              scored: bool | None = None, read_truncated: bool = False, every: int = 32) -> dict[str, Any]:  # fmt: skip
     """Figures of one suite: pass@k, every method at every size, lengths, entropy and the quality of scores.
 
     An answer that the grader could not judge counts as wrong here and is counted by itself. ``right`` and
     ``ids`` are the number of right traces of each problem and its name, in the `order` of problem keys, so
-    that two results can be compared pair by pair. ``scored`` says whether the traces have scores; None looks.
+    that two results can be compared pair by pair. ``scored`` says whether the traces have scores; None looks. ``every`` is how
+    many tokens lie between them.
 
     Raises:
         OptionError: a method is unknown or needs scores that are not there.
@@ -47,13 +48,14 @@ def summarise(traces: Iterable[Trace], methods: Sequence[str] | None = None, ord
     if scored is None:
         first = next(stored)
         scored, stored = bool(first.scores), itertools.chain([first], stored)
-    chosen = choose(methods, scored)
-    scorers = list(dict.fromkeys(c.scorer for c in chosen if c.scorer))
+    chosen = choose(methods, scored, every)
+    scorers = {c.scorer: every if any(o.along for o in chosen if o.scorer == c.scorer) else None
+               for c in chosen if c.scorer}  # fmt: skip
     samples = gather(stored, scorers, order, read_truncated)
     n = min(len(s.traces) for s in samples)
-    every = [t for s in samples for t in s.traces]
+    whole = [t for s in samples for t in s.traces]
     right = [int(s.correct.sum()) for s in samples]
-    tokens = np.array([t.tokens for t in every])
+    tokens = np.array([t.tokens for t in whole])
     ended = outcomes(samples)
     out: dict[str, Any] = {
         "problems": len(samples), "samples": n, "outcomes": ended,
@@ -62,7 +64,7 @@ def summarise(traces: Iterable[Trace], methods: Sequence[str] | None = None, ord
                  for k in sizes(n)},
         "tokens": {**(figure([float(np.mean([t.tokens for t in s.traces])) for s in samples]) or {}),
                    "p5": int(np.quantile(tokens, 0.05)), "p95": int(np.quantile(tokens, 0.95)), "max": int(tokens.max())},
-        "truncated": round(float(np.mean([t.status.value == "truncated" for t in every])), 4),
+        "truncated": round(float(np.mean([t.status.value == "truncated" for t in whole])), 4),
         "entropy": figure([float(s.entropy.mean()) for s in samples]),
         "explored": figure([float(s.explored.mean()) for s in samples]),
     }  # fmt: skip
@@ -72,8 +74,8 @@ def summarise(traces: Iterable[Trace], methods: Sequence[str] | None = None, ord
     correct = np.concatenate([s.correct for s in samples]).tolist()
     surer = np.concatenate([s.surer for s in samples]).tolist()
     out["auroc_within_entropy"] = figure(per_problem_auroc(problems, correct, surer))
-    if all(t.scores for t in every):
-        out |= _ranking(every, problems, correct)
+    if all(t.scores for t in whole):
+        out |= _ranking(whole, problems, correct)
         out |= _gains(samples, right, n)
     return out | {"curves": curves(samples), "ids": [s.problem.id for s in samples], "right": right}
 
