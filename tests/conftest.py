@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -14,6 +15,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from trueplex import cli
 from trueplex.backbone import Backbone, load
 from trueplex.prompt import make_prompt
 from trueplex.reference.text import build_tokenizer
@@ -112,3 +114,17 @@ def stored_trace(
         Problem(problem, "a/1", ("4", "four")), index, 9, Status.FINISHED, "end of sequence", "model", 5, 3, 2, [(2, 0.1), (5, score)],
         steps, "1+1 ☃", answer, correct,
     )  # fmt: skip
+
+
+@pytest.fixture
+def trueplex(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
+    """Run a command in this process: (exit code, standard output, standard error)."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["trueplex", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        captured = capfd.readouterr()
+        return int(stop.value.code or 0), captured.out, captured.err
+
+    return run

@@ -12,25 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from trueplex import cli
 from trueplex.reference.tasks import problems
 
 PROBLEM = "Ann has 12 apples. Ann loses 3. The number doubles. How many apples are there now?"
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-
-
-@pytest.fixture
-def trueplex(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
-    """Run a command in this process: (exit code, standard output, standard error)."""
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["trueplex", *arguments])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        captured = capfd.readouterr()
-        return int(stop.value.code or 0), captured.out, captured.err
-
-    return run
 
 
 def start(*arguments: str, **options: object) -> subprocess.Popen[str]:

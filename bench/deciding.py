@@ -1,0 +1,255 @@
+"""What deciding early saves and costs: every policy and scorer on stored traces, and the main ones live.
+
+    python bench/deciding.py --stored runs/deciding --out results/deciding.json     after `make deciding` has sampled
+    python bench/deciding.py --live --out results/deciding-live.json                on an idle machine
+
+Stored: 128 traces a problem, policies simulated on them (a law holds the simulation to the decode loop), each against
+the weighted vote and best-of-128, paired by problem. Those two are charged one probe a trace; a policy every look that it
+takes. Live: seconds of whole runs, probes and warm-up counted, and the share of them that policies and votes take.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from speed import write
+from trueplex import policy, vote
+from trueplex.answers import grade
+from trueplex.backbone import Backbone, load
+from trueplex.engine.thinking import Thinking
+from trueplex.evals.budget import Spent
+from trueplex.evals.methods import Chosen, choose
+from trueplex.evals.metrics import figure, paired
+from trueplex.evals.run import machine
+from trueplex.evals.samples import Samples, gather
+from trueplex.evals.summary import of_size
+from trueplex.pipeline import Solved, Stopped, Stream, stream
+from trueplex.reference.tasks import SUITES, problems
+from trueplex.scorers import choose_scorer
+from trueplex.settings import Settings
+from trueplex.store import read_traces
+from trueplex.verify.probe import OneTokenScorer
+
+PATHS, EVERY = 128, 4
+SIZES = (1, 2, 4, 8, 16, 32, 64, 128)  # of plain votes
+BEHIND = (16, 32, 64, 128)  # of votes behind a policy
+POLICIES = (
+    "half:4", "half:8", "half:16", "half:32", "half:4/4", "half:4/8", "half:8/4", "half:8/8", "half:16/8", "keep:0.75@8/8",
+    "stop:32", "floor:0.4", "consensus:0.6", "deepconf:low@32/16", "auto", "half:8/8+auto",
+)  # fmt: skip
+# DeepConf with groups of 32 tokens: the published 2,048 are longer than these traces.
+UNTRAINED = ("deepconf:tail@32", "logprob", "entropy")
+OTHERS = ("half:8", "half:8/8", "half:16/8", "half:32", "deepconf:low@32/16")  # policies behind the untrained scores
+MODES = ("discrete", "multiplex")
+
+
+def all_methods() -> list[Chosen]:
+    """Every vote, plain and behind every policy. A policy with no cadence of its own looks every 32 tokens by a verifier,
+    whose probes cost, and every 4 by a score that costs nothing; `auto` alone needs scores at the end only.
+    """
+    found = choose(["majority", "majority~auto", "majority~consensus:0.6"], True, EVERY)
+    for scorer in ("", *UNTRAINED):
+        for select in ("weighted", "best"):
+            name = f"{select}:{scorer}" if scorer else select
+            found += choose([name], True)
+            for rule in OTHERS if scorer else POLICIES:
+                look = (
+                    640
+                    if rule == "auto"
+                    else EVERY
+                    if scorer or policy.parse(rule.removesuffix("+auto")).stride
+                    else 32
+                )
+                found += choose([f"{name}~{rule}"], True, look)
+    return found
+
+
+def asked(samples: Sequence[Samples], chosen: Chosen, size: int) -> Spent:
+    """The method over `size` traces. A plain vote reads last scores: one probe a trace, if it reads any of a verifier."""
+    found = of_size(samples, chosen, size)
+    if chosen.along:
+        return found
+    lengths = np.array([np.mean([t.tokens for t in s.traces]) for s in samples]) * size
+    return Spent(found.right, lengths + size * (chosen.scorer is None and chosen.name != "majority"))
+
+
+def suite_figures(path: Path) -> dict[str, Any]:
+    """Every method at every size on one suite's traces, and against the two votes over all of them."""
+    chosen = all_methods()
+    scorers = {c.scorer: EVERY for c in chosen if c.scorer}
+    samples = gather((t for t, _ in read_traces(path, print)), scorers)
+    samples = [s for s in samples if len(s.traces) == PATHS]
+    found = {c.name: {k: asked(samples, c, k) for k in (BEHIND if c.along else SIZES)} for c in chosen}
+    weighted, best = found["weighted"][PATHS], found["best"][PATHS]
+    return {
+        "problems": len(samples),
+        "methods": {
+            name: {str(k): {**(figure(s.right.tolist()) or {}), "tokens": round(float(s.tokens.mean()), 1)} for k, s in by_size.items()}
+            for name, by_size in found.items()
+        },
+        "of_128": {
+            name: {
+                "saved": round(float(1 - s.tokens.mean() / weighted.tokens.mean()), 4),
+                "minus weighted": paired(s.right.tolist(), weighted.right.tolist()),
+                "minus best": paired(s.right.tolist(), best.right.tolist()),
+            }
+            for name, by_size in found.items()
+            for s in [by_size[PATHS]]
+        },
+    }  # fmt: skip
+
+
+def stored(root: Path) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    todo = [(mode, suite) for mode in MODES for suite in SUITES if (root / mode / suite / "traces.arrow").exists()]
+    for mode, suite in track(todo, "simulating", console=Console(stderr=True)):
+        found.setdefault(mode, {})[suite] = suite_figures(root / mode / suite / "traces.arrow")
+    return {"machine": machine(), "paths": PATHS, "every": EVERY, "modes": found}
+
+
+# -- live --------------------------------------------------------------------------------------------------
+
+LIVE = (
+    "none",
+    "half:32",
+    "half:16",
+    "half:8",
+    "half:8/8",
+    "keep:0.75@8/8",
+    "stop:32",
+    "consensus:0.6",
+    "auto",
+    "half:8/8+auto",
+)
+LIVE_SUITES = ("chain-hard", "remainder-hard", "countdown-hard")
+
+
+def settings_of(name: str, paths: int, thinking: Thinking = Thinking()) -> Settings:  # noqa: B008 (it is frozen)
+    """A run of this policy, which scores as seldom as it can; `auto` begins few and adds more."""
+    parts = [part for part in name.split("+") if part != "auto"]
+    every = {"half:16": 16, "half:8": 8, "half:8/8": 8, "keep:0.75@8/8": 8}.get(parts[0] if parts else "", 32)
+    count = f"auto:{paths}" if "auto" in name.split("+") else paths
+    return Settings(thinking, paths=count, prune="+".join(parts) or "none", probe_every=every)
+
+
+def run(backbone: Backbone, verifier: Any, settings: Settings, found: Sequence[Any]) -> dict[str, Any]:
+    """Seconds, tokens with probes, and right answers of one run, one problem at a time."""
+    scorer = OneTokenScorer(verifier, settings.probe_every)
+    started, tokens, right = time.perf_counter(), 0, []
+    for problem in found:
+        for event in stream(backbone, [problem], settings, scorer):
+            if isinstance(event, Stopped):
+                tokens += event.trace.tokens + event.trace.probe_tokens
+            if isinstance(event, Solved):
+                answer = event.solution.answer
+                right.append(float(answer is not None and grade(answer, problem.answers).correct is True))
+    return {"seconds": time.perf_counter() - started, "tokens": tokens, "right": right}
+
+
+def share_of_deciding(backbone: Backbone, verifier: Any, paths: int, found: Sequence[Any]) -> dict[str, float]:
+    """The share of a run's time that its policy and its vote take, at half:32."""
+    spent = {"policy": 0.0, "vote": 0.0}
+
+    def timed(function: Callable[..., Any], into: str) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            started = time.perf_counter()
+            try:
+                return function(*arguments, **options)
+            finally:
+                spent[into] += time.perf_counter() - started
+
+        return call
+
+    tally, retire = vote.tally, Stream._retire
+    Stream._retire, vote.tally = timed(retire, "policy"), timed(tally, "vote")  # type: ignore[method-assign]
+    try:
+        seconds = run(backbone, verifier, settings_of("half:32", paths), found)["seconds"]
+    finally:
+        Stream._retire, vote.tally = retire, tally  # type: ignore[method-assign]
+    return {"policy": round(spent["policy"] / seconds, 5), "vote": round(spent["vote"] / seconds, 5)}
+
+
+def live(repeats: int, each: int) -> dict[str, Any]:
+    torch.set_num_threads(1)
+    backbone = load("reference", device="cpu")
+    scorer, _ = choose_scorer(backbone, Settings(), print)
+    assert isinstance(scorer, OneTokenScorer)
+    console = Console(stderr=True)
+    few = [p for suite in LIVE_SUITES for p in problems(suite, "test", 2)]
+    saved: dict[str, Any] = {}
+    for paths in track((16, 64, 256), "time against tokens", console=console):
+        runs = []
+        for _ in range(repeats + 1):  # the first warms up
+            whole, half = (run(backbone, scorer.verifier, settings_of(p, paths), few) for p in ("none", "half:32"))
+            runs.append((1 - half["seconds"] / whole["seconds"], 1 - half["tokens"] / whole["tokens"]))
+        time_saved, tokens_saved = (statistics.median(column) for column in zip(*runs[1:], strict=True))
+        saved[str(paths)] = {"time_saved": round(time_saved, 3), "tokens_saved": round(tokens_saved, 3),
+                             "ratio": round(time_saved / tokens_saved, 3)}  # fmt: skip
+    deciding = share_of_deciding(backbone, scorer.verifier, 256, few)
+    many = [p for suite in LIVE_SUITES for p in problems(suite, "test", each)]
+    curve = {}
+    for name in track(LIVE, "accuracy against seconds", console=console):
+        found = run(backbone, scorer.verifier, settings_of(name, 64), many)
+        curve[name] = {"seconds": round(found["seconds"] / len(many), 3), "tokens": round(found["tokens"] / len(many), 1),
+                       "right": figure(found["right"]), "votes": found["right"]}  # fmt: skip
+    for name, cell in curve.items():
+        cell["minus none"] = paired(cell["votes"], curve["none"]["votes"]) if name != "none" else None
+        cell["votes"] = "".join(str(int(v)) for v in cell["votes"])
+    return {"machine": machine(), "paths": 64, "suites": LIVE_SUITES, "problems": len(many), "half:32, saved": saved,
+            "share of time at 256 traces": deciding, "live": curve}  # fmt: skip
+
+
+def show(result: dict[str, Any]) -> None:
+    console = Console(width=140)
+    for mode, suites in result.get("modes", {}).items():
+        for suite, f in suites.items():
+            table = Table(
+                "of 128",
+                "right",
+                "tokens saved",
+                "− weighted",
+                "− best",
+                title=f"{mode}, {suite}: {f['problems']} problems",
+            )
+            for name, cell in f["of_128"].items():
+                table.add_row(name, f"{100 * f['methods'][name]['128']['mean']:.0f}", f"{100 * cell['saved']:.1f} %",
+                              *(f"{100 * d['mean']:+.0f} [{100 * d['low']:+.0f}, {100 * d['high']:+.0f}]"
+                                for d in (cell["minus weighted"], cell["minus best"])))  # fmt: skip
+            console.print(table)
+    if "live" in result:
+        table = Table("of 64, live", "right", "seconds", "tokens", title="a problem, one at a time")
+        for name, cell in result["live"].items():
+            table.add_row(name, f"{100 * cell['right']['mean']:.0f}", f"{cell['seconds']:.2f}", f"{cell['tokens']:.0f}")
+        console.print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    kind = parser.add_mutually_exclusive_group(required=True)
+    kind.add_argument("--stored", type=Path, help="folder with MODE/SUITE/traces.arrow")
+    kind.add_argument("--live", action="store_true")
+    parser.add_argument("--repeats", type=int, default=3, help="paired runs of each comparison of time")
+    parser.add_argument("--each", type=int, default=20, help="live problems of each suite")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    result = stored(options.stored) if options.stored else live(options.repeats, options.each)
+    show(result)
+    write(result, options.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""`trueplex calibrate`: what is fitted, what is held out, and what the command refuses and keeps."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from trueplex.backbone import load, reference_path
+from trueplex.calibration import condition
+from trueplex.errors import InputError
+from trueplex.jobs.sampling import roll
+from trueplex.scorers import choose_calibration, choose_scorer
+from trueplex.settings import Settings, configuration
+from trueplex.train.calibrate import fit, held_out, judged, votes_of
+from trueplex.types import Problem, Status, Trace
+
+OPTIONS = json.dumps({"thinking": "discrete", "width": 1, "merge": None, "replacement": None, "noise": None, "strength": None,
+                      "sampling": {}, "answer_sampling": {}, "ending": {}})  # fmt: skip
+
+
+def problems_of(count: int, paths: int, seed: int = 0) -> list[list[Trace]]:
+    """Traces whose chance to be right differs by problem, scored by what they are, with noise."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for p in range(count):
+        problem, chance = Problem(f"problem {seed}-{p}", answers=("1",)), rng.beta(1.5, 1.5)
+        traces = []
+        for i in range(paths):
+            right = bool(rng.random() < chance)
+            score = float(np.clip(0.55 * right + 0.45 * rng.random(), 0, 1))
+            traces.append(Trace(problem, i, 0, Status.FINISHED, tokens=40, thinking_tokens=30, probe_tokens=2,
+                                scores=[(32, 0.5), (40, score)], answer="1" if right else str(2 + i % 3), correct=right))  # fmt: skip
+        found.append(traces)
+    return found
+
+
+RUNS = [
+    Settings(paths=8, select=select, prune=prune)
+    for select in ("weighted", "majority")
+    for prune in ("none", "half:32")
+]
+
+
+def test_confidences_are_right_on_average_and_errors_bounded_on_problems_never_seen() -> None:
+    grown, others = problems_of(600, 8), problems_of(1500, 8, seed=1)
+    seen = [s for run in RUNS for s in votes_of(grown, OPTIONS, run, 32)]
+    made = fit(seen, [t for traces in grown for t in traces], 0.1, {"model": "m"})
+    assert len(made.held) == len(RUNS) and set(made.votes) == {"weighted", "majority"}
+    figures = judged(made, [s for run in RUNS for s in votes_of(others, OPTIONS, run, 32)], 0.1)
+    for row in figures.values():
+        assert row["problems"] == 1500 and row["ece"] < 0.06
+        assert row["answered"] > 0.2 and row["error_among_answered"] <= 0.1
+        assert row["right"] < 0.9  # without abstaining the bound would not hold
+    band = made.band
+    assert band is not None and 0 < band.low <= band.high < 1
+    assert made.probability(0.9) > 0.9 > 0.1 > made.probability(0.1)
+
+
+def test_what_is_held_out_was_not_fitted() -> None:
+    """Other outcomes on held-out problems change what is promised, and not one weight."""
+    grown = problems_of(200, 4)
+    seen = votes_of(grown, OPTIONS, replace(RUNS[0], paths=4), 32)
+    held = sum(held_out(traces[0]) for traces in grown)
+    assert 60 < held < 140
+    traces = [t for group in grown for t in group]
+    first = fit(seen, traces, 0.1, {})
+    second = fit([replace(s, right=not s.right) if s.held else s for s in seen], traces, 0.1, {})
+    assert first.votes == second.votes and first.held != second.held
+
+
+def test_a_policy_is_simulated_not_ignored() -> None:
+    grown = problems_of(30, 8)
+    whole, halved = (votes_of(grown, OPTIONS, run, 32) for run in RUNS[:2])
+    assert all(sum(v.paths for v in s.votes) == 8 for s in whole)
+    assert all(sum(v.paths for v in s.votes) == 4 for s in halved)
+    assert {s.condition for s in whole} != {s.condition for s in halved}
+
+
+def test_one_kind_of_outcome_teaches_nothing() -> None:
+    grown = problems_of(40, 4)
+    seen = [replace(s, right=True) for s in votes_of(grown, OPTIONS, replace(RUNS[0], paths=4), 32)]
+    with pytest.raises(InputError, match="none is wrong"):
+        fit(seen, [], 0.1, {})
+
+
+@pytest.fixture(scope="module")
+def rollouts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("calibrating") / "traces"
+    roll(
+        "countdown-easy",
+        "validation",
+        60,
+        "reference",
+        "cpu",
+        Settings(paths=4, rows=240, select="majority"),
+        out,
+        quiet=True,
+    )
+    return out
+
+
+def test_the_command_keeps_what_solve_then_needs(trueplex, rollouts: Path, tmp_path: Path) -> None:
+    verifier = tmp_path / "verifier"
+    shutil.copytree(reference_path() / "verifier", verifier)
+    (verifier / "calibration.json").unlink()
+    problem = "Make 5 from 2 and 3"
+    solving = ("solve", problem, "--verifier", str(verifier), "--paths", "4", "--json", "--quiet")
+    code, _, said = trueplex(*solving, "--max-error", "0.3")
+    assert code == 2 and "needs a calibration" in said
+    code, _, said = trueplex("calibrate", str(rollouts), "--verifier", str(verifier), "--paths", "4", "--error", "0.3", "--out", str(tmp_path / "out"))  # fmt: skip
+    assert code == 0, said
+    kept = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [row["condition"]["paths"] for row in kept["runs"]] == [4] and "machine" in kept
+    code, out, said = trueplex(*solving)
+    assert code in (0, 1) and json.loads(out)["config"]["calibrated"], said
+    # What was not promised for is refused, with the way out.
+    code, _, said = trueplex(*solving[:-4], "--paths", "5", "--json", "--quiet", "--max-error", "0.3")
+    assert code == 2 and "exactly these options" in said
+
+
+def test_the_conditions_of_a_run_and_of_its_calibration_are_spelled_alike() -> None:
+    """Else `--max-error` would never find what was promised."""
+    backbone = load("reference", device="cpu")
+    scorer, run = choose_scorer(backbone, Settings(paths=16, select="weighted"), print)
+    shipped = choose_calibration(backbone, scorer, run)
+    assert shipped is not None and condition(configuration(run, backbone)) in shipped.held
+
+
+def test_traces_that_teach_nothing_are_refused(trueplex, rollouts: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    code, _, said = trueplex(
+        "rollout", "--data", "chain-easy", "--split", "validation", "--n", "2", "--samples", "2", "--out", str(bare)
+    )
+    assert code == 0, said
+    verifier = tmp_path / "verifier"
+    shutil.copytree(reference_path() / "verifier", verifier)
+    code, _, said = trueplex("calibrate", str(bare), "--verifier", str(verifier), "--paths", "2")
+    assert code == 2 and "without scores" in said
+    code, _, said = trueplex("calibrate", str(rollouts), "--verifier", str(verifier), "--paths", "9")
+    assert code == 2 and "may need 9" in said
+    code, _, said = trueplex("calibrate", str(rollouts), "--error", "1.5")
+    assert code == 2 and "between 0 and 1" in said
