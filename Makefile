@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test lint types bench measure scorers calibration modes verifier study study-rl clean
+.PHONY: demo test lint types bench measure scorers calibration deciding modes verifier study study-rl clean
 
 # torch comes first and by its pinned version, so that nothing else pulls in another build.
 $(STAMP): pyproject.toml constraints.txt
@@ -61,6 +61,14 @@ calibration: $(STAMP)  ## calibrate the shipped verifier; after `make measure`
 	$(BIN)/trueplex calibrate $(foreach m,discrete multiplex,$(SUITES:%=runs/validation/$m/%)) \
 		$(foreach m,discrete multiplex,$(SUITES:%=--test runs/measure/$m/%)) $(CALIBRATED) --out runs/calibration
 	cp runs/calibration/results.json results/calibration.json
+
+# What deciding early saves: 128 traces a problem scored every 4 tokens, on which every policy is simulated; then live.
+deciding: $(STAMP)  ## policies and scorers, accuracy against tokens and seconds; the live part wants an idle machine
+	for mode in discrete multiplex; do \
+		OMP_NUM_THREADS=1 $(BIN)/trueplex eval --suite reference --thinking $$mode --n 100 --samples 128 --probe-every 4 --rows 256 \
+			--out runs/deciding/$$mode || exit $$?; done
+	$(BIN)/python bench/deciding.py --stored runs/deciding --out results/deciding.json
+	$(BIN)/python bench/deciding.py --live --out results/deciding-live.json
 
 # Each way of thinking, none of them trained for: 8 traces of 200 test problems a suite.
 MODE_discrete := --thinking discrete
@@ -149,7 +157,7 @@ study-rl: $(RL_RUNS:%=rl-%)  ## the study of learning; resumable, `make -j2 stud
 
 rl-%: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/trueplex train policy $(RL) $(rl_way) --seed $(word 2,$(subst -, ,$*)) --out runs/learning/$*
-	OMP_NUM_THREADS=1 $(BIN)/trueplex eval --suite reference --model runs/learning/$*/model $(rl_way) --n 100 --samples 64 \
+	OMP_NUM_THREADS=1 $(BIN)/trueplex eval --suite reference --model runs/learning/$*/model $(rl_way) --n 50 --samples 64 \
 		--verifier none --rows 256 --quiet --out runs/learning/$*/test
 	$(BIN)/python bench/learning.py --run runs/learning/$*
 

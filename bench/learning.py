@@ -201,6 +201,13 @@ def draw(found: dict[str, dict[str, Any]]) -> None:
     figure.savefig(PICTURE, dpi=110, metadata={"Software": None})
 
 
+def tested(found: dict[str, dict[str, Any]]) -> str:
+    """How many problems of a suite the trained models, and the one before, were tested on."""
+    after = {f["problems"] for r in found.values() if r["test"] for f in r["test"]["suites"].values()}
+    before = {f["problems"] for f in base("discrete")["suites"].values()}
+    return f"{', '.join(map(str, sorted(after)))} problems a suite, {', '.join(map(str, sorted(before)))}"
+
+
 def page(found: dict[str, dict[str, Any]]) -> str:
     one = next(iter(found.values()))
     recipe, m = one["run"]["recipe"], one["machine"]
@@ -208,8 +215,8 @@ def page(found: dict[str, dict[str, Any]]) -> str:
         f"{recipe['prompts']} problems a step of all six suites mixed, {recipe['samples']} rollouts each, learning rate "
         f"{recipe['lr']:g}, all weights, no divergence term; torch {m['torch']}, transformers {m['transformers']}, {m['cores']} "
         f"cores shared with other jobs, {m['threads']} thread a run. Validation: the same "
-        f"problems and draws at every judgement, ± one standard error. Test: 100 problems a suite (200 before training), "
-        "64 traces each, with 95 % bootstrap intervals over problems."
+        f"problems and draws at every judgement, ± one standard error. Test: {tested(found)} before "
+        "training, 64 traces each, with 95 % bootstrap intervals over problems."
     )
     before, _, rest = PAGE.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)

@@ -14,6 +14,7 @@ from sklearn.metrics import brier_score_loss, roc_auc_score
 
 from conftest import stored_trace
 from trueplex.evals.quality import SHARES, Scored, calibration, judge, scored_by
+from trueplex.store import read_traces
 from trueplex.types import Trace
 from trueplex.verify.confidence import Confidence, ConfidenceScorer
 
@@ -31,7 +32,7 @@ def world(problems: int = 30, paths: int = 8, seed: int = 0) -> tuple[list[tuple
 
 
 def table(values: np.ndarray) -> Scored:
-    return Scored(np.repeat(values[:, None], len(SHARES), 1), 1.0, True)
+    return Scored(np.repeat(values[:, None], len(SHARES), 1), 1.0, 2e6, True)
 
 
 def test_calibration_agrees_with_scikit_learn() -> None:
@@ -95,6 +96,11 @@ def test_the_command_judges_stored_traces(tmp_path: Path) -> None:
     result = json.loads((tmp_path / "q" / "results.json").read_text())
     figures = result["suites"]["r"]["scorers"]
     assert set(figures) == {"auto", "logprob", "deepconf:tail@16"} and "ECE" in done.stdout
+    flops = {name: f["megaflops_per_trace"] for name, f in figures.items()}
+    assert flops["logprob"] == flops["deepconf:tail@16"] == 0 < flops["auto"]
+    # Reading a trace once costs two operations a weight and token: that and little more.
+    tokens = np.mean([t.tokens for t, _ in read_traces(tmp_path / "r", print)])
+    assert 0.5 < flops["auto"] / (2 * 1.2 * tokens) < 4
     assert figures["auto"]["within"]["1.0"]["mean"] > figures["deepconf:tail@16"]["within"]["1.0"]["mean"]
     assert "calibration" not in figures["deepconf:tail@16"] and result["config"]["fingerprint"]
     wrong = trueplex("eval-verifier", str(tmp_path / "r"), "--scorers", "deepconf:most", "--out", str(tmp_path / "q"))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+from torch.utils.flop_counter import FlopCounterMode
 
 from trueplex import vote
 from trueplex.evals.metrics import auroc, interval, per_problem_auroc
@@ -21,14 +22,16 @@ from trueplex.verify.stored import Stored
 
 SHARES = tuple(round(0.1 * i, 1) for i in range(1, 11))
 BINS = 10  # of equal width, for calibration
+COUNTED = 8  # traces, spread over all, whose floating-point operations are counted
 
 
 @dataclass(slots=True)
 class Scored:
-    """What one scorer says of the traces: scores [traces, SHARES], and the seconds that it took."""
+    """What one scorer says of the traces: scores [traces, SHARES], the seconds that it took, and flops a trace."""
 
     scores: np.ndarray
     seconds: float
+    flops: float
     bounded: bool  # in [0, 1], so that calibration can be asked about
 
 
@@ -48,7 +51,11 @@ def scored_by(scorer: StoredScorer, stored: Sequence[Stored]) -> Scored:
     started = time.perf_counter()
     table = scorer.score_shares(stored, SHARES)
     assert table.shape == (len(stored), len(SHARES)), table.shape
-    return Scored(table, time.perf_counter() - started, scorer.bounded)
+    seconds = time.perf_counter() - started
+    few = stored[:: max(1, len(stored) // COUNTED)]
+    with FlopCounterMode(display=False) as counter:
+        scorer.score_shares(few, SHARES)
+    return Scored(table, seconds, counter.get_total_flops() / max(1, len(few)), scorer.bounded)
 
 
 def calibration(scores: np.ndarray, correct: np.ndarray) -> dict[str, Any]:
@@ -89,6 +96,7 @@ def judge(stored: Sequence[Stored], by_scorer: Mapping[str, Scored]) -> dict[str
             "over_all": {str(s): _rounded(auroc(table[right, i], table[~right, i])) for i, s in enumerate(SHARES)},
             "votes": _votes(traces, table[:, -1]),
             "milliseconds_per_trace": round(1000 * scored.seconds / max(1, len(stored)), 3),
+            "megaflops_per_trace": round(scored.flops / 1e6, 1),  # of matrix products and attention
         }
         if scored.bounded:
             figures["calibration"] = _calibrated(problems, table[:, -1], right)

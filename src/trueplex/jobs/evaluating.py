@@ -123,6 +123,8 @@ def appraise(
         "weighted − majority",
         "to right / to wrong",
         "ECE",
+        "ms",
+        "Mflop",
     )
     for suite, judged_suite in suites.items():
         for name, f in judged_suite["scorers"].items():
@@ -131,5 +133,6 @@ def appraise(
             shown = [f"{c['mean']:.3f} [{c['low']:.3f}, {c['high']:.3f}]" if c else "–" for c in cells]
             shown[2] = f"{f['over_all']['1.0']:.3f}" if f["over_all"]["1.0"] is not None else "–"
             error = f"{f['calibration']['ece']['mean']:.3f}" if "calibration" in f else "–"
-            table.add_row(suite, name, *shown, f"{votes['flipped_to_right']} / {votes['flipped_to_wrong']}", error)
+            table.add_row(suite, name, *shown, f"{votes['flipped_to_right']} / {votes['flipped_to_wrong']}", error,
+                          f"{f['milliseconds_per_trace']:.1f}", f"{f['megaflops_per_trace']:.0f}")  # fmt: skip
     Console(width=None if sys.stdout.isatty() else 160).print(table)

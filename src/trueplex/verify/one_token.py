@@ -186,7 +186,7 @@ class OneTokenVerifier(nn.Module):
 
     @classmethod
     def load(cls, folder: str | Path, backbone: Backbone) -> OneTokenVerifier:
-        """Read a verifier folder and attach it.
+        """Read a verifier folder and attach it, ready to score: its weights take no gradient.
 
         Raises:
             VerifierError: no verifier there, unreadable, or trained for another base model.
@@ -218,7 +218,7 @@ class OneTokenVerifier(nn.Module):
             for name, tensor in own.items():
                 tensor.copy_(stored[name])
         verifier.card = card
-        return verifier.eval()
+        return verifier.eval().requires_grad_(False)  # it scores; who trains makes a new one
 
 
 def linear_names(backbone: Backbone, ends: Sequence[str] = ()) -> list[str]:
