@@ -16,7 +16,6 @@ from conftest import SEED, prompts_for
 from trueplex.backbone import Backbone
 from trueplex.engine import engine
 from trueplex.engine.ending import Ending
-from trueplex.engine.sampling import Sampling
 from trueplex.engine.thinking import Thinking
 from trueplex.errors import InputError, StoreError, VerifierError
 from trueplex.pipeline import Solved, stream
@@ -240,9 +239,8 @@ def test_training_lowers_the_loss_resumes_and_saves_what_it_trained(
 def test_rollouts_are_resumed_not_repeated(qwen: Backbone, tmp_path: Path) -> None:
     """Interrupted while traces are live: finished ones are kept, the others go on where they were."""
     problems = [Problem(f"Problem {i}", answers=("1",)) for i in range(20)]
-    # Few words to draw from: with all of them, some draw falls on a border that rounding in a batch of another shape moves.
-    few = Sampling(top_k=6)
-    settings = Settings(paths=4, thinking=Thinking("multiplex", sampling=few, ending=Ending(40)), verifier="none", rows=16)
+    # One draw a step: of three, with their weights fed back, some draw falls on a border that rounding moves.
+    settings = Settings(paths=4, thinking=Thinking("discrete", ending=Ending(40)), verifier="none", rows=16)
     whole = rollout(qwen, problems, settings, tmp_path / "whole")
     for stop_after in (10, 30):
         seen = 0
