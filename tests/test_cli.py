@@ -253,10 +253,15 @@ def test_eval_measures_and_resumes(trueplex, tmp_path: Path) -> None:
 def test_help_is_quick_and_names_every_command() -> None:
     times = []
     for _ in range(3):
-        started = time.perf_counter()
+        started = os.times()
         help_text = subprocess.run(
             [sys.executable, "-m", "trueplex.cli", "--help"], capture_output=True, text=True, check=True
         ).stdout
-        times.append(time.perf_counter() - started)
+        ended = os.times()  # its own seconds, whatever else the machine is doing
+        times.append(
+            sum(
+                getattr(ended, f"children_{kind}") - getattr(started, f"children_{kind}") for kind in ("user", "system")
+            )
+        )
     assert all(name in help_text for name in ("solve", "problems", "grade", "rollout", "train", "eval"))
-    assert min(times) < 0.5
+    assert 0 < min(times) < 0.5

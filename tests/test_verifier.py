@@ -213,7 +213,7 @@ def rollouts(qwen: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr("trueplex.solving.label", odd_or_even)
     problems = [Problem(f"Problem {i}", answers=("1",)) for i in range(12)]
-    settings = Settings(paths=8, thinking=Thinking("discrete", ending=Ending(12)), verifier="none")
+    settings = Settings(paths=8, thinking=Thinking("discrete", ending=Ending(90, stop=("7",))), verifier="none")
     return rollout(qwen, problems, settings, tmp_path / "rollouts")
 
 
@@ -239,8 +239,10 @@ def test_training_lowers_the_loss_resumes_and_saves_what_it_trained(
 def test_rollouts_are_resumed_not_repeated(qwen: Backbone, tmp_path: Path) -> None:
     """Interrupted while traces are live: finished ones are kept, the others go on where they were."""
     problems = [Problem(f"Problem {i}", answers=("1",)) for i in range(20)]
-    # One draw a step: of three, with their weights fed back, some draw falls on a border that rounding moves.
-    settings = Settings(paths=4, thinking=Thinking("discrete", ending=Ending(40)), verifier="none", rows=16)
+    # One draw a step, as of many some fall on a border that rounding moves; a stop string for lengths that differ.
+    settings = Settings(
+        paths=4, thinking=Thinking("discrete", ending=Ending(90, stop=("7",))), verifier="none", rows=16
+    )
     whole = rollout(qwen, problems, settings, tmp_path / "whole")
     for stop_after in (10, 30):
         seen = 0
@@ -266,7 +268,7 @@ def test_rollouts_are_resumed_not_repeated(qwen: Backbone, tmp_path: Path) -> No
 
 def test_traces_that_cannot_teach_are_refused(qwen: Backbone, backbones, tmp_path: Path) -> None:
     problems = [Problem("Hi", answers=("1",))]
-    settings = Settings(paths=2, thinking=Thinking("discrete", ending=Ending(3)), verifier="none")
+    settings = Settings(paths=2, thinking=Thinking("discrete", ending=Ending(90, stop=("7",))), verifier="none")
     out = rollout(qwen, problems, settings, tmp_path / "r")
     with pytest.raises(InputError, match="0 right"):
         read_labelled(out, qwen)
