@@ -69,6 +69,7 @@ deciding: $(STAMP)  ## policies and scorers, accuracy against tokens and seconds
 			--out runs/deciding/$$mode || exit $$?; done
 	$(BIN)/python bench/deciding.py --stored runs/deciding --out results/deciding.json
 	$(BIN)/python bench/deciding.py --live --out results/deciding-live.json
+	$(BIN)/python bench/deciding.py --picture
 
 # Each way of thinking, none of them trained for: 8 traces of 200 test problems a suite.
 MODE_discrete := --thinking discrete

@@ -2,6 +2,7 @@
 
     python bench/deciding.py --stored runs/deciding --out results/deciding.json     after `make deciding` has sampled
     python bench/deciding.py --live --out results/deciding-live.json                on an idle machine
+    python bench/deciding.py --picture                                              docs/deciding.svg from the first file
 
 Stored: 128 traces a problem, policies simulated on them (a law holds the simulation to the decode loop), each against
 the weighted vote and best-of-128, paired by problem. Those two are charged one probe a trace; a policy every look that it
@@ -11,6 +12,7 @@ takes. Live: seconds of whole runs, probes and warm-up counted, and the share of
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
 import time
@@ -213,6 +215,47 @@ def live(repeats: int, each: int) -> dict[str, Any]:
             "share of time at 256 traces": deciding, "live": curve}  # fmt: skip
 
 
+# -- the picture -------------------------------------------------------------------------------------------
+
+ROOT = Path(__file__).resolve().parent.parent
+# Okabe and Ito's palette; every line has a marker of its own besides.
+DRAWN = {
+    "weighted": ("#000000", "o", "weighted, no policy"), "majority": ("#999999", "x", "majority"),
+    "weighted~half:4/8": ("#D55E00", "s", "half:4/8"), "weighted~half:16": ("#E69F00", "^", "half:16"),
+    "weighted~half:32": ("#CC79A7", "D", "half:32"), "weighted~auto": ("#0072B2", "v", "auto"),
+    "weighted:deepconf:tail@32~deepconf:low@32/16": ("#009E73", "P", "DeepConf, low"),
+}  # fmt: skip
+
+
+def picture(found: dict[str, Any]) -> None:
+    """Accuracy against tokens, a panel a suite and mode, a line a method over its sizes."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    matplotlib.rcParams["svg.hashsalt"] = "trueplex"
+    from matplotlib import pyplot
+
+    modes = found["modes"]
+    figure, axes = pyplot.subplots(
+        len(modes), len(SUITES), figsize=(16, 2.9 * len(modes)), layout="constrained", squeeze=False
+    )
+    for row, (mode, suites) in zip(axes, modes.items(), strict=True):
+        for axis, suite in zip(row, suites, strict=False):
+            for name, (colour, marker, label) in DRAWN.items():
+                sizes = suites[suite]["methods"][name].values()
+                axis.plot([s["tokens"] for s in sizes], [100 * s["mean"] for s in sizes], color=colour, marker=marker,
+                          markersize=4, linewidth=1.3, label=label)  # fmt: skip
+            axis.set_xscale("log")
+            axis.set_title(f"{suite}, {mode}", fontsize=9)
+            axis.grid(alpha=0.25)
+            axis.spines[["top", "right"]].set_visible(False)
+        row[0].set_ylabel("right, %")
+    for axis in axes[-1]:
+        axis.set_xlabel("tokens a problem")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=len(DRAWN), frameon=False)
+    figure.savefig(ROOT / "docs" / "deciding.svg", metadata={"Date": None})
+
+
 def show(result: dict[str, Any]) -> None:
     console = Console(width=140)
     for mode, suites in result.get("modes", {}).items():
@@ -242,13 +285,17 @@ def main() -> None:
     kind = parser.add_mutually_exclusive_group(required=True)
     kind.add_argument("--stored", type=Path, help="folder with MODE/SUITE/traces.arrow")
     kind.add_argument("--live", action="store_true")
+    kind.add_argument("--picture", action="store_true")
     parser.add_argument("--repeats", type=int, default=3, help="paired runs of each comparison of time")
     parser.add_argument("--each", type=int, default=20, help="live problems of each suite")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    result = stored(options.stored) if options.stored else live(options.repeats, options.each)
-    show(result)
-    write(result, options.out)
+    if options.picture:
+        picture(json.loads((ROOT / "results" / "deciding.json").read_text()))
+    else:
+        result = stored(options.stored) if options.stored else live(options.repeats, options.each)
+        show(result)
+        write(result, options.out)
 
 
 if __name__ == "__main__":

@@ -200,7 +200,7 @@ def pages() -> dict[Path, str]:
     results = {mode: found for mode in MODES if (found := read(f"reference-{mode}.json"))}
     parts = ["# Results\n\nWritten by `bench/tables.py` from the files under `results/`; `make measure`, `make modes`, `make study` "
              "and `make bench` make those.", *claim_parts(results), *reference_parts(results), *mode_parts(),
-             *scorer_parts(), *study_parts(), *speed_parts()]  # fmt: skip
+             *scorer_parts(), *deciding_parts(), *study_parts(), *speed_parts()]  # fmt: skip
     written = {ROOT / "docs" / "results.md": "\n\n".join(parts) + "\n"}
     if len(results) == len(MODES):
         readme = (ROOT / "README.md").read_text()
@@ -284,6 +284,67 @@ def scorer_parts() -> list[str]:
             scorer_tables(judged),
         ]
     return parts
+
+
+def lost(cells: list[dict[str, Any]]) -> str:
+    """On how many suites the whole interval of a difference is below zero."""
+    return f"{sum(c['high'] < 0 for c in cells)} of {len(cells)}"
+
+
+def deciding_table(suites: dict[str, Any]) -> str:
+    """A line a method over 128 traces: what it saves, and on how many suites it loses to the two votes over all."""
+    rows = []
+    for name in next(iter(suites.values()))["of_128"]:
+        cells = [f["of_128"][name] for f in suites.values()]
+        saved = [c["saved"] for c in cells]
+        right = sum(f["methods"][name]["128"]["mean"] for f in suites.values()) / len(suites)
+        rows.append([f"`{name}`", f"{100 * right:.1f}", f"{100 * sum(saved) / len(saved):.1f} ({100 * min(saved):.0f}–{100 * max(saved):.0f})",
+                     lost([c["minus weighted"] for c in cells]), lost([c["minus best"] for c in cells])])  # fmt: skip
+    return table(
+        ["of 128 traces", "right", "tokens saved (by suite)", "significantly below `weighted`", "below `best`"], rows
+    )
+
+
+def half_table(suites: dict[str, Any], name: str) -> str:
+    """One policy, suite by suite."""
+    rows = []
+    for suite, f in suites.items():
+        cell = f["of_128"][name]
+        rows.append([suite, percent(f["methods"][name]["128"]), f"{100 * cell['saved']:.1f}",
+                     claims.points(cell["minus weighted"]), claims.points(cell["minus best"])])  # fmt: skip
+    return table(["suite", "right", "tokens saved, %", "− weighted of 128", "− best of 128"], rows)
+
+
+def deciding_parts() -> list[str]:
+    found, live = read("deciding.json"), read("deciding-live.json")
+    parts = [missing("deciding.json", "deciding")] if found is None else [
+        f"## Deciding early\n\n{next(iter(found['modes']['discrete'].values()))['problems']} problems a suite, {found['paths']} traces each, "
+        "stored once; policies simulated on them. `NAME~POLICY` is a vote on what the policy left, `NAME:SCORER` one by an untrained "
+        "score. Tokens count every probe of a policy; the plain votes are charged one probe a trace.",
+        "![Accuracy against tokens, for every policy](deciding.svg)",
+    ]  # fmt: skip
+    for mode, suites in (found or {"modes": {}})["modes"].items():
+        parts += [
+            f"### {mode}",
+            deciding_table(suites),
+            "`weighted~half:4/8` by suite:",
+            half_table(suites, "weighted~half:4/8"),
+        ]
+    if live is None:
+        return [*parts, missing("deciding-live.json", "deciding")]
+    rows = [[f"`{name}`", f"{f['seconds']:.2f}", f"{f['tokens']:.0f}", percent(f["right"]),
+             claims.points(f["minus none"]) if f["minus none"] else "–"] for name, f in live["live"].items()]  # fmt: skip
+    shares = [[n, f"{100 * f['time_saved']:.0f}", f"{100 * f['tokens_saved']:.0f}", f"{f['ratio']:.2f}"]
+              for n, f in live["half:32, saved"].items()]  # fmt: skip
+    share = live["share of time at 256 traces"]
+    return [
+        *parts,
+        f"### Live\n\n{live['problems']} problems of {', '.join(live['suites'])}, one at a time, {live['paths']} multiplex traces each, "
+        "weighted vote; seconds of the whole run, probes and waves counted.",
+        table(["policy", "seconds a problem", "tokens", "right", "− none"], rows),
+        table(["traces, `half:32`", "time saved, %", "tokens saved, %", "ratio"], shares),
+        f"At 256 traces the policy takes {100 * share['policy']:.2f} % of a run's time and the votes {100 * share['vote']:.2f} %.",
+    ]
 
 
 def study_parts() -> list[str]:
