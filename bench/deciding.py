@@ -29,7 +29,7 @@ from rich.progress import track
 from rich.table import Table
 
 from speed import write
-from trueplex import policy, vote
+from trueplex import policy
 from trueplex.answers import grade
 from trueplex.backbone import Backbone, load
 from trueplex.engine.thinking import Thinking
@@ -43,6 +43,7 @@ from trueplex.pipeline import Solved, Stopped, Stream, stream
 from trueplex.reference.tasks import SUITES, problems
 from trueplex.scorers import choose_scorer
 from trueplex.settings import Settings
+from trueplex.solving import Run
 from trueplex.store import read_traces
 from trueplex.verify.probe import OneTokenScorer
 
@@ -145,7 +146,7 @@ def settings_of(name: str, paths: int, thinking: Thinking = Thinking()) -> Setti
     parts = [part for part in name.split("+") if part != "auto"]
     every = {"half:16": 16, "half:8": 8, "half:8/8": 8, "keep:0.75@8/8": 8}.get(parts[0] if parts else "", 32)
     count = f"auto:{paths}" if "auto" in name.split("+") else paths
-    return Settings(thinking, paths=count, prune="+".join(parts) or "none", probe_every=every)
+    return Settings(paths=count, thinking=thinking, prune="+".join(parts) or "none", probe_every=every)
 
 
 def run(backbone: Backbone, verifier: Any, settings: Settings, found: Sequence[Any]) -> dict[str, Any]:
@@ -163,7 +164,7 @@ def run(backbone: Backbone, verifier: Any, settings: Settings, found: Sequence[A
 
 
 def share_of_deciding(backbone: Backbone, verifier: Any, paths: int, found: Sequence[Any]) -> dict[str, float]:
-    """The share of a run's time that its policy and its vote take, at half:32."""
+    """The share of a run's time that its policy takes, and its votes (with waves and confidence), at half:32."""
     spent = {"policy": 0.0, "vote": 0.0}
 
     def timed(function: Callable[..., Any], into: str) -> Callable[..., Any]:
@@ -176,12 +177,12 @@ def share_of_deciding(backbone: Backbone, verifier: Any, paths: int, found: Sequ
 
         return call
 
-    tally, retire = vote.tally, Stream._retire
-    Stream._retire, vote.tally = timed(retire, "policy"), timed(tally, "vote")  # type: ignore[method-assign]
+    solution, retire = Run.solution, Stream._retire
+    Stream._retire, Run.solution = timed(retire, "policy"), timed(solution, "vote")  # type: ignore[method-assign]
     try:
         seconds = run(backbone, verifier, settings_of("half:32", paths), found)["seconds"]
     finally:
-        Stream._retire, vote.tally = retire, tally  # type: ignore[method-assign]
+        Stream._retire, Run.solution = retire, solution  # type: ignore[method-assign]
     return {"policy": round(spent["policy"] / seconds, 5), "vote": round(spent["vote"] / seconds, 5)}
 
 

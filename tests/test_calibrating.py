@@ -12,8 +12,11 @@ import pytest
 
 from trueplex.backbone import load, reference_path
 from trueplex.calibration import condition
+from trueplex.engine.sampling import Sampling
+from trueplex.engine.thinking import Thinking
 from trueplex.errors import InputError
 from trueplex.jobs.sampling import roll
+from trueplex.pipeline import Solved, stream
 from trueplex.scorers import choose_calibration, choose_scorer
 from trueplex.settings import Settings, configuration
 from trueplex.train.calibrate import fit, held_out, judged, votes_of
@@ -131,6 +134,25 @@ def test_the_conditions_of_a_run_and_of_its_calibration_are_spelled_alike() -> N
     assert shipped is not None and condition(configuration(run, backbone)) in shipped.held
 
 
+def test_a_calibration_speaks_only_of_runs_like_its_own() -> None:
+    backbone = load("reference", device="cpu")
+    scorer, run = choose_scorer(backbone, Settings(paths=16, select="weighted"), print)
+    shipped = choose_calibration(backbone, scorer, run)
+    assert shipped is not None
+    name = lambda **options: condition(configuration(replace(run, **options), backbone))  # noqa: E731
+    assert shipped.covers(name()) and shipped.covers(name(paths=20)) and shipped.covers(name(prune="half:16"))
+    assert not shipped.covers(name(paths=4)) and not shipped.covers(name(paths="auto:16"))
+    assert not shipped.covers(name(thinking=Thinking(sampling=Sampling(temperature=0.5))))
+    assert not shipped.covers(name(select="top:0.5"))
+    problem = [Problem("Ann has 3 apples. Ann buys 4 more. How many apples are there now?")]
+    for paths, calibrated in ((8, True), (4, False)):
+        events = stream(backbone, problem, replace(run, paths=paths), scorer, calibration=shipped)
+        (solution,) = [e.solution for e in events if isinstance(e, Solved)]
+        assert solution.config["calibrated"] is calibrated
+    scorer.release()
+    assert choose_calibration(backbone, *choose_scorer(backbone, Settings(verifier="entropy"), print)) is None
+
+
 def test_traces_that_teach_nothing_are_refused(trueplex, rollouts: Path, tmp_path: Path) -> None:
     bare = tmp_path / "bare"
     code, _, said = trueplex(
@@ -141,6 +163,11 @@ def test_traces_that_teach_nothing_are_refused(trueplex, rollouts: Path, tmp_pat
     shutil.copytree(reference_path() / "verifier", verifier)
     code, _, said = trueplex("calibrate", str(bare), "--verifier", str(verifier), "--paths", "2")
     assert code == 2 and "without scores" in said
+    code, _, said = trueplex("calibrate", str(rollouts), "--verifier", "logprob", "--paths", "2")
+    assert code == 2 and "was scored by 'auto'" in said
+    for wrong, why in ((("--prune", "half:5000"), "could never act"), (("--paths", "many"), "a number, auto")):
+        code, _, said = trueplex("calibrate", str(rollouts), "--verifier", str(verifier), *wrong)
+        assert code == 2 and why in said
     code, _, said = trueplex("calibrate", str(rollouts), "--verifier", str(verifier), "--paths", "9")
     assert code == 2 and "may need 9" in said
     code, _, said = trueplex("calibrate", str(rollouts), "--error", "1.5")

@@ -17,14 +17,14 @@ from test_policy_and_vote import look, running, stopped
 from trueplex import alarms, vote, waves
 from trueplex.backbone import Backbone, load
 from trueplex.budget import Budget
-from trueplex.calibration import Calibration, band_of, binomial_tail, looks, safe_threshold
+from trueplex.calibration import Calibration, band_of, binomial_tail, condition, looks, safe_threshold
 from trueplex.engine.ending import Ending
 from trueplex.engine.thinking import Thinking
 from trueplex.errors import OptionError, VerifierError
-from trueplex.pipeline import Rang, Solved, Stopped, stream
+from trueplex.pipeline import Advanced, Rang, Solved, Stopped, stream
 from trueplex.policy import parse
 from trueplex.reference import tasks
-from trueplex.settings import Settings
+from trueplex.settings import Settings, configuration
 from trueplex.types import Problem, Solution, Status, Trace, Vote
 from trueplex.verify.confidence import Confidence, ConfidenceScorer
 
@@ -306,10 +306,47 @@ def test_alarms_stop_what_they_say(qwen: Backbone) -> None:
     assert len([e for e in events if isinstance(e, Rang)]) == 1 and len(solutions(events)) == 2
 
 
+def test_alarms_of_ones_own_may_be_functions_and_their_mistakes_are_told(qwen: Backbone) -> None:
+    events = solve(qwen, replace(SURE, paths=8, alarms=(no_sevens,)))
+    assert {(e.alarm.index, e.alarm.why) for e in events if isinstance(e, Rang)} == {(7, "a seven")}
+    assert solutions(events)[TEXTS[0]].config["alarms"] == ["call:no_sevens"]
+
+    def broken(trace: Trace) -> str | None:
+        raise KeyError("there is no such thing")
+
+    with pytest.raises(OptionError, match=r"'broken' failed on trace 0 at 4 tokens: KeyError"):
+        solve(qwen, replace(SURE, alarms=(broken,)))
+
+
+@pytest.mark.parametrize(("alarm", "why"), [("fall:0.1@3", "one score in 3 tokens"), ("under:0.3@24", "no trace is longer than 24"),
+                                            ("fall:0.5@99", "no trace is longer")])  # fmt: skip
+def test_alarms_that_could_never_ring_are_refused(qwen: Backbone, alarm: str, why: str) -> None:
+    with pytest.raises(OptionError, match=why):
+        solve(qwen, replace(SURE, alarms=(alarm,)))
+    assert alarms.parse("fall:1.5@32").inert(4, 99, 1.0) and not alarms.parse("fall:1.5@32").inert(4, 99, math.inf)
+
+
+def test_an_alarm_of_the_whole_run_is_told_with_every_problem_it_ended(qwen: Backbone) -> None:
+    solved = solutions(solve(qwen, replace(SURE, paths=8, alarms=(f"call:{__name__}:no_sevens=run",))))
+    assert [[a.why for a in s.alarms] for s in solved.values()] == [["a seven"]] * len(solved)
+
+
+def test_rows_that_a_policy_frees_are_refilled(qwen: Backbone) -> None:
+    """A problem enters while the one before it thins out: the batch is never less than half full while others wait."""
+    texts = tuple(f"Problem {i}" for i in range(6))
+    settings = replace(SURE, paths=48, prune="half:4", thinking=Thinking("discrete", ending=Ending(40)))
+    scorer = ConfidenceScorer(Confidence("deepconf", "mean"), 4)
+    events = stream(qwen, [Problem(t) for t in texts], settings, scorer)
+    live = [len(events.live.traces) for event in events if isinstance(event, Advanced) and events.live.waiting]
+    assert len(live) > 2 and min(live) >= 48
+    assert events.live.rows == 96
+
+
 def test_a_run_may_say_that_it_does_not_know(qwen: Backbone) -> None:
     model = load("reference", device="cpu")
     problem = tasks.problems("chain-easy", "validation", 1)[0]
-    unsure = Calibration({"weighted": [-9.0, 0, 0, 0, 0]}, {})
+    run = configuration(Settings(paths=4, verifier="logprob", select="weighted"), model)
+    unsure = Calibration({"weighted": [-9.0, 0, 0, 0, 0]}, {condition(run): []})
     for least, state in ((None, "answered"), (0.5, "uncertain")):
         options = Settings(paths=4, verifier="logprob", abstain_below=least)
         events = stream(model, [problem], options, ConfidenceScorer(Confidence("logprob"), 32), calibration=unsure)

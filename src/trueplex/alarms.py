@@ -8,6 +8,8 @@ returns why to stop it, or None); each with ``=trace`` (the default), ``=problem
 from __future__ import annotations
 
 import math
+import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,12 +25,27 @@ Look = Callable[[Trace], str | None]
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
-    """A rule, and what it stops. Calling it with a live trace gives why it must stop, or None."""
+    """A rule, and what it stops. Calling it with a live trace gives why it must stop, or None.
+
+    ``drop`` and ``span`` are those of the grammar, 0 where a rule has none.
+    """
 
     look: Look
     scope: str
     spelled: str
     needs_scores: bool = True
+    drop: float = 0.0
+    span: int = 0
+
+    def inert(self, every: int, longest: int, highest: float) -> str | None:
+        """Why it could never ring, with scores up to `highest` every so many tokens of traces so long, and the mend."""
+        if self.drop > highest:
+            return f"no score can fall by {self.drop:g}; mend: at most {highest:g}"
+        if self.drop and self.span < every:
+            return f"there is one score in {self.span} tokens; mend: a span of at least {every}, or --probe-every {self.span}"
+        if self.span >= longest:
+            return f"no trace is longer than {longest}; mend: a smaller span"
+        return None
 
     def __call__(self, trace: Trace) -> str | None:
         return self.look(trace)
@@ -50,8 +67,11 @@ def under(trace: Trace, score: float, span: int) -> str | None:
     return f"the score stayed under {score:g} for {span} tokens" if whole and max(since) < score else None
 
 
-def parse(text: str) -> Alarm:
-    """Read one alarm. Raises OptionError naming what is wrong and the grammar."""
+def parse(text: str | Look) -> Alarm:
+    """Read one alarm, or take a function that stops its trace. Raises OptionError naming what is wrong and the grammar."""
+    if callable(text):
+        name = getattr(text, "__name__", type(text).__name__)
+        return Alarm(_careful(text, name), "trace", f"call:{name}", needs_scores=False)
     rule, equals, scope = text.partition("=")
     scope = scope if equals else "trace"
     name, _, rest = rule.partition(":")
@@ -69,19 +89,34 @@ def parse(text: str) -> Alarm:
     except ValueError as error:
         raise OptionError(f"cannot read alarm {text!r}: {error}; mend: use {GRAMMAR}") from error
     look: Look = partial(fall, drop=level, span=tokens) if name == "fall" else partial(under, score=level, span=tokens)
-    return Alarm(look, scope, text)
+    return Alarm(look, scope, text, drop=level if name == "fall" else 0.0, span=tokens)
 
 
 def _own(name: str) -> Look:
     """The user's function, as ``MODULE:FUNCTION``."""
     module, colon, function = name.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # a module of the user's own lies in the working folder
     try:
         found = getattr(import_module(module), function) if module and colon and function else None
     except (ImportError, AttributeError) as error:
         raise ValueError(str(error)) from error
     if not callable(found):
         raise ValueError(f"{name!r} is no MODULE:FUNCTION")
-    return found
+    return _careful(found, name)
+
+
+def _careful(look: Look, name: str) -> Look:
+    """The user's function; what it raises is told as its own mistake."""
+
+    def asked(trace: Trace) -> str | None:
+        try:
+            return look(trace)
+        except Exception as error:
+            raise OptionError(f"the alarm {name!r} failed on trace {trace.index} at {trace.tokens} tokens: {error!r}; mend: "
+                              "let it return why to stop, or None") from error  # fmt: skip
+
+    return asked
 
 
 def ringing(alarms: Sequence[Alarm], traces: Sequence[Trace]) -> list[tuple[Trace, Alarm, str]]:

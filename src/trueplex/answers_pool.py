@@ -60,6 +60,9 @@ def _exchange(process: subprocess.Popen[str], line: str, timeout: float) -> tupl
     return reply, late.is_set()
 
 
+REMEMBERED = 4096
+
+
 class Workers:
     """At most ``size`` worker processes, started when first needed; safe from threads, forks and Ctrl-C.
 
@@ -69,6 +72,7 @@ class Workers:
     def __init__(self, size: int) -> None:
         self.size = size
         self.timeouts = self.crashes = 0
+        self._given_up: dict[str, None] = {}  # what was too slow once: a hanging answer of many traces costs its timeout once
         self.forget()
 
     def forget(self) -> None:
@@ -91,6 +95,8 @@ class Workers:
             raise MissingExtra("math-verify", "math")
         asked = {"answer": answer, "others": others, "timeout": timeout, "library": library}
         request = json.dumps(asked) + "\n"
+        if request in self._given_up:
+            return Reply(None, "timed out")
         process = self._idle.get()
         try:
             for _ in range(2):  # a death may have another cause, such as the machine's memory: ask once more
@@ -104,6 +110,9 @@ class Workers:
                     self.timeouts += late
                     self.crashes += not late
                 if late:
+                    self._given_up[request] = None
+                    if len(self._given_up) > REMEMBERED:
+                        self._given_up.pop(next(iter(self._given_up)), None)
                     return Reply(None, "timed out")
             return Reply(None, "could not compare: the worker died")
         except BaseException:  # Ctrl-C in mid-question: the reply still to come must not answer the next one

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from trueplex.alarms import Look
 from trueplex.backbone import Backbone, load
 from trueplex.budget import Budget
 from trueplex.engine.ending import Ending
@@ -19,7 +20,7 @@ def solve(
     model: Backbone | str, problem: Problem | str, *, paths: int | str = 16, thinking: str = "multiplex",
     width: int | None = None, merge: str | None = None, temperature: float = 1.0, top_p: float = 1.0,
     max_tokens: int | None = None, verifier: str = "auto", prune: str = "none", select: str | None = None,
-    alarms: Sequence[str] = (), budget: Budget | None = None, abstain_below: float | None = None,
+    alarms: Sequence[str | Look] = (), budget: Budget | None = None, abstain_below: float | None = None,
     max_error: float | None = None, seed: int = 0,
 ) -> Solution:  # fmt: skip
     """Solve one problem and return its `Solution`: answer, confidence, votes, traces, usage.

@@ -67,6 +67,10 @@ def condition(options: dict[str, Any]) -> str:
     return json.dumps({name: options[name] for name in names}, sort_keys=True)
 
 
+def _but_paths(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name not in ("paths", "prune")}
+
+
 @dataclass(frozen=True, slots=True)
 class Band:
     """Scores of finished traces: trusted from `high` on, doubted below `low`, uncertain between.
@@ -108,6 +112,17 @@ class Calibration:
         shown = [1.0, *looks(votes, traces)]
         assert len(shown) == len(weights), (select, shown)
         return 1 / (1 + math.exp(-sum(w * x for w, x in zip(weights, shown, strict=True))))
+
+    def covers(self, name: str) -> bool:
+        """Whether runs of these options (a `condition`) were calibrated: alike in all but the policy, with as many paths
+        or between the fewest and the most.
+        """
+        asked = json.loads(name)
+        alike = [c for c in map(json.loads, self.held) if _but_paths(c) == _but_paths(asked)]
+        numbers = [c["paths"] for c in alike if isinstance(c["paths"], int)]
+        if isinstance(asked["paths"], int):
+            return bool(numbers) and min(numbers) <= asked["paths"] <= max(numbers)
+        return any(c["paths"] == asked["paths"] for c in alike)
 
     def probability(self, score: float) -> float:
         """The probability that a finished trace of this score is right, by linear interpolation."""

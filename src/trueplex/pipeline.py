@@ -97,7 +97,11 @@ class Stream(Iterator[Event]):
         self.alarms = [alarms.parse(alarm) for alarm in settings.alarms]
         longest = settings.thinking.ending.max_tokens or backbone.default_max_tokens
         # DeepConf's confidences alone have no upper end.
-        self.rule.check(self.waves.most, longest, math.inf if settings.verifier.startswith("deepconf") else 1.0)
+        highest = math.inf if settings.verifier.startswith("deepconf") else 1.0
+        self.rule.check(self.waves.most, longest, highest)
+        for alarm in self.alarms:
+            if why := alarm.inert(_stride(self.rule, scorer), longest, highest):
+                raise OptionError(f"the alarm {alarm.spelled!r} could never ring: {why}")
         select = settings.select or ("weighted" if scorer else "majority")
         scored = self.rule.needs_scores or select != "majority" or any(a.needs_scores for a in self.alarms)
         if scored and scorer is None:
@@ -107,6 +111,8 @@ class Stream(Iterator[Event]):
         settings = replace(settings, select=select)
         self.settings, self.scorer, self.longest = settings, scorer, 0
         least = _least(settings, backbone, calibration)
+        if calibration and not calibration.covers(condition(configuration(settings, backbone))):
+            calibration = None  # what it learned of other runs says nothing of these
         prompts = [make_prompt(p, backbone) for p in {p.key: p for p in problems}.values()]
         self.runs = {p.problem.key: Run(p, settings, backbone, self.rule, calibration, least) for p in prompts}
         self._start(backbone, [t for t in begun if t.problem.key in self.runs])
@@ -141,6 +147,8 @@ class Stream(Iterator[Event]):
             yield from self._settle(key)
         while live:
             live.admit()
+            for trace in live.traces:
+                self.runs[trace.problem.key].begin()
             affordable = self.budget.stride(stride, self._spent(), len(live.traces), rider is not None)
             if affordable and time.monotonic() < live.deadline:
                 live.advance(affordable, rider)
@@ -209,6 +217,9 @@ class Stream(Iterator[Event]):
             self.runs[key].alarms.append(rang)
             yield Rang(trace.problem, rang)
             if alarm.scope == "run":
+                for run in self.runs.values():
+                    if rang not in run.alarms:
+                        run.alarms.append(rang)  # it has ended them all
                 yield from self._halt(reason)
                 return
             self.runs[key].closed |= alarm.scope == "problem"
@@ -238,7 +249,8 @@ def stream(
 
     Traces that were ``begun`` in an earlier run count as they are when they have stopped, and go on
     exactly where they were otherwise. Ctrl-C stops at once: what was yielded is complete, and
-    `Stream.unfinished` gives the rest. Without a ``calibration``, confidence is the share of the votes.
+    `Stream.unfinished` gives the rest. Without a ``calibration``, or with one of other
+    runs, confidence is the share of the votes.
 
     Raises:
         InputError: a prompt does not fit the model.

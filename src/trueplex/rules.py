@@ -117,6 +117,8 @@ class Floor:
         return [t for t in ranked(standing.live)[1:] if score_of(t) < self.score]
 
     def inert(self, paths: int, longest: int) -> str | None:
+        if self.score <= 0:
+            return "no score is below 0; mend: a higher one"
         return "there is one path; mend: more paths" if paths < 2 else None
 
 

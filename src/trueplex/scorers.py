@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from trueplex import alarms, policy
 from trueplex.backbone import REFERENCE, Backbone, load, reference_path
 from trueplex.calibration import Calibration
 from trueplex.errors import OptionError
@@ -35,15 +36,17 @@ def choose_scorer(backbone: Backbone, settings: Settings, say: Callable[[str], N
 
     Raises:
         VerifierError: the named verifier is missing, unreadable or another model's.
-        OptionError: ``auto`` finds no verifier and pruning was asked for, or the name cannot be read.
+        OptionError: ``auto`` finds no verifier and something that needs scores was asked for, or the name cannot be read.
     """
     if settings.verifier == "none":
         return None, settings
     if settings.verifier == "auto" and not verifier_folder(backbone, "auto").is_dir():
-        if settings.prune != "none":
+        wants = policy.parse(settings.prune).needs_scores or settings.select not in (None, "majority")
+        if wants or any(alarms.parse(alarm).needs_scores for alarm in settings.alarms):
             raise OptionError(
-                f"there is no verifier for {backbone.name!r} and pruning {settings.prune!r} needs scores; mend: "
-                "--prune none, --verifier deepconf, or train one with `trueplex train verifier`"
+                f"there is no verifier for {backbone.name!r}, and pruning {settings.prune!r}, selecting by "
+                f"{settings.select or 'majority'!r} or an alarm needs scores; mend: --prune none and --select majority, "
+                "--verifier deepconf, or train one with `trueplex train verifier`"
             )
         say(f"no verifier for {backbone.name!r}: using a plain majority vote (train one with `trueplex train verifier`, or "
             "score by --verifier deepconf)")  # fmt: skip
@@ -133,10 +136,10 @@ def choose_calibration(backbone: Backbone, scorer: Scorer | None, settings: Sett
         folder = verifier_folder(backbone, settings.verifier)
     else:
         folder = model_folder(backbone)
-    return Calibration.load(folder, belongs(backbone, scorer))
+    return Calibration.load(folder, belongs(backbone, scorer, settings.verifier))
 
 
-def belongs(backbone: Backbone, scorer: Scorer | None) -> dict[str, str | None]:
-    """What a calibration is for: these weights of the model, and of the verifier if there is one."""
-    verifier = scorer.verifier.fingerprint if isinstance(scorer, OneTokenScorer) else None
+def belongs(backbone: Backbone, scorer: Scorer | None, name: str) -> dict[str, str]:
+    """What a calibration is for: these weights of the model, and those of the verifier, or the scorer of that name."""
+    verifier = scorer.verifier.fingerprint if isinstance(scorer, OneTokenScorer) else name
     return {"model": backbone.fingerprint, "verifier": verifier}

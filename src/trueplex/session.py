@@ -12,6 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
+from trueplex import answers_pool
 from trueplex.backbone import Backbone, load
 from trueplex.errors import InputError, OptionError, StoreError
 from trueplex.inputs import read_problems
@@ -146,9 +147,11 @@ def run(
         raise
     finally:
         store.close()
-    for rule, retired in events.rule.acted.items():
-        if not retired:
-            say(f"pruning by {rule!r} has retired no path; the longest had {events.longest} tokens")
+    for rule in events.rule.rules:
+        if not events.rule.acted[rule.spelled]:
+            say(f"pruning by {rule.spelled!r} has retired no path; the longest had {events.longest} tokens")
+    if late := answers_pool.workers.timeouts:
+        say(f"{late} comparisons of answers were too slow and were given up: those answers count apart, or as ungraded")
     if complaints or store.failed:
         return 2
     return 0 if all(s.answer is not None for s in output.solved.values()) else 1

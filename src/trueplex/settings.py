@@ -23,7 +23,7 @@ class Settings:
     Attributes:
         paths: traces of each problem: a number, ``auto`` or ``auto:LIMIT`` (`trueplex.waves`).
         prune, select, alarms: in the grammars of `trueplex.policy`, `trueplex.vote` and `trueplex.alarms`;
-            ``select`` None is weighted with a scorer and majority without.
+            ``select`` None is weighted with a scorer and majority without; an alarm may be a function, too.
         abstain_below: give no answer at a lower confidence.
         max_error: give answers only as far as at most this share of them is wrong, by the calibration.
         rows: traces decoded together; None is the device's own.
@@ -40,7 +40,7 @@ class Settings:
     seed: int = 0
     probe_every: int = DEFAULT_STRIDE
     rows: int | None = None
-    alarms: tuple[str, ...] = ()
+    alarms: tuple[str | alarms.Look, ...] = ()
     budget: Budget = field(default_factory=Budget)
     abstain_below: float | None = None
     max_error: float | None = None
@@ -65,6 +65,9 @@ class Settings:
                 raise OptionError(f"{name.replace('_', '-')} is {value}; mend: a share between 0 and 1")
         if self.abstain_below is not None and self.max_error is not None:
             raise OptionError("abstain-below and max-error both set the least confidence; mend: give one of them")
+        if self.max_error is not None and (self.alarms or self.budget != Budget()):
+            raise OptionError("max-error promises for runs that end by themselves, and alarms and budgets cut them short; mend: "
+                              "drop them, or use abstain-below")  # fmt: skip
 
     def _without_scores(self, rule: policy.Policy) -> None:
         if rule.needs_scores:
@@ -116,7 +119,7 @@ def configuration(settings: Settings, backbone: Backbone) -> dict[str, Any]:
         "verifier": settings.verifier,
         "prune": settings.prune,
         "select": settings.select,
-        "alarms": list(settings.alarms),
+        "alarms": [alarms.parse(alarm).spelled for alarm in settings.alarms],
         "budget": asdict(settings.budget),
         "abstain_below": settings.abstain_below,
         "max_error": settings.max_error,

@@ -33,7 +33,11 @@ class Run:
         self.traces: list[Trace] = []
         self.alarms: list[Alarmed] = []
         self.prompt_tokens = 0
-        self.started = time.perf_counter()
+        self.started: float | None = None
+
+    def begin(self) -> None:
+        """Its first traces have entered: from here on its seconds count."""
+        self.started = self.started or time.perf_counter()
 
     def stop(self, trace: Trace) -> None:
         """Give a stopped trace its text and answer, and grade it where the answers are known.
@@ -66,7 +70,7 @@ class Run:
             votes=votes,
             traces=sorted(self.traces, key=lambda t: t.index),
             usage=usage_of(self.traces, self.prompt_tokens),
-            seconds=time.perf_counter() - self.started,
+            seconds=time.perf_counter() - self.started if self.started else 0.0,
             config=config,
             state=state,
             alarms=self.alarms,

@@ -64,9 +64,11 @@ def problems_of(
     hub. ``split`` is of embedded suites and hub data sets.
 
     Raises:
-        OptionError: a split where there is none to choose, or an embedded suite without an n.
+        OptionError: a split where there is none to choose, or an n below 1.
         InputError: there is no such suite, or it cannot be read. MissingExtra: `datasets` is not installed.
     """
+    if n is not None and n < 1:
+        raise OptionError(f"n is {n}; mend: at least one problem")
     path = Path(name.removeprefix("@"))
     if name == "reference" or name in tasks.SUITES:
         return tasks.problems(name, split or default_split, 200 if n is None else n, seed)

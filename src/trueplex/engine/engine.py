@@ -61,7 +61,10 @@ def start(backbone: Backbone, prompts: Sequence[Prompt], paths: int | Sequence[i
         running = [replace(t) for t in traces if t.status is Status.RUNNING]
         if running:
             groups.append(Group(prompt, running))
-    rows = min(rows or ROWS.get(backbone.device.type, 64), most * max(1, len(prompts)))
+    if rows is None:
+        # A problem that enters as a whole needs as many free rows: with room for two, one enters while others thin out.
+        rows = max(ROWS.get(backbone.device.type, 64), 2 * most if together else 0)
+    rows = min(rows, most * max(1, len(prompts)))
     return LiveBatch(backbone, groups, thinking, max(rows, most) if together else rows, together)
 
 

@@ -12,6 +12,7 @@ hundreds of thousands of small votes without asking the grader again.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -99,10 +100,12 @@ class Chosen(NamedTuple):
     along: bool = False
 
 
-def choose(names: Sequence[str] | None, scored: bool, every: int = 32) -> list[Chosen]:
+def choose(names: Sequence[str] | None, scored: bool, every: int = 32, paths: int | None = None,
+           longest: int | None = None) -> list[Chosen]:  # fmt: skip
     """The methods of these names; None is all that a run allows, `scored` telling whether its traces have scores.
 
-    ``every`` is how many tokens lie between two scores of a trace.
+    ``every`` is how many tokens lie between two scores of a trace; a policy that could never act on so many ``paths``
+    of at most so many tokens is refused where they are given.
 
     Raises:
         OptionError: an unknown name, scorer or policy, or a method whose scores the run does not have.
@@ -126,16 +129,21 @@ def choose(names: Sequence[str] | None, scored: bool, every: int = 32) -> list[C
         method, reads = METHODS[base], base not in BLIND
         if thins:
             method, reads = _thinned(name, rules, method, reads, every)
+            if paths is not None and longest is not None:
+                _rule(rules).check(paths, longest, math.inf if scorer.startswith("deepconf") else 1.0)
         if not scorer and reads and not scored:
             raise OptionError(f"{name!r} needs scores and the run has none; mend: give --verifier, or {base}:logprob")
         chosen.append(Chosen(name, method, scorer or None, bool(thins)))
     return chosen
 
 
+def _rule(rules: str) -> Policy:
+    return policy.parse("+".join(part for part in rules.split("+") if part != "auto") or "none")
+
+
 def _thinned(name: str, rules: str, method: Method, reads: bool, every: int) -> tuple[Method, bool]:
     """The method behind a policy, and whether the two of them read scores."""
-    parts = rules.split("+")
-    rule = policy.parse("+".join(part for part in parts if part != "auto") or "none")
+    parts, rule = rules.split("+"), _rule(rules)
     if rule.spelled == "none" and "auto" not in parts:
         raise OptionError(f"{name!r} retires nothing; mend: drop ~{rules}")
     if rule.stride % every:

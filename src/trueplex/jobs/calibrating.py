@@ -11,7 +11,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from trueplex import policy
 from trueplex.backbone import load
+from trueplex.calibration import PLAIN
 from trueplex.engine.thinking import Thinking
 from trueplex.errors import InputError
 from trueplex.evals.run import machine, write_results
@@ -21,6 +23,7 @@ from trueplex.session import say
 from trueplex.settings import Settings, origin
 from trueplex.store import Origin, read, read_traces
 from trueplex.train.calibrate import Seen, fit, judged, votes_of
+from trueplex.train.rollouts import MANIFEST
 from trueplex.types import Trace
 from trueplex.verify.probe import OneTokenScorer
 
@@ -32,13 +35,13 @@ def calibrate(
     """Calibrate every combination of paths, selector and policy on `data`, and judge it on `tests`."""
     backbone = load(model, device)
     scorer, settings = choose_scorer(backbone, Settings(verifier=verifier), say)
-    runs = [
-        replace(settings, paths=p if p.startswith("auto") else int(p), select=s, prune=r)
-        for p in paths for s in selects for r in prunes
-    ]  # fmt: skip
+    runs = [replace(settings, paths=p, select=s, prune=r) for p in paths for s in selects for r in prunes]
+    runs = [replace(run, paths=run.paths if run.waves.adaptive else run.waves.most) for run in runs]
+    for run in runs:
+        policy.parse(run.prune).check(run.waves.most, backbone.default_max_tokens)
     source = origin(Thinking(), backbone)
     seen, traces = _votes(data, runs, scorer, source)
-    made = fit(seen, traces, error, belongs(backbone, scorer))
+    made = fit(seen, traces, error, belongs(backbone, scorer, verifier))
     folder = verifier_folder(backbone, verifier) if isinstance(scorer, OneTokenScorer) else model_folder(backbone)
     made.save(folder)
     say(f"{folder}: calibrated for {len(made.held)} ways to run, from {len(traces)} traces")
@@ -67,6 +70,7 @@ def _votes(stores: Sequence[Path], runs: Sequence[Settings], scorer: Scorer | No
     seen: list[Seen] = []
     every: list[Trace] = []
     for path in stores:
+        _check_scorer(path, runs[0].verifier)
         groups: dict[int, list[Trace]] = {}
         for trace, _ in read_traces(path, say, source):
             trace.steps = None  # only its numbers count
@@ -88,6 +92,18 @@ def _votes(stores: Sequence[Path], runs: Sequence[Settings], scorer: Scorer | No
         every += traces
         say(f"{path}: {len(groups)} problems")
     return seen, every
+
+
+def _check_scorer(path: Path, verifier: str) -> None:
+    """Raise InputError when the folder of a rollout says that its traces were scored by something else."""
+    manifest = (path if path.is_dir() else path.parent) / MANIFEST
+    if not manifest.exists() or verifier == "none":
+        return
+    made = json.loads(manifest.read_text())["config"]["verifier"]
+    kinds = [name if name.partition(":")[0] in PLAIN else "a verifier folder" for name in (made, verifier)]
+    if made != "none" and kinds[0] != kinds[1]:
+        raise InputError(f"{path} was scored by {made!r}, and {verifier!r} is to be calibrated; mend: --verifier {made}, or roll out "
+                         f"with --verifier {verifier}")  # fmt: skip
 
 
 def _print(figures: dict[str, Any], error: float, tested: bool) -> None:

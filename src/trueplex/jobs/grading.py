@@ -37,7 +37,7 @@ def read_pairs(file: Path) -> list[tuple[str | None, list[str]]]:
     """(prediction, answers) of each line. Raises InputError naming the first line that has none."""
     pairs = []
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").rstrip().split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read {file}: {error}; mend: check the path") from error
     for number, line in enumerate(lines, 1):
