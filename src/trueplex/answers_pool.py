@@ -72,7 +72,9 @@ class Workers:
     def __init__(self, size: int) -> None:
         self.size = size
         self.timeouts = self.crashes = 0
-        self._given_up: dict[str, None] = {}  # what was too slow once: a hanging answer of many traces costs its timeout once
+        self._given_up: dict[
+            str, None
+        ] = {}  # what was too slow once: a hanging answer of many traces costs its timeout once
         self.forget()
 
     def forget(self) -> None:

@@ -114,8 +114,10 @@ def choose(names: Sequence[str] | None, scored: bool, every: int = 32, paths: in
         own = [name for name in METHODS if scored or name in BLIND]
         names = [
             *own,
+            *((f"weighted~half:{2 * every}", "weighted~auto") if scored else ()),
             *(f"{name}:{scorer}" for scorer in UNTRAINED for name in METHODS if name in ("weighted", "best")),
         ]
+        paths = None  # nobody asked for these policies, so one that finds nothing to do is no mistake
     chosen = []
     for name in dict.fromkeys(names):
         vote, thins, rules = name.partition("~")

@@ -113,13 +113,32 @@ def against_tokens(run: Run, suites: Sequence[str]) -> Any:
         for place, (name, by_size) in enumerate(methods.items()):
             cells = list(by_size.values())
             axes.plot([c["tokens"] for c in cells], [100 * c["mean"] for c in cells], label=name, **look(place))
-        axes.set_xscale("log")
+        _logarithmic(axes)
         if rate := run.rates.get(suite):
             above = axes.secondary_xaxis("top", functions=(lambda t: t / rate, lambda s: s * rate))
+            above.set_xlim(*(tokens / rate for tokens in axes.get_xlim()))
+            _round_ticks(above)
             above.tick_params(labelsize=7, pad=1, colors="#888888")
             above.set_xlabel("seconds", fontsize=7, color="#888888", labelpad=1)
 
     return panels([s for s in suites if s in run.suites], draw, "tokens a problem", "right, %", share_y=False)
+
+
+def _logarithmic(axes: Any) -> None:
+    """A logarithmic axis of tokens, with a few round numbers however little it spans."""
+    axes.set_xscale("log")
+    _round_ticks(axes)
+
+
+def _round_ticks(axes: Any) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    low, high = axes.get_xlim()
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 30 * low else (1,)))
+    axes.xaxis.set_major_formatter(
+        FuncFormatter(lambda value, _: f"{value / 1000:g}k" if value >= 1000 else f"{value:g}")
+    )
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def runs_against_tokens(runs: Sequence[Run], suites: Sequence[str]) -> Any:
@@ -131,7 +150,7 @@ def runs_against_tokens(runs: Sequence[Run], suites: Sequence[str]) -> Any:
             if suite in run.suites:
                 cells = list(run.suites[suite]["methods"][method].values())
                 axes.plot([c["tokens"] for c in cells], [100 * c["mean"] for c in cells], label=run.name, **look(place))
-        axes.set_xscale("log")
+        _logarithmic(axes)
 
     return panels(suites, draw, "tokens a problem", f"{method}, right, %", share_y=False)
 
