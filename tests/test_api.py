@@ -8,7 +8,9 @@ import sys
 import pytest
 
 import trueplex
+from trueplex.backbone import load
 from trueplex.errors import OptionError
+from trueplex.pipeline import Solved
 
 PROBLEM = "Ann has 3 apples. Ann buys 4 more. How many apples are there now?"
 
@@ -39,3 +41,21 @@ def test_wrong_options_are_refused_before_any_token() -> None:
 def test_importing_the_package_needs_no_torch() -> None:
     code = "import sys, trueplex, trueplex.cli; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_run_without_a_scorer_says_so() -> None:
+    """Law 10: the reported configuration is what happened."""
+    backbone = load("reference", device="cpu")
+    events = trueplex.stream(backbone, [trueplex.Problem("Ann has 3 apples. How many apples are there now?")], trueplex.Settings(paths=2))
+    (solution,) = [e.solution for e in events if isinstance(e, Solved)]
+    assert (solution.config["verifier"], solution.config["select"]) == ("none", "majority")
+
+
+def test_a_thinking_may_be_given_whole() -> None:
+    backbone = load("reference", device="cpu")
+    thinking = trueplex.Thinking("stochastic-soft", sampling=trueplex.Sampling(0.7), noise="gumbel", strength=0.5)
+    solution = trueplex.solve(backbone, "Ann has 3 apples. How many apples are there now?", paths=2, thinking=thinking, verifier="none")
+    assert (solution.config["thinking"], solution.config["strength"]) == ("stochastic-soft", 0.5)
+    with pytest.raises(trueplex.TrueplexError, match="has its own"):
+        trueplex.solve(backbone, "2 + 2", thinking=thinking, width=3)
+

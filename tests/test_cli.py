@@ -265,3 +265,78 @@ def test_help_is_quick_and_names_every_command() -> None:
         )
     assert all(name in help_text for name in ("solve", "problems", "grade", "rollout", "train", "eval"))
     assert 0 < min(times) < 0.5
+
+
+# -- what an audit found ---------------------------------------------------------------------------
+
+
+def test_text_that_is_no_unicode_is_refused_and_the_rest_solved(tmp_path: Path) -> None:
+    file = tmp_path / "p.jsonl"
+    file.write_text('{"problem": "half \\ud800 a character"}\n' + json.dumps({"problem": PROBLEM}) + "\n")
+    done = start("solve", f"@{file}", "--paths", "2", "--json", "--quiet", "--verifier", "none")
+    out, said = done.communicate(timeout=120)
+    assert done.returncode == 2 and "line 1" in said and "no Unicode" in said and "Traceback" not in said
+    assert [json.loads(line)["problem"] for line in out.splitlines()] == [PROBLEM]
+    raw = subprocess.run([sys.executable, "-m", "trueplex.cli", "solve", "-"], input=b"\xff\xfe", capture_output=True, env=ENVIRONMENT)
+    assert raw.returncode == 2 and raw.stderr.count(b"\n") == 1 and b"no Unicode" in raw.stderr
+
+
+@pytest.mark.parametrize("redirection", ["<&-", ">/dev/full", ">&-"])
+def test_closed_and_full_streams_are_one_line(redirection: str) -> None:
+    command = f"{sys.executable} -m trueplex.cli solve - {redirection}"
+    done = subprocess.run(["bash", "-c", f"echo '{PROBLEM}' | {command}" if ">" in redirection else command],
+                          capture_output=True, text=True, env=ENVIRONMENT)  # fmt: skip
+    said = [line for line in done.stderr.splitlines() if line.startswith("trueplex: ")]
+    assert done.returncode == 2 and "Traceback" not in done.stderr and "mend" in said[-1], done.stderr
+
+
+def test_a_save_file_is_gone_on_with_only_by_the_options_it_was_begun_with(trueplex, tmp_path: Path) -> None:
+    save = str(tmp_path / "t.arrow")
+    common = ("solve", PROBLEM, "--verifier", "none", "--json", "--quiet", "--save", save)
+    code, _, _ = trueplex(*common, "--paths", "4")
+    assert code == 0
+    code, _, said = trueplex(*common, "--paths", "4", "--resume", "--thinking", "soft")
+    assert code == 2 and "other options" in said
+    code, out, _ = trueplex(*common, "--paths", "2", "--resume")  # the first two of the four that are there
+    assert code == 0 and [p["index"] for p in json.loads(out)["paths"]] == [0, 1]
+    code, out, _ = trueplex(*common, "--paths", "2", "--resume", "--seed", "7")  # another seed's are others
+    assert code == 0 and [p["index"] for p in json.loads(out)["paths"]] == [0, 1]
+    code, out, _ = trueplex(*common, "--paths", "5", "--resume")
+    assert code == 0 and len(json.loads(out)["paths"]) == 5
+
+
+def test_what_is_finished_is_shown_and_kept_whatever_breaks(trueplex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from trueplex.engine.live import LiveBatch
+    from trueplex.errors import ModelError
+    from trueplex.store import read
+
+    whole = LiveBatch.advance
+    calls = []
+
+    def breaking(self: LiveBatch, *arguments: object) -> None:
+        calls.append(1)
+        if len(calls) == 3:
+            raise ModelError("logits that are not finite")
+        whole(self, *arguments)
+
+    monkeypatch.setattr(LiveBatch, "advance", breaking)
+    save = tmp_path / "t.arrow"
+    long, short = problems("countdown-hard", "validation", 1)[0].text, "Ann has 3 apples. How many apples are there now?"
+    file = tmp_path / "p.jsonl"
+    file.write_text("".join(json.dumps({"problem": text}) + "\n" for text in (long, short)))
+    code, out, said = trueplex("solve", f"@{file}", "--verifier", "none", "--paths", "4", "--json", "--quiet", "--save", str(save))
+    assert code == 2 and "not finite" in said
+    statuses = [row["status"] for row in read(save, print, ("status",))]
+    assert statuses.count("running") > 0  # live traces were laid aside
+    assert len(out.splitlines()) == int(len(statuses) - statuses.count("running") >= 4 and short in out)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [(("--width", "1", "--merge", "mean"), "merged with nothing"), (("--seed", "99999999999999999999"), "2^63"),
+     (("--top-p", "0.9", "--answer-temperature", "0"), "--answer-top-p 1")],
+)  # fmt: skip
+def test_more_options_that_cannot_act(trueplex, options: tuple[str, ...], says: str) -> None:
+    code, _, said = trueplex("solve", PROBLEM, *options)
+    assert code == 2 and says in said
+

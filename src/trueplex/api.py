@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 from trueplex.alarms import Look
@@ -10,20 +11,24 @@ from trueplex.budget import Budget
 from trueplex.engine.ending import Ending
 from trueplex.engine.sampling import Sampling
 from trueplex.engine.thinking import Thinking
+from trueplex.errors import OptionError
 from trueplex.pipeline import Solved, stream
 from trueplex.scorers import choose_calibration, choose_scorer
-from trueplex.settings import Settings
+from trueplex.settings import DEFAULT_STRIDE, Settings
 from trueplex.types import Problem, Solution
 
 
 def solve(
-    model: Backbone | str, problem: Problem | str, *, paths: int | str = 16, thinking: str = "multiplex",
+    model: Backbone | str, problem: Problem | str, *, paths: int | str = 16, thinking: str | Thinking = "multiplex",
     width: int | None = None, merge: str | None = None, temperature: float = 1.0, top_p: float = 1.0,
-    max_tokens: int | None = None, verifier: str = "auto", prune: str = "none", select: str | None = None,
+    max_tokens: int | None = None, verifier: str = "auto", probe_every: int = DEFAULT_STRIDE, prune: str = "none", select: str | None = None,
     alarms: Sequence[str | Look] = (), budget: Budget | None = None, abstain_below: float | None = None,
     max_error: float | None = None, seed: int = 0,
 ) -> Solution:  # fmt: skip
     """Solve one problem and return its `Solution`: answer, confidence, votes, traces, usage.
+
+    ``thinking`` is a mode, with the four options behind it, or a `Thinking`, which has all there are. Where there is no
+    verifier for the model, a warning says that the vote is a plain majority.
 
     >>> import trueplex
     >>> solution = trueplex.solve(trueplex.load("reference"), "Ann has 3 apples. Ann buys 4 more. How many apples are there now?")
@@ -31,13 +36,22 @@ def solve(
     Raises:
         TrueplexError: an option, the problem, the model or the verifier cannot be used; the message says which.
     """
+    if isinstance(thinking, Thinking) and (width, merge, temperature, top_p, max_tokens) != (
+        None,
+        None,
+        1.0,
+        1.0,
+        None,
+    ):
+        raise OptionError("a Thinking has its own width, merge, sampling and limit; mend: set them there")
     settings = Settings(
         paths=paths, verifier=verifier, prune=prune, select=select, seed=seed, alarms=tuple(alarms),
         budget=budget or Budget(), abstain_below=abstain_below, max_error=max_error,
-        thinking=Thinking(thinking, width, merge, Sampling(temperature, top_p), ending=Ending(max_tokens)),
+        probe_every=probe_every, thinking=thinking if isinstance(thinking, Thinking) else
+        Thinking(thinking, width, merge, Sampling(temperature, top_p), ending=Ending(max_tokens)),
     )  # fmt: skip
     backbone = load(model) if isinstance(model, str) else model
-    scorer, settings = choose_scorer(backbone, settings, lambda message: None)
+    scorer, settings = choose_scorer(backbone, settings, lambda message: warnings.warn(message, stacklevel=3))
     asked = Problem(problem) if isinstance(problem, str) else problem
     calibration = choose_calibration(backbone, scorer, settings)
     for event in stream(backbone, [asked], settings, scorer, calibration=calibration):

@@ -5,6 +5,7 @@ Exit codes: 0 answered, 1 abstained or no answer, 2 bad usage or input, 130 inte
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -14,8 +15,9 @@ import typer
 
 from trueplex import cli_evals, cli_train
 from trueplex.cli_options import Device, Model, thinks
-from trueplex.errors import TrueplexError
+from trueplex.errors import StoreError, TrueplexError
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 DECIDE, SPEND = "What is retired, chosen and said", "What the whole run may spend"
 
 app = typer.Typer(
@@ -103,7 +105,7 @@ def grade(
 def show(
     traces: Annotated[Path, typer.Argument(help="A file that --save wrote, or a folder of rollouts.", show_default=False)],
     problem: Annotated[int, typer.Option(help="Which problem of the file, from 1.")] = 1,
-    trace: Annotated[int, typer.Option(help="Which of its traces, by index.")] = 0,
+    trace: Annotated[int | None, typer.Option(help="Which of its traces, by index.", show_default="its first")] = None,
     candidates: Annotated[bool, typer.Option("--candidates", help="Also list the words that every exploring step weighed.")] = False,
     html: Annotated[Path | None, typer.Option(help="Write a page with all traces of the problem and their scores.")] = None,
     model: Model = "reference",
@@ -117,7 +119,10 @@ def show(
 def main() -> None:
     """The console entry: errors become one line and exit code 2; an interrupt becomes 130."""
     try:
+        if sys.stdout is None:
+            raise StoreError("standard output is closed; mend: leave it open, or send it to /dev/null")
         code: Any = app(standalone_mode=False)
+        sys.stdout.flush()
     except TrueplexError as error:
         code = _complain(str(error))
     except typer.Exit as stop:
@@ -131,6 +136,13 @@ def main() -> None:
         # The reader has gone; give Python a sink, or it would complain again on exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = _complain("standard output was closed before all was written; mend: read it to the end, or use --save")
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = _complain(
+            f"cannot write: {error.strerror}; mend: make room and run again (what --save or --out holds is kept)"
+        )
     except Exception as error:
         if type(error).__module__.split(".")[0] not in ("click", "typer"):
             raise

@@ -45,10 +45,21 @@ def read_problems(arguments: Iterable[str]) -> tuple[list[Problem], list[str]]:
                 problems += found
                 complaints += wrong
             else:
-                problems.append(Problem(sys.stdin.read() if argument == "-" else argument))
-        except (InputError, UnicodeDecodeError) as error:
+                problems.append(Problem(_standard_input() if argument == "-" else argument))
+        except InputError as error:
             complaints.append(str(error))
     return problems, complaints
+
+
+def _standard_input() -> str:
+    if sys.stdin is None:
+        raise InputError("standard input is closed; mend: give the problem's text, or @FILE.jsonl")
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"standard input is no Unicode text ({error.reason} at byte {error.start}); mend: give UTF-8"
+        ) from error
 
 
 def read_jsonl(path: str) -> tuple[list[Problem], list[str]]:

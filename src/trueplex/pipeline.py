@@ -108,7 +108,7 @@ class Stream(Iterator[Event]):
             raise OptionError(
                 "pruning, score-based selection and alarms need a scorer; mend: give a verifier, or majority and none"
             )
-        settings = replace(settings, select=select)
+        settings = replace(settings, select=select, verifier=settings.verifier if scorer else "none")
         self.settings, self.scorer, self.longest = settings, scorer, 0
         least = _least(settings, backbone, calibration)
         if calibration and not calibration.covers(condition(configuration(settings, backbone))):

@@ -43,6 +43,8 @@ class Race:
         if isinstance(event, Solved):
             self.solved += 1
             self.traces.pop(event.solution.problem.key, None)
+            if self.traces:
+                self._live.update(self._picture())
         elif isinstance(event, Stopped):
             self.traces.setdefault(event.trace.problem.key, {})[event.trace.index] = event.trace
         elif isinstance(event, Advanced):

@@ -46,6 +46,8 @@ class Settings:
     max_error: float | None = None
 
     def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**63:
+            raise OptionError(f"seed is {self.seed}; mend: a whole number from 0 to 2^63 − 1")
         if self.probe_every < 1:
             raise OptionError(f"probe-every is {self.probe_every}; mend: at least 1")
         if self.select is not None:

@@ -30,7 +30,7 @@ class Problem:
     """A question, and the answers that count as right where they are known.
 
     Raises:
-        InputError: the text is empty.
+        InputError: the text is empty, or no Unicode.
     """
 
     text: str
@@ -40,6 +40,10 @@ class Problem:
     def __post_init__(self) -> None:
         if not self.text.strip():
             raise InputError("the problem is empty; mend: give some text, '-' or @FILE.jsonl")
+        try:
+            self.text.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(f"the problem is no Unicode text at character {error.start}; mend: give UTF-8") from error
 
     @property
     def key(self) -> int:
@@ -103,7 +107,10 @@ class Steps:
 
     @property
     def joint_entropy(self) -> np.ndarray:
-        """[T] float32: K · H where K ids were drawn, H where one was (Multiplex Thinking, section 3)."""
+        """[T] float32: K · H where K ids were drawn, H where one was (Multiplex Thinking, section 3).
+
+        Of K independent draws, that is: soft thinking draws none, and K draws without replacement have less.
+        """
         drawn = (self.weights > 0).sum(1)
         return (self.entropy * drawn).astype(np.float32)
 

@@ -38,7 +38,8 @@ class Sampling:
         if not 0 <= self.min_p < 1:
             raise OptionError(f"min-p is {self.min_p}; mend: a share in [0, 1)")
         if self.temperature == 0 and self.filters:
-            raise OptionError("greedy sampling (temperature 0) ignores top-p, top-k and min-p; mend: drop them")
+            raise OptionError("greedy sampling (temperature 0) ignores top-p, top-k and min-p; mend: drop them (of the answer: "
+                              "--answer-top-p 1, --answer-top-k 0, --answer-min-p 0)")  # fmt: skip
 
     @property
     def filters(self) -> bool:

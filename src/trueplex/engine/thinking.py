@@ -70,6 +70,9 @@ class Thinking:
         if self.mode != "stochastic-soft" and (self.noise is not None or self.strength is not None):
             raise OptionError("noise and its strength act only in stochastic-soft thinking; mend: drop them or "
                               "--thinking stochastic-soft")  # fmt: skip
+        if self.mode == "multiplex" and self.width == 1 and (self.merge is not None or not self.replacement):
+            raise OptionError("one sample a step is merged with nothing, so merge and replacement act on nothing; mend: drop them "
+                              "or raise the width")  # fmt: skip
         if self.merge is not None and self.merge not in MERGES:
             raise OptionError(f"unknown merge {self.merge!r}; mend: one of {', '.join(MERGES)}")
         if self.noise is not None and self.noise not in NOISES:

@@ -13,14 +13,14 @@ from trueplex.show.pieces import pieces, traces_of
 from trueplex.show.text import print_trace
 
 
-def look(path: Path, number: int, index: int, with_candidates: bool, page: Path | None, model: str) -> None:
+def look(path: Path, number: int, index: int | None, with_candidates: bool, page: Path | None, model: str) -> None:
     """`trueplex show`: one trace on the terminal, or all traces of a problem as a page."""
     traces, problems, tokenizer = traces_of(path, number, model, say)
     if page is not None:
         write_page(page, traces, tokenizer)
         say(f"{page}: {len(traces)} traces of problem {number} of {problems}")
         return
-    chosen = [t for t in traces if t.index == index]
+    chosen = [t for t in traces if index is None or t.index == index]
     if not chosen:
         known = ", ".join(str(t.index) for t in traces[:20])
         raise InputError(f"problem {number} has no trace {index}; mend: one of {known}")
