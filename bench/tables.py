@@ -42,6 +42,11 @@ def percent(figure: dict[str, float], interval: bool = True) -> str:
     return f"{text} [{100 * figure['low']:.0f}, {100 * figure['high']:.0f}]" if interval else text
 
 
+def spread(figure: dict[str, float], digits: int) -> str:
+    """A figure with its interval, in its own unit."""
+    return f"{figure['mean']:.{digits}f} [{figure['low']:.{digits}f}, {figure['high']:.{digits}f}]"
+
+
 def table(head: list[str], rows: list[list[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
@@ -111,9 +116,9 @@ def mode_tables(results: dict[str, Any]) -> str:
         for name, result in results.items():
             f, title = result["suites"][suite], THINKING[name]
             gain = "–" if name == "discrete" else difference(f, plain)
-            explored = f"{100 * f['explored']['mean']:.0f}" if name.startswith("multiplex") else "–"
-            rows.append([title, percent(f["pass"]["1"]), gain, percent(f["pass"]["8"]), f"{f['tokens']['mean']:.0f}",
-                         f"{100 * f['truncated']:.1f}", f"{f['entropy']['mean']:.3f}", explored])  # fmt: skip
+            explored = "–" if name == "discrete" else percent(f["explored"])
+            rows.append([title, percent(f["pass"]["1"]), gain, percent(f["pass"]["8"]), spread(f["tokens"], 0),
+                         f"{100 * f['truncated']:.1f}", spread(f["entropy"], 3), explored])  # fmt: skip
         head = [
             "thinking",
             "pass@1",
