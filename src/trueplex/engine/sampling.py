@@ -66,13 +66,17 @@ def ranked(probs: Tensor, sampling: Sampling, count: int) -> tuple[Tensor, Tenso
     k = min(sampling.top_k or vocabulary, vocabulary)
     count = min(count, k)
     top, ids = probs.topk(k if sampling.top_k and sampling.top_p < 1 else count, dim=-1)
+    mass = top.sum(-1, keepdim=True) if sampling.top_k else probs.sum(-1, keepdim=True)
+    return filtered(top, sampling, mass)[..., :count], ids[..., :count]
+
+
+def filtered(top: Tensor, sampling: Sampling, mass: Tensor) -> Tensor:
+    """Falling probabilities [B, C] of all that top-k keeps, whose mass [B, 1] is, with 0 for what top-p and min-p drop."""
     if sampling.top_p < 1:
-        mass = top.sum(-1, keepdim=True) if sampling.top_k else probs.sum(-1, keepdim=True)
         top = top * (top.cumsum(-1) - top < sampling.top_p * mass)
-        top, ids = top[..., :count], ids[..., :count]
     if sampling.min_p:
         top = top * (top >= sampling.min_p * top[..., :1])
-    return top, ids
+    return top
 
 
 def keep(probs: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor | None]:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from trueplex.engine import sampling as draws
 from trueplex.engine.ending import Ending
-from trueplex.engine.sampling import GAMMA_DRAWS, Sampling, draw, keep, log_softmax, ranked
+from trueplex.engine.sampling import GAMMA_DRAWS, Sampling, draw, filtered, keep, log_softmax
 from trueplex.errors import OptionError
 
 MODES = ("discrete", "multiplex", "soft", "stochastic-soft")
@@ -189,18 +189,18 @@ def multiplex(logits: Tensor, uniforms: Tensor, sampling: Sampling, merge: str =
 def soft(logits: Tensor, sampling: Sampling, width: int) -> Step:
     """The `width` likeliest kept ids, weighed by their renormalised probabilities; nothing is drawn."""
     logps = log_softmax(logits, sampling.temperature)
-    top, ids = ranked(logps.exp(), sampling, width)
-    return _step(logits, logps, sampling, ids, top / top.sum(-1, keepdim=True))
+    top, ids, likeliest = _likeliest(logps, sampling, width)
+    return _step(logits, logps, sampling, ids, top / top.sum(-1, keepdim=True), likeliest)
 
 
 def gumbel_soft(logits: Tensor, uniforms: Tensor, sampling: Sampling, width: int, tau: float) -> Step:
     """Soft weights under Gumbel-softmax: softmax((log p + g) / tau) over the kept ids; uniforms [B, ≥ width]."""
     logps = log_softmax(logits, sampling.temperature)
-    top, ids = ranked(logps.exp(), sampling, width)
+    top, ids, likeliest = _likeliest(logps, sampling, width)
     top = top / top.sum(-1, keepdim=True)
     noisy = torch.softmax((top.log() + draws.gumbel(uniforms[:, : top.shape[-1]])) / tau, dim=-1)
     weights, order = noisy.sort(dim=-1, descending=True)
-    return _step(logits, logps, sampling, ids.gather(-1, order), weights)
+    return _step(logits, logps, sampling, ids.gather(-1, order), weights, likeliest)
 
 
 def dirichlet_soft(logits: Tensor, uniforms: Tensor, sampling: Sampling, width: int, alpha: float) -> Step:
@@ -209,18 +209,32 @@ def dirichlet_soft(logits: Tensor, uniforms: Tensor, sampling: Sampling, width: 
     uniforms [B, C · GAMMA_DRAWS] for the C ids that top-k keeps.
     """
     logps = log_softmax(logits, sampling.temperature)
-    top, ids = ranked(logps.exp(), sampling, logits.shape[-1])
+    top, ids, likeliest = _likeliest(logps, sampling, logits.shape[-1])
     shares = top / top.sum(-1, keepdim=True)
     shape = (alpha * shares).clamp(min=1e-30)
     logs = draws.log_gamma(shape, uniforms[:, : top.shape[-1] * GAMMA_DRAWS].unflatten(-1, (-1, GAMMA_DRAWS)))
     heavy, order = logs.masked_fill(shares == 0, float("-inf")).topk(width, dim=-1)
-    return _step(logits, logps, sampling, ids.gather(-1, order), torch.softmax(heavy, dim=-1))
+    return _step(logits, logps, sampling, ids.gather(-1, order), torch.softmax(heavy, dim=-1), likeliest)
 
 
-def _step(logits: Tensor, logps: Tensor, sampling: Sampling, ids: Tensor, weights: Tensor) -> Step:
+def _likeliest(logps: Tensor, sampling: Sampling, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """What `ranked` gives, and the log-probabilities of the likeliest words for DeepConf's confidence, ranked once for both."""
+    vocabulary = logps.shape[-1]
+    kept = min(sampling.top_k or vocabulary, vocabulary)
+    logs, ids = logps.topk(min(vocabulary, max(kept if sampling.top_k else count, CONFIDENCE_WORDS)), dim=-1)
+    top = logs[..., :kept].exp()
+    mass = top.sum(-1, keepdim=True) if sampling.top_k else logps.exp().sum(-1, keepdim=True)
+    return filtered(top, sampling, mass)[..., :count], ids[..., : min(kept, count)], logs[..., :CONFIDENCE_WORDS]
+
+
+def _step(logits: Tensor, logps: Tensor, sampling: Sampling, ids: Tensor, weights: Tensor,
+          likeliest: Tensor | None = None) -> Step:  # fmt: skip
+    """The step with all that it remembers; ``likeliest`` are the words of most log-probability in `logps`, if known."""
     entropy = torch.special.entr(logps.exp()).sum(-1)
-    raw = logps if sampling.temperature in (0, 1) else log_softmax(logits, 1.0)
-    confidence = -raw.topk(min(CONFIDENCE_WORDS, raw.shape[-1]), dim=-1).values.mean(-1)
+    if likeliest is None or sampling.temperature not in (0, 1):
+        raw = logps if sampling.temperature in (0, 1) else log_softmax(logits, 1.0)
+        likeliest = raw.topk(min(CONFIDENCE_WORDS, raw.shape[-1]), dim=-1).values
+    confidence = -likeliest.mean(-1)
     return Step(ids, weights, logps.gather(-1, ids), entropy, confidence)
 
 
