@@ -46,7 +46,9 @@ def test_importing_the_package_needs_no_torch() -> None:
 def test_a_run_without_a_scorer_says_so() -> None:
     """Law 10: the reported configuration is what happened."""
     backbone = load("reference", device="cpu")
-    events = trueplex.stream(backbone, [trueplex.Problem("Ann has 3 apples. How many apples are there now?")], trueplex.Settings(paths=2))
+    events = trueplex.stream(
+        backbone, [trueplex.Problem("Ann has 3 apples. How many apples are there now?")], trueplex.Settings(paths=2)
+    )
     (solution,) = [e.solution for e in events if isinstance(e, Solved)]
     assert (solution.config["verifier"], solution.config["select"]) == ("none", "majority")
 
@@ -54,8 +56,9 @@ def test_a_run_without_a_scorer_says_so() -> None:
 def test_a_thinking_may_be_given_whole() -> None:
     backbone = load("reference", device="cpu")
     thinking = trueplex.Thinking("stochastic-soft", sampling=trueplex.Sampling(0.7), noise="gumbel", strength=0.5)
-    solution = trueplex.solve(backbone, "Ann has 3 apples. How many apples are there now?", paths=2, thinking=thinking, verifier="none")
+    solution = trueplex.solve(
+        backbone, "Ann has 3 apples. How many apples are there now?", paths=2, thinking=thinking, verifier="none"
+    )
     assert (solution.config["thinking"], solution.config["strength"]) == ("stochastic-soft", 0.5)
     with pytest.raises(trueplex.TrueplexError, match="has its own"):
         trueplex.solve(backbone, "2 + 2", thinking=thinking, width=3)
-

@@ -277,7 +277,9 @@ def test_text_that_is_no_unicode_is_refused_and_the_rest_solved(tmp_path: Path) 
     out, said = done.communicate(timeout=120)
     assert done.returncode == 2 and "line 1" in said and "no Unicode" in said and "Traceback" not in said
     assert [json.loads(line)["problem"] for line in out.splitlines()] == [PROBLEM]
-    raw = subprocess.run([sys.executable, "-m", "trueplex.cli", "solve", "-"], input=b"\xff\xfe", capture_output=True, env=ENVIRONMENT)
+    raw = subprocess.run(
+        [sys.executable, "-m", "trueplex.cli", "solve", "-"], input=b"\xff\xfe", capture_output=True, env=ENVIRONMENT
+    )
     assert raw.returncode == 2 and raw.stderr.count(b"\n") == 1 and b"no Unicode" in raw.stderr
 
 
@@ -305,7 +307,9 @@ def test_a_save_file_is_gone_on_with_only_by_the_options_it_was_begun_with(truep
     assert code == 0 and len(json.loads(out)["paths"]) == 5
 
 
-def test_what_is_finished_is_shown_and_kept_whatever_breaks(trueplex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_finished_is_shown_and_kept_whatever_breaks(
+    trueplex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from trueplex.engine.live import LiveBatch
     from trueplex.errors import ModelError
     from trueplex.store import read
@@ -321,10 +325,15 @@ def test_what_is_finished_is_shown_and_kept_whatever_breaks(trueplex, tmp_path: 
 
     monkeypatch.setattr(LiveBatch, "advance", breaking)
     save = tmp_path / "t.arrow"
-    long, short = problems("countdown-hard", "validation", 1)[0].text, "Ann has 3 apples. How many apples are there now?"
+    long, short = (
+        problems("countdown-hard", "validation", 1)[0].text,
+        "Ann has 3 apples. How many apples are there now?",
+    )
     file = tmp_path / "p.jsonl"
     file.write_text("".join(json.dumps({"problem": text}) + "\n" for text in (long, short)))
-    code, out, said = trueplex("solve", f"@{file}", "--verifier", "none", "--paths", "4", "--json", "--quiet", "--save", str(save))
+    code, out, said = trueplex(
+        "solve", f"@{file}", "--verifier", "none", "--paths", "4", "--json", "--quiet", "--save", str(save)
+    )
     assert code == 2 and "not finite" in said
     statuses = [row["status"] for row in read(save, print, ("status",))]
     assert statuses.count("running") > 0  # live traces were laid aside
@@ -339,4 +348,3 @@ def test_what_is_finished_is_shown_and_kept_whatever_breaks(trueplex, tmp_path: 
 def test_more_options_that_cannot_act(trueplex, options: tuple[str, ...], says: str) -> None:
     code, _, said = trueplex("solve", PROBLEM, *options)
     assert code == 2 and says in said
-
