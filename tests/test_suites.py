@@ -42,7 +42,8 @@ def test_presets_are_read_by_datasets(name: str, tmp_path: Path, monkeypatch: py
     (tmp_path / "README.md").write_text(
         f"---\nconfigs:\n- config_name: {named}\n  data_files:\n  - split: {preset.split}\n    path: {folder.name}/{preset.split}-*\n---\n"
     )
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    # Read when `datasets` is first imported: in its own variable, or a folder of this name in an earlier run would be found.
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     monkeypatch.setitem(PRESETS, name, replace(preset, repository=str(tmp_path)))
     problems = problems_of(name, None, None, 0, unsaid)
     assert len(problems) == 2 and problems[0].text == "P" and problems[0].answers == answers
