@@ -33,7 +33,6 @@ from trueplex import policy
 from trueplex.answers import grade
 from trueplex.backbone import Backbone, load
 from trueplex.engine.live import LiveBatch
-from trueplex.engine.thinking import Thinking
 from trueplex.evals.budget import Spent
 from trueplex.evals.methods import Chosen, choose
 from trueplex.evals.metrics import figure, paired
@@ -62,24 +61,22 @@ OTHERS = ("half:8", "half:8/8", "half:16/8", "half:32", "deepconf:low@32/16")  #
 MODES = ("discrete", "multiplex")
 
 
+def look(rule: str) -> int:
+    """Tokens between looks by a verifier, whose probes cost; `auto` alone needs scores at the end only."""
+    if rule == "auto":
+        return 640
+    return EVERY if policy.parse(rule.removesuffix("+auto")).stride else 32
+
+
 def all_methods() -> list[Chosen]:
-    """Every vote, plain and behind every policy. A policy with no cadence of its own looks every 32 tokens by a verifier,
-    whose probes cost, and every 4 by a score that costs nothing; `auto` alone needs scores at the end only.
-    """
+    """Every vote, plain and behind every policy, which looks every 4 tokens by a score that costs nothing."""
     found = choose(["majority", "majority~auto", "majority~consensus:0.6"], True, EVERY)
     for scorer in ("", *UNTRAINED):
         for select in ("weighted", "best"):
             name = f"{select}:{scorer}" if scorer else select
             found += choose([name], True)
             for rule in OTHERS if scorer else POLICIES:
-                look = (
-                    640
-                    if rule == "auto"
-                    else EVERY
-                    if scorer or policy.parse(rule.removesuffix("+auto")).stride
-                    else 32
-                )
-                found += choose([f"{name}~{rule}"], True, look)
+                found += choose([f"{name}~{rule}"], True, EVERY if scorer else look(rule))
     return found
 
 
@@ -143,12 +140,11 @@ LIVE = (
 LIVE_SUITES = ("chain-hard", "remainder-hard", "countdown-hard")
 
 
-def settings_of(name: str, paths: int, thinking: Thinking = Thinking()) -> Settings:  # noqa: B008 (it is frozen)
+def settings_of(name: str, paths: int) -> Settings:
     """A run of this policy, which scores as seldom as it can; `auto` begins few and adds more."""
-    parts = [part for part in name.split("+") if part != "auto"]
-    every = {"half:16": 16, "half:8": 8, "half:8/8": 8, "keep:0.75@8/8": 8}.get(parts[0] if parts else "", 32)
+    prune = "+".join(part for part in name.split("+") if part != "auto") or "none"
     count = f"auto:{paths}" if "auto" in name.split("+") else paths
-    return Settings(paths=count, thinking=thinking, prune="+".join(parts) or "none", probe_every=every)
+    return Settings(paths=count, prune=prune, probe_every=policy.parse(prune).stride or 32)
 
 
 def run(backbone: Backbone, verifier: Any, settings: Settings, found: Sequence[Any]) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def _exchange(process: subprocess.Popen[str], line: str, timeout: float) -> tupl
     return reply, late.is_set()
 
 
-REMEMBERED = 4096
+REMEMBERED = 4096  # questions that were too slow once: a hanging answer of many traces costs its timeout once
 
 
 class Workers:
@@ -72,9 +72,7 @@ class Workers:
     def __init__(self, size: int) -> None:
         self.size = size
         self.timeouts = self.crashes = 0
-        self._given_up: dict[
-            str, None
-        ] = {}  # what was too slow once: a hanging answer of many traces costs its timeout once
+        self._given_up: dict[str, None] = {}
         self.forget()
 
     def forget(self) -> None:
@@ -111,10 +109,11 @@ class Workers:
                 with self._lock:
                     self.timeouts += late
                     self.crashes += not late
+                    if late:
+                        self._given_up[request] = None
+                        if len(self._given_up) > REMEMBERED:
+                            del self._given_up[next(iter(self._given_up))]
                 if late:
-                    self._given_up[request] = None
-                    if len(self._given_up) > REMEMBERED:
-                        self._given_up.pop(next(iter(self._given_up)), None)
                     return Reply(None, "timed out")
             return Reply(None, "could not compare: the worker died")
         except BaseException:  # Ctrl-C in mid-question: the reply still to come must not answer the next one

@@ -36,19 +36,14 @@ def solve(
     Raises:
         TrueplexError: an option, the problem, the model or the verifier cannot be used; the message says which.
     """
-    if isinstance(thinking, Thinking) and (width, merge, temperature, top_p, max_tokens) != (
-        None,
-        None,
-        1.0,
-        1.0,
-        None,
-    ):
+    if not isinstance(thinking, Thinking):
+        thinking = Thinking(thinking, width, merge, Sampling(temperature, top_p), ending=Ending(max_tokens))
+    elif (width, merge, temperature, top_p, max_tokens) != (None, None, 1.0, 1.0, None):
         raise OptionError("a Thinking has its own width, merge, sampling and limit; mend: set them there")
     settings = Settings(
         paths=paths, verifier=verifier, prune=prune, select=select, seed=seed, alarms=tuple(alarms),
         budget=budget or Budget(), abstain_below=abstain_below, max_error=max_error,
-        probe_every=probe_every, thinking=thinking if isinstance(thinking, Thinking) else
-        Thinking(thinking, width, merge, Sampling(temperature, top_p), ending=Ending(max_tokens)),
+        probe_every=probe_every, thinking=thinking,
     )  # fmt: skip
     backbone = load(model) if isinstance(model, str) else model
     scorer, settings = choose_scorer(backbone, settings, lambda message: warnings.warn(message, stacklevel=3))

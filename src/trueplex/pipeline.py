@@ -30,6 +30,7 @@ from trueplex.rules import Standing
 from trueplex.settings import DEFAULT_STRIDE, Settings, configuration
 from trueplex.solving import Run
 from trueplex.types import Alarmed, Problem, Solution, Status, Trace
+from trueplex.verify import confidence
 
 
 class Scorer(Protocol):
@@ -96,8 +97,7 @@ class Stream(Iterator[Event]):
         self.rule, self.waves, self.budget = policy.parse(settings.prune), settings.waves, settings.budget
         self.alarms = [alarms.parse(alarm) for alarm in settings.alarms]
         longest = settings.thinking.ending.max_tokens or backbone.default_max_tokens
-        # DeepConf's confidences alone have no upper end.
-        highest = math.inf if settings.verifier.startswith("deepconf") else 1.0
+        highest = confidence.highest(settings.verifier)
         self.rule.check(self.waves.most, longest, highest)
         for alarm in self.alarms:
             if why := alarm.inert(_stride(self.rule, scorer), longest, highest):
@@ -146,9 +146,8 @@ class Stream(Iterator[Event]):
         for key in list(self.runs):  # solved before this run began
             yield from self._settle(key)
         while live:
-            live.admit()
-            for trace in live.traces:
-                self.runs[trace.problem.key].begin()
+            for key in live.admit():
+                self.runs[key].begin()
             affordable = self.budget.stride(stride, self._spent(), len(live.traces), rider is not None)
             if affordable and time.monotonic() < live.deadline:
                 live.advance(affordable, rider)
@@ -214,12 +213,10 @@ class Stream(Iterator[Event]):
                 continue  # an alarm before has stopped it
             key, reason = trace.problem.key, f"alarm: {why}"
             rang = Alarmed(trace.index, trace.tokens, alarm.scope, why)
-            self.runs[key].alarms.append(rang)
+            for run in self.runs.values() if alarm.scope == "run" else [self.runs[key]]:
+                run.alarms.append(rang)
             yield Rang(trace.problem, rang)
             if alarm.scope == "run":
-                for run in self.runs.values():
-                    if rang not in run.alarms:
-                        run.alarms.append(rang)  # it has ended them all
                 yield from self._halt(reason)
                 return
             self.runs[key].closed |= alarm.scope == "problem"

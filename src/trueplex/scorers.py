@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from trueplex import alarms, policy
 from trueplex.backbone import REFERENCE, Backbone, load, reference_path
 from trueplex.calibration import Calibration
 from trueplex.errors import OptionError
@@ -41,16 +40,14 @@ def choose_scorer(backbone: Backbone, settings: Settings, say: Callable[[str], N
     if settings.verifier == "none":
         return None, settings
     if settings.verifier == "auto" and not verifier_folder(backbone, "auto").is_dir():
-        wants = policy.parse(settings.prune).needs_scores or settings.select not in (None, "majority")
-        if wants or any(alarms.parse(alarm).needs_scores for alarm in settings.alarms):
-            raise OptionError(
-                f"there is no verifier for {backbone.name!r}, and pruning {settings.prune!r}, selecting by "
-                f"{settings.select or 'majority'!r} or an alarm needs scores; mend: --prune none and --select majority, "
-                "--verifier deepconf, or train one with `trueplex train verifier`"
-            )
+        try:
+            plain = replace(settings, verifier="none")
+        except OptionError as error:
+            raise OptionError(f"there is no verifier for {backbone.name!r} (train one with `trueplex train verifier`, or score by "
+                              f"--verifier deepconf): {error}") from error  # fmt: skip
         say(f"no verifier for {backbone.name!r}: using a plain majority vote (train one with `trueplex train verifier`, or "
             "score by --verifier deepconf)")  # fmt: skip
-        return None, replace(settings, verifier="none", select="majority")
+        return None, replace(plain, select="majority")
     return open_scorer(backbone, settings.verifier, say, settings.probe_every), settings
 
 

@@ -21,7 +21,7 @@ from trueplex.prompt import make_prompt
 from trueplex.race import Race, verdict
 from trueplex.scorers import choose_calibration, choose_scorer
 from trueplex.settings import Settings, origin
-from trueplex.store import Origin, open_store, read, read_traces, to_row
+from trueplex.store import Origin, open_store, read_traces, to_row
 from trueplex.types import Problem, Solution, Status, Trace
 
 BETWEEN_LINES = 2.0  # seconds between progress lines when there is no terminal
@@ -125,7 +125,9 @@ def run(
     console = Console()
     output = Output(fitting, as_json, console)
     source = origin(settings.thinking, backbone)
-    begun = _begun(save, settings, source) if save and resume and save.exists() else []
+    stored = read_traces(save, say, source) if save and resume and save.exists() else ()
+    # What this run would grow itself: the file may hold other seeds, and more paths.
+    begun = [t for t, _ in stored if t.seed == settings.seed and t.index < settings.waves.most]
     events = stream(backbone, fitting, settings, scorer, begun, choose_calibration(backbone, scorer, settings))
     store = _Saving(save, backbone, source)
     # The race shares the console of the answers; beside JSON it may only have standard error to itself.
@@ -155,19 +157,6 @@ def run(
     if complaints or store.failed:
         return 2
     return 0 if all(s.answer is not None for s in output.solved.values()) else 1
-
-
-def _begun(save: Path, settings: Settings, source: Origin) -> list[Trace]:
-    """The traces of the --save file that this run would grow itself: of its seed and among its paths.
-
-    Raises:
-        StoreError: the file's traces think otherwise, or are another model's.
-    """
-    for row in read(save, lambda message: None, ("thinking",)):
-        if row["thinking"] != source.thinking:
-            raise StoreError(f"the traces in {save} think by other options ({row['thinking']}); mend: resume with those, or save "
-                             "to another file")  # fmt: skip
-    return [t for t, _ in read_traces(save, say, source) if t.seed == settings.seed and t.index < settings.waves.most]
 
 
 class _Saving:

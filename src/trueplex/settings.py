@@ -102,9 +102,10 @@ def thinking_options(thinking: Thinking) -> dict[str, Any]:
     }
 
 
-def origin(thinking: Thinking, backbone: Backbone) -> Origin:
-    """What is stored with every trace of a run."""
-    return Origin(backbone.fingerprint, backbone.tokenizer_fingerprint, json.dumps(thinking_options(thinking)))
+def origin(thinking: Thinking | None, backbone: Backbone) -> Origin:
+    """What is stored with every trace of a run; without thinking, what is asked of traces that may think in any way."""
+    options = json.dumps(thinking_options(thinking)) if thinking else ""
+    return Origin(backbone.fingerprint, backbone.tokenizer_fingerprint, options)
 
 
 def configuration(settings: Settings, backbone: Backbone) -> dict[str, Any]:

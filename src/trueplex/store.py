@@ -45,11 +45,14 @@ class Origin:
     thinking: str
 
     def require(self, row: Row, path: Path) -> None:
-        """Raise StoreError for a record of another model or tokenizer."""
+        """Raise StoreError for a record of another model or tokenizer, or that thinks otherwise if ``thinking`` is set."""
         for name, own in (("model", self.model), ("tokenizer", self.tokenizer)):
             if own is not None and row[name] != own:
                 raise StoreError(f"{path} holds traces of {name} {row[name]}, and this {name} is {own}; mend: give the "
                                  "model that they were made with")  # fmt: skip
+        if self.thinking and row["thinking"] != self.thinking:
+            raise StoreError(f"the traces in {path} think by other options ({row['thinking']}); mend: go on with those, or give "
+                             "another file")  # fmt: skip
 
 
 def to_row(trace: Trace, prompt_ids: Sequence[int], origin: Origin) -> Row:

@@ -307,8 +307,8 @@ class LiveBatch:
         self.traces[a], self.traces[b] = self.traces[b], self.traces[a]
 
     @torch.inference_mode()
-    def admit(self) -> None:
-        """Give free rows to waiting traces; `advance` begins with it.
+    def admit(self) -> list[int]:
+        """Give free rows to waiting traces, and tell the problems of those that enter; `advance` begins with it.
 
         Traces that stopped in the last stride give their rows away here.
         """
@@ -324,6 +324,7 @@ class LiveBatch:
             self._moving = True
             self._place(groups)
             self._moving = False
+        return [group.prompt.problem.key for group in groups]
 
     def _place(self, groups: list[Group]) -> None:
         """Prefill each problem's prompt once for all its new traces, and each begun trace by itself."""

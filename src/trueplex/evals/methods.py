@@ -12,7 +12,6 @@ hundreds of thousands of small votes without asking the grader again.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -130,26 +129,25 @@ def choose(names: Sequence[str] | None, scored: bool, every: int = 32, paths: in
                               "entropy; a verifier's scores are given by --verifier")  # fmt: skip
         method, reads = METHODS[base], base not in BLIND
         if thins:
-            method, reads = _thinned(name, rules, method, reads, every)
+            rule, adaptive = _parse(name, rules, every)
             if paths is not None and longest is not None:
-                _rule(rules).check(paths, longest, math.inf if scorer.startswith("deepconf") else 1.0)
+                rule.check(paths, longest, confidence.highest(scorer))
+            reads = reads or rule.needs_scores
+            method = after(rule, adaptive, rule.stride or every, method, reads)
         if not scorer and reads and not scored:
             raise OptionError(f"{name!r} needs scores and the run has none; mend: give --verifier, or {base}:logprob")
         chosen.append(Chosen(name, method, scorer or None, bool(thins)))
     return chosen
 
 
-def _rule(rules: str) -> Policy:
-    return policy.parse("+".join(part for part in rules.split("+") if part != "auto") or "none")
-
-
-def _thinned(name: str, rules: str, method: Method, reads: bool, every: int) -> tuple[Method, bool]:
-    """The method behind a policy, and whether the two of them read scores."""
-    parts, rule = rules.split("+"), _rule(rules)
-    if rule.spelled == "none" and "auto" not in parts:
+def _parse(name: str, rules: str, every: int) -> tuple[Policy, bool]:
+    """The policy of a method, and whether traces are added while its vote is open."""
+    parts = rules.split("+")
+    adaptive = "auto" in parts
+    rule = policy.parse("+".join(part for part in parts if part != "auto") or "none")
+    if rule.spelled == "none" and not adaptive:
         raise OptionError(f"{name!r} retires nothing; mend: drop ~{rules}")
     if rule.stride % every:
         raise OptionError(f"{name!r} looks every {rule.stride} tokens and scores lie {every} apart; mend: --probe-every "
                           f"{rule.stride}, or a multiple of {every} in the policy")  # fmt: skip
-    reads = reads or rule.needs_scores
-    return after(rule, "auto" in parts, rule.stride or every, method, reads), reads
+    return rule, adaptive

@@ -14,7 +14,6 @@ from rich.table import Table
 from trueplex import policy
 from trueplex.backbone import load
 from trueplex.calibration import PLAIN
-from trueplex.engine.thinking import Thinking
 from trueplex.errors import InputError
 from trueplex.evals.run import machine, write_results
 from trueplex.pipeline import Scorer
@@ -39,7 +38,7 @@ def calibrate(
     runs = [replace(run, paths=run.paths if run.waves.adaptive else run.waves.most) for run in runs]
     for run in runs:
         policy.parse(run.prune).check(run.waves.most, backbone.default_max_tokens)
-    source = origin(Thinking(), backbone)
+    source = origin(None, backbone)
     seen, traces = _votes(data, runs, scorer, source)
     made = fit(seen, traces, error, belongs(backbone, scorer, verifier))
     folder = verifier_folder(backbone, verifier) if isinstance(scorer, OneTokenScorer) else model_folder(backbone)

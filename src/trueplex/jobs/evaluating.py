@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.table import Table
 
 from trueplex.backbone import load
-from trueplex.engine.thinking import Thinking
 from trueplex.errors import InputError, OptionError
 from trueplex.evals.quality import judge, scored_by
 from trueplex.evals.run import RESULTS, evaluate, machine, write_results
@@ -93,7 +92,7 @@ def appraise(
     for name in scorers:
         known(name)
     backbone = load(model, device)
-    source = origin(Thinking(), backbone)
+    source = origin(None, backbone)
     suites: dict[str, Any] = {}
     for path in data:
         stored = list(read_traces(path, say, source))

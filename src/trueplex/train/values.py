@@ -144,7 +144,7 @@ def thinking_of(folder: str | Path, say: Callable[[str], None]) -> Thinking:
 def asked(backbone: Backbone, folder: Path, valuing: Valuing, say: Callable[[str], None]) -> list[Asked]:
     """The prefixes of every problem that has right and wrong traces, in the order of the store."""
     by_problem: dict[int, list[Trace]] = {}
-    for trace, _ in read_traces(folder, say, origin(Thinking(), backbone)):
+    for trace, _ in read_traces(folder, say, origin(None, backbone)):
         if trace.correct is not None and trace.steps is not None and trace.status is not Status.RUNNING:
             by_problem.setdefault(trace.problem.key, []).append(trace)
     words, found = Words(backbone), []

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
 from trueplex.backbone import Backbone
-from trueplex.engine.thinking import Thinking
 from trueplex.errors import InputError, OptionError
 from trueplex.evals.metrics import within_auroc
 from trueplex.settings import origin
@@ -101,7 +100,7 @@ def read_labelled(path: str | Path, backbone: Backbone, say: Callable[[str], Non
         InputError: all are right, or all are wrong: there is nothing to tell apart.
     """
     traces, ungraded, values = [], 0, read_values(path, say) if Path(path).is_dir() else {}
-    for trace, prompt in read_traces(path, say, origin(Thinking(), backbone)):
+    for trace, prompt in read_traces(path, say, origin(None, backbone)):
         ungraded += trace.correct is None and trace.status in (Status.FINISHED, Status.TRUNCATED)
         if trace.correct is not None and trace.tokens > 0:
             assert trace.steps is not None

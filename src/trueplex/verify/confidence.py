@@ -6,6 +6,7 @@ better in all of them. Spelled ``deepconf``, ``deepconf:KIND@WINDOW``, ``logprob
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -91,6 +92,11 @@ def parse(text: str) -> Confidence | None:
     if at and kind == "mean":
         raise OptionError("the mean over all tokens has no window; mend: deepconf:mean")
     return Confidence(name, kind, int(window) if at else WINDOW)
+
+
+def highest(name: str) -> float:
+    """The highest score that the scorer of that name can give: DeepConf's confidences alone have no upper end."""
+    return math.inf if name.startswith("deepconf") else 1.0
 
 
 class ConfidenceScorer:
