@@ -31,7 +31,7 @@ from rich.table import Table
 from speed import write
 from trueplex import policy
 from trueplex.answers import grade
-from trueplex.backbone import Backbone, load
+from trueplex.backbone import Backbone
 from trueplex.engine.live import LiveBatch
 from trueplex.evals.budget import Spent
 from trueplex.evals.methods import Chosen, choose
@@ -39,6 +39,7 @@ from trueplex.evals.metrics import figure, paired
 from trueplex.evals.run import machine
 from trueplex.evals.samples import Samples, gather
 from trueplex.evals.summary import of_size
+from trueplex.loading import load
 from trueplex.pipeline import Solved, Stopped, stream
 from trueplex.policy import Policy
 from trueplex.reference.tasks import SUITES, problems

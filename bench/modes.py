@@ -29,11 +29,11 @@ from transformers import (
 )
 
 from speed import engine_rate, paired, write
-from trueplex.backbone import load
 from trueplex.engine.ending import Ending
 from trueplex.engine.sampling import Sampling
 from trueplex.engine.thinking import Thinking, think
 from trueplex.evals.run import machine
+from trueplex.loading import load
 from trueplex.prompt import make_prompt
 from trueplex.reference.tasks import problems
 

@@ -22,12 +22,12 @@ from rich.console import Console
 from rich.table import Table
 
 from speed import paired, write
-from trueplex.backbone import load, reference_path
 from trueplex.engine import engine
 from trueplex.engine.cache import Plan, SlotCache
 from trueplex.engine.ending import Ending
 from trueplex.engine.thinking import Thinking
 from trueplex.evals.run import machine
+from trueplex.loading import load, reference_path
 from trueplex.prompt import make_prompt
 from trueplex.reference.tasks import problems
 from trueplex.train.batches import Labelled, Probes, collate

@@ -13,8 +13,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from trueplex.backbone import load
 from trueplex.engine.thinking import Thinking
+from trueplex.loading import load
 from trueplex.pipeline import Solved, stream
 from trueplex.race import table, verdict
 from trueplex.reference.tasks import problems

@@ -26,11 +26,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from trueplex.backbone import Backbone, load
+from trueplex.backbone import Backbone
 from trueplex.engine import engine
 from trueplex.engine.ending import Ending
 from trueplex.engine.thinking import Thinking
 from trueplex.evals.run import machine
+from trueplex.loading import load
 from trueplex.pipeline import stream
 from trueplex.prompt import make_prompt
 from trueplex.reference.tasks import problems

@@ -16,7 +16,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from trueplex import cli
-from trueplex.backbone import Backbone, load
+from trueplex.backbone import Backbone
+from trueplex.loading import load
 from trueplex.prompt import make_prompt
 from trueplex.reference.text import build_tokenizer
 from trueplex.types import Problem, Prompt, Status, Steps, Trace

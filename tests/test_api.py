@@ -8,8 +8,8 @@ import sys
 import pytest
 
 import trueplex
-from trueplex.backbone import load
 from trueplex.errors import OptionError
+from trueplex.loading import load
 from trueplex.pipeline import Solved
 
 PROBLEM = "Ann has 3 apples. Ann buys 4 more. How many apples are there now?"

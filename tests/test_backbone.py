@@ -11,9 +11,10 @@ import torch
 from transformers import AutoConfig
 
 from conftest import FAMILIES
-from trueplex.backbone import load, self_check
 from trueplex.errors import InputError, ModelError
+from trueplex.loading import load
 from trueplex.prompt import make_prompt
+from trueplex.selfcheck import self_check
 from trueplex.types import Problem
 
 
@@ -74,7 +75,8 @@ def test_the_self_check_sees_masks_that_are_ignored(folder) -> None:
     backbone = load(str(folder("mistral")))
     backbone.kinds = ["full_attention"] * len(backbone.kinds)
     with pytest.raises(ModelError, match="slot cache"):
-        self_check(backbone, length=40)  # longer than the window of 12
+        self_check(backbone)
+    assert backbone.config.sliding_window == 12  # which was shortened only for the check
 
 
 def test_a_fingerprint_names_the_weights_not_the_dtype(folder, tmp_path: Path) -> None:

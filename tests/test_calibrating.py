@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trueplex.backbone import load, reference_path
 from trueplex.calibration import condition
 from trueplex.engine.sampling import Sampling
 from trueplex.engine.thinking import Thinking
 from trueplex.errors import InputError
 from trueplex.jobs.sampling import roll
+from trueplex.loading import load, reference_path
 from trueplex.pipeline import Solved, stream
 from trueplex.scorers import choose_calibration, choose_scorer
 from trueplex.settings import Settings, configuration

@@ -15,12 +15,13 @@ from scipy import stats
 from conftest import SEED, TEXTS, prompts_for
 from test_policy_and_vote import look, running, stopped
 from trueplex import alarms, vote, waves
-from trueplex.backbone import Backbone, load
+from trueplex.backbone import Backbone
 from trueplex.budget import Budget
 from trueplex.calibration import Calibration, band_of, binomial_tail, condition, looks, safe_threshold
 from trueplex.engine.ending import Ending
 from trueplex.engine.thinking import Thinking
 from trueplex.errors import OptionError, VerifierError
+from trueplex.loading import load
 from trueplex.pipeline import Advanced, Rang, Solved, Stopped, stream
 from trueplex.policy import parse
 from trueplex.reference import tasks

@@ -13,10 +13,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from conftest import SEED
-from trueplex.backbone import Backbone, load
+from trueplex.backbone import Backbone
 from trueplex.engine.ending import Ending
 from trueplex.engine.thinking import Thinking
 from trueplex.errors import OptionError
+from trueplex.loading import load
 from trueplex.prompt import make_prompt
 from trueplex.train.grpo import Clip, Totals, advantages, kl, kl_penalty, policy_loss, step_weights, surrogate
 from trueplex.train.policy_batches import Rollout, collate, log_probs, micro_batches

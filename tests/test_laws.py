@@ -181,7 +181,7 @@ def test_every_answer_option_acts_on_the_answer_alone(qwen: Backbone, option: Sa
     assert any(not np.array_equal(plain[k].steps.ids[cut[k] :], other[k].steps.ids[cut[k] :]) for k in closed)
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_logits_that_are_not_finite_are_named(qwen: Backbone, value: float) -> None:
     from trueplex.errors import ModelError
 

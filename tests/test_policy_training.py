@@ -19,11 +19,12 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from trueplex.backbone import Backbone, load
+from trueplex.backbone import Backbone
 from trueplex.engine import engine
 from trueplex.engine.ending import Ending
 from trueplex.engine.thinking import Thinking
 from trueplex.errors import InputError, OptionError, TrueplexError
+from trueplex.loading import load
 from trueplex.store import read_traces
 from trueplex.train import policy_update, rewards
 from trueplex.train import policy_watch as watch

@@ -12,12 +12,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from trueplex.backbone import REFERENCE, Backbone, load
+from trueplex.backbone import Backbone
 from trueplex.engine.ending import Ending
 from trueplex.engine.live import Group, LiveBatch
 from trueplex.engine.sampling import Sampling
 from trueplex.engine.thinking import Thinking
 from trueplex.errors import InputError, OptionError, StoreError, VerifierError
+from trueplex.loading import REFERENCE, load
 from trueplex.policy import parse
 from trueplex.prompt import make_prompt
 from trueplex.reference import tasks

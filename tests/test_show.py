@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from conftest import stored_trace
-from trueplex.backbone import load_tokenizer
 from trueplex.errors import InputError, MissingExtra, StoreError
+from trueplex.loading import load_tokenizer
 from trueplex.show.page import render, write_page
 from trueplex.show.pieces import pieces, traces_of
 from trueplex.show.text import body, print_trace

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from trueplex.backbone import Backbone, load
+from trueplex.backbone import Backbone
 from trueplex.errors import OptionError
+from trueplex.loading import load
 from trueplex.pipeline import Solved, stream
 from trueplex.policy import parse
 from trueplex.reference import tasks

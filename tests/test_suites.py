@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -99,3 +100,25 @@ def test_names() -> None:
     for wrong in ("nowhere", "no/such/place"):
         with pytest.raises(InputError, match="no suite or file"):
             problems_of(wrong, None, None, 0, unsaid)
+
+
+def test_no_network_is_found_out_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing answers, models and data sets are looked for among the files at hand, with no round of retries."""
+    from huggingface_hub import constants
+
+    from trueplex import hub, loading
+    from trueplex.errors import ModelError
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    started = time.monotonic()
+    assert not hub.answers() and loading.at_hand("nobody/nothing") == {"local_files_only": True}
+    with pytest.raises(ModelError, match="cannot load model 'nobody/nothing'"):
+        loading.load("nobody/nothing")
+    with pytest.raises(InputError, match="from the hub"):
+        problems_of("aime24", None, None, 0, unsaid)
+    assert time.monotonic() - started < 15  # one file's retries alone take 28 seconds
+    import datasets
+
+    assert not datasets.config.HF_HUB_OFFLINE  # who goes online again in the same process asks the hub again

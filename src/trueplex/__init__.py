@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trueplex.api import solve
-    from trueplex.backbone import Backbone, load
+    from trueplex.backbone import Backbone
     from trueplex.budget import Budget
     from trueplex.engine.sampling import Sampling
     from trueplex.engine.thinking import Thinking
     from trueplex.errors import TrueplexError
+    from trueplex.loading import load
     from trueplex.pipeline import stream
     from trueplex.settings import Settings
     from trueplex.types import Problem, Solution, Trace

@@ -6,12 +6,13 @@ import warnings
 from collections.abc import Sequence
 
 from trueplex.alarms import Look
-from trueplex.backbone import Backbone, load
+from trueplex.backbone import Backbone
 from trueplex.budget import Budget
 from trueplex.engine.ending import Ending
 from trueplex.engine.sampling import Sampling
 from trueplex.engine.thinking import Thinking
 from trueplex.errors import OptionError
+from trueplex.loading import load
 from trueplex.pipeline import Solved, stream
 from trueplex.scorers import choose_calibration, choose_scorer
 from trueplex.settings import DEFAULT_STRIDE, Settings

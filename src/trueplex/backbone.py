@@ -11,24 +11,16 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.cache_utils import get_layer_types_and_kwargs
-from transformers.utils import logging as transformers_logging
 
 from trueplex import attention
-from trueplex.engine.cache import Plan, SlotCache
 from trueplex.errors import ModelError
 
-REFERENCE = "reference"
 THINK_END = "</think>"
-ADAPTER = "adapter_config.json"
 ATTENTION_KINDS = ("full_attention", "sliding_attention")
 DEFAULT_INSTRUCTION = "\nPlease reason step by step, and put your final answer within \\boxed{}."
 DEFAULT_MAX_TOKENS = 4096  # the length of the papers' training runs
@@ -180,170 +172,15 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
     return hashlib.blake2b(words.encode(), digest_size=12).hexdigest()
 
 
-def load_tokenizer(name: str) -> Any:
-    """The tokenizer of ``reference``, a local folder or a hub id; raises ModelError when it cannot be read."""
-    path = str(reference_path()) if name == REFERENCE else name
-    try:
-        return AutoTokenizer.from_pretrained(path)
-    except Exception as error:  # transformers, tokenizers and the hub raise many kinds for one cause
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-        raise ModelError(f"cannot load the tokenizer of {name!r}: {reason}; mend: check the name") from error
-
-
 def kinds_of(config: Any) -> list[str]:
     """The attention kind of every layer. Raises ModelError for layers that are not attention over KV."""
     kinds, _ = get_layer_types_and_kwargs(config)
     wrong = sorted(set(kinds) - set(ATTENTION_KINDS))
     if wrong:
         raise ModelError(
-            f"{config.model_type} has layers of kind {', '.join(wrong)}, whose state cannot be rolled back after a "
-            "probe; mend: choose a model with full or sliding-window attention only"
+            f"{config.model_type} has layers of kind {', '.join(wrong)}; a probe needs a KV cache that every query may read "
+            "back, and be taken out of again; mend: choose a model with full or sliding-window attention only"
         )
     if not getattr(config, "layer_types", None) and len(set(kinds)) > 1:
         raise ModelError(f"{config.model_type} mixes attention kinds without naming them; mend: choose another model")
     return kinds
-
-
-def reference_path() -> Path:
-    return Path(str(files("trueplex.reference") / "model"))
-
-
-def default_device() -> str:
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def default_dtype(device: str) -> torch.dtype:
-    """float32 on CPU, bfloat16 where the accelerator has it, else float16."""
-    if device == "cpu":
-        return torch.float32
-    if device.startswith("cuda") and not torch.cuda.is_bf16_supported():
-        return torch.float16
-    return torch.bfloat16
-
-
-def load(name: str = REFERENCE, device: str | None = None, dtype: torch.dtype | None = None) -> Backbone:
-    """Load a model by ``reference``, local folder or hub id, and check that it can be driven here.
-
-    A folder may also be a PEFT adapter, as `trueplex train policy` writes it: it is merged into its base. Only safetensors are read and no remote code is run.
-
-    Raises:
-        ModelError: nothing is there, it cannot be read, or the self-check shows that merged inputs,
-            ragged rows or the cache would give wrong results with it.
-    """
-    device = device or default_device()
-    path = locate(name)
-    adapter = path if (Path(path) / ADAPTER).is_file() else None
-    if adapter:
-        path = locate(_base_of(adapter))
-    transformers_logging.disable_progress_bar()
-    try:
-        config = AutoConfig.from_pretrained(path)
-        _refuse(config.get_text_config(decoder=True))
-        model = AutoModelForCausalLM.from_pretrained(
-            path, config=config, dtype=dtype or default_dtype(device), use_safetensors=True
-        ).to(device)
-        if adapter:
-            model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
-        tokenizer = AutoTokenizer.from_pretrained(path)
-    except ModelError:
-        raise
-    except Exception as error:  # transformers, safetensors and the hub raise many kinds for one cause
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-        raise ModelError(
-            f"cannot load model {name!r}: {reason}; mend: check the name, the files and the network"
-        ) from error
-    backbone = Backbone(name, model, tokenizer)
-    self_check(backbone)
-    return backbone
-
-
-def locate(name: str) -> str:
-    """The folder or hub id to load from; a clear error for what can be seen to be neither."""
-    if name == REFERENCE:
-        path = reference_path()
-    elif (path := Path(name).expanduser()).is_dir():
-        pass
-    elif name.count("/") == 1 and not name.startswith((".", "/", "~")):
-        return name
-    else:
-        raise ModelError(
-            f"no model {name!r}: not a folder, nor a hub id of the form OWNER/NAME; mend: check the spelling"
-        )
-    if not any((path / file).is_file() for file in ("config.json", ADAPTER)):
-        raise ModelError(f"{path} has no config.json; mend: give the folder of a Hugging Face model")
-    if not any(path.glob("*.safetensors")):
-        raise ModelError(f"{path} has no *.safetensors weights; mend: save the model with safe serialization")
-    return str(path)
-
-
-def _base_of(adapter: str) -> str:
-    """The model that a PEFT adapter belongs to. Raises ModelError for a verifier, which is no adapter of the model."""
-    if (Path(adapter) / "verifier.json").is_file():
-        raise ModelError(f"{adapter} is a verifier, not a model; mend: give it as --verifier")
-    base = json.loads((Path(adapter) / ADAPTER).read_text()).get("base_model_name_or_path")
-    if not base:
-        raise ModelError(
-            f"{adapter} does not say which model it belongs to; mend: add base_model_name_or_path to {ADAPTER}"
-        )
-    return base
-
-
-def _refuse(config: Any) -> None:
-    """Raise ModelError for architectures known to be got wrong, before any weight is read."""
-    kinds_of(config)
-    if getattr(config, "hidden_size_per_layer_input", 0):
-        raise ModelError(
-            f"{config.model_type} adds per-layer embeddings looked up by token id, which a merged thought does not "
-            "have; mend: choose a model without per-layer embeddings"
-        )
-    if getattr(config, "num_kv_shared_layers", 0):
-        raise ModelError(f"{config.model_type} shares KV between layers; mend: choose a model that does not")
-
-
-@torch.inference_mode()
-def self_check(backbone: Backbone, length: int = 12) -> None:
-    """Compare this model on the engine's path with its own plain forward; refuse it when they differ.
-
-    Three comparisons on one fixed text with the model's own eager attention: ids against embeddings,
-    ragged decoding in the slot cache against full recomputation, and the same with a merged input.
-    Raises ModelError naming the first that fails.
-    """
-    tolerance = 1e-3 if backbone.dtype == torch.float32 else 0.1
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(backbone.vocabulary, (1, length), generator=generator).to(backbone.device)
-    try:
-        embeddings = backbone.embed(ids)
-        backbone.model.set_attn_implementation("eager")
-        plain = backbone.model(input_ids=ids, use_cache=False).logits.float()
-        embedded = backbone.model(inputs_embeds=embeddings, use_cache=False).logits.float()
-        _compare(plain, embedded, tolerance, "reads embeddings unlike token ids")
-        embeddings[:, -1] = embeddings[:, :3].mean(1)
-        # After softmax, attention masks and norms the last logits tell of every position before.
-        full = backbone.model(inputs_embeds=embeddings, use_cache=False, past_key_values=None).logits[:, -1].float()
-        backbone.model.set_attn_implementation(attention.NAME)
-        cache = SlotCache(backbone.layers, 2)
-        for first, last in ((0, length - 1), (length - 1, length)):
-            positions = torch.arange(first, last, device=backbone.device)[None].expand(2, -1)
-            cache.write(Plan(0, 2, positions, last, None))
-            logits, _ = backbone.forward(embeddings[:, first:last].expand(2, -1, -1), positions, cache, last)
-    except ModelError:
-        raise
-    except Exception as error:
-        raise ModelError(
-            f"{backbone.name} cannot read merged embeddings: {error}; mend: choose another model"
-        ) from error
-    if backbone.padded:
-        full[:, backbone.vocabulary :] = float("-inf")
-        full, logits = full[:, : backbone.vocabulary], logits[:, : backbone.vocabulary]
-    _compare(full.expand(2, -1), logits, tolerance, "decodes from the slot cache unlike a full recomputation")
-
-
-def _compare(expected: Tensor, actual: Tensor, tolerance: float, what: str) -> None:
-    scale = expected.abs().max().clamp(min=1.0)
-    difference = ((expected - actual).abs().max() / scale).item()
-    if not difference <= tolerance:  # also catches NaN
-        raise ModelError(
-            f"the self-check failed: this model {what} (difference {difference:.2g}); mend: choose another"
-        )

@@ -10,9 +10,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from trueplex.backbone import REFERENCE, Backbone, load, reference_path
+from trueplex.backbone import Backbone
 from trueplex.calibration import Calibration
 from trueplex.errors import OptionError
+from trueplex.loading import REFERENCE, load, reference_path
 from trueplex.pipeline import Scorer
 from trueplex.settings import Settings
 from trueplex.verify import confidence, forms

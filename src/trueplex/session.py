@@ -13,9 +13,10 @@ from typing import Any
 from rich.console import Console
 
 from trueplex import answers_pool
-from trueplex.backbone import Backbone, load
+from trueplex.backbone import Backbone
 from trueplex.errors import InputError, OptionError, StoreError
 from trueplex.inputs import read_problems
+from trueplex.loading import load
 from trueplex.pipeline import Event, Rang, Solved, Stopped, stream
 from trueplex.prompt import make_prompt
 from trueplex.race import Race, verdict

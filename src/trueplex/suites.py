@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trueplex import hub
 from trueplex.errors import InputError, MissingExtra, OptionError
 from trueplex.inputs import ANY, Columns, problem_of, read_jsonl, read_parquet
 from trueplex.reference import tasks
@@ -116,12 +117,16 @@ def _from_hub(name: str, repository: str, configuration: str | None, split: str)
         import datasets
     except ImportError as error:
         raise MissingExtra("datasets", "data") from error
+    offline = datasets.config.HF_HUB_OFFLINE
+    datasets.config.HF_HUB_OFFLINE = offline or not hub.answers()
     try:
         return datasets.load_dataset(repository, configuration, split=split)
     except Exception as error:  # the hub, the network and the file formats raise many kinds for one cause
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise InputError(f"cannot read {repository} from the hub ({reason}); mend: go online once, unset HF_HUB_OFFLINE, or give "
                          f"--data-dir DIR with DIR/{Path(name).name}.jsonl") from error  # fmt: skip
+    finally:
+        datasets.config.HF_HUB_OFFLINE = offline
 
 
 def _read(rows: Iterable[Any], name: str, columns: Columns) -> tuple[list[Problem], list[str]]:

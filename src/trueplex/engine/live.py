@@ -168,7 +168,7 @@ class LiveBatch:
         )
         logits, answering = self._logits[:n], self._rows.answering[:n]
         step = self._choose(logits, draws, answering)
-        self._refuse_nan(step)
+        self._refuse_infinite(logits)
         emitted = step.ids[:, 0].cpu().numpy()
         closing = ~answering & (emitted == self.backbone.think_end)
         ending = np.isin(emitted, list(self.backbone.ends))
@@ -196,9 +196,12 @@ class LiveBatch:
     def _places(self, mask: np.ndarray) -> Tensor:
         return torch.from_numpy(np.flatnonzero(mask)).to(self.backbone.device)
 
-    def _refuse_nan(self, step: Step) -> None:
-        if not torch.isfinite(step.entropy).all():
-            bad = self.traces[int((~torch.isfinite(step.entropy)).nonzero()[0])]
+    def _refuse_infinite(self, logits: Tensor) -> None:
+        wrong = ~torch.isfinite(
+            logits[:, : self.backbone.vocabulary].sum(-1)
+        )  # a single NaN or infinity is seen in a sum
+        if wrong.any():
+            bad = self.traces[int(wrong.nonzero()[0])]
             raise ModelError(
                 f"the logits of trace {bad.index} of problem {bad.problem.id or bad.problem.text[:40]!r} are not finite "
                 f"at step {int(self._rows.tokens[self.traces.index(bad)])}; mend: load the model in float32 or bfloat16"

@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.table import Table
 
 from trueplex import policy
-from trueplex.backbone import load
 from trueplex.calibration import PLAIN
 from trueplex.errors import InputError
 from trueplex.evals.run import machine, write_results
+from trueplex.loading import load
 from trueplex.pipeline import Scorer
 from trueplex.scorers import belongs, choose_scorer, model_folder, verifier_folder
 from trueplex.session import say

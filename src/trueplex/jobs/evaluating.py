@@ -10,10 +10,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from trueplex.backbone import load
 from trueplex.errors import InputError, OptionError
 from trueplex.evals.quality import judge, scored_by
 from trueplex.evals.run import RESULTS, evaluate, machine, write_results
+from trueplex.loading import load
 from trueplex.progress import Bar
 from trueplex.reference import tasks
 from trueplex.scorers import choose_scorer, known, open_scorer

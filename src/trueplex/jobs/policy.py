@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from trueplex.backbone import load
 from trueplex.errors import OptionError
+from trueplex.loading import load
 from trueplex.reference import tasks
 from trueplex.session import say
 from trueplex.suites import problems_of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from trueplex.backbone import load
+from trueplex.loading import load
 from trueplex.progress import Bar
 from trueplex.scorers import choose_scorer
 from trueplex.session import say

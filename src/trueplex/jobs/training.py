@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trueplex.backbone import Backbone, load
+from trueplex.backbone import Backbone
 from trueplex.errors import InputError, TrueplexError
+from trueplex.loading import load
 from trueplex.progress import Bar
 from trueplex.session import say
 from trueplex.train.batches import Labelled

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from trueplex.backbone import reference_path
+from trueplex.loading import reference_path
 
 MAX_NEW_TOKENS = 640
 VERIFIER_FILES = ("adapter_config.json", "adapter_model.safetensors", "verifier.json")

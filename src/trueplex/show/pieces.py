@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trueplex.backbone import load_tokenizer, tokenizer_fingerprint
+from trueplex.backbone import tokenizer_fingerprint
 from trueplex.errors import InputError
+from trueplex.loading import load_tokenizer
 from trueplex.store import Origin, read, read_traces
 from trueplex.types import Trace
 

@@ -25,9 +25,10 @@ from torch.nn.modules.module import _IncompatibleKeys
 from torch.utils.data import Dataset
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from trueplex.backbone import Backbone, locate
+from trueplex.backbone import Backbone
 from trueplex.errors import InputError, OptionError
 from trueplex.evals.metrics import within_auroc
+from trueplex.loading import locate
 from trueplex.train.batches import Labelled, Order
 from trueplex.train.verifier import WATCHED
 from trueplex.train.watch import OrderedTrainer, Watch, arguments_for, leave_together, run

@@ -21,8 +21,8 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceCl
 from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
-from trueplex.backbone import default_device, default_dtype, locate
 from trueplex.errors import ModelError, OptionError, VerifierError
+from trueplex.loading import at_hand, default_device, default_dtype, locate
 from trueplex.verify import forms
 from trueplex.verify.reading import Fitting, Written, padded
 from trueplex.verify.transcript import SEPARATORS, Words
@@ -247,13 +247,14 @@ def unreported() -> Iterator[None]:
 def _load(kind: Any, name: str, device: str | None, **options: Any) -> tuple[Any, Any]:
     """Model and tokenizer, of safetensors alone and without remote code; a head that is not there is an error."""
     path, device = locate(name), device or default_device()
+    local = at_hand(path)
     try:
         with unreported():
             model, report = kind.from_pretrained(
                 path, dtype=default_dtype(device), use_safetensors=True, trust_remote_code=False,
-                output_loading_info=True, **options,
+                output_loading_info=True, **local, **options,
             )  # fmt: skip
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, **local)
     except Exception as error:  # transformers, safetensors and the hub raise many kinds for one cause
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
         raise ModelError(
@@ -271,14 +272,15 @@ def _load(kind: Any, name: str, device: str | None, **options: Any) -> tuple[Any
 def _read_weights(name: str, prefix: str, module: nn.Module) -> None:
     """Fill a head from the tensors of a checkpoint whose names begin so."""
     path = locate(name)
-    index = cached_file(path, "model.safetensors.index.json", _raise_exceptions_for_missing_entries=False)
+    local = at_hand(path)
+    index = cached_file(path, "model.safetensors.index.json", _raise_exceptions_for_missing_entries=False, **local)
     shards = ["model.safetensors"]
     if index:
         named = json.loads(Path(index).read_text())["weight_map"]
         shards = sorted({shard for key, shard in named.items() if key.startswith(prefix)})
     found: dict[str, Tensor] = {}
     for shard in shards:
-        file = cached_file(path, shard)
+        file = cached_file(path, shard, **local)
         assert file is not None
         with safe_open(file, "pt") as tensors:
             found |= {key[len(prefix) :]: tensors.get_tensor(key) for key in tensors.keys() if key.startswith(prefix)}  # noqa: SIM118

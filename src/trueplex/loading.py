@@ -1,0 +1,131 @@
+"""A name → a Backbone: the embedded model, a local folder, a hub id, or a PEFT adapter that is merged into its base.
+
+Only safetensors are read, and no remote code is run.
+"""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from trueplex import hub
+from trueplex.backbone import Backbone
+from trueplex.errors import ModelError
+from trueplex.selfcheck import refuse, self_check
+
+REFERENCE = "reference"
+ADAPTER = "adapter_config.json"
+
+
+def reference_path() -> Path:
+    return Path(str(files("trueplex.reference") / "model"))
+
+
+def default_device() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def default_dtype(device: str) -> torch.dtype:
+    """float32 on CPU, bfloat16 where the accelerator has it, else float16."""
+    if device == "cpu":
+        return torch.float32
+    if device.startswith("cuda") and not torch.cuda.is_bf16_supported():
+        return torch.float16
+    return torch.bfloat16
+
+
+def load(name: str = REFERENCE, device: str | None = None, dtype: torch.dtype | None = None) -> Backbone:
+    """Load a model by ``reference``, local folder or hub id, and check that it can be driven here.
+
+    A folder may also be a PEFT adapter, as `trueplex train policy` writes it. What is at hand of a hub id is used when
+    the hub cannot be reached.
+
+    Raises:
+        ModelError: nothing is there, it cannot be read, or the self-check shows that merged inputs,
+            ragged rows or the cache would give wrong results with it.
+    """
+    device = device or default_device()
+    path = locate(name)
+    adapter = path if (Path(path) / ADAPTER).is_file() else None
+    if adapter:
+        path = locate(_base_of(adapter))
+    transformers_logging.disable_progress_bar()
+    try:
+        local = at_hand(path)
+        config = AutoConfig.from_pretrained(path, **local)
+        refuse(config.get_text_config(decoder=True))
+        model = AutoModelForCausalLM.from_pretrained(
+            path, config=config, dtype=dtype or default_dtype(device), use_safetensors=True, **local
+        ).to(device)
+        if adapter:
+            model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+        tokenizer = AutoTokenizer.from_pretrained(path, **local)
+    except ModelError:
+        raise
+    except Exception as error:  # transformers, safetensors and the hub raise many kinds for one cause
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        raise ModelError(
+            f"cannot load model {name!r}: {reason}; mend: check the name, the files and the network"
+        ) from error
+    if "past_key_values" not in signature(model.forward).parameters:
+        raise ModelError(f"{config.model_type} keeps a running state in place of a KV cache, and a probe has nothing to read; "
+                         "mend: choose a model with attention")  # fmt: skip
+    backbone = Backbone(name, model, tokenizer)
+    self_check(backbone)
+    return backbone
+
+
+def at_hand(path: str) -> dict[str, bool]:
+    """How `from_pretrained` looks for `path`: among the files at hand alone when it is a hub id and the hub does not answer."""
+    return {} if Path(path).is_dir() or hub.answers() else {"local_files_only": True}
+
+
+def locate(name: str) -> str:
+    """The folder or hub id to load from; a clear error for what can be seen to be neither."""
+    if name == REFERENCE:
+        path = reference_path()
+    elif (path := Path(name).expanduser()).is_dir():
+        pass
+    elif name.count("/") == 1 and not name.startswith((".", "/", "~")):
+        return name
+    else:
+        raise ModelError(
+            f"no model {name!r}: not a folder, nor a hub id of the form OWNER/NAME; mend: check the spelling"
+        )
+    if not any((path / file).is_file() for file in ("config.json", ADAPTER)):
+        raise ModelError(f"{path} has no config.json; mend: give the folder of a Hugging Face model")
+    if not any(path.glob("*.safetensors")):
+        raise ModelError(f"{path} has no *.safetensors weights; mend: save the model with safe serialization")
+    return str(path)
+
+
+def _base_of(adapter: str) -> str:
+    """The model that a PEFT adapter belongs to. Raises ModelError for a verifier, which is no adapter of the model."""
+    if (Path(adapter) / "verifier.json").is_file():
+        raise ModelError(f"{adapter} is a verifier, not a model; mend: give it as --verifier")
+    base = json.loads((Path(adapter) / ADAPTER).read_text()).get("base_model_name_or_path")
+    if not base:
+        raise ModelError(
+            f"{adapter} does not say which model it belongs to; mend: add base_model_name_or_path to {ADAPTER}"
+        )
+    return base
+
+
+def load_tokenizer(name: str) -> Any:
+    """The tokenizer of ``reference``, a local folder or a hub id; raises ModelError when it cannot be read."""
+    path = str(reference_path()) if name == REFERENCE else name
+    try:
+        return AutoTokenizer.from_pretrained(path, **at_hand(path))
+    except Exception as error:  # transformers, tokenizers and the hub raise many kinds for one cause
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        raise ModelError(f"cannot load the tokenizer of {name!r}: {reason}; mend: check the name") from error
