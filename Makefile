@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test lint types bench measure scorers calibration deciding modes verifier study study-rl clean
+.PHONY: demo test lint types bench measure scorers rivals calibration deciding modes verifier study study-rl clean
 
 # torch comes first and by its pinned version, so that nothing else pulls in another build.
 $(STAMP): pyproject.toml constraints.txt
@@ -50,6 +50,25 @@ scorers: $(STAMP)  ## verifier and untrained scores side by side; after `make me
 		OMP_NUM_THREADS=1 $(BIN)/trueplex eval-verifier $(foreach s,$(SUITES),runs/measure/$$mode/$s) --n 100 \
 			--scorers $(SCORERS) --out runs/quality/$$mode || exit $$?; \
 		cp runs/quality/$$mode/results.json results/scorers-$$mode.json; done
+
+# The rivals of the paper, of one size and from the same rollouts as a One-Token verifier beside them, on traces that
+# `make deciding` stored. Texts of merged thoughts are their slot 0.
+RIVALS := runs/rivals
+RIVAL_DATA := --data $(RIVALS)/rollouts/discrete --data $(RIVALS)/rollouts/multiplex
+RIVAL_NAMES := $(RIVALS)/otv,auto,orm:$(RIVALS)/outcome,prm:math-shepherd:$(RIVALS)/process,genrm:$(RIVALS)/generative
+RIVAL_TRAIN := $(RIVAL_DATA) --balanced --epochs 2
+
+rivals: $(STAMP)  ## verifier, outcome, process and generative reward models on the same traces; after `make deciding`
+	for mode in discrete multiplex; do \
+		$(ROLLOUT) --thinking $$mode --data reference --n 900 --samples 16 --seed 3 --out $(RIVALS)/rollouts/$$mode || exit $$?; done
+	OMP_NUM_THREADS=1 $(BIN)/trueplex train values $(RIVAL_DATA) --traces 4 --prefixes 3 --rows 256
+	OMP_NUM_THREADS=1 $(BIN)/trueplex train verifier $(RIVAL_TRAIN) --out $(RIVALS)/otv
+	for kind in outcome process generative; do \
+		OMP_NUM_THREADS=1 $(BIN)/trueplex train reward --kind $$kind $(RIVAL_TRAIN) --out $(RIVALS)/$$kind || exit $$?; done
+	for mode in discrete multiplex; do \
+		OMP_NUM_THREADS=1 $(BIN)/trueplex eval-verifier $(foreach s,$(SUITES),runs/deciding/$$mode/$s) --n 60 --samples 64 \
+			--scorers $(RIVAL_NAMES),$(SCORERS:auto,%=%) --out $(RIVALS)/$$mode || exit $$?; \
+		cp $(RIVALS)/$$mode/results.json results/rivals-$$mode.json; done
 
 # What confidence means for the embedded model: learned from validation problems, judged on those that `make measure` stored.
 CALIBRATED := --paths 8 --paths 16 --paths 32 --select weighted --select majority --select best --prune none --prune half:32

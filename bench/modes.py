@@ -62,6 +62,16 @@ def limited(thinking: Thinking) -> Thinking:
                     thinking.replacement, thinking.noise, thinking.strength)  # fmt: skip
 
 
+def sampled(filters: Sampling) -> list[Thinking]:
+    """The modes in which these options act: soft ones merge 10 words, and Dirichlet noise wants a top-k."""
+    modes = [Thinking("discrete", sampling=filters), Thinking("multiplex", 3, sampling=filters)]
+    if not filters.top_k or filters.top_p < 1:
+        modes += [Thinking("soft", sampling=filters), Thinking("stochastic-soft", sampling=filters)]
+    if filters.top_k:
+        modes += [Thinking("stochastic-soft", noise="dirichlet", sampling=filters)]
+    return modes
+
+
 def rate(work: Callable[[], object]) -> float:
     """How often a second."""
     started = time.perf_counter()
@@ -101,10 +111,10 @@ def main() -> None:
     logits = torch.randn(TRACES, VOCABULARY) * 3
     sampling = {}
     for name, filters in FILTERS.items():
-        for mode in (Thinking("discrete", sampling=filters), Thinking("multiplex", 3, sampling=filters)):
+        for mode in sampled(filters):
             draws = torch.rand(TRACES, mode.draws(VOCABULARY))
             with torch.inference_mode():
-                sampling[f"{mode.mode}, {name}"] = paired(
+                sampling[f"{mode.noise_kind or mode.mode}, {name}"] = paired(
                     lambda mode=mode, draws=draws: rate(lambda: think(logits, draws, mode)),
                     lambda filters=filters: rate(lambda: as_generate(logits, filters)),
                     options.repeats,

@@ -82,6 +82,16 @@ def test_untrained_scores_are_taken_at_their_share() -> None:
     assert not scored.bounded and scored_by(ConfidenceScorer(Confidence("entropy")), [(trace, (1,))]).bounded
 
 
+def test_traces_are_scored_a_part_at_a_time_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    stored, steps = [(stored_trace(i), (1,)) for i in range(5)], []
+    whole = scored_by(ConfidenceScorer(Confidence("logprob")), stored)
+    monkeypatch.setattr("trueplex.evals.quality.AT_ONCE", 2)
+    parts = scored_by(
+        ConfidenceScorer(Confidence("logprob")), stored, lambda traces, tokens: steps.append((traces, tokens))
+    )
+    assert np.array_equal(whole.scores, parts.scores) and steps == [(2, 10), (2, 10), (1, 5)]
+
+
 def test_the_command_judges_stored_traces(tmp_path: Path) -> None:
     def trueplex(*arguments: str) -> subprocess.CompletedProcess:
         return subprocess.run([sys.executable, "-m", "trueplex.cli", *arguments], capture_output=True, text=True)
@@ -103,5 +113,12 @@ def test_the_command_judges_stored_traces(tmp_path: Path) -> None:
     assert 0.5 < flops["auto"] / (2 * 1.2 * tokens) < 4
     assert figures["auto"]["within"]["1.0"]["mean"] > figures["deepconf:tail@16"]["within"]["1.0"]["mean"]
     assert "calibration" not in figures["deepconf:tail@16"] and result["config"]["fingerprint"]
+    few = trueplex("eval-verifier", str(tmp_path / "r"), "--scorers", "logprob", "--n", "3", "--samples", "4", "--out",
+                   str(tmp_path / "few"), "--quiet")  # fmt: skip
+    assert few.returncode == 0 and not few.stderr, few.stderr
+    judged = json.loads((tmp_path / "few" / "results.json").read_text())
+    assert judged["suites"]["r"]["traces"] == 12 and judged["config"]["samples"] == 4
+    twice = trueplex("eval-verifier", str(tmp_path / "r"), str(tmp_path / "r"), "--out", str(tmp_path / "q"))
+    assert twice.returncode == 2 and "two stores have the same name" in twice.stderr
     wrong = trueplex("eval-verifier", str(tmp_path / "r"), "--scorers", "deepconf:most", "--out", str(tmp_path / "q"))
     assert wrong.returncode == 2 and "unknown DeepConf kind" in wrong.stderr

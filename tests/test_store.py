@@ -169,3 +169,30 @@ def test_pandas_reads_the_columns(tmp_path: Path) -> None:
 def test_origin_tells_how_the_trace_was_thought(qwen) -> None:
     told = origin(Thinking("stochastic-soft", noise="dirichlet", ending=Ending(9)), qwen).thinking
     assert '"noise": "dirichlet"' in told and '"max_tokens": 9' in told and '"merge": null' in told
+
+
+def test_long_traces_are_stored_one_by_one_and_short_ones_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a file cut off loses one trace of a real model, and a small model's file stays small."""
+    from trueplex.train import rollouts
+
+    class Counting:
+        def __init__(self) -> None:
+            self.batches: list[int] = []
+
+        def append(self, rows: list) -> None:
+            self.batches.append(len(rows))
+
+        def close(self) -> None: ...
+
+    row = to_row(stored_trace(), (1, 2), SOURCE)
+    long = row | {"ids": np.zeros(rollouts.BATCH_BYTES // 4, np.int32)}
+    clock = iter(range(1000))
+    monkeypatch.setattr(rollouts.time, "monotonic", lambda: next(clock) * 1e-6)
+    store = Counting()
+    writer = rollouts._Writer(store)
+    for some in (row, row, long, long, row):
+        writer.add(some)
+    assert store.batches == [3, 1]
+    monkeypatch.setattr(rollouts.time, "monotonic", lambda: 10.0)
+    writer.add(row)
+    assert store.batches == [3, 1, 2]

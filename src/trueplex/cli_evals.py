@@ -86,14 +86,16 @@ def evaluate_verifier(
     data: Annotated[list[Path], typer.Argument(metavar="TRACES...", help="Graded traces: stores, or folders of rollouts or evaluations.", show_default=False)],
     out: Annotated[Path, typer.Option(help="Folder for results.json.")],
     scorers: Annotated[str, typer.Option(help="What is judged, by commas: auto, verifier folders, deepconf[:KIND[@WINDOW]], logprob, entropy, orm:[acemath:]MODEL, prm:FORM:MODEL[@last|min|mean|product] (FORM: math-shepherd, versaprm, qwen, skywork), genrm:MODEL[@VOTES]. The others are held against the first.")] = "auto,deepconf:mean,deepconf:tail,deepconf:bottom,deepconf:lowest,logprob,entropy",
-    n: Annotated[int | None, typer.Option(help="Most problems per store.", show_default="all")] = None,
+    n: Annotated[int | None, typer.Option(min=1, help="Most problems per store.", show_default="all")] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="Most traces per problem.", show_default="all")] = None,
     model: Model = "reference",
     device: Device = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:  # fmt: skip
     """Judge verifiers and untrained scores on the same stored traces: ranking, calibration, votes, cost."""
     from trueplex.jobs.evaluating import appraise
 
-    appraise(data, [name.strip() for name in scorers.split(",")], model, device, n, out)
+    appraise(data, [name.strip() for name in scorers.split(",")], model, device, n, samples, out, quiet)
 
 
 @app.command()

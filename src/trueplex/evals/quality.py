@@ -7,7 +7,7 @@ counts for voting and pruning is the ranking *within* a problem; the global one 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -22,7 +22,11 @@ from trueplex.verify.stored import Stored
 
 SHARES = tuple(round(0.1 * i, 1) for i in range(1, 11))
 BINS = 10  # of equal width, for calibration
+AT_ONCE = 512  # traces that a scorer is given; it makes batches of like lengths of them
 COUNTED = 8  # traces, spread over all, whose floating-point operations are counted
+
+
+Progress = Callable[[int, int], None]
 
 
 @dataclass(slots=True)
@@ -46,10 +50,20 @@ class StoredScorer(Protocol):
         """Scores [traces, shares], higher is better, when the given shares of each trace were written."""
 
 
-def scored_by(scorer: StoredScorer, stored: Sequence[Stored]) -> Scored:
-    """Scores of stored traces when 10 %, 20 % … of each was written: what live scoring gives there."""
+def scored_by(
+    scorer: StoredScorer, stored: Sequence[Stored], progress: Progress = lambda traces, tokens: None
+) -> Scored:
+    """Scores of stored traces when 10 %, 20 % … of each was written: what live scoring gives there.
+
+    ``progress`` is called with the number of traces newly scored and their tokens.
+    """
     started = time.perf_counter()
-    table = scorer.score_shares(stored, SHARES)
+    parts = []
+    for first in range(0, len(stored), AT_ONCE):
+        some = stored[first : first + AT_ONCE]
+        parts.append(scorer.score_shares(some, SHARES))
+        progress(len(some), sum(trace.tokens for trace, _ in some))
+    table = np.concatenate(parts) if parts else np.empty((0, len(SHARES)))
     assert table.shape == (len(stored), len(SHARES)), table.shape
     seconds = time.perf_counter() - started
     few = stored[:: max(1, len(stored) // COUNTED)]

@@ -19,8 +19,9 @@ from trueplex.reference import tasks
 from trueplex.scorers import choose_scorer, known, open_scorer
 from trueplex.session import say
 from trueplex.settings import Settings, origin
-from trueplex.store import read_traces
+from trueplex.store import Origin, read_traces
 from trueplex.suites import label, names_of, problems_of
+from trueplex.verify.stored import Stored
 
 
 def measure(
@@ -86,33 +87,32 @@ def _counts(pair: dict[str, Any], sign: int) -> str:
 
 
 def appraise(
-    data: Sequence[Path], scorers: Sequence[str], model: str, device: str | None, most: int | None, out: Path
-) -> None:
-    """`trueplex eval-verifier`: judge scorers on stored traces, side by side."""
+    data: Sequence[Path], scorers: Sequence[str], model: str, device: str | None, most: int | None, samples: int | None,
+    out: Path, quiet: bool,
+) -> None:  # fmt: skip
+    """`trueplex eval-verifier`: judge scorers on stored traces, side by side; what is judged is kept suite by suite."""
     for name in scorers:
         known(name)
     backbone = load(model, device)
     source = origin(None, backbone)
-    suites: dict[str, Any] = {}
-    for path in data:
-        stored = list(read_traces(path, say, source))
-        if most is not None:  # whole problems, in the order of the store
-            texts = set(list(dict.fromkeys(t.problem.text for t, _ in stored))[:most])
-            stored = [s for s in stored if s[0].problem.text in texts]
-        if not any(t.correct is not None for t, _ in stored):
-            raise InputError(
-                f"{path} holds no graded traces; mend: give rollouts or evaluations of problems with answers"
-            )
-        judged = {}
-        for name in scorers:
-            scorer = open_scorer(backbone, name, say)
-            judged[name] = scored_by(scorer, stored)
-            scorer.release()
-        suites[Path(path).stem if Path(path).is_file() else Path(path).name] = judge(stored, judged)
-        say(f"{path}: {len(stored)} traces judged")
+    stores = {
+        Path(path).stem if Path(path).is_file() else Path(path).name: _graded(path, source, most, samples)
+        for path in data
+    }
+    if len(stores) < len(data):
+        raise OptionError("two stores have the same name and would share a place in the results; mend: rename one")
     config = {"model": backbone.name, "fingerprint": backbone.fingerprint, "scorers": list(scorers),
-              "data": [str(p) for p in data], "problems": most}  # fmt: skip
-    write_results({"config": config, "machine": machine(), "suites": suites}, out)
+              "data": [str(p) for p in data], "problems": most, "samples": samples}  # fmt: skip
+    suites: dict[str, Any] = {}
+    with Bar(sum(map(len, stores.values())) * len(scorers), quiet) as bar:
+        for suite, stored in stores.items():
+            judged = {}
+            for name in scorers:
+                scorer = open_scorer(backbone, name, say)
+                judged[name] = scored_by(scorer, stored, bar.step)
+                scorer.release()
+            suites[suite] = judge(stored, judged)
+            write_results({"config": config, "machine": machine(), "suites": suites}, out)
     table = Table(
         "suite",
         "scorer",
@@ -135,3 +135,13 @@ def appraise(
             table.add_row(suite, name, *shown, f"{votes['flipped_to_right']} / {votes['flipped_to_wrong']}", error,
                           f"{f['milliseconds_per_trace']:.1f}", f"{f['megaflops_per_trace']:.0f}")  # fmt: skip
     Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+def _graded(path: Path, source: Origin, most: int | None, samples: int | None) -> list[Stored]:
+    """The traces of a store that are judged: whole problems in its order, and of each the first ones by index."""
+    stored = list(read_traces(path, say, source))
+    texts = set(list(dict.fromkeys(t.problem.text for t, _ in stored))[:most])
+    kept = [s for s in stored if s[0].problem.text in texts and (samples is None or s[0].index < samples)]
+    if not any(t.correct is not None for t, _ in kept):
+        raise InputError(f"{path} holds no graded traces; mend: give rollouts or evaluations of problems with answers")
+    return kept

@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from trueplex.backbone import Backbone
 from trueplex.errors import InputError, StoreError
 from trueplex.pipeline import Scorer, Stopped, stream
@@ -22,7 +24,7 @@ from trueplex.store import ARROW, Row, Store, open_store, read, read_traces, to_
 from trueplex.types import Problem, Status, Trace
 
 MANIFEST, TRACES = "rollout.json", f"traces{ARROW}"
-BATCH, SECONDS = 64, 2.0  # traces are written when there are so many, or this long after the last time
+BATCH_BYTES, SECONDS = 1 << 17, 2.0  # traces are written when they are so large, or this long after the last time
 
 
 def rollout(
@@ -69,20 +71,26 @@ def rollout(
 
 
 class _Writer:
-    """Appends traces a few at a time: a batch has a price of its own in a columnar file."""
+    """Appends traces a few at a time: a batch costs some 4 KiB and a millisecond of its own in a columnar file.
+
+    Long traces, beside which that is nothing, are written one by one; of short ones a file that is cut off loses at most
+    BATCH_BYTES, less than a second's work.
+    """
 
     def __init__(self, store: Store) -> None:
         self.store = store
         self.rows: list[Row] = []
+        self.bytes = 0
         self.written = time.monotonic()
 
     def add(self, row: Row) -> None:
         self.rows.append(row)
-        if len(self.rows) >= BATCH or time.monotonic() - self.written > SECONDS:
+        self.bytes += sum(column.nbytes for column in row.values() if isinstance(column, np.ndarray))
+        if self.bytes >= BATCH_BYTES or time.monotonic() - self.written > SECONDS:
             self.flush()
 
     def flush(self) -> None:
-        rows, self.rows = self.rows, []
+        rows, self.rows, self.bytes = self.rows, [], 0
         self.store.append(rows)
         self.written = time.monotonic()
 
