@@ -8,13 +8,13 @@ from pathlib import Path
 import trueplex
 
 RANKS = {
-    0: "answers_worker attention engine.cache errors evals.metrics hub progress reference.slips",
-    1: "answers_pool backbone budget engine.ending engine.sampling evals.budget reference.chain reference.countdown reference.remainder report.read train.grpo train.labels train.watch types verify.forms",
-    2: "alarms answers calibration engine.rows engine.thinking inputs prompt reference.tasks report.figures report.tables selfcheck store verify.one_token verify.stored verify.transcript",
-    3: "answers_audit cli_options engine.history engine.prefill loading reference.text report.page suites train.policy_batches train.policy_recipe vote",
-    4: "engine.live jobs.grading jobs.reporting reference.build reference.pretrain rules show.pieces train.policy_update train.policy_watch train.policy_weights waves",
-    5: "engine.engine policy show.page train.policy_journal verify.confidence verify.probe verify.reading",
-    6: "evals.samples settings simulate train.batches verify.generative verify.reward",
+    0: "answers_worker attention_probe engine.cache errors evals.metrics hub progress reference.slips",
+    1: "answers_pool attention budget engine.ending engine.sampling evals.budget reference.chain reference.countdown reference.remainder report.read train.grpo train.labels train.watch types verify.forms",
+    2: "alarms answers backbone calibration engine.rows engine.thinking inputs reference.tasks report.figures report.tables store verify.stored",
+    3: "answers_audit cli_options engine.history engine.prefill prompt reference.text report.page selfcheck suites train.policy_batches train.policy_recipe verify.one_token verify.transcript vote",
+    4: "engine.live jobs.grading jobs.reporting loading reference.pretrain rules train.policy_update train.policy_watch train.policy_weights waves",
+    5: "engine.engine policy reference.build show.pieces train.policy_journal verify.confidence verify.probe verify.reading",
+    6: "evals.samples settings show.page simulate train.batches verify.generative verify.reward",
     7: "evals.curves evals.methods solving train.calibrate",
     8: "evals.summary pipeline train.rewards",
     9: "evals.quality race scorers train.policy_sampling train.rollouts train.values",

@@ -299,3 +299,36 @@ def test_a_probe_beside_a_shared_prompt_reads_the_same_score(verifier: OneTokenV
         other = among[prompt.problem.text, trace.index]
         assert np.array_equal(trace.steps.ids, other.steps.ids)
         assert np.allclose([s for _, s in trace.scores], [s for _, s in other.scores], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "dtype", "near"),
+    [(4, 2, torch.float32, 1e-5), (3, 3, torch.float32, 1e-5), (4, 1, torch.bfloat16, 0.05)],
+)
+def test_the_fused_attention_of_probes_and_its_gradients_are_those_of_the_plain_one(
+    heads: int, kv_heads: int, dtype: torch.dtype, near: float
+) -> None:
+    """Also where a probe sees nothing but itself, and rows differ in what they see."""
+    from trueplex import attention_probe as probing
+
+    torch.manual_seed(0)
+    rows, probes, columns, size = 3, 7, 40, 16
+
+    def drawn(count: int, length: int) -> torch.Tensor:
+        return torch.randn(rows, count, length, size).to(dtype)
+
+    query, key, value = (drawn(n, probes).requires_grad_() for n in (heads, kv_heads, kv_heads))
+    base_key, base_value = drawn(kv_heads, columns), drawn(kv_heads, columns)
+    seen = torch.randint(1, columns, (rows, 1, probes, 1))
+    seen[0, 0, 0] = 0
+    mask = torch.zeros(rows, 1, probes, columns, dtype=dtype)
+    mask.masked_fill_(torch.arange(columns) >= seen, torch.finfo(dtype).min)
+    extras, slope = probing.Extras(size**-0.5, None, None), torch.randn(rows, probes, heads, size).to(dtype)
+    results = []
+    for way in (probing.plain, probing.probe):
+        out = way(query, key, value, base_key, base_value, mask, extras)
+        results.append((out, *torch.autograd.grad(out, (query, key, value), slope)))
+    assert "Fused" in str(results[1][0].grad_fn.next_functions[0][0].next_functions[0][0].name())
+    for one, other in zip(*results, strict=True):
+        assert one.shape == other.shape and one.dtype == other.dtype
+        assert (one - other).abs().max() <= near * max(1.0, float(one.abs().max().detach()))

@@ -21,6 +21,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from trueplex.attention_probe import Extras, probe
+
 RowBlock = tuple[int, int, int]  # rows [first, last) that see at most so many columns
 
 NAME = "trueplex"
@@ -76,7 +78,7 @@ def attention(
     extras = Extras(size**-0.5 if scaling is None else scaling, softcap, s_aux)
     if probe_pass is not None:
         base_key, base_value = probe_pass.layers[module.layer_idx]  # type: ignore[index]
-        return _probe(query, key, value, base_key, base_value, attention_mask, extras), None
+        return probe(query, key, value, base_key, base_value, attention_mask, extras), None
     if softcap is not None or s_aux is not None:
         return _plainly(query, key, value, attention_mask, extras), None
     groups = heads // key.shape[1]
@@ -125,27 +127,6 @@ def _beside_prefix(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | Non
     return out + torch.matmul(shares[..., prefix:], value[:, :, prefix:])
 
 
-@dataclass(slots=True, frozen=True)
-class Extras:
-    """What stands between query · key and the values, besides the mask."""
-
-    scale: float
-    softcap: float | None
-    sinks: Tensor | None
-
-    def scores(self, raw: Tensor) -> Tensor:
-        """Bounded scores of a query that was scaled."""
-        return raw if self.softcap is None else torch.tanh(raw / self.softcap) * self.softcap
-
-    def shares(self, scores: Tensor) -> Tensor:
-        """Softmax of scores [B, kv heads, groups, q, n] over n, less what the sinks take; float32."""
-        scores = scores.float()
-        if self.sinks is None:
-            return torch.softmax(scores, dim=-1)
-        sinks = self.sinks.float().view(1, *scores.shape[1:3], 1, 1).expand(*scores.shape[:-1], 1)
-        return torch.softmax(torch.cat([scores, sinks], dim=-1), dim=-1)[..., :-1]
-
-
 def _plainly(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, extras: Extras) -> Tensor:
     batch, heads, columns, size = query.shape
     grouped = (query * extras.scale).reshape(batch, key.shape[1], -1, columns, size)
@@ -158,31 +139,6 @@ def _plainly(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, ext
         scores = scores.masked_fill(~hidden, float("-inf")) if mask.dtype == torch.bool else scores + hidden
     out = torch.einsum("bhgmn,bhnd->bhgmd", extras.shares(scores).to(value.dtype), value)
     return out.reshape(batch, heads, columns, -1).transpose(1, 2).contiguous()
-
-
-def _probe(
-    query: Tensor, key: Tensor, value: Tensor, base_key: Tensor, base_value: Tensor, mask: Tensor | None, extras: Extras
-) -> Tensor:
-    """Softmax over [q · base keys that the mask allows, q · own key]; query [B, heads, M, D].
-
-    Written out with one sum for both parts: a softmax over their concatenation would copy and slice the [M, N]
-    scores of every head several times, and its backward pass again.
-    """
-    batch, heads, probes, size = query.shape
-    kv_heads = key.shape[1]
-    grouped = (query * extras.scale).reshape(batch, kv_heads, heads // kv_heads, probes, size)
-    seen = extras.scores(torch.einsum("bhgmd,bhnd->bhgmn", grouped, base_key)).float()
-    own = extras.scores((grouped * key.unsqueeze(2)).sum(-1, keepdim=True)).float()
-    if mask is not None:
-        seen = seen + mask.unsqueeze(1)
-    highest = torch.maximum(seen.detach().amax(-1, keepdim=True), own.detach())  # keeps exponentials finite
-    weights, own_weight = (seen - highest).exp(), (own - highest).exp()
-    total = weights.sum(-1, keepdim=True) + own_weight
-    if extras.sinks is not None:
-        total = total + (extras.sinks.float().view(1, kv_heads, -1, 1, 1) - highest).exp()
-    out = torch.einsum("bhgmn,bhnd->bhgmd", weights.to(value.dtype), base_value)
-    out = (out + own_weight.to(value.dtype) * value.unsqueeze(2)) / total.to(value.dtype)
-    return out.reshape(batch, heads, probes, -1).transpose(1, 2).contiguous()
 
 
 # Without a mask function of the same name, transformers would drop padding and causality silently.
