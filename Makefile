@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test lint types bench measure scorers rivals calibration deciding modes verifier study study-rl clean
+.PHONY: demo test lint types bench measure scorers ablations calibration deciding modes verifier study study-rl clean
 
 # torch comes first and by its pinned version, so that nothing else pulls in another build.
 $(STAMP): pyproject.toml constraints.txt
@@ -41,24 +41,15 @@ measure: $(STAMP)  ## pass@k, votes and score quality on 200 test problems a sui
 	mkdir -p results && cp runs/measure/discrete/results.json results/reference-discrete.json
 	cp runs/measure/multiplex/results.json results/reference-multiplex.json
 
-# Every score on the same traces: 100 of the problems that `make measure` stored. The published window of DeepConf, 2,048
-# tokens, is longer than these traces.
-SCORERS := auto,deepconf:mean,deepconf:tail@32,deepconf:bottom@32,deepconf:lowest@32,logprob,entropy
-
-scorers: $(STAMP)  ## verifier and untrained scores side by side; after `make measure`
-	for mode in discrete multiplex; do \
-		OMP_NUM_THREADS=1 $(BIN)/trueplex eval-verifier $(foreach s,$(SUITES),runs/measure/$$mode/$s) --n 100 \
-			--scorers $(SCORERS) --out runs/quality/$$mode || exit $$?; \
-		cp runs/quality/$$mode/results.json results/scorers-$$mode.json; done
-
-# The rivals of the paper, of one size and from the same rollouts as a One-Token verifier beside them, on traces that
-# `make deciding` stored. Texts of merged thoughts are their slot 0.
+# Every score on the same traces, which `make deciding` stored: the shipped verifier, one from the rollouts that the paper's
+# rivals learn from here, those rivals, of its size, and untrained scores. Readers of texts see slot 0 of a merged thought. The
+# published window of DeepConf, 2,048 tokens, is longer than these traces.
 RIVALS := runs/rivals
 RIVAL_DATA := --data $(RIVALS)/rollouts/discrete --data $(RIVALS)/rollouts/multiplex
-RIVAL_NAMES := $(RIVALS)/otv,auto,orm:$(RIVALS)/outcome,prm:math-shepherd:$(RIVALS)/process,genrm:$(RIVALS)/generative
+SCORERS := $(RIVALS)/otv,auto,orm:$(RIVALS)/outcome,prm:math-shepherd:$(RIVALS)/process,genrm:$(RIVALS)/generative,deepconf:mean,deepconf:tail@32,deepconf:bottom@32,deepconf:lowest@32,logprob,entropy
 RIVAL_TRAIN := $(RIVAL_DATA) --balanced --epochs 2
 
-rivals: $(STAMP)  ## verifier, outcome, process and generative reward models on the same traces; after `make deciding`
+scorers: $(STAMP)  ## a verifier, its rivals from the same rollouts, and untrained scores; after `make deciding`
 	for mode in discrete multiplex; do \
 		$(ROLLOUT) --thinking $$mode --data reference --n 900 --samples 16 --seed 3 --out $(RIVALS)/rollouts/$$mode || exit $$?; done
 	OMP_NUM_THREADS=1 $(BIN)/trueplex train values $(RIVAL_DATA) --traces 4 --prefixes 3 --rows 256
@@ -67,8 +58,33 @@ rivals: $(STAMP)  ## verifier, outcome, process and generative reward models on 
 		OMP_NUM_THREADS=1 $(BIN)/trueplex train reward --kind $$kind $(RIVAL_TRAIN) --out $(RIVALS)/$$kind || exit $$?; done
 	for mode in discrete multiplex; do \
 		OMP_NUM_THREADS=1 $(BIN)/trueplex eval-verifier $(foreach s,$(SUITES),runs/deciding/$$mode/$s) --n 60 --samples 64 \
-			--scorers $(RIVAL_NAMES),$(SCORERS:auto,%=%) --out $(RIVALS)/$$mode || exit $$?; \
-		cp $(RIVALS)/$$mode/results.json results/rivals-$$mode.json; done
+			--scorers $(SCORERS) --out $(RIVALS)/$$mode || exit $$?; \
+		cp $(RIVALS)/$$mode/results.json results/scorers-$$mode.json; done
+
+# The paper's ablations: one recipe, changed in one thing at a time, on the rollouts of `make scorers`.
+ABLATIONS := plain rank0 rank1 rank4 rank64 constant final power montecarlo discrete multiplex
+ABLATION_rank0 := --rank 0
+ABLATION_rank1 := --rank 1
+ABLATION_rank4 := --rank 4
+ABLATION_rank64 := --rank 64
+ABLATION_constant := --labels constant
+ABLATION_final := --labels final
+ABLATION_power := --labels power
+ABLATION_montecarlo := --labels monte-carlo
+ABLATION_DATA_discrete := --data $(RIVALS)/rollouts/discrete
+ABLATION_DATA_multiplex := --data $(RIVALS)/rollouts/multiplex
+comma := ,
+space := $(subst ,, )
+
+ablations: $(ABLATIONS:%=ablation-%)  ## ranks, labels, what a verifier learned from, changed texts; after `make scorers`
+	for mode in discrete multiplex; do \
+		OMP_NUM_THREADS=1 $(BIN)/trueplex eval-verifier $(foreach s,$(SUITES),runs/deciding/$$mode/$s) --n 40 --samples 32 \
+			--scorers $(subst $(space),$(comma),$(ABLATIONS:%=runs/ablations/%)) --out runs/ablations/of-$$mode || exit $$?; \
+		cp runs/ablations/of-$$mode/results.json results/ablations-$$mode.json; done
+	$(BIN)/python bench/perturb.py --stored runs/deciding/discrete --out results/perturb.json
+
+ablation-%: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/trueplex train verifier $(or $(ABLATION_DATA_$*),$(RIVAL_DATA)) --balanced $(ABLATION_$*) --out runs/ablations/$*
 
 # What confidence means for the embedded model: learned from validation problems, judged on those that `make measure` stored.
 CALIBRATED := --paths 8 --paths 16 --paths 32 --select weighted --select majority --select best --prune none --prune half:32

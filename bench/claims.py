@@ -132,6 +132,29 @@ def verifier_claims(reference: Results) -> list[list[str]]:
     return rows
 
 
+def rival_claims(judged: Results) -> list[list[str]]:
+    """The verifier against the best of its rivals, suite by suite, on the same traces; those not trained on its rollouts too."""
+    rows = []
+    for mode, result in judged.items():
+        ranked, voted = {}, {}
+        for suite, f in result["suites"].items():
+            rivals = {name: s for name, s in f["scorers"].items() if "first_minus_this" in s and name != "auto"}
+            best = max(rivals, key=lambda name: rivals[name]["within"]["1.0"]["mean"])
+            ranked[f"{suite}, to `{short(best)}`"] = rivals[best]["first_minus_this"]
+            best = max(rivals, key=lambda name: rivals[name]["votes"]["weighted"]["mean"])
+            voted[f"{suite}, to `{short(best)}`"] = rivals[best]["votes"]["first_minus_this"]
+        n = max(f["votes"]["paths"] for s in result["suites"].values() for f in s["scorers"].values())
+        rows.append(
+            row(f"OTV ranks the traces of a problem better at their end than its best rival ({mode}; AUROC)", ranked)
+        )
+        rows.append(row(f"OTV's weighted vote of {n} is above that of its best rival ({mode})", voted))
+    return rows
+
+
+def short(scorer: str) -> str:
+    return scorer.rpartition("/")[2]
+
+
 def study_table(study: Results) -> list[list[str]]:
     """A line per suite and way of thinking: pass@k, tokens, the paired difference to discrete."""
     rows = []

@@ -163,19 +163,28 @@ def scorer_tables(result: dict[str, Any]) -> str:
         for name, f in judged["scorers"].items():
             votes, calibrated = f["votes"], f.get("calibration")
             rows.append([
-                "**OTV**" if name == "auto" else f"`{name}`", interval_text(f["within"]["0.5"]), interval_text(f["within"]["1.0"]),
+                scorer_title(name), interval_text(f["within"]["0.5"]), interval_text(f["within"]["1.0"]),
                 interval_text(f["first_minus_this"]) if "first_minus_this" in f else "–", f"{f['over_all']['1.0']:.2f}",
                 percent(votes["weighted"]), f"{votes['flipped_to_right']} / {votes['flipped_to_wrong']}",
                 f"{calibrated['ece']['mean']:.3f}" if calibrated else "–",
                 f"{calibrated['brier']['mean']:.3f}" if calibrated else "–",
+                f"{f['milliseconds_per_trace']:.1f}", f"{f['megaflops_per_trace']:.0f}",
             ])  # fmt: skip
         head = ["score", "within, at half", "within, at the end", "OTV − this", "over all", "weighted vote, %",
-                "flips to right / wrong", "ECE", "Brier"]  # fmt: skip
+                "flips to right / wrong", "ECE", "Brier", "ms", "Mflop"]  # fmt: skip
         parts += [
             f"**{suite}**, majority {percent(next(iter(judged['scorers'].values()))['votes']['majority'])}",
             table(head, rows),
         ]
     return "\n\n".join(parts)
+
+
+def scorer_title(name: str) -> str:
+    """`runs/rivals/otv` is the verifier from the rivals' rollouts, and so on; the names of untrained scores as they are."""
+    model = name.rpartition("/")[2] if "/" in name else name
+    kinds = {"otv": "**OTV**, from the same rollouts", "auto": "OTV, as shipped", "outcome": "outcome model",
+             "process": "process model", "generative": "GenRM"}  # fmt: skip
+    return kinds.get(model, f"`{model}`")
 
 
 def interval_text(figure: dict[str, float]) -> str:
@@ -205,7 +214,7 @@ def pages() -> dict[Path, str]:
     results = {mode: found for mode in MODES if (found := read(f"reference-{mode}.json"))}
     parts = ["# Results\n\nWritten by `bench/tables.py` from the files under `results/`; `make measure`, `make modes`, `make study` "
              "and `make bench` make those.", *claim_parts(results), *reference_parts(results), *mode_parts(),
-             *scorer_parts(), *deciding_parts(), *study_parts(), *speed_parts()]  # fmt: skip
+             *scorer_parts(), *ablation_parts(), *deciding_parts(), *study_parts(), *speed_parts()]  # fmt: skip
     written = {ROOT / "docs" / "results.md": "\n\n".join(parts) + "\n"}
     if len(results) == len(MODES):
         readme = (ROOT / "README.md").read_text()
@@ -234,7 +243,9 @@ def claim_parts(results: dict[str, Any]) -> list[str]:
         if sizes
         else ""
     )
-    rows = [*claims.thinking_claims(found), *claims.budget_claims(found), *claims.verifier_claims(results)]
+    judged = {mode: scores for mode in MODES if (scores := read(f"scorers-{mode}.json"))}
+    rows = [*claims.thinking_claims(found), *claims.budget_claims(found), *claims.verifier_claims(results),
+            *claims.rival_claims(judged)]  # fmt: skip
     if not rows:
         return []
     return [
@@ -282,13 +293,77 @@ def scorer_parts() -> list[str]:
         if judged is None:
             parts.append(missing(f"scorers-{mode}.json", "scorers"))
             continue
+        sizes = {f["problems"] for f in judged["suites"].values()}
         parts += [
-            f"## Scores on the same traces, {mode}\n\n{judged['config']['problems']} problems a suite, all their traces. AUROC "
-            "within problems; differences are paired by problem. DeepConf with groups of 32 tokens, as the published 2,048 "
-            "are longer than these traces. Calibration where a score is a probability.",
+            f"## Scores on the same traces, {mode}\n\n{counted(sizes)} problems a suite, {judged['config']['samples']} traces each. AUROC "
+            "within problems; differences are paired by problem. The trained rivals have the verifier's size and learned from its "
+            "rollouts, for as many epochs. DeepConf with groups of 32 tokens, as the published 2,048 are longer than these traces. "
+            "Calibration where a score is a probability. Time and operations are for ten readings of a trace, at 10 … 100 % of it.",
             scorer_tables(judged),
         ]
     return parts
+
+
+def ablation_parts() -> list[str]:
+    """What a verifier needs: one line a change of the recipe, over suites."""
+    parts = []
+    for mode in MODES:
+        judged = read(f"ablations-{mode}.json")
+        if judged is None:
+            parts.append(missing(f"ablations-{mode}.json", "ablations"))
+            continue
+        sizes = {f["problems"] for f in judged["suites"].values()}
+        parts += [
+            f"## Ablations, {mode} traces\n\n{counted(sizes)} problems a suite, {judged['config']['samples']} traces each: means over "
+            "the six suites. The plain recipe is rank 16 on all linear layers, ramp labels, trained on both kinds of traces; each line "
+            "changes one thing. `montecarlo` learns from the valued traces alone.",
+            ablation_table(judged["suites"]),
+        ]
+    found = read("perturb.json")
+    return [*parts, *([missing("perturb.json", "ablations")] if found is None else perturb_parts(found))]
+
+
+def ablation_table(suites: dict[str, Any]) -> str:
+    rows = []
+    for name in next(iter(suites.values()))["scorers"]:
+        of = [f["scorers"][name] for f in suites.values()]
+        behind = [f["first_minus_this"] for f in of if "first_minus_this" in f]
+        means = (sum(f["within"][s]["mean"] for f in of) / len(of) for s in ("0.5", "1.0"))
+        weighted = sum(f["votes"]["weighted"]["mean"] for f in of) / len(of)
+        error = sum(f["calibration"]["ece"]["mean"] for f in of) / len(of)
+        apart = f"{sum(b['low'] > 0 for b in behind)} / {sum(b['high'] < 0 for b in behind)}" if behind else "–"
+        rows.append(
+            [name.rpartition("/")[2], *(f"{m:.3f}" for m in means), apart, f"{100 * weighted:.1f}", f"{error:.3f}"]
+        )
+    return table(
+        [
+            "recipe",
+            "AUROC within, at half",
+            "at the end",
+            "worse / better than plain (suites)",
+            "weighted vote, %",
+            "ECE",
+        ],
+        rows,
+    )
+
+
+CHANGED = {
+    "slip": "a digit of the thought",
+    "answer": "a digit of the answer",
+    "wording": "the problem's wording, not its sense",
+}
+
+
+def perturb_parts(found: dict[str, Any]) -> list[str]:
+    rows = [[suite, CHANGED[what], str(f["traces"]), f"{f['before']:.3f}", f"{f['after']:.3f}", f"{100 * f['fell']:.0f}",
+             f"{f['change']['mean']:+.3f} [{f['change']['low']:+.3f}, {f['change']['high']:+.3f}]"]
+            for suite, changes in found["suites"].items() for what, f in changes.items()]  # fmt: skip
+    return [
+        "### What a score makes of a changed text\n\nRight discrete traces, read again with one thing in them changed; the score at the "
+        "end. A useful score falls with the first two and stays with the last.",
+        table(["suite", "changed", "traces", "before", "after", "fell, %", "change"], rows),
+    ]
 
 
 def lost(cells: list[dict[str, Any]]) -> str:
@@ -322,15 +397,15 @@ def half_table(suites: dict[str, Any], name: str) -> str:
     return table(["suite", "right", "tokens saved, %", "− weighted of 128", "− best of 128"], rows)
 
 
-def counted(modes: dict[str, Any]) -> str:
-    sizes = {f["problems"] for suites in modes.values() for f in suites.values()}
+def counted(sizes: set[int]) -> str:
     return f"{min(sizes)} to {max(sizes)}" if len(sizes) > 1 else str(min(sizes))
 
 
 def deciding_parts() -> list[str]:
     found, live = read("deciding.json"), read("deciding-live.json")
+    sizes = {f["problems"] for suites in (found or {"modes": {}})["modes"].values() for f in suites.values()}
     parts = [missing("deciding.json", "deciding")] if found is None else [
-        f"## Deciding early\n\n{counted(found['modes'])} problems a suite, {found['paths']} traces each, "
+        f"## Deciding early\n\n{counted(sizes)} problems a suite, {found['paths']} traces each, "
         "stored once; policies simulated on them. `NAME~POLICY` is a vote on what the policy left, `NAME:SCORER` one by an untrained "
         "score. Tokens count every probe of a policy; the plain votes are charged one probe a trace.",
         "![Accuracy against tokens, for every policy](deciding.svg)",

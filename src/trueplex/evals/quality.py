@@ -100,24 +100,26 @@ def judge(stored: Sequence[Stored], by_scorer: Mapping[str, Scored]) -> dict[str
     right = np.array(correct)
     out: dict[str, Any] = {"traces": len(traces), "left_out": len(stored) - len(traces),
                            "problems": len(set(problems)), "right": round(float(right.mean()), 4), "scorers": {}}  # fmt: skip
-    first: list[float] | None = None
+    first: tuple[list[float], np.ndarray] | None = None
     for name, scored in by_scorer.items():
         table = scored.scores[kept]
         within = {str(s): per_problem_auroc(problems, correct, table[:, i].tolist()) for i, s in enumerate(SHARES)}
         end = within[str(SHARES[-1])]
+        votes, chosen = _votes(traces, table[:, -1])
         figures: dict[str, Any] = {
             "within": {share: figure(values) for share, values in within.items()},
             "over_all": {str(s): _rounded(auroc(table[right, i], table[~right, i])) for i, s in enumerate(SHARES)},
-            "votes": _votes(traces, table[:, -1]),
+            "votes": votes,
             "milliseconds_per_trace": round(1000 * scored.seconds / max(1, len(stored)), 3),
             "megaflops_per_trace": round(scored.flops / 1e6, 1),  # of matrix products and attention
         }
         if scored.bounded:
             figures["calibration"] = _calibrated(problems, table[:, -1], right)
         if first is None:
-            first = end
+            first = end, chosen
         else:  # the first scorer is the one that the others are held against
-            figures["first_minus_this"] = figure((np.array(first) - np.array(end)).tolist())
+            figures["first_minus_this"] = figure((np.array(first[0]) - np.array(end)).tolist())
+            votes["first_minus_this"] = figure((first[1] - chosen).tolist())
         out["scorers"][name] = figures
     return out
 
@@ -147,8 +149,11 @@ def _calibrated(problems: Sequence[int], scores: np.ndarray, right: np.ndarray) 
     return figures
 
 
-def _votes(traces: Sequence[Trace], scores: np.ndarray) -> dict[str, Any]:
-    """Weighted majority and best-of-N over all traces of a problem, against counting heads, and the flips."""
+def _votes(traces: Sequence[Trace], scores: np.ndarray) -> tuple[dict[str, Any], np.ndarray]:
+    """Weighted majority and best-of-N over all traces of a problem, against counting heads, and the flips.
+
+    Beside the figures, which problems the weighted majority gets right.
+    """
     groups: dict[int, list[Trace]] = {}
     for trace, score in zip(traces, scores, strict=True):
         copy = Trace(trace.problem, trace.index, trace.seed, trace.status, scores=[(trace.tokens, float(score))],
@@ -165,4 +170,4 @@ def _votes(traces: Sequence[Trace], scores: np.ndarray) -> dict[str, Any]:
         "weighted_minus_majority": figure((weighted - heads).tolist()),
         "flipped_to_right": int(((weighted == 1) & (heads == 0)).sum()),
         "flipped_to_wrong": int(((weighted == 0) & (heads == 1)).sum()),
-    }  # fmt: skip
+    }, weighted  # fmt: skip
