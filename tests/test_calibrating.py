@@ -149,6 +149,8 @@ def test_a_calibration_speaks_only_of_runs_like_its_own() -> None:
         events = stream(backbone, problem, replace(run, paths=paths), scorer, calibration=shipped)
         (solution,) = [e.solution for e in events if isinstance(e, Solved)]
         assert solution.config["calibrated"] is calibrated
+        finished = [t for t in solution.traces if t.status.value == "finished" and t.score is not None]
+        assert finished and all((t.trust in ("trusted", "uncertain", "doubted")) is calibrated for t in finished)
     scorer.release()
     assert choose_calibration(backbone, *choose_scorer(backbone, Settings(verifier="entropy"), print)) is None
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from trueplex.types import Problem, Solution, Trace
 
 _HOMES = {
-    "Backbone": "backbone", "Budget": "budget", "load": "backbone", "Sampling": "engine.sampling", "Thinking": "engine.thinking",
+    "Backbone": "backbone", "Budget": "budget", "load": "loading", "Sampling": "engine.sampling", "Thinking": "engine.thinking",
     "TrueplexError": "errors", "Settings": "settings", "solve": "api", "stream": "pipeline",
     "Problem": "types", "Solution": "types", "Trace": "types",
 }  # fmt: skip

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
@@ -102,6 +104,9 @@ def verdict(solution: Solution) -> Group:
         lines.append(Text(f"  alarm: path {alarm.index} at {alarm.tokens} tokens: {alarm.why}", style="red"))
     for vote in solution.votes[:5]:
         lines.append(Text(f"  {vote.answer:<12} weight {vote.weight:7.2f}   {vote.paths} paths"))
+    if trusts := Counter(t.trust for t in solution.traces if t.trust):
+        counts = ", ".join(f"{trusts[state]} {state}" for state in ("trusted", "uncertain", "doubted"))
+        lines.append(Text(f"  finished paths, by their scores: {counts}", style="bright_black"))
     spent = usage.thinking_tokens + usage.answer_tokens
     lines.append(
         Text(

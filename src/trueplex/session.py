@@ -50,6 +50,7 @@ def as_dict(solution: Solution, problem: Problem) -> dict[str, Any]:
                 "status": t.status.value,
                 "tokens": t.tokens,
                 "score": t.score,
+                "trust": t.trust,
                 "answer": t.answer,
                 "text": t.text,
                 "reason": t.reason,

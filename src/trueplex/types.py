@@ -121,7 +121,8 @@ class Trace:
 
     ``tokens`` counts its steps; ``thinking_tokens`` those up to and including ``</think>``.
     ``closing`` says what closed its thinking: ``model``, ``thinking budget``, ``cold stop``, or nothing
-    yet; ``reason`` what stopped it. ``scores`` are (token count, score) pairs in order; ``steps`` is
+    yet; ``reason`` what stopped it. ``trust`` is ``trusted``, ``doubted`` or ``uncertain`` for a finished trace whose score
+    was calibrated; it is not stored, as it belongs to the calibration. ``scores`` are (token count, score) pairs in order; ``steps`` is
     filled when the trace stops, or is laid aside to go on later.
     """
 
@@ -139,6 +140,7 @@ class Trace:
     text: str = ""
     answer: str | None = None
     correct: bool | None = None
+    trust: str | None = None
 
     @property
     def score(self) -> float | None:
