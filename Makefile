@@ -104,6 +104,7 @@ deciding: $(STAMP)  ## policies and scorers, accuracy against tokens and seconds
 			--out runs/deciding/$$mode || exit $$?; done
 	$(BIN)/python bench/deciding.py --stored runs/deciding --out results/deciding.json
 	$(BIN)/python bench/deciding.py --live --out results/deciding-live.json
+	$(BIN)/python bench/deciding.py --queue --out results/deciding-queue.json
 	$(BIN)/python bench/deciding.py --picture
 
 # Each way of thinking, none of them trained for: 8 traces of 200 test problems a suite.

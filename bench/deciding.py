@@ -2,6 +2,7 @@
 
     python bench/deciding.py --stored runs/deciding --out results/deciding.json     after `make deciding` has sampled
     python bench/deciding.py --live --out results/deciding-live.json                on an idle machine
+    python bench/deciding.py --queue --out results/deciding-queue.json              on an idle machine
     python bench/deciding.py --picture                                              docs/deciding.svg from the first file
 
 Stored: 128 traces a problem, policies simulated on them (a law holds the simulation to the decode loop), each against
@@ -17,6 +18,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -148,17 +150,22 @@ def settings_of(name: str, paths: int) -> Settings:
     return Settings(paths=count, prune=prune, probe_every=policy.parse(prune).stride or 32)
 
 
-def run(backbone: Backbone, verifier: Any, settings: Settings, found: Sequence[Any]) -> dict[str, Any]:
-    """Seconds, tokens with probes, and right answers of one run, one problem at a time."""
+def run(
+    backbone: Backbone, verifier: Any, settings: Settings, found: Sequence[Any], queue: bool = False
+) -> dict[str, Any]:
+    """Seconds, tokens with probes, and right answers of one run, one problem at a time or all in a queue."""
     scorer = OneTokenScorer(verifier, settings.probe_every)
     started, tokens, right = time.perf_counter(), 0, []
-    for problem in found:
-        for event in stream(backbone, [problem], settings, scorer):
+    answers = {p.key: p.answers for p in found}
+    for together in [found] if queue else [[problem] for problem in found]:
+        for event in stream(backbone, together, settings, scorer):
             if isinstance(event, Stopped):
                 tokens += event.trace.tokens + event.trace.probe_tokens
             if isinstance(event, Solved):
                 answer = event.solution.answer
-                right.append(float(answer is not None and grade(answer, problem.answers).correct is True))
+                right.append(
+                    float(answer is not None and grade(answer, answers[event.solution.problem.key]).correct is True)
+                )
     return {"seconds": time.perf_counter() - started, "tokens": tokens, "right": right}
 
 
@@ -189,6 +196,38 @@ def share_of_deciding(backbone: Backbone, verifier: Any, paths: int, found: Sequ
     return {name: round(part / seconds, 5) for name, part in spent.items()}
 
 
+def saved_of(repeats: int, run_of: Callable[[str], dict[str, Any]]) -> dict[str, float]:
+    """What half:32 saves of time and of tokens, in paired runs."""
+    runs = []
+    for _ in range(repeats + 1):  # the first warms up
+        whole, half = (run_of(policy) for policy in ("none", "half:32"))
+        runs.append((1 - half["seconds"] / whole["seconds"], 1 - half["tokens"] / whole["tokens"]))
+    time_saved, tokens_saved = (statistics.median(column) for column in zip(*runs[1:], strict=True))
+    return {"time_saved": round(time_saved, 3), "tokens_saved": round(tokens_saved, 3),
+            "ratio": round(time_saved / tokens_saved, 3)}  # fmt: skip
+
+
+QUEUES = {16: 8, 64: 4, 256: 2}  # paths of each problem: problems of each suite
+
+
+def queued(repeats: int) -> dict[str, Any]:
+    """What half:32 saves where problems wait: freed rows are taken by the next ones; four problems fit at once."""
+    torch.set_num_threads(1)
+    backbone = load("reference", device="cpu")
+    scorer, _ = choose_scorer(backbone, Settings(), print)
+    assert isinstance(scorer, OneTokenScorer)
+    saved = {}
+    for paths, each in track(QUEUES.items(), "time against tokens", console=Console(stderr=True)):
+        many = [p for suite in LIVE_SUITES for p in problems(suite, "test", each)]
+        saved[str(paths)] = {"problems": len(many)} | saved_of(
+            repeats,
+            lambda policy, paths=paths, many=many: run(
+                backbone, scorer.verifier, replace(settings_of(policy, paths), rows=4 * paths), many, queue=True
+            ),
+        )
+    return {"machine": machine(), "suites": LIVE_SUITES, "half:32, saved": saved}
+
+
 def live(repeats: int, each: int) -> dict[str, Any]:
     torch.set_num_threads(1)
     backbone = load("reference", device="cpu")
@@ -196,15 +235,11 @@ def live(repeats: int, each: int) -> dict[str, Any]:
     assert isinstance(scorer, OneTokenScorer)
     console = Console(stderr=True)
     few = [p for suite in LIVE_SUITES for p in problems(suite, "test", 2)]
-    saved: dict[str, Any] = {}
+    saved = {}
     for paths in track((16, 64, 256), "time against tokens", console=console):
-        runs = []
-        for _ in range(repeats + 1):  # the first warms up
-            whole, half = (run(backbone, scorer.verifier, settings_of(p, paths), few) for p in ("none", "half:32"))
-            runs.append((1 - half["seconds"] / whole["seconds"], 1 - half["tokens"] / whole["tokens"]))
-        time_saved, tokens_saved = (statistics.median(column) for column in zip(*runs[1:], strict=True))
-        saved[str(paths)] = {"time_saved": round(time_saved, 3), "tokens_saved": round(tokens_saved, 3),
-                             "ratio": round(time_saved / tokens_saved, 3)}  # fmt: skip
+        saved[str(paths)] = saved_of(
+            repeats, lambda policy, paths=paths: run(backbone, scorer.verifier, settings_of(policy, paths), few)
+        )
     deciding = share_of_deciding(backbone, scorer.verifier, 256, few)
     many = [p for suite in LIVE_SUITES for p in problems(suite, "test", each)]
     curve = {}
@@ -278,6 +313,11 @@ def show(result: dict[str, Any]) -> None:
                               *(f"{100 * d['mean']:+.0f} [{100 * d['low']:+.0f}, {100 * d['high']:+.0f}]"
                                 for d in (cell["minus weighted"], cell["minus best"])))  # fmt: skip
             console.print(table)
+    if "half:32, saved" in result:
+        table = Table("traces", "time saved", "tokens saved", "ratio", title="half:32")
+        for name, cell in result["half:32, saved"].items():
+            table.add_row(name, f"{cell['time_saved']:.0%}", f"{cell['tokens_saved']:.0%}", f"{cell['ratio']:.2f}")
+        console.print(table)
     if "live" in result:
         table = Table("of 64, live", "right", "seconds", "tokens", title="a problem, one at a time")
         for name, cell in result["live"].items():
@@ -289,7 +329,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     kind = parser.add_mutually_exclusive_group(required=True)
     kind.add_argument("--stored", type=Path, help="folder with MODE/SUITE/traces.arrow")
-    kind.add_argument("--live", action="store_true")
+    kind.add_argument("--live", action="store_true", help="one problem at a time; wants an idle machine")
+    kind.add_argument("--queue", action="store_true", help="problems that wait for rows; wants an idle machine")
     kind.add_argument("--picture", action="store_true")
     parser.add_argument("--repeats", type=int, default=3, help="paired runs of each comparison of time")
     parser.add_argument("--each", type=int, default=20, help="live problems of each suite")
@@ -298,7 +339,10 @@ def main() -> None:
     if options.picture:
         picture(json.loads((ROOT / "results" / "deciding.json").read_text()))
     else:
-        result = stored(options.stored) if options.stored else live(options.repeats, options.each)
+        if options.stored:
+            result = stored(options.stored)
+        else:
+            result = queued(options.repeats) if options.queue else live(options.repeats, options.each)
         show(result)
         write(result, options.out)
 
