@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test lint types bench measure scorers ablations calibration deciding modes verifier study study-rl clean
+.PHONY: demo test lint types bench measure scorers ablations calibration deciding modes verifier study study-rl policy clean
 
 # torch comes first and by its pinned version, so that nothing else pulls in another build.
 $(STAMP): pyproject.toml constraints.txt
@@ -197,6 +197,21 @@ rl-%: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/trueplex eval --suite reference --model runs/learning/$*/model $(rl_way) --n 40 --samples 64 \
 		--verifier none --rows 256 --quiet --out runs/learning/$*/test
 	$(BIN)/python bench/learning.py --run runs/learning/$*
+
+# The shipped policy: multiplex learning by LoRA, twice as long as in the study, and a verifier from its own rollouts.
+SHIPPED := src/trueplex/reference/multiplex
+POLICY := runs/policy
+
+policy: $(STAMP)  ## `reference-multiplex`, from learning to its test; resumable, an hour
+	OMP_NUM_THREADS=1 $(BIN)/trueplex train policy $(RL) --width 3 --rank 32 --lr 1e-3 --steps 80 --seed 1 --out $(POLICY)/run
+	$(BIN)/python -m trueplex.reference.build --policy $(POLICY)/run/adapter --out $(SHIPPED)
+	$(ROLLOUT) --model reference-multiplex --data reference --n 900 --samples 16 --seed 3 --out $(POLICY)/rollouts
+	OMP_NUM_THREADS=1 $(BIN)/trueplex train verifier --model reference-multiplex --data $(POLICY)/rollouts --balanced --epochs 2 \
+		--out $(POLICY)/verifier
+	$(BIN)/python -m trueplex.reference.build --verifier $(POLICY)/verifier --out $(SHIPPED)
+	OMP_NUM_THREADS=1 $(BIN)/trueplex eval --suite reference --model reference-multiplex --n 100 --samples 32 --rows 256 --quiet \
+		--out $(POLICY)/test
+	cp $(POLICY)/test/results.json results/reference-multiplex-policy.json
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

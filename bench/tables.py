@@ -15,41 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import claims
+from cells import MODES, RESULTS, ROOT, counted, missing, percent, read, spread, table
+from score_tables import ablation_parts, scorer_parts
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "results"
 BEGIN, END = "<!-- results: written by bench/tables.py -->", "<!-- end of results -->"
-MODES = ("discrete", "multiplex")
-
-
-def read(name: str) -> Any:
-    """The results file of that name; None while it is not there."""
-    path = RESULTS / name
-    return json.loads(path.read_text()) if path.exists() else None
-
-
-def missing(name: str, target: str) -> str:
-    return f"No `results/{name}` yet: `make {target}` writes it."
 
 
 def methods(figures: dict[str, Any]) -> dict[str, Any]:
     """The votes of a suite by method; files of before methods had a place of their own keep them beside the rest."""
     return figures.get("methods", figures)
-
-
-def percent(figure: dict[str, float], interval: bool = True) -> str:
-    text = f"{100 * figure['mean']:.1f}"
-    return f"{text} [{100 * figure['low']:.0f}, {100 * figure['high']:.0f}]" if interval else text
-
-
-def spread(figure: dict[str, float], digits: int) -> str:
-    """A figure with its interval, in its own unit."""
-    return f"{figure['mean']:.{digits}f} [{figure['low']:.{digits}f}, {figure['high']:.{digits}f}]"
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def main_table(results: dict[str, Any]) -> str:
@@ -155,42 +129,6 @@ def speed_tables(speed: dict[str, Any]) -> str:
     ])  # fmt: skip
 
 
-def scorer_tables(result: dict[str, Any]) -> str:
-    """One table a suite: every scorer on the same traces."""
-    parts = []
-    for suite, judged in result["suites"].items():
-        rows = []
-        for name, f in judged["scorers"].items():
-            votes, calibrated = f["votes"], f.get("calibration")
-            rows.append([
-                scorer_title(name), interval_text(f["within"]["0.5"]), interval_text(f["within"]["1.0"]),
-                interval_text(f["first_minus_this"]) if "first_minus_this" in f else "–", f"{f['over_all']['1.0']:.2f}",
-                percent(votes["weighted"]), f"{votes['flipped_to_right']} / {votes['flipped_to_wrong']}",
-                f"{calibrated['ece']['mean']:.3f}" if calibrated else "–",
-                f"{calibrated['brier']['mean']:.3f}" if calibrated else "–",
-                f"{f['milliseconds_per_trace']:.1f}", f"{f['megaflops_per_trace']:.0f}",
-            ])  # fmt: skip
-        head = ["score", "within, at half", "within, at the end", "OTV − this", "over all", "weighted vote, %",
-                "flips to right / wrong", "ECE", "Brier", "ms", "Mflop"]  # fmt: skip
-        parts += [
-            f"**{suite}**, majority {percent(next(iter(judged['scorers'].values()))['votes']['majority'])}",
-            table(head, rows),
-        ]
-    return "\n\n".join(parts)
-
-
-def scorer_title(name: str) -> str:
-    """`runs/rivals/otv` is the verifier from the rivals' rollouts, and so on; the names of untrained scores as they are."""
-    model = name.rpartition("/")[2] if "/" in name else name
-    kinds = {"otv": "**OTV**, from the same rollouts", "auto": "OTV, as shipped", "outcome": "outcome model",
-             "process": "process model", "generative": "GenRM"}  # fmt: skip
-    return kinds.get(model, f"`{model}`")
-
-
-def interval_text(figure: dict[str, float]) -> str:
-    return f"{figure['mean']:.2f} [{figure['low']:.2f}, {figure['high']:.2f}]"
-
-
 def mode_speed_tables(speed: dict[str, Any]) -> str:
     parts = []
     for title, key in (("tokens per second, against discrete", "modes / discrete"),
@@ -286,86 +224,6 @@ def mode_parts() -> list[str]:
     ]
 
 
-def scorer_parts() -> list[str]:
-    parts = []
-    for mode in MODES:
-        judged = read(f"scorers-{mode}.json")
-        if judged is None:
-            parts.append(missing(f"scorers-{mode}.json", "scorers"))
-            continue
-        sizes = {f["problems"] for f in judged["suites"].values()}
-        parts += [
-            f"## Scores on the same traces, {mode}\n\n{counted(sizes)} problems a suite, {judged['config']['samples']} traces each. AUROC "
-            "within problems; differences are paired by problem. The trained rivals have the verifier's size and learned from its "
-            "rollouts, for as many epochs. DeepConf with groups of 32 tokens, as the published 2,048 are longer than these traces. "
-            "Calibration where a score is a probability. Time and operations are for ten readings of a trace, at 10 … 100 % of it.",
-            scorer_tables(judged),
-        ]
-    return parts
-
-
-def ablation_parts() -> list[str]:
-    """What a verifier needs: one line a change of the recipe, over suites."""
-    parts = []
-    for mode in MODES:
-        judged = read(f"ablations-{mode}.json")
-        if judged is None:
-            parts.append(missing(f"ablations-{mode}.json", "ablations"))
-            continue
-        sizes = {f["problems"] for f in judged["suites"].values()}
-        parts += [
-            f"## Ablations, {mode} traces\n\n{counted(sizes)} problems a suite, {judged['config']['samples']} traces each: means over "
-            "the six suites. The plain recipe is rank 16 on all linear layers, ramp labels, trained on both kinds of traces; each line "
-            "changes one thing. `montecarlo` learns from the valued traces alone.",
-            ablation_table(judged["suites"]),
-        ]
-    found = read("perturb.json")
-    return [*parts, *([missing("perturb.json", "ablations")] if found is None else perturb_parts(found))]
-
-
-def ablation_table(suites: dict[str, Any]) -> str:
-    rows = []
-    for name in next(iter(suites.values()))["scorers"]:
-        of = [f["scorers"][name] for f in suites.values()]
-        behind = [f["first_minus_this"] for f in of if "first_minus_this" in f]
-        means = (sum(f["within"][s]["mean"] for f in of) / len(of) for s in ("0.5", "1.0"))
-        weighted = sum(f["votes"]["weighted"]["mean"] for f in of) / len(of)
-        error = sum(f["calibration"]["ece"]["mean"] for f in of) / len(of)
-        apart = f"{sum(b['low'] > 0 for b in behind)} / {sum(b['high'] < 0 for b in behind)}" if behind else "–"
-        rows.append(
-            [name.rpartition("/")[2], *(f"{m:.3f}" for m in means), apart, f"{100 * weighted:.1f}", f"{error:.3f}"]
-        )
-    return table(
-        [
-            "recipe",
-            "AUROC within, at half",
-            "at the end",
-            "worse / better than plain (suites)",
-            "weighted vote, %",
-            "ECE",
-        ],
-        rows,
-    )
-
-
-CHANGED = {
-    "slip": "a digit of the thought",
-    "answer": "a digit of the answer",
-    "wording": "the problem's wording, not its sense",
-}
-
-
-def perturb_parts(found: dict[str, Any]) -> list[str]:
-    rows = [[suite, CHANGED[what], str(f["traces"]), f"{f['before']:.3f}", f"{f['after']:.3f}", f"{100 * f['fell']:.0f}",
-             f"{f['change']['mean']:+.3f} [{f['change']['low']:+.3f}, {f['change']['high']:+.3f}]"]
-            for suite, changes in found["suites"].items() for what, f in changes.items()]  # fmt: skip
-    return [
-        "### What a score makes of a changed text\n\nRight discrete traces, read again with one thing in them changed; the score at the "
-        "end. A useful score falls with the first two and stays with the last.",
-        table(["suite", "changed", "traces", "before", "after", "fell, %", "change"], rows),
-    ]
-
-
 def lost(cells: list[dict[str, Any]]) -> str:
     """On how many suites the whole interval of a difference is below zero."""
     return f"{sum(c['high'] < 0 for c in cells)} of {len(cells)}"
@@ -395,10 +253,6 @@ def half_table(suites: dict[str, Any], name: str) -> str:
         rows.append([suite, percent(f["methods"][name]["128"]), f"{100 * cell['saved']:.1f}",
                      claims.points(cell["minus weighted"]), claims.points(cell["minus best"])])  # fmt: skip
     return table(["suite", "right", "tokens saved, %", "− weighted of 128", "− best of 128"], rows)
-
-
-def counted(sizes: set[int]) -> str:
-    return f"{min(sizes)} to {max(sizes)}" if len(sizes) > 1 else str(min(sizes))
 
 
 def deciding_parts() -> list[str]:

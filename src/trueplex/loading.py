@@ -22,11 +22,21 @@ from trueplex.errors import ModelError
 from trueplex.selfcheck import refuse, self_check
 
 REFERENCE = "reference"
+SHIPPED = {
+    REFERENCE: "model",
+    "reference-multiplex": "multiplex",
+}  # inside the package: the embedded model, and adapters to it
 ADAPTER = "adapter_config.json"
 
 
-def reference_path() -> Path:
-    return Path(str(files("trueplex.reference") / "model"))
+def reference_path(name: str = REFERENCE) -> Path:
+    """The folder of a model that ships inside the package."""
+    return Path(str(files("trueplex.reference") / SHIPPED[name]))
+
+
+def folder_of(name: str) -> Path:
+    """Where a model lies, if it is a folder: what belongs to it lies there too."""
+    return reference_path(name) if name in SHIPPED else Path(name).expanduser()
 
 
 def default_device() -> str:
@@ -45,7 +55,7 @@ def default_dtype(device: str) -> torch.dtype:
 
 
 def load(name: str = REFERENCE, device: str | None = None, dtype: torch.dtype | None = None) -> Backbone:
-    """Load a model by ``reference``, local folder or hub id, and check that it can be driven here.
+    """Load a model by ``reference``, ``reference-multiplex``, local folder or hub id, and check that it can be driven here.
 
     A folder may also be a PEFT adapter, as `trueplex train policy` writes it. What is at hand of a hub id is used when
     the hub cannot be reached.
@@ -55,10 +65,7 @@ def load(name: str = REFERENCE, device: str | None = None, dtype: torch.dtype | 
             ragged rows or the cache would give wrong results with it.
     """
     device = device or default_device()
-    path = locate(name)
-    adapter = path if (Path(path) / ADAPTER).is_file() else None
-    if adapter:
-        path = locate(_base_of(adapter))
+    path, adapter = weights_of(name)
     transformers_logging.disable_progress_bar()
     try:
         local = at_hand(path)
@@ -92,9 +99,8 @@ def at_hand(path: str) -> dict[str, bool]:
 
 def locate(name: str) -> str:
     """The folder or hub id to load from; a clear error for what can be seen to be neither."""
-    if name == REFERENCE:
-        path = reference_path()
-    elif (path := Path(name).expanduser()).is_dir():
+    path = folder_of(name)
+    if path.is_dir():
         pass
     elif name.count("/") == 1 and not name.startswith((".", "/", "~")):
         return name
@@ -107,6 +113,12 @@ def locate(name: str) -> str:
     if not any(path.glob("*.safetensors")):
         raise ModelError(f"{path} has no *.safetensors weights; mend: save the model with safe serialization")
     return str(path)
+
+
+def weights_of(name: str) -> tuple[str, str | None]:
+    """Where the model's weights and tokenizer lie, and the PEFT adapter that is merged into them, if `name` is one."""
+    path = locate(name)
+    return (locate(_base_of(path)), path) if (Path(path) / ADAPTER).is_file() else (path, None)
 
 
 def _base_of(adapter: str) -> str:
@@ -122,8 +134,8 @@ def _base_of(adapter: str) -> str:
 
 
 def load_tokenizer(name: str) -> Any:
-    """The tokenizer of ``reference``, a local folder or a hub id; raises ModelError when it cannot be read."""
-    path = str(reference_path()) if name == REFERENCE else name
+    """The tokenizer of a model by any name that `load` takes; raises ModelError when it cannot be read."""
+    path, _ = weights_of(name)
     try:
         return AutoTokenizer.from_pretrained(path, **at_hand(path))
     except Exception as error:  # transformers, tokenizers and the hub raise many kinds for one cause

@@ -13,7 +13,7 @@ from pathlib import Path
 from trueplex.backbone import Backbone
 from trueplex.calibration import Calibration
 from trueplex.errors import OptionError
-from trueplex.loading import REFERENCE, load, reference_path
+from trueplex.loading import folder_of, load
 from trueplex.pipeline import Scorer
 from trueplex.settings import Settings
 from trueplex.verify import confidence, forms
@@ -116,12 +116,7 @@ def verifier_folder(backbone: Backbone, name: str) -> Path:
     """The folder of a verifier: the one beside the model for ``auto``, else the one named."""
     if name != "auto":
         return Path(name).expanduser()
-    return model_folder(backbone) / "verifier"
-
-
-def model_folder(backbone: Backbone) -> Path:
-    """Where the model lies, if it is a folder: what belongs to it lies there too."""
-    return reference_path() if backbone.name == REFERENCE else Path(backbone.name).expanduser()
+    return folder_of(backbone.name) / "verifier"
 
 
 def choose_calibration(backbone: Backbone, scorer: Scorer | None, settings: Settings) -> Calibration | None:
@@ -133,7 +128,7 @@ def choose_calibration(backbone: Backbone, scorer: Scorer | None, settings: Sett
     if isinstance(scorer, OneTokenScorer):
         folder = verifier_folder(backbone, settings.verifier)
     else:
-        folder = model_folder(backbone)
+        folder = folder_of(backbone.name)
     return Calibration.load(folder, belongs(backbone, scorer, settings.verifier))
 
 

@@ -15,9 +15,9 @@ from trueplex import policy
 from trueplex.calibration import PLAIN
 from trueplex.errors import InputError
 from trueplex.evals.run import machine, write_results
-from trueplex.loading import load
+from trueplex.loading import folder_of, load
 from trueplex.pipeline import Scorer
-from trueplex.scorers import belongs, choose_scorer, model_folder, verifier_folder
+from trueplex.scorers import belongs, choose_scorer, verifier_folder
 from trueplex.session import say
 from trueplex.settings import Settings, origin
 from trueplex.store import Origin, read, read_traces
@@ -41,7 +41,7 @@ def calibrate(
     source = origin(None, backbone)
     seen, traces = _votes(data, runs, scorer, source)
     made = fit(seen, traces, error, belongs(backbone, scorer, verifier))
-    folder = verifier_folder(backbone, verifier) if isinstance(scorer, OneTokenScorer) else model_folder(backbone)
+    folder = verifier_folder(backbone, verifier) if isinstance(scorer, OneTokenScorer) else folder_of(backbone.name)
     made.save(folder)
     say(f"{folder}: calibrated for {len(made.held)} ways to run, from {len(traces)} traces")
     tested = _votes(tests, runs, scorer, source)[0] if tests else [s for s in seen if s.held]

@@ -1,8 +1,9 @@
-"""Build what ships from what was trained: the model folder and its verifier, in their final form.
+"""Build what ships from what was trained: the model folder, its policy and their verifiers, in their final form.
 
     python -m trueplex.reference.build --base runs/base --verifier runs/verifier
+    python -m trueplex.reference.build --policy runs/policy/run/adapter --verifier runs/policy/verifier --out FOLDER
 
-The model is written in bf16 with its settings (no added instruction, at most 640 new tokens), the
+The model and the policy, an adapter to it, are written in bf16, the model with its settings (no added instruction, at most 640 new tokens), a
 verifier without its checkpoints. A verifier belongs to the bf16 weights, so build the model first,
 roll out and train with the built one, then build again with the verifier.
 """
@@ -10,16 +11,19 @@ roll out and train with the built one, then build again with the verifier.
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from trueplex.loading import reference_path
+from trueplex.loading import ADAPTER, REFERENCE, reference_path
 
 MAX_NEW_TOKENS = 640
-VERIFIER_FILES = ("adapter_config.json", "adapter_model.safetensors", "verifier.json")
+WEIGHTS = "adapter_model.safetensors"
+VERIFIER_FILES = (ADAPTER, WEIGHTS, "verifier.json")
 
 
 def build_model(base: Path, out: Path) -> None:
@@ -37,6 +41,15 @@ def build_model(base: Path, out: Path) -> None:
         shutil.copy(record, out / "pretrain.json")
 
 
+def build_policy(adapter: Path, out: Path) -> None:
+    """Write the adapter of a trained policy to `out`, for the embedded model wherever it is installed."""
+    out.mkdir(parents=True, exist_ok=True)
+    config = json.loads((adapter / ADAPTER).read_text()) | {"base_model_name_or_path": REFERENCE}
+    (out / ADAPTER).write_text(json.dumps(config, indent=1) + "\n")
+    weights = load_file(adapter / WEIGHTS)
+    save_file({name: w.to(torch.bfloat16) for name, w in weights.items()}, out / WEIGHTS, {"format": "pt"})
+
+
 def build_verifier(trained: Path, out: Path) -> None:
     """Copy a trained verifier folder beside the model."""
     out.mkdir(parents=True, exist_ok=True)
@@ -47,11 +60,14 @@ def build_verifier(trained: Path, out: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", type=Path, help="folder of a pre-trained model")
+    parser.add_argument("--policy", type=Path, help="adapter folder of a policy trained from the embedded model")
     parser.add_argument("--verifier", type=Path, help="folder of a trained verifier")
     parser.add_argument("--out", type=Path, default=reference_path(), help="the model folder to write")
     options = parser.parse_args()
     if options.base:
         build_model(options.base, options.out)
+    if options.policy:
+        build_policy(options.policy, options.out)
     if options.verifier:
         build_verifier(options.verifier, options.out / "verifier")
 

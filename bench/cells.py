@@ -1,0 +1,44 @@
+"""Results files, and their figures as the cells of a Markdown table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "results"
+MODES = ("discrete", "multiplex")
+
+
+def read(name: str) -> Any:
+    """The results file of that name; None while it is not there."""
+    path = RESULTS / name
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def missing(name: str, target: str) -> str:
+    return f"No `results/{name}` yet: `make {target}` writes it."
+
+
+def percent(figure: dict[str, float], interval: bool = True) -> str:
+    text = f"{100 * figure['mean']:.1f}"
+    return f"{text} [{100 * figure['low']:.0f}, {100 * figure['high']:.0f}]" if interval else text
+
+
+def spread(figure: dict[str, float], digits: int) -> str:
+    """A figure with its interval, in its own unit."""
+    return f"{figure['mean']:.{digits}f} [{figure['low']:.{digits}f}, {figure['high']:.{digits}f}]"
+
+
+def interval_text(figure: dict[str, float]) -> str:
+    return f"{figure['mean']:.2f} [{figure['low']:.2f}, {figure['high']:.2f}]"
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def counted(sizes: set[int]) -> str:
+    return f"{min(sizes)} to {max(sizes)}" if len(sizes) > 1 else str(min(sizes))

@@ -1,0 +1,119 @@
+"""The tables about scores: verifier and rivals on the same traces, ablations, changed texts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cells import MODES, counted, interval_text, missing, percent, read, table
+
+
+def scorer_parts() -> list[str]:
+    parts = []
+    for mode in MODES:
+        judged = read(f"scorers-{mode}.json")
+        if judged is None:
+            parts.append(missing(f"scorers-{mode}.json", "scorers"))
+            continue
+        sizes = {f["problems"] for f in judged["suites"].values()}
+        parts += [
+            f"## Scores on the same traces, {mode}\n\n{counted(sizes)} problems a suite, {judged['config']['samples']} traces each. AUROC "
+            "within problems; differences are paired by problem. The trained rivals have the verifier's size and learned from its "
+            "rollouts, for as many epochs. DeepConf with groups of 32 tokens, as the published 2,048 are longer than these traces. "
+            "Calibration where a score is a probability. Time and operations are for ten readings of a trace, at 10 … 100 % of it.",
+            scorer_tables(judged),
+        ]
+    return parts
+
+
+def scorer_tables(result: dict[str, Any]) -> str:
+    """One table a suite: every scorer on the same traces."""
+    parts = []
+    for suite, judged in result["suites"].items():
+        rows = []
+        for name, f in judged["scorers"].items():
+            votes, calibrated = f["votes"], f.get("calibration")
+            rows.append([
+                scorer_title(name), interval_text(f["within"]["0.5"]), interval_text(f["within"]["1.0"]),
+                interval_text(f["first_minus_this"]) if "first_minus_this" in f else "–", f"{f['over_all']['1.0']:.2f}",
+                percent(votes["weighted"]), f"{votes['flipped_to_right']} / {votes['flipped_to_wrong']}",
+                f"{calibrated['ece']['mean']:.3f}" if calibrated else "–",
+                f"{calibrated['brier']['mean']:.3f}" if calibrated else "–",
+                f"{f['milliseconds_per_trace']:.1f}", f"{f['megaflops_per_trace']:.0f}",
+            ])  # fmt: skip
+        head = ["score", "within, at half", "within, at the end", "OTV − this", "over all", "weighted vote, %",
+                "flips to right / wrong", "ECE", "Brier", "ms", "Mflop"]  # fmt: skip
+        parts += [
+            f"**{suite}**, majority {percent(next(iter(judged['scorers'].values()))['votes']['majority'])}",
+            table(head, rows),
+        ]
+    return "\n\n".join(parts)
+
+
+def scorer_title(name: str) -> str:
+    """`runs/rivals/otv` is the verifier from the rivals' rollouts, and so on; the names of untrained scores as they are."""
+    model = name.rpartition("/")[2] if "/" in name else name
+    kinds = {"otv": "**OTV**, from the same rollouts", "auto": "OTV, as shipped", "outcome": "outcome model",
+             "process": "process model", "generative": "GenRM"}  # fmt: skip
+    return kinds.get(model, f"`{model}`")
+
+
+def ablation_parts() -> list[str]:
+    """What a verifier needs: one line a change of the recipe, over suites."""
+    parts = []
+    for mode in MODES:
+        judged = read(f"ablations-{mode}.json")
+        if judged is None:
+            parts.append(missing(f"ablations-{mode}.json", "ablations"))
+            continue
+        sizes = {f["problems"] for f in judged["suites"].values()}
+        parts += [
+            f"## Ablations, {mode} traces\n\n{counted(sizes)} problems a suite, {judged['config']['samples']} traces each: means over "
+            "the six suites. The plain recipe is rank 16 on all linear layers, ramp labels, trained on both kinds of traces; each line "
+            "changes one thing. `montecarlo` learns from the valued traces alone.",
+            ablation_table(judged["suites"]),
+        ]
+    found = read("perturb.json")
+    return [*parts, *([missing("perturb.json", "ablations")] if found is None else perturb_parts(found))]
+
+
+def ablation_table(suites: dict[str, Any]) -> str:
+    rows = []
+    for name in next(iter(suites.values()))["scorers"]:
+        of = [f["scorers"][name] for f in suites.values()]
+        behind = [f["first_minus_this"] for f in of if "first_minus_this" in f]
+        means = (sum(f["within"][s]["mean"] for f in of) / len(of) for s in ("0.5", "1.0"))
+        weighted = sum(f["votes"]["weighted"]["mean"] for f in of) / len(of)
+        error = sum(f["calibration"]["ece"]["mean"] for f in of) / len(of)
+        apart = f"{sum(b['low'] > 0 for b in behind)} / {sum(b['high'] < 0 for b in behind)}" if behind else "–"
+        rows.append(
+            [name.rpartition("/")[2], *(f"{m:.3f}" for m in means), apart, f"{100 * weighted:.1f}", f"{error:.3f}"]
+        )
+    return table(
+        [
+            "recipe",
+            "AUROC within, at half",
+            "at the end",
+            "worse / better than plain (suites)",
+            "weighted vote, %",
+            "ECE",
+        ],
+        rows,
+    )
+
+
+CHANGED = {
+    "slip": "a digit of the thought",
+    "answer": "a digit of the answer",
+    "wording": "the problem's wording, not its sense",
+}
+
+
+def perturb_parts(found: dict[str, Any]) -> list[str]:
+    rows = [[suite, CHANGED[what], str(f["traces"]), f"{f['before']:.3f}", f"{f['after']:.3f}", f"{100 * f['fell']:.0f}",
+             f"{f['change']['mean']:+.3f} [{f['change']['low']:+.3f}, {f['change']['high']:+.3f}]"]
+            for suite, changes in found["suites"].items() for what, f in changes.items()]  # fmt: skip
+    return [
+        "### What a score makes of a changed text\n\nRight discrete traces, read again with one thing in them changed; the score at the "
+        "end. A useful score falls with the first two and stays with the last.",
+        table(["suite", "changed", "traces", "before", "after", "fell, %", "change"], rows),
+    ]
