@@ -52,7 +52,7 @@ RIVAL_TRAIN := $(RIVAL_DATA) --balanced --epochs 2
 scorers: $(STAMP)  ## a verifier, its rivals from the same rollouts, and untrained scores; after `make deciding`
 	for mode in discrete multiplex; do \
 		$(ROLLOUT) --thinking $$mode --data reference --n 900 --samples 16 --seed 3 --out $(RIVALS)/rollouts/$$mode || exit $$?; done
-	OMP_NUM_THREADS=1 $(BIN)/trueplex train values $(RIVAL_DATA) --traces 4 --prefixes 3 --rows 256
+	OMP_NUM_THREADS=1 $(BIN)/trueplex train values $(RIVAL_DATA) --n 300 --traces 4 --prefixes 3 --rows 256
 	OMP_NUM_THREADS=1 $(BIN)/trueplex train verifier $(RIVAL_TRAIN) --out $(RIVALS)/otv
 	for kind in outcome process generative; do \
 		OMP_NUM_THREADS=1 $(BIN)/trueplex train reward --kind $$kind $(RIVAL_TRAIN) --out $(RIVALS)/$$kind || exit $$?; done
@@ -198,13 +198,13 @@ rl-%: $(STAMP)
 		--verifier none --rows 256 --quiet --out runs/learning/$*/test
 	$(BIN)/python bench/learning.py --run runs/learning/$*
 
-# The shipped policy: multiplex learning by LoRA, twice as long as in the study, and a verifier from its own rollouts.
+# The shipped policy: multiplex learning by LoRA, what validated best of 60 steps, and a verifier from its own rollouts.
 SHIPPED := src/trueplex/reference/multiplex
 POLICY := runs/policy
 
 policy: $(STAMP)  ## `reference-multiplex`, from learning to its test; resumable, an hour
-	OMP_NUM_THREADS=1 $(BIN)/trueplex train policy $(RL) --width 3 --rank 32 --lr 1e-3 --steps 80 --seed 1 --out $(POLICY)/run
-	$(BIN)/python -m trueplex.reference.build --policy $(POLICY)/run/adapter --out $(SHIPPED)
+	OMP_NUM_THREADS=1 $(BIN)/trueplex train policy $(RL) --width 3 --rank 32 --lr 1e-3 --steps 60 --seed 1 --out $(POLICY)/run
+	$(BIN)/python -m trueplex.reference.build --policy $(POLICY)/run/best/adapter --out $(SHIPPED)
 	$(ROLLOUT) --model reference-multiplex --data reference --n 900 --samples 16 --seed 3 --out $(POLICY)/rollouts
 	OMP_NUM_THREADS=1 $(BIN)/trueplex train verifier --model reference-multiplex --data $(POLICY)/rollouts --balanced --epochs 2 \
 		--out $(POLICY)/verifier

@@ -57,6 +57,7 @@ BEHIND = (16, 32, 64, 128)  # of votes behind a policy
 POLICIES = (
     "half:4", "half:8", "half:16", "half:32", "half:4/4", "half:4/8", "half:8/4", "half:8/8", "half:16/8", "keep:0.75@8/8",
     "stop:32", "floor:0.4", "consensus:0.6", "deepconf:low@32/16", "auto", "half:8/8+auto",
+    "half:4/4+auto",
 )  # fmt: skip
 # DeepConf with groups of 32 tokens: the published 2,048 are longer than these traces.
 UNTRAINED = ("deepconf:tail@32", "logprob", "entropy")
@@ -139,6 +140,7 @@ LIVE = (
     "consensus:0.6",
     "auto",
     "half:8/8+auto",
+    "half:4/4+auto",
 )
 LIVE_SUITES = ("chain-hard", "remainder-hard", "countdown-hard")
 
@@ -263,6 +265,7 @@ DRAWN = {
     "weighted": ("#000000", "o", "weighted, no policy"), "majority": ("#999999", "x", "majority"),
     "weighted~half:4/8": ("#D55E00", "s", "half:4/8"), "weighted~half:16": ("#E69F00", "^", "half:16"),
     "weighted~half:32": ("#CC79A7", "D", "half:32"), "weighted~auto": ("#0072B2", "v", "auto"),
+    "weighted~half:4/4+auto": ("#56B4E9", "*", "half:4/4+auto"),
     "weighted:deepconf:tail@32~deepconf:low@32/16": ("#009E73", "P", "DeepConf, low"),
 }  # fmt: skip
 

@@ -268,8 +268,8 @@ def deciding_parts() -> list[str]:
         parts += [
             f"### {mode}",
             deciding_table(suites),
-            "`weighted~half:4/8` by suite:",
-            half_table(suites, "weighted~half:4/8"),
+            "`weighted~half:4/4+auto` by suite:",
+            half_table(suites, "weighted~half:4/4+auto"),
         ]
     if live is None:
         return [*parts, missing("deciding-live.json", "deciding")]

@@ -121,6 +121,21 @@ def test_a_run_that_was_killed_ends_in_the_same_weights(
         trained(fresh, recipe, tmp_path / "cut", problems=PROBLEMS[1:])
 
 
+@pytest.mark.parametrize("rank", [0, 4], ids=["whole", "lora"])
+def test_what_validated_best_is_kept(
+    fresh: Callable[[], Backbone], tmp_path: Path, rank: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = replace(RECIPE, rank=rank)
+    halfway = trained(fresh, replace(recipe, steps=2), tmp_path / "halfway")
+    rights = iter((0.4, 0.5, 0.3))
+    monkeypatch.setattr("trueplex.train.policy.judgement", lambda records: judgement(records) | {"right": next(rights)})
+    said: list[str] = []
+    last = trained(fresh, recipe, tmp_path / "run", said)
+    (file,) = (tmp_path / "run" / "best").rglob("*.safetensors")
+    assert same(load_file(file), halfway) and not same(last, halfway)
+    assert [s for s in said if "best so far" in s] == [s for s in said if s.startswith("step 2: validation")]
+
+
 def test_what_a_run_leaves(plain: tuple[Weights, Path], fresh: Callable[[], Backbone]) -> None:
     weights, out = plain
     learned, base = load(str(out / "model"), "cpu"), fresh()

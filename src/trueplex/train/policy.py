@@ -180,8 +180,12 @@ class PolicyTrainer(Trainer):
         )
         if self.journal:
             found = judgement(records)
+            best = step > 0 and found["right"] > max((j["right"] for j in self.journal.validation.rows), default=0.0)
+            if best:  # before it is noted: a kill in between has it judged and kept again
+                policy_weights.save(self.engine, self.accelerator.unwrap_model(self.model), self.out / policy_weights.BEST)
             self.journal.judge({"step": step, **found}, self.rollouts)
-            self.say(f"step {step}: validation {100 * found['right']:.1f} ± {100 * found['error']:.1f} % right")
+            self.say(f"step {step}: validation {100 * found['right']:.1f} ± {100 * found['error']:.1f} % right"
+                     + (", the best so far" if best else ""))  # fmt: skip
 
 
 class _Judge(TrainerCallback):
@@ -206,7 +210,8 @@ def train_policy(backbone: Backbone, problems: Sequence[Problem], validation: Se
                  out: str | Path, reference: Backbone | None = None, say: Say = lambda message: None) -> Path:  # fmt: skip
     """Train, checkpointing under `out`/checkpoints and resuming from there; the folder of what was learned.
 
-    That is `out`/model, which `--model` takes, or with LoRA the PEFT adapter `out`/adapter. ``reference`` must be a
+    That is `out`/model, which `--model` takes, or with LoRA the PEFT adapter `out`/adapter; what validated best on the way,
+    if better than the start, lies in `out`/best. ``reference`` must be a
     second copy of the model when `kl` is positive and all weights are trained.
 
     Raises:

@@ -15,6 +15,7 @@ from trueplex.train.policy_recipe import PolicyRecipe
 from trueplex.verify.one_token import linear_names
 
 MODEL, ADAPTER = "model", "adapter"  # the folder that a run writes what it learned to
+BEST = "best"  # the folder with such a folder in it, of what validated best
 
 
 def trainable(backbone: Backbone, recipe: PolicyRecipe) -> Any:
