@@ -233,7 +233,8 @@ def test_grade_answers_line_by_line(trueplex, tmp_path: Path) -> None:
         ("I do not know, sorry about that", ["42"]),
     ]
     file.write_text("".join(json.dumps({"prediction": p, "answers": a}) + "\n" for p, a in rows))
-    code, out, _ = trueplex("grade", str(file))
+    code, out, said = trueplex("grade", str(file))
+    assert "4 predictions: 2 right, 1 wrong, 1 without an answer, 0 that the grader cannot tell" in said
     assert code == 0 and [json.loads(line)["correct"] for line in out.splitlines()] == [True, False, True, False]
     file.write_text('{"prediction": "1", "answers": ["1"]}\n{"prediction": 1\n')
     code, out, err = trueplex("grade", str(file))

@@ -13,7 +13,12 @@ from typing import Annotated, Any
 
 import typer
 
-Model = Annotated[str, typer.Option(help="'reference', 'reference-multiplex' (it learned to think in multiplex tokens), a local folder, or a hub id.")]
+Model = Annotated[
+    str,
+    typer.Option(
+        help="'reference', 'reference-multiplex' (it learned to think in multiplex tokens), a local folder, or a hub id."
+    ),
+]
 Device = Annotated[str | None, typer.Option(help="cuda, mps or cpu.", show_default="the best there is")]
 Rows = Annotated[int | None, typer.Option(help="Traces decoded together.", show_default="64 on CPU, 256 on CUDA")]
 

@@ -13,11 +13,23 @@ from trueplex.errors import InputError
 
 
 def grade_file(file: Path, audited: bool) -> None:
-    """A line per prediction, in order; with an audit a line per disagreement, and their number on standard error."""
+    """A line per prediction, in order, and their numbers on standard error; with an audit a line per disagreement, and their number on standard error."""
     pairs = read_pairs(file)
     if not audited:
+        counts: Counter[str] = Counter()
         for g in grade_many(pairs):
             print(json.dumps({"correct": g.correct, "extracted": g.extracted, "why": g.why}))
+            counts[
+                "right"
+                if g.correct
+                else "untold"
+                if g.correct is None
+                else "different"
+                if g.why == "different"
+                else "none"
+            ] += 1
+        print(f"trueplex: {len(pairs)} predictions: {counts['right']} right, {counts['different']} wrong, {counts['none']} without an "
+              f"answer, {counts['untold']} that the grader cannot tell", file=sys.stderr)  # fmt: skip
         return
     found: Counter[str] = Counter()
     for number, ((_, answers), a) in enumerate(zip(pairs, audit_many(pairs), strict=True), 1):

@@ -182,7 +182,9 @@ class PolicyTrainer(Trainer):
             found = judgement(records)
             best = step > 0 and found["right"] > max((j["right"] for j in self.journal.validation.rows), default=0.0)
             if best:  # before it is noted: a kill in between has it judged and kept again
-                policy_weights.save(self.engine, self.accelerator.unwrap_model(self.model), self.out / policy_weights.BEST)
+                policy_weights.save(
+                    self.engine, self.accelerator.unwrap_model(self.model), self.out / policy_weights.BEST
+                )
             self.journal.judge({"step": step, **found}, self.rollouts)
             self.say(f"step {step}: validation {100 * found['right']:.1f} ± {100 * found['error']:.1f} % right"
                      + (", the best so far" if best else ""))  # fmt: skip
