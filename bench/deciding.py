@@ -56,12 +56,19 @@ SIZES = (1, 2, 4, 8, 16, 32, 64, 128)  # of plain votes
 BEHIND = (16, 32, 64, 128)  # of votes behind a policy
 POLICIES = (
     "half:4", "half:8", "half:16", "half:32", "half:4/4", "half:4/8", "half:8/4", "half:8/8", "half:16/8", "keep:0.75@8/8",
-    "stop:32", "floor:0.4", "consensus:0.6", "deepconf:low@32/16", "auto", "half:8/8+auto",
+    "drop:8@8/8", "stop:32", "floor:0.4", "consensus:0.6", "deepconf:low@32/16", "deepconf:high@32/16", "auto", "half:8/8+auto",
     "half:4/4+auto",
 )  # fmt: skip
 # DeepConf with groups of 32 tokens: the published 2,048 are longer than these traces.
 UNTRAINED = ("deepconf:tail@32", "logprob", "entropy")
-OTHERS = ("half:8", "half:8/8", "half:16/8", "half:32", "deepconf:low@32/16")  # policies behind the untrained scores
+OTHERS = (
+    "half:8",
+    "half:8/8",
+    "half:16/8",
+    "half:32",
+    "deepconf:low@32/16",
+    "deepconf:high@32/16",
+)  # policies behind the untrained scores
 MODES = ("discrete", "multiplex")
 
 
