@@ -53,7 +53,7 @@ def test_confidences_are_right_on_average_and_errors_bounded_on_problems_never_s
     grown, others = problems_of(600, 8), problems_of(1500, 8, seed=1)
     seen = [s for run in RUNS for s in votes_of(grown, OPTIONS, run, 32)]
     made = fit(seen, [t for traces in grown for t in traces], 0.1, {"model": "m"})
-    assert len(made.held) == len(RUNS) and set(made.votes) == {"weighted", "majority"}
+    assert len(made.held) == len(RUNS) and set(made.votes) == {"weighted", "majority", *made.held}
     figures = judged(made, [s for run in RUNS for s in votes_of(others, OPTIONS, run, 32)], 0.1)
     for row in figures.values():
         assert row["problems"] == 1500 and row["ece"] < 0.06

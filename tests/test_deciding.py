@@ -355,6 +355,16 @@ def test_a_run_may_say_that_it_does_not_know(qwen: Backbone) -> None:
         assert (solution.state, solution.abstained) == (state, state == "uncertain")
         assert solution.votes and solution.confidence < 0.001 and solution.config["calibrated"]
         assert solution.answer == (solution.votes[0].answer if state == "answered" else None)
+    # What was learned of this very way to run goes before what was learned of the selector.
+    sure = Calibration({**unsure.votes, condition(run): [9.0, 0, 0, 0, 0]}, unsure.held)
+    events = stream(
+        model,
+        [problem],
+        Settings(paths=4, verifier="logprob"),
+        ConfidenceScorer(Confidence("logprob"), 32),
+        calibration=sure,
+    )
+    assert [e.solution.confidence > 0.999 for e in events if isinstance(e, Solved)] == [True]
     with pytest.raises(OptionError, match="needs a calibration"):
         solve(qwen, replace(SURE, max_error=0.1))
 

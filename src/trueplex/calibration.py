@@ -3,7 +3,8 @@
 `trueplex calibrate` learns it, from stored traces of problems with answers, and writes ``calibration.json`` into the
 verifier's folder (or the model's, for votes without a verifier). This module reads it and applies it: plain Python.
 
-- **Confidence**: a logistic function of what a vote shows (`looks`), one for each selector.
+- **Confidence**: a logistic function of what a vote shows (`looks`), one for each way to run that was calibrated, and one
+  for each selector, for runs between those.
 - **Largest error**: for given options, the confidence from which on answers may be given so that at most a share
   ``alpha`` of the given ones is wrong. Thresholds are tested from the most confident down, each by the exact
   binomial tail on held-out problems (fixed-sequence testing, Angelopoulos et al., arXiv 2110.01052): for
@@ -91,7 +92,7 @@ class Calibration:
     """What `trueplex calibrate` learned; `load` reads it.
 
     Attributes:
-        votes: by selector, the intercept and the weights of `LOOKS`.
+        votes: by selector and by `condition`, the intercept and the weights of `LOOKS`.
         held: by `condition`, (confidence, right) of held-out problems.
         points: (score, probability of being right) of finished traces, both rising.
         band: the third state.
@@ -104,9 +105,12 @@ class Calibration:
     band: Band | None = None
     belongs: dict[str, Any] = field(default_factory=dict)
 
-    def confidence(self, select: str, votes: Sequence[Vote], traces: Sequence[Trace]) -> float | None:
-        """The probability that the leading answer is right; None when this selector was not calibrated."""
-        weights = self.votes.get(select)
+    def confidence(self, select: str, votes: Sequence[Vote], traces: Sequence[Trace], name: str = "") -> float | None:
+        """The probability that the leading answer is right; None when this selector was not calibrated.
+
+        By the function of the run's `condition`, if `name` was calibrated, else by that of all runs of this selector.
+        """
+        weights = self.votes.get(name, self.votes.get(select))
         if weights is None or not votes:
             return None
         shown = [1.0, *looks(votes, traces)]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from trueplex import answers, vote
 from trueplex.backbone import Backbone
-from trueplex.calibration import Calibration
+from trueplex.calibration import Calibration, condition
 from trueplex.policy import Policy
 from trueplex.settings import Settings, configuration
 from trueplex.types import Alarmed, Prompt, Solution, Status, Trace, Usage
@@ -59,7 +59,7 @@ class Run:
         voters = self.rule.voters(self.traces)
         votes = vote.selector(select)(voters)
         config = configuration(self.settings, self.backbone)
-        confidence = self.calibration.confidence(select, votes, voters) if self.calibration else None
+        confidence = self.calibration.confidence(select, votes, voters, condition(config)) if self.calibration else None
         config["calibrated"] = confidence is not None
         confidence = vote.share(votes) if confidence is None else confidence
         if self.calibration is not None and self.calibration.band is not None:

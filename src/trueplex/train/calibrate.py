@@ -23,6 +23,10 @@ from trueplex.settings import Settings
 from trueplex.simulate import simulate
 from trueplex.types import Status, Trace, Vote
 
+ELSEWHERE = (
+    0.05  # what a vote of another way to run counts, beside one of the way that is fitted: it steadies small samples
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Seen:
@@ -73,14 +77,16 @@ def fit(seen: Sequence[Seen], traces: Sequence[Trace], error: float, belongs: Ma
         chosen = [s for s in seen if s.select == select and not s.held]
         if len({s.right for s in chosen}) < 2:
             raise InputError(f"of {len(chosen)} votes by {select!r} none is wrong, or none right; mend: more problems")
-        model = LogisticRegression(max_iter=1000)
-        model.fit([looks(s.votes, s.voters) for s in chosen], [s.right for s in chosen])
-        weights[select] = [round(float(w), 6) for w in (*model.intercept_, *model.coef_[0])]
+        shown, right = [looks(s.votes, s.voters) for s in chosen], [s.right for s in chosen]
+        for name in (select, *dict.fromkeys(s.condition for s in chosen)):
+            counts = [1.0 if name in (select, s.condition) else ELSEWHERE for s in chosen]
+            model = LogisticRegression(max_iter=1000).fit(shown, right, counts)
+            weights[name] = [round(float(w), 6) for w in (*model.intercept_, *model.coef_[0])]
     made = Calibration(weights, {}, belongs=dict(belongs))
     held: dict[str, list[tuple[float, bool]]] = {}
     for s in seen:
         if s.held:
-            confidence = made.confidence(s.select, s.votes, s.voters)
+            confidence = made.confidence(s.select, s.votes, s.voters, s.condition)
             assert confidence is not None
             held.setdefault(s.condition, []).append((confidence, s.right))
     points, band = _scores(traces, error)
@@ -111,7 +117,7 @@ def judged(made: Calibration, seen: Sequence[Seen], error: float, bins: int = 10
     out: dict[str, Any] = {}
     for name in dict.fromkeys(s.condition for s in seen):
         rows = [s for s in seen if s.condition == name]
-        confidence = np.array([made.confidence(s.select, s.votes, s.voters) for s in rows], dtype=float)
+        confidence = np.array([made.confidence(s.select, s.votes, s.voters, s.condition) for s in rows], dtype=float)
         right = np.array([s.right for s in rows])
         place = np.minimum((confidence * bins).astype(int), bins - 1)
         gaps = [abs(confidence[place == b].mean() - right[place == b].mean()) * (place == b).sum() for b in range(bins)
