@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from trueplex.backbone import Backbone
 from trueplex.engine.ending import Ending
 from trueplex.engine.thinking import Thinking
-from trueplex.errors import InputError, OptionError
+from trueplex.errors import InputError, OptionError, TrueplexError
 from trueplex.settings import Settings
 from trueplex.train.batches import Labelled, Order, Probes, collate
 from trueplex.train.labels import labels
@@ -232,3 +232,31 @@ def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
     a, b = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("one", "two"))
     assert same(a, b, 2e-4)
     assert any("lora_B" in n and t.abs().max() > 1e-3 for n, t in a.items())
+
+
+@pytest.mark.parametrize("most", [4, 3, 1])
+def test_a_batch_that_does_not_fit_is_learned_from_in_parts(
+    qwen: Backbone, traces: list[Labelled], tmp_path: Path, plain: dict[str, torch.Tensor], most: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """The same weights, whatever fits, and it is said once; where nothing is to be parted, how to mend it."""
+    forward = ProbeTask.forward
+
+    def small(self: ProbeTask, inputs: torch.Tensor, **others: torch.Tensor) -> dict[str, torch.Tensor]:
+        if len(inputs) > most:
+            raise torch.OutOfMemoryError("no room")
+        return forward(self, inputs, **others)
+
+    monkeypatch.setattr(ProbeTask, "forward", small)
+    said: list[str] = []
+    verifier = train_verifier(qwen, traces, traces, RECIPE, tmp_path / "parts", say=said.append)
+    parted = {n: p.detach().clone() for n, p in verifier.named_parameters()}
+    verifier.detach()
+    assert same(plain, parted, 2e-4) and len(said) == {4: 1, 3: 2, 1: 3}[most] and "do not fit into memory" in said[0]
+    most = 0
+    for recipe, name in ((RECIPE, "none"), (replace(RECIPE, ranking=0.5), "ranked")):
+        with pytest.raises(TrueplexError, match=r"out of memory with [18] traces at once .*smaller --batch"):
+            train_verifier(qwen, traces, traces, recipe, tmp_path / name)
+        for module in qwen.model.modules():  # it broke off with its verifier attached
+            if hasattr(module.forward, "func"):
+                module.forward = module.forward.args[0]

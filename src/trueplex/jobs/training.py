@@ -33,7 +33,7 @@ def teach(
             raise InputError("no trace has Monte-Carlo values; mend: `trueplex train values` on the same folders first")
         say(f"{len(traces) - len(valued)} of {len(traces)} traces have no Monte-Carlo values and are left out")
         traces = valued
-    verifier = train_verifier(backbone, traces, held, recipe, out, ", ".join(map(str, data)))
+    verifier = train_verifier(backbone, traces, held, recipe, out, ", ".join(map(str, data)), say)
     if verifier.card:  # of several processes, the first one wrote it
         print(json.dumps(verifier.card["validation"]))
 
@@ -49,7 +49,7 @@ def teach_reward(
     if recipe.kind == "process":
         say(f"{sum(t.values is not None for t in traces)} of {len(traces)} traces have Monte-Carlo values; the others teach "
             "their last step alone")  # fmt: skip
-    card = train_reward(backbone, traces, held, recipe, out, ", ".join(map(str, data)))
+    card = train_reward(backbone, traces, held, recipe, out, ", ".join(map(str, data)), say)
     if card:
         print(json.dumps(card["validation"]))
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from trueplex.backbone import Backbone
 from trueplex.errors import TrueplexError
 from trueplex.train.grpo import Totals, kl, kl_penalty, policy_loss, step_weights, surrogate
+from trueplex.train.memory import ran_out
 from trueplex.train.policy_batches import Rollout, collate, log_probs, micro_batches
 from trueplex.train.policy_recipe import PolicyRecipe
 
@@ -38,7 +39,7 @@ class Clock:
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
         except (MemoryError, RuntimeError) as error:
-            if not _out_of_memory(error):
+            if not ran_out(error):
                 raise
             raise TrueplexError(
                 f"out of memory in the {part} ({str(error).splitlines()[0][:120]}); mend: fewer --rows for rollouts; fewer "
@@ -46,10 +47,6 @@ class Clock:
             ) from error
         finally:
             self.seconds[part] += time.perf_counter() - started
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error)
 
 
 @dataclass

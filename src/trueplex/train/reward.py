@@ -30,8 +30,9 @@ from trueplex.errors import InputError, OptionError
 from trueplex.evals.metrics import within_auroc
 from trueplex.loading import locate
 from trueplex.train.batches import Labelled, Order
+from trueplex.train.memory import OrderedTrainer
 from trueplex.train.verifier import WATCHED
-from trueplex.train.watch import OrderedTrainer, Watch, arguments_for, leave_together, run
+from trueplex.train.watch import Watch, arguments_for, leave_together, run
 from trueplex.verify import forms
 from trueplex.verify.generative import GenerativeReader
 from trueplex.verify.reading import Reader, Written, padded
@@ -137,6 +138,9 @@ class RewardTask(nn.Module):
         logits = self.rewarding(ids, mask, rows, columns)
         return {"loss": binary_cross_entropy_with_logits(logits, labels), "logits": logits}
 
+    def counts(self, batch: dict[str, Tensor]) -> float:
+        return float(len(batch["labels"]))
+
     def state_dict(self, *arguments: Any, **named: Any) -> dict[str, Tensor]:  # type: ignore[override]
         return {name: p.detach() for name, p in self.named_parameters() if p.requires_grad}
 
@@ -241,7 +245,7 @@ def _prepare(rewarding: Rewarding, rank: int) -> Any:
 
 def train_reward(
     backbone: Backbone, train: Sequence[Labelled], validation: Sequence[Labelled], recipe: RewardRecipe,
-    out: str | Path, data: str = "",
+    out: str | Path, data: str = "", say: Callable[[str], None] = print,
 ) -> dict[str, Any]:  # fmt: skip
     """Train, checkpointing under `out`/checkpoints and resuming from there, and write the model to `out`; its card.
 
@@ -273,7 +277,9 @@ def train_reward(
 
     watch = Watch(lambda: judge(validation[:WATCHED]), task, out, recipe.patience)
     run(
-        OrderedTrainer(task, arguments, train_dataset=order.data, data_collator=collate, callbacks=[watch], order=order)
+        OrderedTrainer(
+            task, arguments, train_dataset=order.data, callbacks=[watch], order=order, collate=collate, say=say
+        )
     )
     watch.restore()
     card: dict[str, Any] = {}

@@ -24,8 +24,9 @@ from trueplex.settings import origin
 from trueplex.store import read_traces
 from trueplex.train.batches import Labelled, Order, Probes, collate
 from trueplex.train.labels import MONTE_CARLO, known
+from trueplex.train.memory import OrderedTrainer
 from trueplex.train.values import read_values
-from trueplex.train.watch import OrderedTrainer, Watch, arguments_for, leave_together, run
+from trueplex.train.watch import Watch, arguments_for, leave_together, run
 from trueplex.types import Status
 from trueplex.verify.one_token import OneTokenVerifier
 from trueplex.verify.probe import base_pass, probe_pass, score_shares
@@ -153,6 +154,9 @@ class ProbeTask(nn.Module):
             loss = loss + self.recipe.ranking * ranking_loss(logits, correct, problems)
         return {"loss": loss, "logits": logits}
 
+    def counts(self, batch: dict[str, Tensor]) -> float:
+        return float(batch["weights"].sum())
+
     def _recompute(self, on: bool) -> None:
         """A layer forgets its activations when it believes to be trained; it then drops the cache of the base pass, too."""
         for layers in self._layers:
@@ -199,7 +203,7 @@ WATCHED = 2000  # validation traces judged at every checkpoint; all of them at t
 
 def train_verifier(
     backbone: Backbone, train: Sequence[Labelled], validation: Sequence[Labelled], recipe: Recipe, out: str | Path,
-    data: str = "",
+    data: str = "", say: Callable[[str], None] = print,
 ) -> OneTokenVerifier:  # fmt: skip
     """Train, checkpointing under `out`/checkpoints and resuming from there, and write the verifier to `out`.
 
@@ -229,8 +233,8 @@ def train_verifier(
     task = ProbeTask(verifier, recipe)
     run(
         OrderedTrainer(
-            task, arguments, train_dataset=probes, data_collator=collate(backbone, recipe.labels),
-            callbacks=[watch], order=order,
+            task, arguments, train_dataset=probes, callbacks=[watch], order=order, collate=collate(backbone, recipe.labels),
+            say=say, divisible=not recipe.ranking,  # pairs of traces are compared across the batch
         )
     )  # fmt: skip
     task.release()

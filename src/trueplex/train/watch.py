@@ -1,4 +1,4 @@
-"""What every training run here shares: a folder of one recipe, batches in an order of its own, and a judge at checkpoints."""
+"""What every training run here shares: a folder of one recipe, and a judge at checkpoints."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from accelerate.utils import broadcast_object_list
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.distributed import barrier, destroy_process_group
-from torch.utils.data import Sampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -52,17 +51,6 @@ class Watch(TrainerCallback):
         """Give the weights what was best, where that was kept."""
         if self.patience and self.best.exists():
             self.weights.load_state_dict(load_file(self.best))
-
-
-class OrderedTrainer(Trainer):
-    """A Trainer whose batches come in a given order."""
-
-    def __init__(self, *arguments: Any, order: Sampler[int], **named: Any) -> None:
-        self.order = order
-        super().__init__(*arguments, **named)
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        return self.order
 
 
 def arguments_for(recipe: Any, out: Path, on_cpu: bool) -> TrainingArguments:
