@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import claims
-from cells import MODES, RESULTS, ROOT, counted, missing, percent, read, spread, table
+from cells import MODES, RESULTS, ROOT, missing, percent, read, spread, table
+from deciding_tables import deciding_parts
 from score_tables import ablation_parts, scorer_parts
 
 BEGIN, END = "<!-- results: written by bench/tables.py -->", "<!-- end of results -->"
@@ -151,7 +152,7 @@ def describe(result: dict[str, Any]) -> str:
 def pages() -> dict[Path, str]:
     results = {mode: found for mode in MODES if (found := read(f"reference-{mode}.json"))}
     parts = ["# Results\n\nWritten by `bench/tables.py` from the files under `results/`; `make measure`, `make modes`, `make study` "
-             "and `make bench` make those.", *claim_parts(results), *reference_parts(results), *mode_parts(),
+             "and `make bench` make those.", *claim_parts(results), *reference_parts(results), *policy_parts(results), *mode_parts(),
              *scorer_parts(), *ablation_parts(), *deciding_parts(), *study_parts(), *speed_parts()]  # fmt: skip
     written = {ROOT / "docs" / "results.md": "\n\n".join(parts) + "\n"}
     if len(results) == len(MODES):
@@ -210,6 +211,41 @@ def reference_parts(results: dict[str, Any]) -> list[str]:
     return parts
 
 
+def policy_parts(results: dict[str, Any]) -> list[str]:
+    """The policy that ships, against the model that it was trained from."""
+    learned, base = read("reference-multiplex-policy.json"), results.get("multiplex")
+    if learned is None or base is None:
+        return [missing("reference-multiplex-policy.json", "policy")]
+    suites, rows = learned["suites"], []
+    for suite, f in suites.items():
+        before = base["suites"][suite]
+        apart = f["pass"]["1"]["low"] > before["pass"]["1"]["high"]
+        rows.append([suite, percent(before["pass"]["1"]), percent(f["pass"]["1"]), "yes" if apart else "no",
+                     f"{before['tokens']['mean']:.0f}", spread(f["tokens"], 0), f"{100 * before['truncated']:.1f}", f"{100 * f['truncated']:.1f}"])  # fmt: skip
+    first = next(iter(suites.values()))
+    return [
+        f"## `reference-multiplex`\n\nThe embedded model after learning to think in multiplex tokens (K = 3): {first['problems']} test problems "
+        f"a suite, {first['samples']} traces each, by the adapter as it ships; before, the embedded model thinking in the same way. How it was "
+        "made: [learning](learning.md).",
+        table(
+            [
+                "suite",
+                "pass@1 before",
+                "after",
+                "intervals apart",
+                "tokens before",
+                "after",
+                "truncated before, %",
+                "after",
+            ],
+            rows,
+        ),
+        "With the verifier of its own:",
+        vote_table(suites),
+        score_table(suites),
+    ]
+
+
 def mode_parts() -> list[str]:
     results = {name: found for name in THINKING if (found := read(f"modes/{name}.json"))}
     if "discrete" not in results:
@@ -221,75 +257,6 @@ def mode_parts() -> list[str]:
         "on the same problems. Soft thinking draws nothing, so its traces of one problem differ after `</think>` alone.",
         mode_tables(results),
         *(missing(f"modes/{name}.json", "modes") for name in THINKING if name not in results),
-    ]
-
-
-def lost(cells: list[dict[str, Any]]) -> str:
-    """On how many suites the whole interval of a difference is below zero."""
-    return f"{sum(c['high'] < 0 for c in cells)} of {len(cells)}"
-
-
-def deciding_table(suites: dict[str, Any]) -> str:
-    """A line a method over 128 traces: what it saves, and on how many suites it loses to the two votes over all."""
-    rows = []
-    for name in next(iter(suites.values()))["of_128"]:
-        if name.startswith("best") and "~" in name:
-            continue  # the file has them; behind a policy that leaves few, they differ little from the weighted vote
-        cells = [f["of_128"][name] for f in suites.values()]
-        saved = [c["saved"] for c in cells]
-        right = sum(f["methods"][name]["128"]["mean"] for f in suites.values()) / len(suites)
-        rows.append([f"`{name}`", f"{100 * right:.1f}", f"{100 * sum(saved) / len(saved):.1f} ({100 * min(saved):.0f}–{100 * max(saved):.0f})",
-                     lost([c["minus weighted"] for c in cells]), lost([c["minus best"] for c in cells])])  # fmt: skip
-    return table(
-        ["of 128 traces", "right", "tokens saved (by suite)", "significantly below `weighted`", "below `best`"], rows
-    )
-
-
-def half_table(suites: dict[str, Any], name: str) -> str:
-    """One policy, suite by suite."""
-    rows = []
-    for suite, f in suites.items():
-        cell = f["of_128"][name]
-        rows.append([suite, percent(f["methods"][name]["128"]), f"{100 * cell['saved']:.1f}",
-                     claims.points(cell["minus weighted"]), claims.points(cell["minus best"])])  # fmt: skip
-    return table(["suite", "right", "tokens saved, %", "− weighted of 128", "− best of 128"], rows)
-
-
-def deciding_parts() -> list[str]:
-    found, live = read("deciding.json"), read("deciding-live.json")
-    sizes = {f["problems"] for suites in (found or {"modes": {}})["modes"].values() for f in suites.values()}
-    parts = [missing("deciding.json", "deciding")] if found is None else [
-        f"## Deciding early\n\n{counted(sizes)} problems a suite, {found['paths']} traces each, "
-        "stored once; policies simulated on them. `NAME~POLICY` is a vote on what the policy left, `NAME:SCORER` one by an untrained "
-        "score. Tokens count every probe of a policy; the plain votes are charged one probe a trace.",
-        "![Accuracy against tokens, for every policy](deciding.svg)",
-    ]  # fmt: skip
-    for mode, suites in (found or {"modes": {}})["modes"].items():
-        parts += [
-            f"### {mode}",
-            deciding_table(suites),
-            "`weighted~half:4/4+auto` by suite:",
-            half_table(suites, "weighted~half:4/4+auto"),
-        ]
-    if live is None:
-        return [*parts, missing("deciding-live.json", "deciding")]
-    rows = [[f"`{name}`", f"{f['seconds']:.2f}", f"{f['tokens']:.0f}", percent(f["right"]),
-             claims.points(f["minus none"]) if f["minus none"] else "–"] for name, f in live["live"].items()]  # fmt: skip
-    queued = read("deciding-queue.json") or {"half:32, saved": {}}
-    shares = [[how, n, f"{100 * f['time_saved']:.0f}", f"{100 * f['tokens_saved']:.0f}", f"{f['ratio']:.2f}"]
-              for how, result in (("one problem alone", live), ("in a queue of problems, four at once", queued))
-              for n, f in result["half:32, saved"].items()]  # fmt: skip
-    share = live["share of time at 256 traces"]
-    return [
-        *parts,
-        f"### Live\n\n{live['problems']} problems of {', '.join(live['suites'])}, one at a time, {live['paths']} multiplex traces each, "
-        "weighted vote; seconds of the whole run, probes and waves counted.",
-        table(["policy", "seconds a problem", "tokens", "right", "− none"], rows),
-        "A step costs something of its own, however few its rows: with one problem alone, retiring some of few paths frees little "
-        "time. Where problems wait, freed rows are theirs at once.",
-        table(["`half:32`", "traces", "time saved, %", "tokens saved, %", "ratio"], shares),
-        f"At 256 traces the policy takes {100 * share['policy']:.2f} % of a run's time and the votes {100 * share['vote']:.2f} %; moving "
-        f"the cache's rows together after a retirement takes {100 * share['moving rows']:.2f} %.",
     ]
 
 
