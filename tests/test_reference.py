@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from itertools import islice, permutations, product
 from random import Random
 
 import pytest
+import torch
+from transformers import AutoModelForSequenceClassification
 
 from trueplex.errors import OptionError
+from trueplex.loading import load, reference_path
 from trueplex.reference import countdown, slips
 from trueplex.reference.tasks import SUITES, problems, split_of, tasks
 from trueplex.reference.text import build_tokenizer, render
+from trueplex.train.reward import _base as train_base
 
 
 def test_splits_cannot_overlap_and_a_seed_gives_the_same_problems() -> None:
@@ -95,3 +100,20 @@ def test_wrong_names_are_refused() -> None:
         problems("chain-easy", "tests")
     with pytest.raises(OptionError, match="not negative"):
         problems(n=-1)
+
+
+def test_the_policy_that_ships_is_an_adapter_of_the_embedded_model(trueplex) -> None:
+    """It loads by its name, with a verifier of its own, and what is trained from it begins with what it learned."""
+    base, learned = (load(name, device="cpu") for name in ("reference", "reference-multiplex"))
+    assert learned.fingerprint != base.fingerprint and learned.tokenizer_fingerprint == base.tokenizer_fingerprint
+    assert learned.default_max_tokens == base.default_max_tokens and learned.instruction == ""
+    judge, _ = train_base(AutoModelForSequenceClassification, learned, num_labels=1)
+    weights = learned.model.base_model.state_dict()
+    assert all(torch.equal(weights[name], w) for name, w in judge.base_model.state_dict().items())
+    code, out, said = trueplex("solve", "Ann has 3 apples. Ann buys 4 more. How many apples are there now?", "--model",
+                               "reference-multiplex", "--paths", "8", "--seed", "1", "--json")  # fmt: skip
+    solution = json.loads(out)
+    assert code == 0 and solution["answer"] == "7" and "no verifier" not in said
+    assert all(p["score"] is not None for p in solution["paths"])
+    shipped = sum(f.stat().st_size for f in reference_path().parent.rglob("*.safetensors"))
+    assert shipped < 25 * 2**20
