@@ -57,7 +57,7 @@ scorers: $(STAMP)  ## a verifier, its rivals from the same rollouts, and untrain
 	for kind in outcome process generative; do \
 		OMP_NUM_THREADS=1 $(BIN)/trueplex train reward --kind $$kind $(RIVAL_TRAIN) --out $(RIVALS)/$$kind || exit $$?; done
 	for mode in discrete multiplex; do \
-		OMP_NUM_THREADS=1 $(BIN)/trueplex eval-verifier $(foreach s,$(SUITES),runs/deciding/$$mode/$s) --n 60 --samples 64 \
+		OMP_NUM_THREADS=1 $(BIN)/trueplex eval-verifier $(foreach s,$(SUITES),runs/deciding/$$mode/$s) --n 40 --samples 64 \
 			--scorers $(SCORERS) --out $(RIVALS)/$$mode || exit $$?; \
 		cp $(RIVALS)/$$mode/results.json results/scorers-$$mode.json; done
 
@@ -68,7 +68,7 @@ ABLATION_rank1 := --rank 1
 ABLATION_rank4 := --rank 4
 ABLATION_rank64 := --rank 64
 ABLATION_constant := --labels constant
-ABLATION_final := --labels final
+ABLATION_final := --labels final --positions 1
 ABLATION_power := --labels power
 ABLATION_montecarlo := --labels monte-carlo
 ABLATION_DATA_discrete := --data $(RIVALS)/rollouts/discrete
@@ -84,17 +84,17 @@ ablations: $(ABLATIONS:%=ablation-%)  ## ranks, labels, what a verifier learned 
 	$(BIN)/python bench/perturb.py --stored runs/deciding/discrete --out results/perturb.json
 
 ablation-%: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/trueplex train verifier $(or $(ABLATION_DATA_$*),$(RIVAL_DATA)) --balanced $(ABLATION_$*) --out runs/ablations/$*
+	OMP_NUM_THREADS=1 $(BIN)/trueplex train verifier $(or $(ABLATION_DATA_$*),$(RIVAL_DATA)) --balanced --epochs 0.5 $(ABLATION_$*) --out runs/ablations/$*
 
-# What confidence means for the embedded model: learned from validation problems, judged on those that `make measure` stored.
+# What confidence means for the embedded model: learned from validation problems, judged on those that `make deciding` stored.
 CALIBRATED := --paths 8 --paths 16 --paths 32 --select weighted --select majority --select best --prune none --prune half:32
 
-calibration: $(STAMP)  ## calibrate the shipped verifier; after `make measure`
+calibration: $(STAMP)  ## calibrate the shipped verifier; after `make deciding`
 	for mode in discrete multiplex; do for suite in $(SUITES); do \
 		$(ROLLOUT) --thinking $$mode --data $$suite --split validation --n 100 --samples 32 --verifier auto --probe-every 16 \
 			--out runs/validation/$$mode/$$suite || exit $$?; done; done
 	$(BIN)/trueplex calibrate $(foreach m,discrete multiplex,$(SUITES:%=runs/validation/$m/%)) \
-		$(foreach m,discrete multiplex,$(SUITES:%=--test runs/measure/$m/%)) $(CALIBRATED) --out runs/calibration
+		$(foreach m,discrete multiplex,$(SUITES:%=--test runs/deciding/$m/%)) $(CALIBRATED) --out runs/calibration
 	cp runs/calibration/results.json results/calibration.json
 
 # What deciding early saves: 128 traces a problem scored every 4 tokens, on which every policy is simulated; then live.
@@ -199,16 +199,15 @@ rl-%: $(STAMP)
 	$(BIN)/python bench/learning.py --run runs/learning/$*
 
 # The shipped policy: multiplex learning by LoRA, what validated best of 60 steps, and a verifier from its own rollouts.
-SHIPPED := src/trueplex/reference/multiplex
 POLICY := runs/policy
 
 policy: $(STAMP)  ## `reference-multiplex`, from learning to its test; resumable, an hour
 	OMP_NUM_THREADS=1 $(BIN)/trueplex train policy $(RL) --width 3 --rank 32 --lr 1e-3 --steps 60 --seed 1 --out $(POLICY)/run
-	$(BIN)/python -m trueplex.reference.build --policy $(POLICY)/run/best/adapter --out $(SHIPPED)
+	$(BIN)/python -m trueplex.reference.build --policy $(POLICY)/run/best/adapter
 	$(ROLLOUT) --model reference-multiplex --data reference --n 900 --samples 16 --seed 3 --out $(POLICY)/rollouts
 	OMP_NUM_THREADS=1 $(BIN)/trueplex train verifier --model reference-multiplex --data $(POLICY)/rollouts --balanced --epochs 2 \
 		--out $(POLICY)/verifier
-	$(BIN)/python -m trueplex.reference.build --verifier $(POLICY)/verifier --out $(SHIPPED)
+	$(BIN)/python -m trueplex.reference.build --verifier $(POLICY)/verifier --of reference-multiplex
 	OMP_NUM_THREADS=1 $(BIN)/trueplex eval --suite reference --model reference-multiplex --n 100 --samples 32 --rows 256 --quiet \
 		--out $(POLICY)/test
 	cp $(POLICY)/test/results.json results/reference-multiplex-policy.json

@@ -151,3 +151,33 @@ def test_bfloat16_decodes_in_every_family(folder, family: str) -> None:
     while live:
         live.advance(4)
     assert all(t.tokens == 10 or t.status.value == "finished" for t in live.finished)
+
+
+def test_an_adapter_of_an_adapter_is_merged_into_both(folder, tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    def adapter(name: str, base: str, seed: int) -> str:
+        torch.manual_seed(seed)
+        model = get_peft_model(
+            AutoModelForCausalLM.from_pretrained(folder("qwen3")),
+            LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False),
+        )
+        model.peft_config["default"].base_model_name_or_path = base
+        model.save_pretrained(tmp_path / name)
+        return str(tmp_path / name)
+
+    plain = str(folder("qwen3"))
+    one = adapter("one", plain, 1)
+    alone, both = load(adapter("two", plain, 2)), load(adapter("three", one, 2))
+    first, base = load(one), load(plain)
+    name = "model.layers.0.self_attn.q_proj.weight"
+    of = lambda backbone: backbone.model.state_dict()[name]  # noqa: E731
+    assert torch.allclose(of(both) - of(base), (of(first) - of(base)) + (of(alone) - of(base)), atol=1e-6)
+    config = tmp_path / "one" / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": one}))
+    with pytest.raises(ModelError, match="an adapter to itself"):
+        load(one)
+    config.write_text("{")
+    with pytest.raises(ModelError, match="cannot be read"):
+        load(one)

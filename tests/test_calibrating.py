@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trueplex.calibration import condition
+from trueplex.calibration import condition, way_of_thinking
 from trueplex.engine.sampling import Sampling
 from trueplex.engine.thinking import Thinking
 from trueplex.errors import InputError
@@ -24,6 +24,7 @@ from trueplex.types import Problem, Status, Trace
 
 OPTIONS = json.dumps({"thinking": "discrete", "width": 1, "merge": None, "replacement": None, "noise": None, "strength": None,
                       "sampling": {}, "answer_sampling": {}, "ending": {}})  # fmt: skip
+WAY = way_of_thinking(OPTIONS)
 
 
 def problems_of(count: int, paths: int, seed: int = 0) -> list[list[Trace]]:
@@ -52,15 +53,19 @@ RUNS = [
 def test_confidences_are_right_on_average_and_errors_bounded_on_problems_never_seen() -> None:
     grown, others = problems_of(600, 8), problems_of(1500, 8, seed=1)
     seen = [s for run in RUNS for s in votes_of(grown, OPTIONS, run, 32)]
-    made = fit(seen, [t for traces in grown for t in traces], 0.1, {"model": "m"})
+    made = fit(seen, {WAY: [t for traces in grown for t in traces]}, 0.1, {"model": "m"})
     assert len(made.held) == len(RUNS) and set(made.votes) == {"weighted", "majority", *made.held}
     figures = judged(made, [s for run in RUNS for s in votes_of(others, OPTIONS, run, 32)], 0.1)
     for row in figures.values():
         assert row["problems"] == 1500 and row["ece"] < 0.06
         assert row["answered"] > 0.2 and row["error_among_answered"] <= 0.1
         assert row["right"] < 0.9  # without abstaining the bound would not hold
-    band = made.band
-    assert band is not None and 0 < band.low <= band.high < 1
+    band = made.bands[WAY]
+    assert 0 < band.low <= band.high < 1
+    name = seen[0].condition
+    assert made.trust(name, 0.99) == "trusted" and made.trust(name, 0.01) == "doubted"
+    # Nothing is said of paths that a policy chose among, nor of another way of thinking.
+    assert made.trust(seen[-1].condition, 0.99) is None is made.trust(name.replace("discrete", "soft"), 0.99)
     assert made.probability(0.9) > 0.9 > 0.1 > made.probability(0.1)
 
 
@@ -70,7 +75,7 @@ def test_what_is_held_out_was_not_fitted() -> None:
     seen = votes_of(grown, OPTIONS, replace(RUNS[0], paths=4), 32)
     held = sum(held_out(traces[0]) for traces in grown)
     assert 60 < held < 140
-    traces = [t for group in grown for t in group]
+    traces = {WAY: [t for group in grown for t in group]}
     first = fit(seen, traces, 0.1, {})
     second = fit([replace(s, right=not s.right) if s.held else s for s in seen], traces, 0.1, {})
     assert first.votes == second.votes and first.held != second.held
@@ -88,7 +93,7 @@ def test_one_kind_of_outcome_teaches_nothing() -> None:
     grown = problems_of(40, 4)
     seen = [replace(s, right=True) for s in votes_of(grown, OPTIONS, replace(RUNS[0], paths=4), 32)]
     with pytest.raises(InputError, match="none is wrong"):
-        fit(seen, [], 0.1, {})
+        fit(seen, {}, 0.1, {})
 
 
 @pytest.fixture(scope="module")

@@ -206,7 +206,7 @@ def test_the_band_leaves_the_middle_uncertain() -> None:
 
 
 def test_a_calibration_survives_its_file_and_is_refused_elsewhere(tmp_path) -> None:
-    made = Calibration({"majority": [0.1, 1.0, 0.5]}, {"c": [(0.5, True)]}, [(0.1, 0.2), (0.9, 0.8)], band_of([], 0.1),
+    made = Calibration({"majority": [0.1, 1.0, 0.5]}, {"c": [(0.5, True)]}, [(0.1, 0.2), (0.9, 0.8)], {"way": band_of([], 0.1)},
                        {"model": "m"})  # fmt: skip
     made.save(tmp_path)
     assert Calibration.load(tmp_path, {"model": "m"}) == made

@@ -236,27 +236,40 @@ def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("most", [4, 3, 1])
 def test_a_batch_that_does_not_fit_is_learned_from_in_parts(
-    qwen: Backbone, traces: list[Labelled], tmp_path: Path, plain: dict[str, torch.Tensor], most: int,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    """The same weights, whatever fits, and it is said once; where nothing is to be parted, how to mend it."""
-    forward = ProbeTask.forward
+    qwen: Backbone, traces: list[Labelled], tmp_path: Path, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same weights, whatever fits, and it is said once; where nothing is to be parted, how to mend it.
+
+    Memory runs out in a later part too, when some gradient is there already, and traces count by their lengths.
+    """
+    recipe = replace(RECIPE, positions=None)
+    whole = trained(qwen, traces, recipe, tmp_path / "whole")
+    forward, calls = ProbeTask.forward, Counter()
 
     def small(self: ProbeTask, inputs: torch.Tensor, **others: torch.Tensor) -> dict[str, torch.Tensor]:
-        if len(inputs) > most:
+        size = len(inputs)
+        calls[size] += size > most
+        if size > most and (size == RECIPE.rows or calls[size] == 2):
             raise torch.OutOfMemoryError("no room")
         return forward(self, inputs, **others)
 
     monkeypatch.setattr(ProbeTask, "forward", small)
     said: list[str] = []
-    verifier = train_verifier(qwen, traces, traces, RECIPE, tmp_path / "parts", say=said.append)
+    verifier = train_verifier(qwen, traces, traces, recipe, tmp_path / "parts", say=said.append)
     parted = {n: p.detach().clone() for n, p in verifier.named_parameters()}
     verifier.detach()
-    assert same(plain, parted, 2e-4) and len(said) == {4: 1, 3: 2, 1: 3}[most] and "do not fit into memory" in said[0]
-    most = 0
-    for recipe, name in ((RECIPE, "none"), (replace(RECIPE, ranking=0.5), "ranked")):
-        with pytest.raises(TrueplexError, match=r"out of memory with [18] traces at once .*smaller --batch"):
-            train_verifier(qwen, traces, traces, recipe, tmp_path / name)
+    assert same(whole, parted, 2e-4) and len(said) == {4: 1, 3: 2, 1: 3}[most] and "do not fit into memory" in said[0]
+
+    def nothing(self: ProbeTask, **batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr(ProbeTask, "forward", nothing)
+    for refused, why in (
+        (recipe, "out of memory with 1 trace at once"),
+        (replace(RECIPE, ranking=0.5), "8 traces .*keeps a batch whole.*smaller --batch"),
+    ):
+        with pytest.raises(TrueplexError, match=why):
+            train_verifier(qwen, traces, traces, refused, tmp_path / str(refused.ranking))
         for module in qwen.model.modules():  # it broke off with its verifier attached
             if hasattr(module.forward, "func"):
                 module.forward = module.forward.args[0]

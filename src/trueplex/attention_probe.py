@@ -44,6 +44,7 @@ def probe(
 ) -> Tensor:
     """What the probes read, [B, M, heads, D], by the fastest way that gives it."""
     fits = query.device.type == "cpu" and mask is not None and extras.softcap is None and extras.sinks is None
+    fits &= query.shape[-1] == base_value.shape[-1]  # latent attention has smaller values, which the kernel refuses
     if not fits or base_key.requires_grad or base_value.requires_grad:
         return plain(query, key, value, base_key, base_value, mask, extras)
     return Fused.apply(query, key, value, base_key, base_value, mask, extras.scale).transpose(1, 2).contiguous()  # type: ignore[no-untyped-call]
@@ -85,9 +86,14 @@ class Fused(torch.autograd.Function):
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, base_key: Tensor, base_value: Tensor, mask: Tensor,
                 scale: float) -> Tensor:  # fmt: skip
         groups = query.shape[1] // key.shape[1]
-        key, value, base_key, base_value = (t.repeat_interleave(groups, 1) for t in (key, value, base_key, base_value))
+        key, value = (t.repeat_interleave(groups, 1) for t in (key, value))
         out, seen = aten._scaled_dot_product_flash_attention_for_cpu(
-            query, base_key, base_value, 0.0, False, attn_mask=mask, scale=scale
+            query,
+            *(t.repeat_interleave(groups, 1) for t in (base_key, base_value)),
+            0.0,
+            False,
+            attn_mask=mask,
+            scale=scale,
         )
         own = (query.float() * key).sum(-1) * scale
         total = torch.logaddexp(seen, own)
@@ -102,8 +108,9 @@ class Fused(torch.autograd.Function):
         query, key, value, base_key, base_value, mask, out, total, own_share = ctx.saved_tensors
         slope = slope.contiguous()
         of_query, _, _ = aten._scaled_dot_product_flash_attention_for_cpu_backward(
-            slope, query, base_key, base_value, out, total, 0.0, False, attn_mask=mask, scale=ctx.scale
-        )
+            slope, query, *(t.repeat_interleave(ctx.groups, 1) for t in (base_key, base_value)), out, total, 0.0, False,
+            attn_mask=mask, scale=ctx.scale,
+        )  # fmt: skip
         of_score = own_share * (slope * (value - out)).sum(-1, keepdim=True) * ctx.scale
 
         def of_group(gradient: Tensor, like: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """A plain Hugging Face causal LM and its tokenizer, made ready to read merged embeddings.
 
-Everything that trueplex must know about transformers' models stands here: which attention masks a
-model takes, which models would be got wrong and are refused, special ids, dtype and device.
+What trueplex must know about transformers' models stands here: which attention masks a model takes, its special
+ids, its limits. How one is found is in `loading`, which ones are refused in `selfcheck`.
 """
 
 from __future__ import annotations
@@ -178,8 +178,8 @@ def kinds_of(config: Any) -> list[str]:
     wrong = sorted(set(kinds) - set(ATTENTION_KINDS))
     if wrong:
         raise ModelError(
-            f"{config.model_type} has layers of kind {', '.join(wrong)}; a probe needs a KV cache that every query may read "
-            "back, and be taken out of again; mend: choose a model with full or sliding-window attention only"
+            f"{config.model_type} has layers of kind {', '.join(wrong)}; a probe needs a KV cache that it can read whole, "
+            "and leave as it was; mend: choose a model with full or sliding-window attention only"
         )
     if not getattr(config, "layer_types", None) and len(set(kinds)) > 1:
         raise ModelError(f"{config.model_type} mixes attention kinds without naming them; mend: choose another model")

@@ -9,8 +9,8 @@ verifier's folder (or the model's, for votes without a verifier). This module re
   ``alpha`` of the given ones is wrong. Thresholds are tested from the most confident down, each by the exact
   binomial tail on held-out problems (fixed-sequence testing, Angelopoulos et al., arXiv 2110.01052): for
   problems that are exchangeable with those, the bound holds with probability 1 − `DELTA`.
-- **Scores**: the probability that a finished trace with this score is right, and the band of scores in which
-  neither can be said: the third state, uncertain.
+- **Scores**: the probability that a finished trace with this score is right, and, for each way of thinking, the band of
+  scores in which neither can be said: the third state, uncertain. It is for paths that no policy has chosen among.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from trueplex.types import Trace, Vote
 FILE = "calibration.json"
 DELTA = 0.05
 PLAIN = ("none", "deepconf", "logprob", "entropy", "orm", "prm", "genrm")  # scorers that are no verifier folder
+THINKING = ("thinking", "width", "merge", "replacement", "noise", "strength", "sampling", "answer_sampling", "ending")
 LOOKS = (
     "log-odds of the share",
     "log of the paths with an answer",
@@ -63,9 +64,15 @@ def condition(options: dict[str, Any]) -> str:
         options["verifier"].partition(":")[0] not in PLAIN
     ):  # the calibration belongs to one verifier, however it is called
         options = {**options, "verifier": "trained"}
-    names = ("thinking", "width", "merge", "replacement", "noise", "strength", "sampling", "answer_sampling", "ending",
-             "verifier", "paths", "prune", "select")  # fmt: skip
-    return json.dumps({name: options[name] for name in names}, sort_keys=True)
+    return json.dumps(
+        {name: options[name] for name in (*THINKING, "verifier", "paths", "prune", "select")}, sort_keys=True
+    )
+
+
+def way_of_thinking(options: str) -> str:
+    """What of a `condition`, or of the thinking options of a stored trace, decides how a single trace comes about."""
+    found = json.loads(options)
+    return json.dumps({name: found[name] for name in THINKING}, sort_keys=True)
 
 
 def _but_paths(options: dict[str, Any]) -> dict[str, Any]:
@@ -95,14 +102,14 @@ class Calibration:
         votes: by selector and by `condition`, the intercept and the weights of `LOOKS`.
         held: by `condition`, (confidence, right) of held-out problems.
         points: (score, probability of being right) of finished traces, both rising.
-        band: the third state.
+        bands: the third state, by `way_of_thinking`.
         belongs: what it was made for: fingerprints of the model and the verifier.
     """
 
     votes: dict[str, list[float]]
     held: dict[str, list[tuple[float, bool]]]
     points: list[tuple[float, float]] = field(default_factory=list)
-    band: Band | None = None
+    bands: dict[str, Band] = field(default_factory=dict)
     belongs: dict[str, Any] = field(default_factory=dict)
 
     def confidence(self, select: str, votes: Sequence[Vote], traces: Sequence[Trace], name: str = "") -> float | None:
@@ -127,6 +134,14 @@ class Calibration:
         if isinstance(asked["paths"], int):
             return bool(numbers) and min(numbers) <= asked["paths"] <= max(numbers)
         return any(c["paths"] == asked["paths"] for c in alike)
+
+    def trust(self, name: str, score: float) -> str | None:
+        """``trusted``, ``doubted`` or ``uncertain``: a finished trace of this score, in a run of these options (a `condition`).
+
+        None where nothing is promised: another way of thinking, or a policy that chose among the paths.
+        """
+        band = self.bands.get(way_of_thinking(name))
+        return None if band is None or json.loads(name)["prune"] != "none" else band.state(score)
 
     def probability(self, score: float) -> float:
         """The probability that a finished trace of this score is right, by linear interpolation."""
@@ -155,7 +170,7 @@ class Calibration:
         """Write the file, whole or not at all."""
         content = {
             "belongs": self.belongs, "looks": LOOKS, "votes": self.votes, "points": self.points,
-            "band": None if self.band is None else {"low": self.band.low, "high": self.band.high, "error": self.band.error},
+            "bands": {name: {"low": b.low, "high": b.high, "error": b.error} for name, b in self.bands.items()},
             "held": {name: [[round(c, 5), int(right)] for c, right in pairs] for name, pairs in self.held.items()},
         }  # fmt: skip
         temporary = folder / (FILE + ".tmp")
@@ -178,7 +193,8 @@ class Calibration:
                 return None
             held = {name: [(float(c), bool(r)) for c, r in pairs] for name, pairs in content["held"].items()}
             points = [(float(s), float(p)) for s, p in content["points"]]
-            return cls(content["votes"], held, points, Band(**content["band"]) if content["band"] else None, belongs)
+            bands = {name: Band(**band) for name, band in content["bands"].items()}
+            return cls(content["votes"], held, points, bands, belongs)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise VerifierError(f"{path} cannot be read ({error!r}); mend: run `trueplex calibrate` again") from error
 

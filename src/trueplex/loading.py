@@ -65,7 +65,7 @@ def load(name: str = REFERENCE, device: str | None = None, dtype: torch.dtype | 
             ragged rows or the cache would give wrong results with it.
     """
     device = device or default_device()
-    path, adapter = weights_of(name)
+    path, adapters = weights_of(name)
     transformers_logging.disable_progress_bar()
     try:
         local = at_hand(path)
@@ -74,7 +74,7 @@ def load(name: str = REFERENCE, device: str | None = None, dtype: torch.dtype | 
         model = AutoModelForCausalLM.from_pretrained(
             path, config=config, dtype=dtype or default_dtype(device), use_safetensors=True, **local
         ).to(device)
-        if adapter:
+        for adapter in adapters:
             model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
         tokenizer = AutoTokenizer.from_pretrained(path, **local)
     except ModelError:
@@ -115,17 +115,25 @@ def locate(name: str) -> str:
     return str(path)
 
 
-def weights_of(name: str) -> tuple[str, str | None]:
-    """Where the model's weights and tokenizer lie, and the PEFT adapter that is merged into them, if `name` is one."""
-    path = locate(name)
-    return (locate(_base_of(path)), path) if (Path(path) / ADAPTER).is_file() else (path, None)
+def weights_of(name: str) -> tuple[str, list[str]]:
+    """Where the model's weights and tokenizer lie, and the PEFT adapters that are merged into them, in their order."""
+    path, adapters = locate(name), list[str]()
+    while (Path(path) / ADAPTER).is_file():
+        if path in adapters:
+            raise ModelError(f"{path} is an adapter to itself; mend: correct base_model_name_or_path in {ADAPTER}")
+        adapters.insert(0, path)
+        path = locate(_base_of(path))
+    return path, adapters
 
 
 def _base_of(adapter: str) -> str:
     """The model that a PEFT adapter belongs to. Raises ModelError for a verifier, which is no adapter of the model."""
     if (Path(adapter) / "verifier.json").is_file():
         raise ModelError(f"{adapter} is a verifier, not a model; mend: give it as --verifier")
-    base = json.loads((Path(adapter) / ADAPTER).read_text()).get("base_model_name_or_path")
+    try:
+        base = json.loads((Path(adapter) / ADAPTER).read_text()).get("base_model_name_or_path")
+    except (OSError, ValueError, AttributeError) as error:
+        raise ModelError(f"{adapter}/{ADAPTER} cannot be read ({error}); mend: copy the adapter again") from error
     if not base:
         raise ModelError(
             f"{adapter} does not say which model it belongs to; mend: add base_model_name_or_path to {ADAPTER}"
@@ -140,4 +148,6 @@ def load_tokenizer(name: str) -> Any:
         return AutoTokenizer.from_pretrained(path, **at_hand(path))
     except Exception as error:  # transformers, tokenizers and the hub raise many kinds for one cause
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-        raise ModelError(f"cannot load the tokenizer of {name!r}: {reason}; mend: check the name") from error
+        raise ModelError(
+            f"cannot load the tokenizer of {name!r}: {reason}; mend: check the name, the files and the network"
+        ) from error

@@ -62,10 +62,10 @@ class Run:
         confidence = self.calibration.confidence(select, votes, voters, condition(config)) if self.calibration else None
         config["calibrated"] = confidence is not None
         confidence = vote.share(votes) if confidence is None else confidence
-        if self.calibration is not None and self.calibration.band is not None:
+        if self.calibration is not None:
             for trace in self.traces:
                 if trace.status is Status.FINISHED and trace.score is not None:
-                    trace.trust = self.calibration.band.state(trace.score)
+                    trace.trust = self.calibration.trust(condition(config), trace.score)
         state = "none" if not votes else "uncertain" if confidence < self.least else "answered"
         return Solution(
             problem=self.prompt.problem,

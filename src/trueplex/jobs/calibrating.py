@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from trueplex import policy
-from trueplex.calibration import PLAIN
+from trueplex.calibration import PLAIN, way_of_thinking
 from trueplex.errors import InputError
 from trueplex.evals.run import machine, write_results
 from trueplex.loading import folder_of, load
@@ -43,7 +43,7 @@ def calibrate(
     made = fit(seen, traces, error, belongs(backbone, scorer, verifier))
     folder = verifier_folder(backbone, verifier) if isinstance(scorer, OneTokenScorer) else folder_of(backbone.name)
     made.save(folder)
-    say(f"{folder}: calibrated for {len(made.held)} ways to run, from {len(traces)} traces")
+    say(f"{folder}: calibrated for {len(made.held)} ways to run, from {sum(map(len, traces.values()))} traces")
     tested = _votes(tests, runs, scorer, source)[0] if tests else [s for s in seen if s.held]
     figures = judged(made, tested, error)
     if out is not None:
@@ -51,23 +51,26 @@ def calibrate(
                   "data": [str(p) for p in data], "tests": [str(p) for p in tests]}  # fmt: skip
         rows = [{"condition": json.loads(name), **row} for name, row in figures.items()]
         write_results(
-            {"config": config, "machine": machine(), "band": vars_of(made.band), "votes": made.votes, "runs": rows}, out
+            {
+                "config": config,
+                "machine": machine(),
+                "bands": {name: asdict(band) for name, band in made.bands.items()},
+                "votes": made.votes,
+                "runs": rows,
+            },
+            out,
         )
     _print(figures, error, bool(tests))
 
 
-def vars_of(band: Any) -> dict[str, float] | None:
-    return None if band is None else {"low": band.low, "high": band.high, "error": band.error}
-
-
-def _votes(stores: Sequence[Path], runs: Sequence[Settings], scorer: Scorer | None, source: Origin) -> tuple[list[Seen], list[Trace]]:  # fmt: skip
-    """The votes of every run on the problems of every store, and all traces.
+def _votes(stores: Sequence[Path], runs: Sequence[Settings], scorer: Scorer | None, source: Origin) -> tuple[list[Seen], dict[str, list[Trace]]]:  # fmt: skip
+    """The votes of every run on the problems of every store, and all traces by their way of thinking.
 
     Raises:
         InputError: a store has no graded traces, or none that this scorer has scored.
     """
     seen: list[Seen] = []
-    every: list[Trace] = []
+    every: dict[str, list[Trace]] = {}
     for path in stores:
         _check_scorer(path, runs[0].verifier)
         groups: dict[int, list[Trace]] = {}
@@ -88,7 +91,7 @@ def _votes(stores: Sequence[Path], runs: Sequence[Settings], scorer: Scorer | No
         cadence = traces[0].scores[0][0] if scorer else 32
         for run in runs:
             seen += votes_of(list(groups.values()), thinking, run, cadence)
-        every += traces
+        every.setdefault(way_of_thinking(thinking), []).extend(traces)
         say(f"{path}: {len(groups)} problems")
     return seen, every
 

@@ -19,16 +19,9 @@ def grade_file(file: Path, audited: bool) -> None:
         counts: Counter[str] = Counter()
         for g in grade_many(pairs):
             print(json.dumps({"correct": g.correct, "extracted": g.extracted, "why": g.why}))
-            counts[
-                "right"
-                if g.correct
-                else "untold"
-                if g.correct is None
-                else "different"
-                if g.why == "different"
-                else "none"
-            ] += 1
-        print(f"trueplex: {len(pairs)} predictions: {counts['right']} right, {counts['different']} wrong, {counts['none']} without an "
+            missed = "untold" if g.correct is None else "none" if g.extracted is None else "wrong"
+            counts["right" if g.correct else missed] += 1
+        print(f"trueplex: {len(pairs)} predictions: {counts['right']} right, {counts['wrong']} wrong, {counts['none']} without an "
               f"answer, {counts['untold']} that the grader cannot tell", file=sys.stderr)  # fmt: skip
         return
     found: Counter[str] = Counter()

@@ -1,7 +1,8 @@
 """Build what ships from what was trained: the model folder, its policy and their verifiers, in their final form.
 
     python -m trueplex.reference.build --base runs/base --verifier runs/verifier
-    python -m trueplex.reference.build --policy runs/policy/run/adapter --verifier runs/policy/verifier --out FOLDER
+    python -m trueplex.reference.build --policy runs/policy/run/best/adapter
+    python -m trueplex.reference.build --verifier runs/policy/verifier --of reference-multiplex
 
 The model and the policy, an adapter to it, are written in bf16, the model with its settings (no added instruction, at most 640 new tokens), a
 verifier without its checkpoints. A verifier belongs to the bf16 weights, so build the model first,
@@ -19,9 +20,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from trueplex.loading import ADAPTER, REFERENCE, reference_path
+from trueplex.loading import ADAPTER, REFERENCE, SHIPPED, reference_path
 
 MAX_NEW_TOKENS = 640
+POLICY = "reference-multiplex"
 WEIGHTS = "adapter_model.safetensors"
 VERIFIER_FILES = (ADAPTER, WEIGHTS, "verifier.json")
 
@@ -62,14 +64,14 @@ def main() -> None:
     parser.add_argument("--base", type=Path, help="folder of a pre-trained model")
     parser.add_argument("--policy", type=Path, help="adapter folder of a policy trained from the embedded model")
     parser.add_argument("--verifier", type=Path, help="folder of a trained verifier")
-    parser.add_argument("--out", type=Path, default=reference_path(), help="the model folder to write")
+    parser.add_argument("--of", choices=SHIPPED, default=REFERENCE, help="which model that ships the verifier is for")
     options = parser.parse_args()
     if options.base:
-        build_model(options.base, options.out)
+        build_model(options.base, reference_path())
     if options.policy:
-        build_policy(options.policy, options.out)
+        build_policy(options.policy, reference_path(POLICY))
     if options.verifier:
-        build_verifier(options.verifier, options.out / "verifier")
+        build_verifier(options.verifier, reference_path(options.of) / "verifier")
 
 
 if __name__ == "__main__":

@@ -61,8 +61,10 @@ def votes_of(problems: Sequence[Sequence[Trace]], thinking: str, settings: Setti
     return seen
 
 
-def fit(seen: Sequence[Seen], traces: Sequence[Trace], error: float, belongs: Mapping[str, Any]) -> Calibration:
-    """The calibration of these votes, and of the scores of these traces if they have any.
+def fit(
+    seen: Sequence[Seen], traces: Mapping[str, Sequence[Trace]], error: float, belongs: Mapping[str, Any]
+) -> Calibration:
+    """The calibration of these votes, and of the scores of these traces, by way of thinking, if they have any.
 
     Raises:
         InputError: one half of the problems has only right, or only wrong answers.
@@ -89,27 +91,37 @@ def fit(seen: Sequence[Seen], traces: Sequence[Trace], error: float, belongs: Ma
             confidence = made.confidence(s.select, s.votes, s.voters, s.condition)
             assert confidence is not None
             held.setdefault(s.condition, []).append((confidence, s.right))
-    points, band = _scores(traces, error)
-    return Calibration(weights, held, points, band, dict(belongs))
+    finished = {way: scored for way, some in traces.items() if (scored := _scored(some))}
+    points = _points([t for scored in finished.values() for t in scored])
+    bands = {way: _band(scored, error) for way, scored in finished.items()} if points else {}
+    return Calibration(weights, held, points, bands, dict(belongs))
 
 
-def _scores(traces: Sequence[Trace], error: float) -> tuple[list[tuple[float, float]], Band | None]:
-    """The probability behind a finished trace's score, isotonic; and the band, from one trace of each held-out problem."""
+def _scored(traces: Sequence[Trace]) -> list[Trace]:
+    return [t for t in traces if t.status is Status.FINISHED and t.score is not None and t.correct is not None]
+
+
+def _points(scored: Sequence[Trace]) -> list[tuple[float, float]]:
+    """The probability behind a finished trace's score, isotonic; none where scores are not in [0, 1]."""
     from sklearn.isotonic import IsotonicRegression
 
-    scored = [t for t in traces if t.status is Status.FINISHED and t.score is not None and t.correct is not None]
     fitted = [t for t in scored if not held_out(t)]
     if not fitted or any(not 0 <= (t.score or 0) <= 1 for t in scored):
-        return [], None
+        return []
     curve = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip")
     curve.fit([t.score for t in fitted], [bool(t.correct) for t in fitted])
-    points = [(round(float(s), 5), round(float(p), 5)) for s, p in
-              zip(curve.X_thresholds_, curve.y_thresholds_, strict=True)]  # fmt: skip
+    return [
+        (round(float(s), 5), round(float(p), 5)) for s, p in zip(curve.X_thresholds_, curve.y_thresholds_, strict=True)
+    ]
+
+
+def _band(scored: Sequence[Trace], error: float) -> Band:
+    """The band of uncertain scores, from one trace of each held-out problem."""
     first: dict[int, Trace] = {}
     for trace in sorted(scored, key=lambda t: t.index):
         if held_out(trace):
             first.setdefault(trace.problem.key, trace)
-    return points, band_of([(t.score or 0.0, bool(t.correct)) for t in first.values()], error)
+    return band_of([(t.score or 0.0, bool(t.correct)) for t in first.values()], error)
 
 
 def judged(made: Calibration, seen: Sequence[Seen], error: float, bins: int = 10) -> dict[str, Any]:

@@ -34,7 +34,7 @@ class OrderedTrainer(Trainer):
     whether the loss allows that; over several processes, which must take their steps together, no batch is parted.
     """
 
-    def __init__(self, task: Any, *arguments: Any, order: Sampler[int], collate: Callable[[Sequence[Any]], Batch],
+    def __init__(self, task: Task, *arguments: Any, order: Sampler[int], collate: Callable[[Sequence[Any]], Batch],
                  say: Callable[[str], None], divisible: bool = True, **named: Any) -> None:  # fmt: skip
         self.task, self.order, self.collate, self.say, self.parts = task, order, collate, say, 1
         self.divisible = divisible
@@ -59,9 +59,11 @@ class OrderedTrainer(Trainer):
                     raise
                 size = -(-len(examples) // self.parts)
                 if size == 1 or not self.divisible or self.args.world_size > 1:
-                    raise TrueplexError(f"out of memory with {size} traces at once ({str(error).splitlines()[0][:120]}); mend: a "
-                                        "smaller --batch, or fewer --positions, --checkpointing or --rank of a verifier; the run "
-                                        "goes on from its last checkpoint") from error  # fmt: skip
+                    whole = "" if self.divisible else " (a ranking loss keeps a batch whole)"
+                    raise TrueplexError(f"out of memory with {size} trace{'s' * (size > 1)} at once{whole} ("
+                                        f"{str(error).splitlines()[0][:120]}); mend: {'a smaller --batch, ' * (size > 1)}for a verifier "
+                                        "fewer --positions, --checkpointing or a lower --rank; the run goes on from its last "
+                                        "checkpoint") from error  # fmt: skip
             self.parts *= 2
             self.say(f"{size} traces at once do not fit into memory: going on with {-(-len(examples) // self.parts)}")
             model.zero_grad()

@@ -28,7 +28,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from trueplex.backbone import Backbone
 from trueplex.errors import InputError, OptionError
 from trueplex.evals.metrics import within_auroc
-from trueplex.loading import weights_of
+from trueplex.loading import at_hand, weights_of
 from trueplex.train.batches import Labelled, Order
 from trueplex.train.memory import OrderedTrainer
 from trueplex.train.verifier import WATCHED
@@ -221,12 +221,13 @@ KINDS = {"outcome": _outcome, "process": _process, "generative": _generative}
 def _base(kind: Any, backbone: Backbone, **options: Any) -> tuple[Any, Any]:
     """The base model once more, to be trained, and its tokenizer; a new head is drawn from the seed."""
     path, _ = weights_of(backbone.name)
+    local = at_hand(path)
     with unreported():
         model = kind.from_pretrained(
-            path, dtype=backbone.dtype, use_safetensors=True, trust_remote_code=False, **options
+            path, dtype=backbone.dtype, use_safetensors=True, trust_remote_code=False, **local, **options
         )
     model.base_model.load_state_dict(backbone.model.base_model.state_dict())  # with what an adapter has learned
-    return model.to(backbone.device), AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    return model.to(backbone.device), AutoTokenizer.from_pretrained(path, trust_remote_code=False, **local)
 
 
 def _prepare(rewarding: Rewarding, rank: int) -> Any:
