@@ -46,14 +46,14 @@ measure: $(STAMP)  ## pass@k, votes and score quality on 200 test problems a sui
 # published window of DeepConf, 2,048 tokens, is longer than these traces.
 RIVALS := runs/rivals
 RIVAL_DATA := --data $(RIVALS)/rollouts/discrete --data $(RIVALS)/rollouts/multiplex
-SCORERS := $(RIVALS)/otv,auto,orm:$(RIVALS)/outcome,prm:math-shepherd:$(RIVALS)/process,genrm:$(RIVALS)/generative,deepconf:mean,deepconf:tail@32,deepconf:bottom@32,deepconf:lowest@32,logprob,entropy
-RIVAL_TRAIN := $(RIVAL_DATA) --balanced --epochs 2
+SCORERS := runs/ablations/plain,auto,orm:$(RIVALS)/outcome,prm:math-shepherd:$(RIVALS)/process,genrm:$(RIVALS)/generative,deepconf:mean,deepconf:tail@32,deepconf:bottom@32,deepconf:lowest@32,logprob,entropy
+RIVAL_TRAIN := $(RIVAL_DATA) --balanced --epochs 0.5
 
 scorers: $(STAMP)  ## a verifier, its rivals from the same rollouts, and untrained scores; after `make deciding`
 	for mode in discrete multiplex; do \
 		$(ROLLOUT) --thinking $$mode --data reference --n 900 --samples 16 --seed 3 --out $(RIVALS)/rollouts/$$mode || exit $$?; done
 	OMP_NUM_THREADS=1 $(BIN)/trueplex train values $(RIVAL_DATA) --n 300 --traces 4 --prefixes 3 --rows 256
-	OMP_NUM_THREADS=1 $(BIN)/trueplex train verifier $(RIVAL_TRAIN) --out $(RIVALS)/otv
+	$(MAKE) ablation-plain
 	for kind in outcome process generative; do \
 		OMP_NUM_THREADS=1 $(BIN)/trueplex train reward --kind $$kind $(RIVAL_TRAIN) --out $(RIVALS)/$$kind || exit $$?; done
 	for mode in discrete multiplex; do \
@@ -205,10 +205,10 @@ policy: $(STAMP)  ## `reference-multiplex`, from learning to its test; resumable
 	OMP_NUM_THREADS=1 $(BIN)/trueplex train policy $(RL) --width 3 --rank 32 --lr 1e-3 --steps 60 --seed 1 --out $(POLICY)/run
 	$(BIN)/python -m trueplex.reference.build --policy $(POLICY)/run/best/adapter
 	$(ROLLOUT) --model reference-multiplex --data reference --n 900 --samples 16 --seed 3 --out $(POLICY)/rollouts
-	OMP_NUM_THREADS=1 $(BIN)/trueplex train verifier --model reference-multiplex --data $(POLICY)/rollouts --balanced --epochs 2 \
+	OMP_NUM_THREADS=1 $(BIN)/trueplex train verifier --model reference-multiplex --data $(POLICY)/rollouts --balanced \
 		--out $(POLICY)/verifier
 	$(BIN)/python -m trueplex.reference.build --verifier $(POLICY)/verifier --of reference-multiplex
-	OMP_NUM_THREADS=1 $(BIN)/trueplex eval --suite reference --model reference-multiplex --n 100 --samples 32 --rows 256 --quiet \
+	OMP_NUM_THREADS=1 $(BIN)/trueplex eval --suite reference --model reference-multiplex --n 60 --samples 32 --rows 256 --quiet \
 		--out $(POLICY)/test
 	cp $(POLICY)/test/results.json results/reference-multiplex-policy.json
 

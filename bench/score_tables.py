@@ -50,9 +50,9 @@ def scorer_tables(result: dict[str, Any]) -> str:
 
 
 def scorer_title(name: str) -> str:
-    """`runs/rivals/otv` is the verifier from the rivals' rollouts, and so on; the names of untrained scores as they are."""
+    """`runs/ablations/plain` is the verifier from the rivals' rollouts, and so on; the names of untrained scores as they are."""
     model = name.rpartition("/")[2] if "/" in name else name
-    kinds = {"otv": "**OTV**, from the same rollouts", "auto": "OTV, as shipped", "outcome": "outcome model",
+    kinds = {"plain": "**OTV**, from the same rollouts", "auto": "OTV, as shipped", "outcome": "outcome model",
              "process": "process model", "generative": "GenRM"}  # fmt: skip
     return kinds.get(model, f"`{model}`")
 
