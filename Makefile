@@ -205,7 +205,7 @@ policy: $(STAMP)  ## `reference-multiplex`, from learning to its test; resumable
 	OMP_NUM_THREADS=1 $(BIN)/trueplex train policy $(RL) --width 3 --rank 32 --lr 1e-3 --steps 60 --seed 1 --out $(POLICY)/run
 	$(BIN)/python -m trueplex.reference.build --policy $(POLICY)/run/best/adapter
 	$(ROLLOUT) --model reference-multiplex --data reference --n 900 --samples 16 --seed 3 --out $(POLICY)/rollouts
-	OMP_NUM_THREADS=1 $(BIN)/trueplex train verifier --model reference-multiplex --data $(POLICY)/rollouts --balanced \
+	OMP_NUM_THREADS=1 $(BIN)/trueplex train verifier --model reference-multiplex --data $(POLICY)/rollouts --epochs 2 \
 		--out $(POLICY)/verifier
 	$(BIN)/python -m trueplex.reference.build --verifier $(POLICY)/verifier --of reference-multiplex
 	OMP_NUM_THREADS=1 $(BIN)/trueplex eval --suite reference --model reference-multiplex --n 60 --samples 32 --rows 256 --quiet \
