@@ -97,6 +97,8 @@ def test_every_option_changes_what_is_learned(
     other = trained(qwen, traces, replace(RECIPE, **change), tmp_path)
     assert not same(plain, other)
     card = json.loads((tmp_path / "verifier.json").read_text())
+    assert {"within_auroc@1.0", "ece@1.0", "brier@1.0"} <= card["validation"].keys()
+    assert f"- ece@1.0: {card['validation']['ece@1.0']:.3f}" in (tmp_path / "README.md").read_text()
     if "targets" in change:
         assert {name.rpartition(".")[2] for name in card["targets"]} == {"q_proj", "v_proj"}
         loaded = OneTokenVerifier.load(tmp_path, qwen)

@@ -25,7 +25,7 @@ from trueplex.loading import ADAPTER, REFERENCE, SHIPPED, reference_path
 MAX_NEW_TOKENS = 640
 POLICY = "reference-multiplex"
 WEIGHTS = "adapter_model.safetensors"
-VERIFIER_FILES = (ADAPTER, WEIGHTS, "verifier.json")
+VERIFIER_FILES = (ADAPTER, WEIGHTS, "verifier.json", "README.md")
 
 
 def build_model(base: Path, out: Path) -> None:

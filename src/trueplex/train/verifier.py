@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, softplus
@@ -20,6 +21,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 from trueplex.backbone import Backbone
 from trueplex.errors import InputError, OptionError
 from trueplex.evals.metrics import within_auroc
+from trueplex.evals.quality import calibration
 from trueplex.settings import origin
 from trueplex.store import read_traces
 from trueplex.train.batches import Labelled, Order, Probes, collate
@@ -190,12 +192,14 @@ SHARES = (0.25, 0.5, 0.75, 1.0)  # of a trace, where a verifier is judged while 
 
 
 def quality(verifier: OneTokenVerifier, traces: Sequence[Labelled]) -> dict[str, float]:
-    """AUROC within problems at a quarter, half, three quarters and the end of the given traces."""
+    """AUROC within problems at a quarter, half, three quarters and the end of the given traces; calibration at the end."""
     table = score_shares(verifier, [(t.prompt, t.steps) for t in traces], SHARES)
     problems, correct = [t.problem for t in traces], [t.correct for t in traces]
-    return {
+    ranked = {
         f"within_auroc@{share}": within_auroc(problems, correct, table[:, i].tolist()) for i, share in enumerate(SHARES)
     }
+    calibrated = calibration(table[:, -1], np.array(correct))
+    return ranked | {"ece@1.0": calibrated["ece"], "brier@1.0": calibrated["brier"]}
 
 
 WATCHED = 2000  # validation traces judged at every checkpoint; all of them at the end

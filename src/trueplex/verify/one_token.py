@@ -187,6 +187,7 @@ class OneTokenVerifier(nn.Module):
         }  # fmt: skip
         (folder / (CARD + ".tmp")).write_text(json.dumps(self.card, indent=1) + "\n")
         os.replace(folder / (CARD + ".tmp"), folder / CARD)
+        (folder / "README.md").write_text(_readme(self.card))
 
     @classmethod
     def load(cls, folder: str | Path, backbone: Backbone) -> OneTokenVerifier:
@@ -238,3 +239,19 @@ def linear_names(backbone: Backbone, ends: Sequence[str] = ()) -> list[str]:
             known = sorted({name.rpartition(".")[2] for name in names})
             raise OptionError(f"no linear layer is called {end!r}; mend: some of {', '.join(known)}")
     return [name for name in names if not ends or name.endswith(tuple(ends))]
+
+
+def _readme(card: dict[str, Any]) -> str:
+    """The card for people, as the hub shows it."""
+    lines = ["---", "library_name: peft", f"base_model: {card['base']}", "tags: [trueplex, one-token-verification]", "---", "",
+             f"# A One-Token verifier of {card['base']}", "",
+             "A LoRA adapter and one probe token that read a running trace's KV cache and score it (arXiv 2603.01025). It loads onto the "
+             f"base with fingerprint `{card['base_fingerprint']}` alone:", "",
+             f"    trueplex solve PROBLEM --model {card['base']} --verifier THIS_FOLDER", ""]  # fmt: skip
+    if "validation" in card:
+        lines += [
+            f"Learned from {card['traces']} traces ({card['data'] or 'unnamed'}), rank {card['rank']}. On validation problems:",
+            "",
+        ]
+        lines += [f"- {name}: {value:.3f}" for name, value in card["validation"].items()]
+    return "\n".join(lines) + "\n"
