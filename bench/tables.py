@@ -222,10 +222,10 @@ def policy_parts(results: dict[str, Any]) -> list[str]:
         apart = f["pass"]["1"]["low"] > before["pass"]["1"]["high"]
         rows.append([suite, percent(before["pass"]["1"]), percent(f["pass"]["1"]), "yes" if apart else "no",
                      f"{before['tokens']['mean']:.0f}", spread(f["tokens"], 0), f"{100 * before['truncated']:.1f}", f"{100 * f['truncated']:.1f}"])  # fmt: skip
-    first = next(iter(suites.values()))
+    first, base_problems = next(iter(suites.values())), next(iter(base["suites"].values()))["problems"]
     return [
         f"## `reference-multiplex`\n\nThe embedded model after learning to think in multiplex tokens (K = 3): {first['problems']} test problems "
-        f"a suite, {first['samples']} traces each, by the adapter as it ships; before, the embedded model thinking in the same way. How it was "
+        f"a suite, {first['samples']} traces each, by the adapter as it ships; before, the embedded model thinking in the same way, on {base_problems} problems. How it was "
         "made: [learning](learning.md).",
         table(
             [
