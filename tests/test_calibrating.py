@@ -19,6 +19,7 @@ from trueplex.loading import load, reference_path
 from trueplex.pipeline import Solved, stream
 from trueplex.scorers import choose_calibration, choose_scorer
 from trueplex.settings import Settings, configuration
+from trueplex.store import open_store, read
 from trueplex.train.calibrate import fit, held_out, judged, votes_of
 from trueplex.types import Problem, Status, Trace
 
@@ -179,3 +180,23 @@ def test_traces_that_teach_nothing_are_refused(trueplex, rollouts: Path, tmp_pat
     assert code == 2 and "may need 9" in said
     code, _, said = trueplex("calibrate", str(rollouts), "--error", "1.5")
     assert code == 2 and "between 0 and 1" in said
+
+
+def test_problems_with_too_few_traces_are_left_out_and_said(trueplex, rollouts: Path, tmp_path: Path) -> None:
+    """As an evaluation that was stopped leaves them; with none left, how to mend it."""
+    verifier = tmp_path / "verifier"
+    shutil.copytree(reference_path() / "verifier", verifier)
+    rows = list(read(rollouts, print))
+    short = {row["problem"] for row in rows[:1]}
+    for name, kept in (
+        ("some", lambda row: row["problem"] not in short or row["index"] > 0),
+        ("none", lambda row: row["index"] > 0),
+    ):
+        store = open_store(tmp_path / f"{name}.arrow")
+        store.append([row for row in rows if kept(row)])
+        store.close()
+    calibrating = ("--verifier", str(verifier), "--paths", "4", "--error", "0.3")
+    code, _, said = trueplex("calibrate", str(tmp_path / "some.arrow"), *calibrating)
+    assert code == 0 and "1 of 60 problems have not all of the 4 traces" in said
+    code, _, said = trueplex("calibrate", str(tmp_path / "none.arrow"), *calibrating)
+    assert code == 2 and "may need 4" in said

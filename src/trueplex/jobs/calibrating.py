@@ -67,16 +67,24 @@ def _votes(stores: Sequence[Path], runs: Sequence[Settings], scorer: Scorer | No
     """The votes of every run on the problems of every store, and all traces by their way of thinking.
 
     Raises:
-        InputError: a store has no graded traces, or none that this scorer has scored.
+        InputError: a store has no graded traces, none that this scorer has scored, or too few for every problem.
     """
     seen: list[Seen] = []
     every: dict[str, list[Trace]] = {}
+    most = max(run.waves.most for run in runs)
     for path in stores:
         _check_scorer(path, runs[0].verifier)
         groups: dict[int, list[Trace]] = {}
         for trace, _ in read_traces(path, say, source):
             trace.steps = None  # only its numbers count
             groups.setdefault(trace.problem.key, []).append(trace)
+        short = [key for key, group in groups.items() if not {t.index for t in group} >= set(range(most))]
+        if 0 < len(short) < len(groups):  # of all of them, the first vote says so
+            say(
+                f"{path}: {len(short)} of {len(groups)} problems have not all of the {most} traces that a run takes; they are left out"
+            )
+            for key in short:
+                del groups[key]
         traces = [t for group in groups.values() for t in group]
         if not traces or not any(t.correct is not None for t in traces):
             raise InputError(
