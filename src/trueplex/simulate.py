@@ -28,7 +28,7 @@ def simulate(grown: Sequence[Trace], rule: Policy, waves: Waves, stride: int) ->
     """
     whole = {t.index: t for t in grown}
     scores = {t.index: dict(t.scores) for t in grown}
-    if set(whole) < set(range(waves.most)):
+    if not set(whole) >= set(range(waves.most)):
         raise OptionError(f"{len(whole)} traces are stored and the run may need {waves.most}; mend: fewer paths")
     stopped: list[Trace] = []
     more = waves.first
