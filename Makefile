@@ -57,7 +57,7 @@ scorers: $(STAMP)  ## a verifier, its rivals from the same rollouts, and untrain
 	for kind in outcome process generative; do \
 		OMP_NUM_THREADS=1 $(BIN)/trueplex train reward --kind $$kind $(RIVAL_TRAIN) --out $(RIVALS)/$$kind || exit $$?; done
 	for mode in discrete multiplex; do \
-		OMP_NUM_THREADS=1 $(BIN)/trueplex eval-verifier $(foreach s,$(SUITES),runs/deciding/$$mode/$s) --n 40 --samples 64 \
+		OMP_NUM_THREADS=1 $(BIN)/trueplex eval-verifier $(foreach s,$(SUITES),runs/deciding/$$mode/$s) --n 25 --samples 32 \
 			--scorers $(SCORERS) --out $(RIVALS)/$$mode || exit $$?; \
 		cp $(RIVALS)/$$mode/results.json results/scorers-$$mode.json; done
 
@@ -194,7 +194,7 @@ study-rl: $(RL_RUNS:%=rl-%)  ## the study of learning; resumable, `make -j2 stud
 
 rl-%: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/trueplex train policy $(RL) $(rl_way) --seed $(word 2,$(subst -, ,$*)) --out runs/learning/$*
-	OMP_NUM_THREADS=1 $(BIN)/trueplex eval --suite reference --model runs/learning/$*/model $(rl_way) --n 40 --samples 64 \
+	OMP_NUM_THREADS=1 $(BIN)/trueplex eval --suite reference --model runs/learning/$*/model $(rl_way) --n 25 --samples 32 \
 		--verifier none --rows 256 --quiet --out runs/learning/$*/test
 	$(BIN)/python bench/learning.py --run runs/learning/$*
 
