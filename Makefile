@@ -78,7 +78,7 @@ space := $(subst ,, )
 
 ablations: $(ABLATIONS:%=ablation-%)  ## ranks, labels, what a verifier learned from, changed texts; after `make scorers`
 	for mode in discrete multiplex; do \
-		OMP_NUM_THREADS=1 $(BIN)/trueplex eval-verifier $(foreach s,$(SUITES),runs/deciding/$$mode/$s) --n 25 --samples 32 \
+		OMP_NUM_THREADS=1 $(BIN)/trueplex eval-verifier $(foreach s,$(SUITES),runs/deciding/$$mode/$s) --n 12 --samples 32 \
 			--scorers $(subst $(space),$(comma),$(ABLATIONS:%=runs/ablations/%)) --out runs/ablations/of-$$mode || exit $$?; \
 		cp runs/ablations/of-$$mode/results.json results/ablations-$$mode.json; done
 	$(BIN)/python bench/perturb.py --stored runs/deciding/discrete --out results/perturb.json
