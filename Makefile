@@ -194,7 +194,7 @@ study-rl: $(RL_RUNS:%=rl-%)  ## the study of learning; resumable, `make -j2 stud
 
 rl-%: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/trueplex train policy $(RL) $(rl_way) --seed $(word 2,$(subst -, ,$*)) --out runs/learning/$*
-	OMP_NUM_THREADS=1 $(BIN)/trueplex eval --suite reference --model runs/learning/$*/model $(rl_way) --n 25 --samples 32 \
+	OMP_NUM_THREADS=1 $(BIN)/trueplex eval --suite reference --model runs/learning/$*/model $(rl_way) --n 40 --samples 64 \
 		--verifier none --rows 256 --quiet --out runs/learning/$*/test
 	$(BIN)/python bench/learning.py --run runs/learning/$*
 
