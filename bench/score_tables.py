@@ -18,7 +18,7 @@ def scorer_parts() -> list[str]:
         parts += [
             f"## Scores on the same traces, {mode}\n\n{counted(sizes)} problems a suite, {judged['config']['samples']} traces each. AUROC "
             "within problems; differences are paired by problem. The trained rivals have the verifier's size and learned from its "
-            "rollouts, for as many epochs. DeepConf with groups of 32 tokens, as the published 2,048 are longer than these traces. "
+            "rollouts, for as long: half an epoch. DeepConf with groups of 32 tokens, as the published 2,048 are longer than these traces. "
             "Calibration where a score is a probability. Time and operations are for ten readings of a trace, at 10 … 100 % of it.",
             scorer_tables(judged),
         ]
