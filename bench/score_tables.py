@@ -69,7 +69,7 @@ def ablation_parts() -> list[str]:
         parts += [
             f"## Ablations, {mode} traces\n\n{counted(sizes)} problems a suite, {judged['config']['samples']} traces each: means over "
             "the six suites. The plain recipe is rank 16 on all linear layers, ramp labels, trained on both kinds of traces; each line "
-            "changes one thing (`final` labels ask one position alone). `montecarlo` learns from the valued traces alone.",
+            "changes one thing (`final` labels ask one position alone). `montecarlo` learns from the valued traces alone, `discrete` and `multiplex` from one kind, so from half as many or fewer.",
             ablation_table(judged["suites"]),
         ]
     found = read("perturb.json")
