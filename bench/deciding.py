@@ -49,6 +49,7 @@ from trueplex.scorers import choose_scorer
 from trueplex.settings import Settings
 from trueplex.solving import Run
 from trueplex.store import read_traces
+from trueplex.verify.one_token import OneTokenVerifier
 from trueplex.verify.probe import OneTokenScorer
 
 PATHS, EVERY = 128, 4
@@ -205,6 +206,15 @@ def share_of_deciding(backbone: Backbone, verifier: Any, paths: int, found: Sequ
     return {name: round(part / seconds, 5) for name, part in spent.items()}
 
 
+def embedded() -> tuple[Backbone, OneTokenVerifier]:
+    """The embedded model and its verifier, on one thread."""
+    torch.set_num_threads(1)
+    backbone = load("reference", device="cpu")
+    scorer, _ = choose_scorer(backbone, Settings(), print)
+    assert isinstance(scorer, OneTokenScorer)
+    return backbone, scorer.verifier
+
+
 def saved_of(repeats: int, run_of: Callable[[str], dict[str, Any]]) -> dict[str, float]:
     """What half:32 saves of time and of tokens, in paired runs."""
     runs = []
@@ -221,39 +231,33 @@ QUEUES = {16: 8, 64: 4, 256: 2}  # paths of each problem: problems of each suite
 
 def queued(repeats: int) -> dict[str, Any]:
     """What half:32 saves where problems wait: freed rows are taken by the next ones; four problems fit at once."""
-    torch.set_num_threads(1)
-    backbone = load("reference", device="cpu")
-    scorer, _ = choose_scorer(backbone, Settings(), print)
-    assert isinstance(scorer, OneTokenScorer)
+    backbone, verifier = embedded()
     saved = {}
     for paths, each in track(QUEUES.items(), "time against tokens", console=Console(stderr=True)):
         many = [p for suite in LIVE_SUITES for p in problems(suite, "test", each)]
         saved[str(paths)] = {"problems": len(many)} | saved_of(
             repeats,
             lambda policy, paths=paths, many=many: run(
-                backbone, scorer.verifier, replace(settings_of(policy, paths), rows=4 * paths), many, queue=True
+                backbone, verifier, replace(settings_of(policy, paths), rows=4 * paths), many, queue=True
             ),
         )
     return {"machine": machine(), "suites": LIVE_SUITES, "half:32, saved": saved}
 
 
 def live(repeats: int, each: int) -> dict[str, Any]:
-    torch.set_num_threads(1)
-    backbone = load("reference", device="cpu")
-    scorer, _ = choose_scorer(backbone, Settings(), print)
-    assert isinstance(scorer, OneTokenScorer)
+    backbone, verifier = embedded()
     console = Console(stderr=True)
     few = [p for suite in LIVE_SUITES for p in problems(suite, "test", 2)]
     saved = {}
     for paths in track((16, 64, 256), "time against tokens", console=console):
         saved[str(paths)] = saved_of(
-            repeats, lambda policy, paths=paths: run(backbone, scorer.verifier, settings_of(policy, paths), few)
+            repeats, lambda policy, paths=paths: run(backbone, verifier, settings_of(policy, paths), few)
         )
-    deciding = share_of_deciding(backbone, scorer.verifier, 256, few)
+    deciding = share_of_deciding(backbone, verifier, 256, few)
     many = [p for suite in LIVE_SUITES for p in problems(suite, "test", each)]
     curve = {}
     for name in track(LIVE, "accuracy against seconds", console=console):
-        found = run(backbone, scorer.verifier, settings_of(name, 64), many)
+        found = run(backbone, verifier, settings_of(name, 64), many)
         curve[name] = {"seconds": round(found["seconds"] / len(many), 3), "tokens": round(found["tokens"] / len(many), 1),
                        "right": figure(found["right"]), "votes": found["right"]}  # fmt: skip
     plain = curve["none"]["votes"]

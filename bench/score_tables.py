@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from cells import MODES, counted, interval_text, missing, percent, read, table
+from cells import MODES, counted, missing, percent, read, spread, table
+from claims import short
+
+
+def judged_parts(kind: str, part: Callable[[str, dict[str, Any]], list[str]]) -> list[str]:
+    """What `part` makes of the results of `make KIND` on each kind of traces, or that they are not there yet."""
+    parts = []
+    for mode in MODES:
+        judged = read(f"{kind}-{mode}.json")
+        parts += [missing(f"{kind}-{mode}.json", kind)] if judged is None else part(mode, judged)
+    return parts
+
+
+def sampled(judged: dict[str, Any]) -> str:
+    sizes = {f["problems"] for f in judged["suites"].values()}
+    return f"{counted(sizes)} problems a suite, {judged['config']['samples']} traces each"
 
 
 def scorer_parts() -> list[str]:
-    parts = []
-    for mode in MODES:
-        judged = read(f"scorers-{mode}.json")
-        if judged is None:
-            parts.append(missing(f"scorers-{mode}.json", "scorers"))
-            continue
-        sizes = {f["problems"] for f in judged["suites"].values()}
-        parts += [
-            f"## Scores on the same traces, {mode}\n\n{counted(sizes)} problems a suite, {judged['config']['samples']} traces each. AUROC "
-            "within problems; differences are paired by problem. The trained rivals have the verifier's size and learned from its "
-            "rollouts, for as long: half an epoch. DeepConf with groups of 32 tokens, as the published 2,048 are longer than these traces. "
-            "Calibration where a score is a probability. Time and operations are for ten readings of a trace, at 10 … 100 % of it.",
-            scorer_tables(judged),
-        ]
-    return parts
+    return judged_parts("scorers", lambda mode, judged: [
+        f"## Scores on the same traces, {mode}\n\n{sampled(judged)}. AUROC "
+        "within problems; differences are paired by problem. The trained rivals have the verifier's size and learned from its "
+        "rollouts, for as long: half an epoch. DeepConf with groups of 32 tokens, as the published 2,048 are longer than these traces. "
+        "Calibration where a score is a probability. Time and operations are for ten readings of a trace, at 10 … 100 % of it.",
+        scorer_tables(judged),
+    ])  # fmt: skip
 
 
 def scorer_tables(result: dict[str, Any]) -> str:
@@ -33,8 +41,8 @@ def scorer_tables(result: dict[str, Any]) -> str:
         for name, f in judged["scorers"].items():
             votes, calibrated = f["votes"], f.get("calibration")
             rows.append([
-                scorer_title(name), interval_text(f["within"]["0.5"]), interval_text(f["within"]["1.0"]),
-                interval_text(f["first_minus_this"]) if "first_minus_this" in f else "–", f"{f['over_all']['1.0']:.2f}",
+                scorer_title(name), spread(f["within"]["0.5"], 2), spread(f["within"]["1.0"], 2),
+                spread(f["first_minus_this"], 2) if "first_minus_this" in f else "–", f"{f['over_all']['1.0']:.2f}",
                 percent(votes["weighted"]), f"{votes['flipped_to_right']} / {votes['flipped_to_wrong']}",
                 f"{calibrated['ece']['mean']:.3f}" if calibrated else "–",
                 f"{calibrated['brier']['mean']:.3f}" if calibrated else "–",
@@ -51,7 +59,7 @@ def scorer_tables(result: dict[str, Any]) -> str:
 
 def scorer_title(name: str) -> str:
     """`runs/ablations/plain` is the verifier from the rivals' rollouts, and so on; the names of untrained scores as they are."""
-    model = name.rpartition("/")[2] if "/" in name else name
+    model = short(name)
     kinds = {"plain": "**OTV**, from the same rollouts", "auto": "OTV, as shipped", "outcome": "outcome model",
              "process": "process model", "generative": "GenRM"}  # fmt: skip
     return kinds.get(model, f"`{model}`")
@@ -59,19 +67,13 @@ def scorer_title(name: str) -> str:
 
 def ablation_parts() -> list[str]:
     """What a verifier needs: one line a change of the recipe, over suites."""
-    parts = []
-    for mode in MODES:
-        judged = read(f"ablations-{mode}.json")
-        if judged is None:
-            parts.append(missing(f"ablations-{mode}.json", "ablations"))
-            continue
-        sizes = {f["problems"] for f in judged["suites"].values()}
-        parts += [
-            f"## Ablations, {mode} traces\n\n{counted(sizes)} problems a suite, {judged['config']['samples']} traces each: means over "
-            "the six suites. The plain recipe is rank 16 on all linear layers, ramp labels, trained on both kinds of traces; each line "
-            "changes one thing (`final` labels ask one position alone). `montecarlo` learns from the valued traces alone, `discrete` and `multiplex` from one kind, so from half as many or fewer.",
-            ablation_table(judged["suites"]),
-        ]
+    parts = judged_parts("ablations", lambda mode, judged: [
+        f"## Ablations, {mode} traces\n\n{sampled(judged)}: means over "
+        "the six suites. The plain recipe is rank 16 on all linear layers, ramp labels, trained on both kinds of traces; each line "
+        "changes one thing (`final` labels ask one position alone). `montecarlo` learns from the valued traces alone, `discrete` and "
+        "`multiplex` from one kind, so from half as many or fewer.",
+        ablation_table(judged["suites"]),
+    ])  # fmt: skip
     found = read("perturb.json")
     return [*parts, *([missing("perturb.json", "ablations")] if found is None else perturb_parts(found))]
 
@@ -85,9 +87,7 @@ def ablation_table(suites: dict[str, Any]) -> str:
         weighted = sum(f["votes"]["weighted"]["mean"] for f in of) / len(of)
         error = sum(f["calibration"]["ece"]["mean"] for f in of) / len(of)
         apart = f"{sum(b['low'] > 0 for b in behind)} / {sum(b['high'] < 0 for b in behind)}" if behind else "–"
-        rows.append(
-            [name.rpartition("/")[2], *(f"{m:.3f}" for m in means), apart, f"{100 * weighted:.1f}", f"{error:.3f}"]
-        )
+        rows.append([short(name), *(f"{m:.3f}" for m in means), apart, f"{100 * weighted:.1f}", f"{error:.3f}"])
     return table(
         [
             "recipe",

@@ -1,6 +1,6 @@
 """Attention of probes: each reads what the base model has stored before its position, and itself; no other probe.
 
-One softmax over [q · base keys that the mask allows, q · own key]. `plain` writes it out; `fused` is the same
+One softmax over [q · base keys that the mask allows, q · own key]. `plain` writes it out; `Fused` is the same
 by PyTorch's own fused kernel on CPU, which never builds the [M, N] scores.
 
 Shapes: query [B, heads, M, D]; the probes' own key and value [B, kv heads, M, D]; base key and value

@@ -59,13 +59,14 @@ class Run:
         voters = self.rule.voters(self.traces)
         votes = vote.selector(select)(voters)
         config = configuration(self.settings, self.backbone)
-        confidence = self.calibration.confidence(select, votes, voters, condition(config)) if self.calibration else None
+        name = condition(config)
+        confidence = self.calibration.confidence(select, votes, voters, name) if self.calibration else None
         config["calibrated"] = confidence is not None
         confidence = vote.share(votes) if confidence is None else confidence
         if self.calibration is not None:
             for trace in self.traces:
                 if trace.status is Status.FINISHED and trace.score is not None:
-                    trace.trust = self.calibration.trust(condition(config), trace.score)
+                    trace.trust = self.calibration.trust(name, trace.score)
         state = "none" if not votes else "uncertain" if confidence < self.least else "answered"
         return Solution(
             problem=self.prompt.problem,
