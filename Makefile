@@ -46,18 +46,18 @@ measure: $(STAMP)  ## pass@k, votes and score quality on 200 test problems a sui
 # published window of DeepConf, 2,048 tokens, is longer than these traces.
 RIVALS := runs/rivals
 RIVAL_DATA := --data $(RIVALS)/rollouts/discrete --data $(RIVALS)/rollouts/multiplex
-SCORERS := runs/ablations/plain,auto,orm:$(RIVALS)/outcome,prm:math-shepherd:$(RIVALS)/process,genrm:$(RIVALS)/generative,deepconf:mean,deepconf:tail@32,deepconf:bottom@32,deepconf:lowest@32,logprob,entropy
-RIVAL_TRAIN := $(RIVAL_DATA) --balanced --epochs 0.5
+SCORERS := $(RIVALS)/one-token,auto,orm:$(RIVALS)/outcome,prm:math-shepherd:$(RIVALS)/process,genrm:$(RIVALS)/generative,deepconf:mean,deepconf:tail@32,deepconf:bottom@32,deepconf:lowest@32,logprob,entropy
+RIVAL_TRAIN := $(RIVAL_DATA) --balanced --rank 64 --epochs 3
 
 scorers: $(STAMP)  ## a verifier, its rivals from the same rollouts, and untrained scores; after `make deciding`
 	for mode in discrete multiplex; do \
 		$(ROLLOUT) --thinking $$mode --data reference --n 900 --samples 16 --seed 3 --out $(RIVALS)/rollouts/$$mode || exit $$?; done
 	OMP_NUM_THREADS=1 $(BIN)/trueplex train values $(RIVAL_DATA) --n 300 --traces 4 --prefixes 3 --rows 256
-	$(MAKE) ablation-plain
+	OMP_NUM_THREADS=1 $(BIN)/trueplex train verifier $(RIVAL_TRAIN) --out $(RIVALS)/one-token
 	for kind in outcome process generative; do \
 		OMP_NUM_THREADS=1 $(BIN)/trueplex train reward --kind $$kind $(RIVAL_TRAIN) --out $(RIVALS)/$$kind || exit $$?; done
 	for mode in discrete multiplex; do \
-		OMP_NUM_THREADS=1 $(BIN)/trueplex eval-verifier $(foreach s,$(SUITES),runs/deciding/$$mode/$s) --n 25 --samples 32 \
+		OMP_NUM_THREADS=1 $(BIN)/trueplex eval-verifier $(foreach s,$(SUITES),runs/deciding/$$mode/$s) --n 20 --samples 64 \
 			--scorers $(SCORERS) --out $(RIVALS)/$$mode || exit $$?; \
 		cp $(RIVALS)/$$mode/results.json results/scorers-$$mode.json; done
 
@@ -194,7 +194,7 @@ study-rl: $(RL_RUNS:%=rl-%)  ## the study of learning; resumable, `make -j2 stud
 
 rl-%: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/trueplex train policy $(RL) $(rl_way) --seed $(word 2,$(subst -, ,$*)) --out runs/learning/$*
-	OMP_NUM_THREADS=1 $(BIN)/trueplex eval --suite reference --model runs/learning/$*/model $(rl_way) --n 40 --samples 64 \
+	OMP_NUM_THREADS=1 $(BIN)/trueplex eval --suite reference --model runs/learning/$*/model $(rl_way) --n 12 --samples 256 \
 		--verifier none --rows 256 --quiet --out runs/learning/$*/test
 	$(BIN)/python bench/learning.py --run runs/learning/$*
 

@@ -60,7 +60,7 @@ def evaluate(
     figures = {}
     for name, problems in suites.items():
         clock = Clock(out, name, progress)
-        path = rollout(backbone, problems, settings, out / name, scorer, clock.step, say)
+        path = rollout(backbone, problems, settings, out / name, scorer, clock.step, say, exact=True)
         clock.write()
         order = [problem.key for problem in problems]
         figures[name] = summarise(
@@ -91,7 +91,7 @@ class Clock:
         self.started = self.written = time.monotonic()
 
     def step(self, traces: int, tokens: int) -> None:
-        if tokens:  # without any these are traces of an earlier run
+        if tokens:  # without any these are traces of an earlier run; no traces, these are thought again
             self.traces, self.tokens = self.traces + traces, self.tokens + tokens
         self.progress(traces, tokens)
         if time.monotonic() - self.written > SECONDS:

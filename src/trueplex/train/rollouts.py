@@ -3,6 +3,10 @@
 Traces are appended to one file as they stop, a few at a time. A trace belongs to (seed, problem,
 index) alone, so a run that is taken up again stores what an uninterrupted one would have stored.
 After Ctrl-C unfinished traces are stored too, and go on where they were.
+
+Rows that stand together in another batch than before differ in their last bits, which in a near-tie is
+another word. Evaluations, which promise the same file, therefore go by rounds: one that was broken off is
+thought again from its beginning, in the same batches.
 """
 
 from __future__ import annotations
@@ -10,12 +14,13 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from trueplex.backbone import Backbone
+from trueplex.engine import engine
 from trueplex.errors import InputError, StoreError
 from trueplex.pipeline import Scorer, Stopped, stream
 from trueplex.prompt import make_prompt
@@ -25,16 +30,22 @@ from trueplex.types import Problem, Status, Trace
 
 MANIFEST, TRACES = "rollout.json", f"traces{ARROW}"
 BATCH_BYTES, SECONDS = 1 << 17, 2.0  # traces are written when they are so large, or this long after the last time
+ROUND = 4  # batches of rows in a round: fewer would leave rows empty at the end of each, more would repeat more after a kill
+
+Stops = dict[str, set[int]]  # by problem text, the numbers of the traces that are stored whole
 
 
 def rollout(
     backbone: Backbone, problems: Sequence[Problem], settings: Settings, out: str | Path,
     scorer: Scorer | None = None, progress: Callable[[int, int], None] = lambda done, tokens: None,
-    say: Callable[[str], None] = lambda message: None,
+    say: Callable[[str], None] = lambda message: None, exact: bool = False,
 ) -> Path:  # fmt: skip
     """Sample `settings.paths` traces of every problem into `out`/traces.arrow; returns that path.
 
-    ``progress`` is called with the number of traces and tokens newly stopped.
+    Taken up again, no work is repeated and every trace has the draws that it would have had. With ``exact`` it has
+    the same bits, too, and what is repeated is the round that was broken off, at most ROUND batches of rows.
+
+    ``progress`` is called with the number of traces newly stored and of tokens newly thought.
 
     Raises:
         InputError: a problem has no answers to grade by.
@@ -47,23 +58,32 @@ def rollout(
         )
     out, paths = Path(out), settings.waves.most
     source = origin(settings.thinking, backbone)
+    rows = settings.rows or engine.ROWS.get(backbone.device.type, engine.ROWS["cpu"])
     _claim(out, {"config": configuration(settings, backbone), "problems": [p.key for p in problems]})
     store = open_store(out / TRACES)
-    left, begun = _left(out / TRACES, problems, paths, say)
-    missing = len(left) * paths - sum(t.status is not Status.RUNNING for t in begun)
-    progress(len(problems) * paths - missing, 0)
-    prompts = {p.key: make_prompt(p, backbone).ids for p in left}
+    stops, unique = _stops(out / TRACES, say), list({p.key: p for p in problems}.values())
+    progress(sum(min(len(stops.get(p.text, ())), paths) for p in problems), 0)
     writer = _Writer(store)
-    run = stream(backbone, left, settings, scorer, begun)
+    rounds = (
+        _rounds(unique, stops, paths, ROUND * rows, say) if exact else _left(unique, stops, paths, out / TRACES, say)
+    )
     try:
-        for event in run:
-            if isinstance(event, Stopped):
-                writer.add(to_row(event.trace, prompts[event.trace.problem.key], source))
-                progress(1, event.trace.tokens)
-    except KeyboardInterrupt:
-        for trace in run.unfinished():
-            writer.add(to_row(trace, prompts[trace.problem.key], source))
-        raise
+        for chosen, begun in rounds:
+            prompts = {p.key: make_prompt(p, backbone).ids for p in chosen}
+            run = stream(backbone, chosen, settings, scorer, begun)
+            try:
+                for event in run:
+                    if isinstance(event, Stopped):
+                        trace = event.trace
+                        new = trace.index not in stops.get(trace.problem.text, ())
+                        if new:
+                            writer.add(to_row(trace, prompts[trace.problem.key], source))
+                        progress(int(new), trace.tokens)
+            except KeyboardInterrupt:
+                if not exact:
+                    for trace in run.unfinished():
+                        writer.add(to_row(trace, prompts[trace.problem.key], source))
+                raise
     finally:
         writer.flush()
         store.close()
@@ -95,17 +115,39 @@ class _Writer:
         self.written = time.monotonic()
 
 
-def _left(
-    path: Path, problems: Sequence[Problem], paths: int, say: Callable[[str], None]
-) -> tuple[list[Problem], list[Trace]]:
-    """The problems whose traces are not all there, and those of their traces that are, or were begun."""
-    stopped: dict[str, set[int]] = {}
+def _stops(path: Path, say: Callable[[str], None]) -> Stops:
+    """Which traces of which problems are stored whole."""
+    stops: Stops = {}
     for row in read(path, say, ("problem", "index", "status")):
         if row["status"] != Status.RUNNING.value:
-            stopped.setdefault(row["problem"], set()).add(row["index"])
-    left = [p for p in {p.key: p for p in problems}.values() if len(stopped.get(p.text, ())) < paths]
+            stops.setdefault(row["problem"], set()).add(row["index"])
+    return stops
+
+
+def _left(
+    problems: Sequence[Problem], stops: Stops, paths: int, path: Path, say: Callable[[str], None]
+) -> Iterator[tuple[list[Problem], list[Trace]]]:
+    """At once, all problems whose traces are not all there, and those of their traces that are, or were begun."""
+    left = [p for p in problems if len(stops.get(p.text, ())) < paths]
     texts = {p.text for p in left}
-    return left, [t for t, _ in read_traces(path, say) if t.problem.text in texts] if left else []
+    if left:
+        yield left, [t for t, _ in read_traces(path, say) if t.problem.text in texts]
+
+
+def _rounds(
+    problems: Sequence[Problem], stops: Stops, paths: int, traces: int, say: Callable[[str], None]
+) -> Iterator[tuple[list[Problem], list[Trace]]]:
+    """Round by round, some problems that are always thought about together; a round that is stored is passed over."""
+    size = max(1, traces // paths)
+    for first in range(0, len(problems), size):
+        chosen = list(problems[first : first + size])
+        stored = sum(min(len(stops.get(p.text, ())), paths) for p in chosen)
+        if stored == len(chosen) * paths:
+            continue
+        if stored:
+            say(f"{stored} traces of a round that was broken off are thought again, so that the results are those of a run that "
+                "was not")  # fmt: skip
+        yield chosen, []
 
 
 def _claim(out: Path, manifest: dict) -> None:
