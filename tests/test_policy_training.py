@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -418,32 +419,77 @@ def test_figures_and_problems_of_a_step() -> None:
 
 # -- two processes --------------------------------------------------------------------------------
 
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+FSDP = {  # what `accelerate launch --use_fsdp --fsdp_version 2` sets
+    "ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+    "FSDP_RESHARD_AFTER_FORWARD": "true", "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT",
+}  # fmt: skip
+WAYS: dict[str, tuple[list[str], dict[str, str]]] = {
+    "one": (["-m", "trueplex.cli"], {}),
+    "data parallel": ([*TORCHRUN, "-m", "trueplex.cli"], {}),
+    "fsdp": ([*TORCHRUN, str(Path(__file__).with_name("fsdp_on_cpu.py"))], FSDP),
+}
 
-def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
-    """torchrun with two CPU processes and the same global batch: one set of weights, written once."""
-    (tmp_path / "mine.py").write_text(
+
+def launched(way: str, folder: Path, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Four updates of the embedded model by the command line; micro-batches are small, so that processes have unlike numbers."""
+    (folder / "mine.py").write_text(
         "def even(prompts, completions, completion_ids, **_):\n    return [sum(i % 2 == 0 for i in ids) / len(ids) for ids in completion_ids]\n"
     )
-    options = ["-m", "trueplex.cli", "train", "policy", "--data", "chain-easy", "--problems", "16", "--held", "2", "--validated", "1",
+    launch, own = WAYS[way]
+    command = [sys.executable, *launch, "train", "policy", "--data", "chain-easy", "--problems", "16", "--held", "2", "--validated", "1",
                "--steps", "2", "--prompts", "4", "--samples", "3", "--minibatches", "2", "--reward", "mine:even", "--lr", "1e-4",
-               "--max-tokens", "30"]  # fmt: skip
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    weights = {}
-    for name, launch in (
-        ("one", []),
-        ("two", ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]),
-    ):
-        command = [sys.executable, *launch, *options, "--out", str(tmp_path / name)]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
-        assert done.returncode == 0, done.stderr[-3000:]
-        weights[name] = load_file(tmp_path / name / "model" / "model.safetensors")
-    figures = [lines(tmp_path / name / "metrics.jsonl") for name in ("one", "two")]
-    for one, two in zip(*figures, strict=True):
-        assert one["reward_by_suite"] == pytest.approx(two["reward_by_suite"]) and one["tokens"] == two["tokens"]
-        assert one["loss"] == pytest.approx(two["loss"], abs=1e-5) and one["gradient"] == pytest.approx(
-            two["gradient"], rel=1e-3
+               "--max-tokens", "60", "--micro-tokens", "160", "--every", "1", *options]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **own, **environment}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("alone")
+    done = launched("one", out, "--out", str(out))
+    assert done.returncode == 0, done.stderr[-3000:]
+    return out
+
+
+@pytest.mark.parametrize("way", ["data parallel", "fsdp"])
+def test_two_processes_learn_what_one_learns(alone: Path, way: str, tmp_path: Path) -> None:
+    """torchrun with two CPU processes and the same global batch: one set of weights, whole, written once."""
+    done = launched(way, tmp_path, "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (load_file(folder / "model" / "model.safetensors") for folder in (alone, tmp_path))
+    figures = [lines(folder / "metrics.jsonl") for folder in (alone, tmp_path)]
+    for a, b in zip(*figures, strict=True):
+        assert a["reward_by_suite"] == pytest.approx(b["reward_by_suite"]) and a["tokens"] == b["tokens"]
+        assert a["loss"] == pytest.approx(b["loss"], abs=1e-5) and a["gradient"] == pytest.approx(
+            b["gradient"], rel=1e-3
         )
-    apart = torch.cat([(weights["one"][n] - weights["two"][n]).abs().flatten() for n in weights["one"]])
+    assert one.keys() == two.keys()
+    apart = torch.cat([(one[n] - two[n]).abs().flatten() for n in one])
     assert apart.max() < 5e-4 and (apart > 1e-5).float().mean() < 0.01
     before = load_file(Path(engine.__file__).parents[1] / "reference" / "model" / "model.safetensors")
-    assert any((before[n].float() - w).abs().max() > 1e-4 for n, w in weights["one"].items())
+    assert any((before[n].float() - w).abs().max() > 1e-4 for n, w in one.items())
+    if way == "fsdp":  # broken off after the first step, and taken up from its parted checkpoint
+        shutil.rmtree(tmp_path / "model")
+        shutil.rmtree(tmp_path / "checkpoints" / "checkpoint-4")
+        assert launched(way, tmp_path, "--out", str(tmp_path)).returncode == 0
+        again = load_file(tmp_path / "model" / "model.safetensors")
+        assert all(torch.equal(again[n], two[n]) for n in two)
+
+
+def test_an_adapter_learns_under_fsdp_as_alone(tmp_path: Path) -> None:
+    """LoRA with a divergence from the first weights, which are the same model without its adapter."""
+    adapters = []
+    for way in ("one", "fsdp"):
+        (tmp_path / way).mkdir()
+        done = launched(way, tmp_path / way, "--out", str(tmp_path / way), "--rank", "4", "--kl", "0.1")
+        assert done.returncode == 0, done.stderr[-3000:]
+        adapters.append(load_file(tmp_path / way / "adapter" / "adapter_model.safetensors"))
+    one, two = adapters
+    assert one.keys() == two.keys() and all((one[n] - two[n]).abs().max() < 5e-4 for n in one)
+    assert any(w.abs().max() > 1e-4 for n, w in one.items() if "lora_B" in n)
+
+
+def test_the_first_fsdp_is_refused(tmp_path: Path) -> None:
+    done = launched("fsdp", tmp_path, "--out", str(tmp_path), FSDP_VERSION="1")
+    assert done.returncode != 0 and "rollouts cannot use weights that FSDP 1 has parted" in done.stderr

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -152,11 +152,7 @@ class Backbone:
 
         The same for one checkpoint loaded as float32 or bfloat16, on any device.
         """
-        digest = hashlib.blake2b(digest_size=12)
-        for name, tensor in sorted(self.model.state_dict().items()):
-            head = tensor.detach().flatten()[:64].to("cpu", torch.bfloat16).view(torch.int16)
-            digest.update(f"{name}{tuple(tensor.shape)}".encode() + head.numpy().tobytes())
-        return digest.hexdigest()
+        return fingerprint_of(self.model.state_dict())
 
     @cached_property
     def tokenizer_fingerprint(self) -> str:
@@ -164,6 +160,15 @@ class Backbone:
 
     def decode(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(list(ids), skip_special_tokens=False)
+
+
+def fingerprint_of(state: Mapping[str, Tensor]) -> str:
+    """What `Backbone.fingerprint` is of a model with this state dict."""
+    digest = hashlib.blake2b(digest_size=12)
+    for name, tensor in sorted(state.items()):
+        head = tensor.detach().flatten()[:64].to("cpu", torch.bfloat16).view(torch.int16)
+        digest.update(f"{name}{tuple(tensor.shape)}".encode() + head.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:

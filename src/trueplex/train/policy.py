@@ -25,11 +25,11 @@ from torch.utils.data import Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
-from trueplex.backbone import Backbone
+from trueplex.backbone import Backbone, fingerprint_of
 from trueplex.errors import InputError, OptionError, TrueplexError
 from trueplex.prompt import make_prompt
 from trueplex.settings import origin
-from trueplex.train import policy_weights, rewards
+from trueplex.train import policy_weights, rewards, sharded
 from trueplex.train.grpo import Totals, advantages
 from trueplex.train.policy_batches import Rollout
 from trueplex.train.policy_journal import Journal
@@ -81,6 +81,7 @@ class PolicyTrainer(Trainer):
         super().__init__(model, arguments, train_dataset=updates, data_collator=lambda items: {})
         self.remove_callback(PrinterCallback)
         self.add_callback(_Judge(self))
+        sharded.check(self.accelerator)
         self.learner = Learner(self.accelerator, engine, recipe, reference, self.clock)
 
     def floating_point_ops(self, inputs: Any) -> int:
@@ -104,7 +105,8 @@ class PolicyTrainer(Trainer):
         """Traces of this process's share of the problems, with the current weights."""
         policy_weights.forgetful(self.engine, False)
         mine = problems[self.args.process_index :: self.args.world_size]
-        traces = sample(self.engine, mine, samples, self.recipe.thinking, seed, self.recipe.rows)
+        with sharded.whole(self.model, self.accelerator):
+            traces = sample(self.engine, mine, samples, self.recipe.thinking, seed, self.recipe.rows)
         policy_weights.forgetful(self.engine, self.recipe.checkpointing)
         return traces
 
@@ -124,8 +126,9 @@ class PolicyTrainer(Trainer):
             for i, (trace, value, gain) in enumerate(zip(traces, values, gains, strict=True))
         ]  # fmt: skip
         self.records = gather_object([record(r) for r in self.rollouts])
+        if self.journal or sharded.parts(model):  # the weights have moved
+            self.engine.__dict__["fingerprint"] = fingerprint_of(sharded.full_state(self.engine.model))
         if self.journal:
-            self.engine.__dict__.pop("fingerprint", None)  # the weights have moved
             self.journal.keep(step + 1, self.rollouts, origin(recipe.thinking, self.engine))
         with self.clock("forward"):
             self.learner.look_back(model, self.rollouts)
@@ -178,13 +181,14 @@ class PolicyTrainer(Trainer):
         records = gather_object(
             [record_of(t, first + world * (i // self.recipe.validated)) for i, t in enumerate(traces)]
         )
+        found, best = judgement(records), False
         if self.journal:
-            found = judgement(records)
             best = step > 0 and found["right"] > max((j["right"] for j in self.journal.validation.rows), default=0.0)
-            if best:  # before it is noted: a kill in between has it judged and kept again
-                policy_weights.save(
-                    self.engine, self.accelerator.unwrap_model(self.model), self.out / policy_weights.BEST
-                )
+        best = any(gather_object([best]))
+        if best:  # before it is noted: a kill in between has it judged and kept again
+            policy_weights.save(self.engine, self.accelerator.unwrap_model(self.model), self.out / policy_weights.BEST,
+                                self.args.process_index == 0)  # fmt: skip
+        if self.journal:
             self.journal.judge({"step": step, **found}, self.rollouts)
             self.say(f"step {step}: validation {100 * found['right']:.1f} ± {100 * found['error']:.1f} % right"
                      + (", the best so far" if best else ""))  # fmt: skip
@@ -245,9 +249,7 @@ def train_policy(backbone: Backbone, problems: Sequence[Problem], validation: Se
             trainer.journal.close()
     if trainer.failure:
         raise TrueplexError(trainer.failure)
-    folder = policy_weights.folder_of(model, out)
-    if arguments.process_index == 0:
-        policy_weights.save(backbone, model, out)
+    folder = policy_weights.save(backbone, model, out, arguments.process_index == 0)
     policy_weights.release(backbone, model, recipe)
     if arguments.world_size > 1:  # one process that leaves early would have the others killed before they have saved
         barrier()

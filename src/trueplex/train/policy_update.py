@@ -21,6 +21,7 @@ from trueplex.train.grpo import Totals, kl, kl_penalty, policy_loss, step_weight
 from trueplex.train.memory import ran_out
 from trueplex.train.policy_batches import Rollout, collate, log_probs, micro_batches
 from trueplex.train.policy_recipe import PolicyRecipe
+from trueplex.train.sharded import parts
 
 SUMMED = ("loss", "slots", "clipped", "drift", "kl", "steps")
 
@@ -80,14 +81,19 @@ class Learner:
         """Those that have a gradient: an advantage, or a divergence to hold down."""
         return [r for r in rollouts if r.advantage != 0 or (self.recipe.kl and math.isfinite(r.reward))]
 
-    def _micro_batches(self, rollouts: Sequence[Rollout], spare: Sequence[Rollout]) -> list[list[Rollout]]:
-        """Micro-batches of this process: at least one where another process has any, as their gradients are to meet.
+    def _micro_batches(
+        self, model: Any, rollouts: Sequence[Rollout], spare: Sequence[Rollout]
+    ) -> list[tuple[list[Rollout], bool]]:
+        """Micro-batches of this process, and whether each counts.
 
-        One that is only there to meet holds a spare rollout, which weighs nothing.
+        There is at least one where another process has any, as their gradients are to meet, and where weights are
+        parted there are as many as anyone's, as their forwards are. One that is only there to meet holds a spare
+        rollout and weighs nothing.
         """
         own = micro_batches(rollouts, self.recipe.micro_tokens)
-        anyone = any(gather_object([bool(own)]))
-        return own or ([[min(spare, key=len)]] if anyone else [])
+        most = max(gather_object([len(own)]))
+        wanted = most if parts(model) else min(most, max(1, len(own)))
+        return [(micro, True) for micro in own] + [([min(spare, key=len)], False)] * (wanted - len(own))
 
     @torch.no_grad()
     def look_back(self, model: Any, rollouts: Sequence[Rollout]) -> None:
@@ -98,12 +104,12 @@ class Learner:
         size = self.recipe.prompts // self.recipe.minibatches
         later = [r for r in self._telling(rollouts) if r.number >= size]
         if self.recipe.minibatches > 1:
-            for micro in self._micro_batches(later, rollouts):
+            for micro, counts in self._micro_batches(model, later, rollouts):
                 for rollout, values in zip(micro, self._read(model, micro), strict=True):
-                    rollout.old = values
+                    rollout.old = values if counts else rollout.old
         if self.recipe.kl:
             with self._first_weights(model) as first:
-                for micro in self._micro_batches(self._telling(rollouts), rollouts):
+                for micro, _ in self._micro_batches(model, self._telling(rollouts), rollouts):
                     for rollout, values in zip(micro, self._read(first, micro), strict=True):
                         rollout.reference = values
 
@@ -126,12 +132,12 @@ class Learner:
         ``rollouts`` are this process's, ``totals`` count those of all.
         """
         telling, sums = self._telling(rollouts), dict.fromkeys(SUMMED, 0.0)
-        micro = self._micro_batches(telling, rollouts)
-        for number, chosen in enumerate(micro):
+        micro = self._micro_batches(model, telling, rollouts)
+        for number, (chosen, counts) in enumerate(micro):
             last = number == len(micro) - 1
             with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
                 with self.clock("forward"):
-                    loss = self._loss(model, chosen, totals, sums, counts=chosen[0] in telling)
+                    loss = self._loss(model, chosen, totals, sums, counts)
                 with self.clock("backward"):
                     self.accelerator.backward(
                         loss * self.accelerator.num_processes

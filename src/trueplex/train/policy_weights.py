@@ -12,6 +12,7 @@ from trueplex.backbone import Backbone
 from trueplex.errors import ModelError
 from trueplex.train.policy_batches import merge_inputs
 from trueplex.train.policy_recipe import PolicyRecipe
+from trueplex.train.sharded import full_state
 from trueplex.verify.one_token import linear_names
 
 MODEL, ADAPTER = "model", "adapter"  # the folder that a run writes what it learned to
@@ -62,12 +63,16 @@ def frozen(reference: Backbone | None) -> Any:
     return reference.model
 
 
-def save(backbone: Backbone, model: Any, out: Path) -> Path:
-    """Write what was learned: a folder that `--model` takes, or, with LoRA, a PEFT adapter; returns it."""
-    folder = folder_of(model, out)
-    model.save_pretrained(str(folder))
-    if folder.name == MODEL:
-        backbone.tokenizer.save_pretrained(folder)
+def save(backbone: Backbone, model: Any, out: Path, writes: bool) -> Path:
+    """Write what was learned: a folder that `--model` takes, or, with LoRA, a PEFT adapter; returns it.
+
+    All processes call it, as each may hold a part of the weights, and one ``writes``.
+    """
+    folder, state = folder_of(model, out), full_state(model)
+    if writes:
+        model.save_pretrained(str(folder), state_dict=state)
+        if folder.name == MODEL:
+            backbone.tokenizer.save_pretrained(folder)
     return folder
 
 
