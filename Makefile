@@ -91,7 +91,7 @@ CALIBRATED := --paths 8 --paths 16 --paths 32 --select weighted --select majorit
 
 calibration: $(STAMP)  ## calibrate the shipped verifier; after `make deciding`
 	for mode in discrete multiplex; do for suite in $(SUITES); do \
-		$(ROLLOUT) --thinking $$mode --data $$suite --split validation --n 100 --samples 32 --verifier auto --probe-every 16 \
+		$(ROLLOUT) --thinking $$mode --data $$suite --split validation --n 200 --samples 32 --verifier auto --probe-every 16 \
 			--out runs/validation/$$mode/$$suite || exit $$?; done; done
 	$(BIN)/trueplex calibrate $(foreach m,discrete multiplex,$(SUITES:%=runs/validation/$m/%)) \
 		$(foreach m,discrete multiplex,$(SUITES:%=--test runs/deciding/$m/%)) $(CALIBRATED) --out runs/calibration

@@ -90,6 +90,21 @@ def test_a_policy_is_simulated_not_ignored() -> None:
     assert {s.condition for s in whole} != {s.condition for s in halved}
 
 
+def test_more_traces_are_more_runs_and_promise_no_more() -> None:
+    """Disjoint groups, each judged as the run of those traces alone; a problem is held out once."""
+    grown = problems_of(60, 22)
+    seen = votes_of(grown, OPTIONS, RUNS[1], 32)
+    assert len(seen) == 120 and sum(s.first for s in seen) == 60
+    second = [[replace(t, index=t.index - 8) for t in traces[8:16]] for traces in grown]
+    alone = votes_of(second, OPTIONS, RUNS[1], 32)
+    assert [s.votes for s in seen if not s.first] == [s.votes for s in alone] != [s.votes for s in seen if s.first]
+    made = fit(seen, {}, 0.1, {})
+    assert len(made.held[seen[0].condition]) == sum(held_out(traces[0]) for traces in grown)
+    row = judged(made, seen, 0.1)[seen[0].condition]
+    assert row["problems"] == 60 and row["votes"] == 120
+    assert len(votes_of(problems_of(3, 64), OPTIONS, RUNS[0], 32)) == 3 * 4
+
+
 def test_one_kind_of_outcome_teaches_nothing() -> None:
     grown = problems_of(40, 4)
     seen = [replace(s, right=True) for s in votes_of(grown, OPTIONS, replace(RUNS[0], paths=4), 32)]

@@ -2,7 +2,7 @@
 
 Half of the problems, by a bit of their name, fits the logistic functions and the curve of scores; the other half is held
 out, so that what is promised of them was not fitted to them. A run with other paths, policy or selector is simulated on
-the stored traces, as it would have been.
+the stored traces, as it would have been; where there are enough for several runs, on disjoint groups of them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,15 +26,20 @@ from trueplex.types import Status, Trace, Vote
 ELSEWHERE = (
     0.05  # what a vote of another way to run counts, beside one of the way that is fitted: it steadies small samples
 )
+GROUPS = 4  # runs on one problem that are simulated, at most
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A vote on one problem, as a run with these options would have held it, and whether its answer is right."""
+    """A vote on one problem, as a run with these options would have held it, and whether its answer is right.
+
+    ``first``: of the problem's first run; what is promised counts no problem twice.
+    """
 
     condition: str
     select: str
     held: bool
+    first: bool
     votes: list[Vote]
     voters: list[Trace]
     right: bool
@@ -52,13 +57,21 @@ def votes_of(problems: Sequence[Sequence[Trace]], thinking: str, settings: Setti
                       "prune": settings.prune, "select": select})  # fmt: skip
     seen = []
     for grown in problems:
-        left = simulate(grown, rule, settings.waves, math.gcd(rule.stride, every))
-        voters = rule.voters(left)
-        votes = vote.selector(select)(voters)
-        if votes:
-            right = grade(votes[0].answer, grown[0].problem.answers or ()).correct is True
-            seen.append(Seen(name, select, held_out(grown[0]), votes, voters, right))
+        for number, group in enumerate(_groups(grown, settings.waves.most)):
+            left = simulate(group, rule, settings.waves, math.gcd(rule.stride, every))
+            voters = rule.voters(left)
+            votes = vote.selector(select)(voters)
+            if votes:
+                right = grade(votes[0].answer, grown[0].problem.answers or ()).correct is True
+                seen.append(Seen(name, select, held_out(grown[0]), number == 0, votes, voters, right))
     return seen
+
+
+def _groups(grown: Sequence[Trace], size: int) -> list[list[Trace]]:
+    """Disjoint groups of traces, in index order, each as a run of its own: at least one, at most `GROUPS`."""
+    whole = sorted(grown, key=lambda t: t.index)
+    count = min(GROUPS, max(1, len(whole) // size))
+    return [[replace(t, index=i) for i, t in enumerate(whole[g * size : (g + 1) * size])] for g in range(count)]
 
 
 def fit(
@@ -87,7 +100,7 @@ def fit(
     made = Calibration(weights, {}, belongs=dict(belongs))
     held: dict[str, list[tuple[float, bool]]] = {}
     for s in seen:
-        if s.held:
+        if s.held and s.first:
             confidence = made.confidence(s.select, s.votes, s.voters, s.condition)
             assert confidence is not None
             held.setdefault(s.condition, []).append((confidence, s.right))
@@ -137,7 +150,7 @@ def judged(made: Calibration, seen: Sequence[Seen], error: float, bins: int = 10
         threshold = safe_threshold(made.held.get(name, []), error)
         given = confidence >= (math.inf if threshold is None else threshold)
         out[name] = {
-            "problems": len(rows), "right": round(float(right.mean()), 4), "ece": round(sum(gaps) / len(rows), 4),
+            "problems": sum(s.first for s in rows), "votes": len(rows), "right": round(float(right.mean()), 4), "ece": round(sum(gaps) / len(rows), 4),
             "threshold": None if threshold is None else round(threshold, 4), "answered": round(float(given.mean()), 4),
             "error_among_answered": round(float(1 - right[given].mean()), 4) if given.any() else None,
         }  # fmt: skip
