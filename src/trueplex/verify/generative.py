@@ -21,7 +21,8 @@ from trueplex.engine.sampling import Sampling
 from trueplex.engine.thinking import Thinking
 from trueplex.types import Problem, Prompt
 from trueplex.verify import forms
-from trueplex.verify.reading import Fitting, Written
+from trueplex.verify.branches import Grafted
+from trueplex.verify.reading import Fitting, Grouped, Written
 from trueplex.verify.transcript import Words
 
 ROWS = 32  # texts read together at first
@@ -39,14 +40,18 @@ class GenerativeReader:
         self, verifier: Backbone, words: Words, votes: int | None, say: Callable[[str], None], seed: int = 0
     ) -> None:
         self.verifier, self.words, self.votes, self.seed = verifier, words, votes, seed
-        self.fitting = Fitting(ROWS, say)
+        self._grouped = Grouped(verifier.config, Fitting(ROWS, say), lambda ids: (list(ids), 1, 2), self._alone, self._grafted,
+                                verifier.device)  # fmt: skip
         forms.fork(verifier.tokenizer, self._text("1+1?", []))
 
     def read(self, written: Sequence[Written], at: Sequence[Sequence[int]]) -> tuple[list[list[float]], list[int]]:
-        texts = [self._text(w.problem, w.ids[:n]) for w, counts in zip(written, at, strict=True) for n in counts]
-        found = iter(self._directly(texts) if self.votes is None else self._after_rationales(texts, self.votes))
-        own = [[next(found) for _ in counts] for counts in at]
-        return [[score for score, _ in each] for each in own], [sum(tokens for _, tokens in each) for each in own]
+        texts = [[self._text(w.problem, w.ids[:n]) for n in counts] for w, counts in zip(written, at, strict=True)]
+        if self.votes is None:
+            asked = [[forms.fork(self.verifier.tokenizer, text) for text in own] for own in texts]
+            return self._grouped(asked), [self._grouped.cost(own) for own in asked]
+        found = iter(self._after_rationales([text for own in texts for text in own], self.votes))
+        each = [[next(found) for _ in own] for own in texts]
+        return [[score for score, _ in own] for own in each], [sum(tokens for _, tokens in own) for own in each]
 
     def show(self, problem: str, ids: Sequence[int]) -> Asked:
         """What the model is shown of a solution, when it is asked at once."""
@@ -55,11 +60,6 @@ class GenerativeReader:
     def _text(self, problem: str, ids: Sequence[int]) -> str:
         solution = forms.solution_for(self.verifier.tokenizer, lambda tags: self.words.text(ids, tags))
         return forms.asked(self.verifier.tokenizer, problem, solution, self.votes is not None)
-
-    def _directly(self, texts: Sequence[str]) -> list[tuple[float, int]]:
-        """Score and tokens read of each text."""
-        asked = [forms.fork(self.verifier.tokenizer, text) for text in texts]
-        return [(score, len(ids)) for score, (ids, _, _) in zip(self._verdicts(asked), asked, strict=True)]
 
     def _after_rationales(self, texts: Sequence[str], votes: int) -> list[tuple[float, int]]:
         tokenizer, think_end = self.verifier.tokenizer, self.verifier.think_end
@@ -85,7 +85,7 @@ class GenerativeReader:
             owners.append((prompt.text, len(trace.steps) + len(asked[-1][0])))
         scores: dict[str, list[float]] = {}
         tokens = {p.text: len(p.ids) for p in prompts}
-        for (text, spent), score in zip(owners, self._verdicts(asked), strict=True):
+        for (text, spent), (score,) in zip(owners, self._grouped([[one] for one in asked]), strict=True):
             scores.setdefault(text, []).append(score)
             tokens[text] += spent
         firsts = set(dict.fromkeys(texts))
@@ -95,16 +95,25 @@ class GenerativeReader:
             firsts.discard(text)
         return out
 
-    @torch.inference_mode()
-    def _verdicts(self, asked: Sequence[Asked]) -> list[float]:
-        def work(chosen: list[int]) -> list[float]:
-            logits = self._logits([asked[i][0] for i in chosen])
-            ids = torch.tensor([asked[i][1:] for i in chosen], device=logits.device)
-            return torch.softmax(logits.gather(1, ids).double(), dim=1)[:, 0].tolist()
+    def _alone(self, asked: Sequence[Asked]) -> Tensor:
+        """The chance of Yes [n] after each text."""
+        inputs = [prompt_inputs(self.verifier, ids) for ids, _, _ in asked]
+        logits = prefill(self.verifier, SlotCache(self.verifier.layers, len(asked)), inputs, 0)
+        return _yes(logits, torch.tensor([words for _, *words in asked], device=logits.device))
 
-        return self.fitting([len(ids) for ids, _, _ in asked], work)
+    def _grafted(self, groups: Sequence[Sequence[Asked]], grafted: Grafted) -> Tensor:
+        """The chance of Yes [B, R] after each text of each group, in one pass without a cache."""
+        mask = grafted.mask(self.verifier.dtype)
+        logits = self.verifier.model(
+            input_ids=grafted.ids, position_ids=grafted.positions, use_cache=False, logits_to_keep=grafted.ends,
+            attention_mask={"full_attention": mask} if self.verifier.mask_by_kind else mask,
+        ).logits  # fmt: skip
+        words = torch.zeros(*logits.shape[:2], 2, dtype=torch.long)
+        for row, group in enumerate(groups):
+            words[row, : len(group)] = torch.tensor([own for _, *own in group])
+        return _yes(logits, words.to(logits.device))
 
-    def _logits(self, rows: Sequence[Sequence[int]]) -> Tensor:
-        """Logits [B, V] after each row of ids."""
-        inputs = [prompt_inputs(self.verifier, ids) for ids in rows]
-        return prefill(self.verifier, SlotCache(self.verifier.layers, len(rows)), inputs, 0)
+
+def _yes(logits: Tensor, words: Tensor) -> Tensor:
+    """The chance [...] of the first of two words [..., 2] against the second, by logits [..., V]."""
+    return torch.softmax(logits.gather(-1, words).double(), dim=-1)[..., 0]

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from trueplex.engine.live import LiveBatch, Rider
 from trueplex.errors import ModelError
 from trueplex.types import Status
+from trueplex.verify import branches
 from trueplex.verify.stored import Stored, tokens_at
 
 T = TypeVar("T")
+Shown = TypeVar("Shown", bound=tuple[Any, ...])
+AREA = 2**27  # rows times columns squared of a batch: what a mask or the scores of attention take
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,8 @@ class Fitting:
         found: dict[int, T] = {}
         while len(found) < len(order):
             chosen = order[len(found) : len(found) + self.rows]
+            while len(chosen) > 1 and len(chosen) * lengths[chosen[-1]] ** 2 > AREA:
+                chosen = chosen[: len(chosen) // 2]
             try:
                 found.update(zip(chosen, work(chosen), strict=True))
             except torch.OutOfMemoryError as error:
@@ -98,6 +104,49 @@ class Fitting:
                 if torch.cuda.is_available():
                     torch.cuda.empty_cache()
         return [found[i] for i in range(len(order))]
+
+
+class Grouped(Generic[Shown]):
+    """Values of texts that come in groups which begin alike: read as branches where the model can, else each alone.
+
+    A text is what a model is shown, its ids first. ``alone`` gives a value [n] for each of some texts, ``grafted``
+    values [B, R] for some groups; ``sample`` makes a text of ids, to try both.
+    """
+
+    def __init__(
+        self, config: Any, fitting: Fitting, sample: Callable[[branches.Row], Shown],
+        alone: Callable[[Sequence[Shown]], Tensor], grafted: Callable[[Sequence[Sequence[Shown]], branches.Grafted], Tensor],
+        device: torch.device,
+    ) -> None:  # fmt: skip
+        self.fitting, self.alone, self.device = fitting, alone, device
+        self.grafted = lambda groups: grafted(
+            groups, branches.graft([[t[0] for t in group] for group in groups], device)
+        )
+        with torch.inference_mode():
+            self.branches = branches.can_branch(
+                config, lambda texts: alone([sample(t) for t in texts]),
+                lambda groups: self.grafted([[sample(t) for t in group] for group in groups]),
+            )  # fmt: skip
+
+    @torch.inference_mode()
+    def __call__(self, groups: Sequence[Sequence[Shown]]) -> list[list[float]]:
+        """A value for each text of each group."""
+        if self.branches and any(len(group) > 1 for group in groups):
+            values = self.fitting(
+                [branches.width([t[0] for t in group]) for group in groups],
+                lambda chosen: self.grafted([groups[i] for i in chosen]).tolist(),
+            )
+            return [own[: len(group)] for own, group in zip(values, groups, strict=True)]
+        texts = [text for group in groups for text in group]
+        found = iter(
+            self.fitting([len(t[0]) for t in texts], lambda chosen: self.alone([texts[i] for i in chosen]).tolist())
+        )
+        return [[next(found) for _ in group] for group in groups]
+
+    def cost(self, group: Sequence[Shown]) -> int:
+        """Tokens that are read for a group."""
+        ids = [t[0] for t in group]
+        return branches.tokens(ids) if self.branches and len(ids) > 1 else sum(map(len, ids))
 
 
 def padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

@@ -24,7 +24,8 @@ from transformers.utils import logging as transformers_logging
 from trueplex.errors import ModelError, OptionError, VerifierError
 from trueplex.loading import at_hand, default_device, default_dtype, locate
 from trueplex.verify import forms
-from trueplex.verify.reading import Fitting, Written, padded
+from trueplex.verify.branches import Grafted
+from trueplex.verify.reading import Fitting, Grouped, Written, padded
 from trueplex.verify.transcript import SEPARATORS, Words
 
 CARD = "reward.json"
@@ -54,6 +55,14 @@ class Rewarding(nn.Module):
         """Logits [n] float32 at the given rows [n] and columns [n] of ids [B, N]."""
         hidden = self.model.base_model(input_ids=ids, attention_mask=mask.long(), use_cache=False).last_hidden_state
         return self.head(hidden[rows, columns]).float()
+
+    def of_branches(self, grafted: Grafted) -> Tensor:
+        """Logits [B, R] float32 at the end of every branch."""
+        hidden = self.model.base_model(
+            input_ids=grafted.ids, attention_mask=grafted.mask(self.model.dtype), position_ids=grafted.positions,
+            use_cache=False,
+        ).last_hidden_state[:, grafted.ends]  # fmt: skip
+        return self.head(hidden.flatten(0, 1)).float().view(hidden.shape[:2])
 
 
 class One(nn.Module):
@@ -85,11 +94,7 @@ def scores_at(
     rewarding: Rewarding, shown: Sequence[forms.Shown], fitting: Fitting, say: Callable[[str], None] = lambda m: None
 ) -> list[list[float]]:
     """Scores in [0, 1] of each text at its columns."""
-    most = getattr(rewarding.model.config, "max_position_embeddings", None)
-    longest = max((len(ids) for ids, _ in shown), default=0)
-    if most and longest > most:
-        say(f"{rewarding.tokenizer.name_or_path} was made for {most} tokens and reads texts of up to {longest}: its scores of "
-            "such long ones mean little")  # fmt: skip
+    warn_of_length(rewarding, shown, say)
 
     def work(chosen: list[int]) -> list[list[float]]:
         ids, mask = padded([shown[i][0] for i in chosen], rewarding.model.device)
@@ -103,24 +108,37 @@ def scores_at(
     return fitting([len(ids) for ids, _ in shown], work)
 
 
+def warn_of_length(rewarding: Rewarding, shown: Sequence[forms.Shown], say: Callable[[str], None]) -> None:
+    """Say it when a text is longer than the model was made for."""
+    most = getattr(rewarding.model.config, "max_position_embeddings", None)
+    longest = max((len(ids) for ids, _ in shown), default=0)
+    if most and longest > most:
+        say(f"{rewarding.tokenizer.name_or_path} was made for {most} tokens and reads texts of up to {longest}: its scores of "
+            "such long ones mean little")  # fmt: skip
+
+
 class OutcomeReader:
     """An outcome model: the sigmoid of its one logit at the end of the text so far, as if that were the whole solution."""
 
     def __init__(self, rewarding: Rewarding, words: Words, system: str | None, say: Callable[[str], None]) -> None:
         self.rewarding, self.words, self.system, self.say = rewarding, words, system, say
-        self.fitting = Fitting(ROWS, say)
+        self._grouped = Grouped(rewarding.model.config, Fitting(ROWS, say), lambda ids: (list(ids), [len(ids) - 1]), self._alone,
+                                self._grafted, rewarding.model.device)  # fmt: skip
 
     def read(self, written: Sequence[Written], at: Sequence[Sequence[int]]) -> tuple[list[list[float]], list[int]]:
         shown = [
-            self.show(w.problem, w.ids[:tokens]) for w, counts in zip(written, at, strict=True) for tokens in counts
+            [self.show(w.problem, w.ids[:tokens]) for tokens in counts] for w, counts in zip(written, at, strict=True)
         ]
-        found = iter(zip(scores_at(self.rewarding, shown, self.fitting, self.say), shown, strict=True))
-        scores, cost = [], []
-        for counts in at:
-            own = [next(found) for _ in counts]
-            scores.append([score for (score,), _ in own])
-            cost.append(sum(len(ids) for _, (ids, _) in own))
-        return scores, cost
+        warn_of_length(self.rewarding, [text for own in shown for text in own], self.say)
+        return self._grouped(shown), [self._grouped.cost(own) for own in shown]
+
+    def _alone(self, shown: Sequence[forms.Shown]) -> Tensor:
+        ids, mask = padded([ids for ids, _ in shown], self.rewarding.model.device)
+        rows = torch.arange(len(shown), device=ids.device)
+        return torch.sigmoid(self.rewarding(ids, mask, rows, mask.sum(1) - 1).double())
+
+    def _grafted(self, groups: Sequence[Sequence[forms.Shown]], grafted: Grafted) -> Tensor:
+        return torch.sigmoid(self.rewarding.of_branches(grafted).double())
 
     def show(self, problem: str, ids: Sequence[int]) -> forms.Shown:
         """What the model is shown of a solution."""
