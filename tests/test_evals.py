@@ -80,9 +80,11 @@ def test_a_paired_difference_counts_wins_ties_and_losses() -> None:
 
 # -- methods -------------------------------------------------------------------------------------------------
 
+VOTES = ("majority", "weighted", "best", "weighted:2", "weighted:0.5", "weighted:odds", "top:0.5", "top:0.1")
+
 
 @settings(max_examples=30, deadline=None)
-@given(st.integers(0, 10**6), st.sampled_from(["majority", "weighted", "best"]), st.sampled_from([1, 3, 8]))
+@given(st.integers(0, 10**6), st.sampled_from(VOTES), st.sampled_from([1, 3, 8]))
 def test_methods_vote_as_the_selectors_do(seed: int, name: str, size: int) -> None:
     traces = random_traces(seed)
     chosen = choose([name], True)[0]
@@ -168,6 +170,9 @@ def test_a_policy_saves_and_an_untrained_score_costs_nothing() -> None:
         (["weighted:deepconf:most"], True, "unknown DeepConf kind"),
         (["best"], False, "needs scores"),
         (["majority~half:32"], False, "needs scores"),
+        (["weighted:0"], True, "no score of stored steps"),
+        (["top:1"], True, "unknown method"),
+        (["weighted:2"], False, "needs scores and the run has none"),
         (["weighted~none"], True, "retires nothing"),
         (["weighted~half:8"], True, "looks every 8 tokens and scores lie 32 apart"),
         (["weighted~third:8"], True, "unknown pruning rule"),

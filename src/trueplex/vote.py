@@ -83,21 +83,36 @@ def selector(name: str) -> Selector:
 
     Raises OptionError for an unknown one.
     """
-    kind, colon, option = name.partition(":")
-    plain: dict[str, Selector] = {"majority": majority, "weighted": weighted, "best": best}
-    if not colon and kind in plain:
-        return plain[kind]
-    if name == "weighted:odds":
-        return partial(weighted, weigh=_log_odds)
-    try:
-        number = float(option)
-    except ValueError:
-        number = math.nan
-    if kind == "weighted" and 0 < number < math.inf:
-        return partial(weighted, weigh=lambda trace: _score(trace) ** number)
-    if kind == "top" and 0 < number < 1:
-        return partial(top, share=number)
+    plain: dict[str, Selector] = {"majority": majority, "best": best}
+    if name in plain:
+        return plain[name]
+    if weigh := weighing(name):
+        return partial(weighted, weigh=weigh)
+    if kept := top_share(name):
+        return partial(top, share=kept)
     raise OptionError(f"unknown selector {name!r}; mend: one of {GRAMMAR}; POWER above 0, SHARE between 0 and 1")
+
+
+def weighing(name: str) -> Weigh | None:
+    """What a path weighs in ``weighted``, ``weighted:POWER`` or ``weighted:odds``; None for any other name."""
+    if name in ("weighted", "weighted:odds"):
+        return _score if name == "weighted" else _log_odds
+    power = _number(name, "weighted")
+    return (lambda trace: _score(trace) ** power) if 0 < power < math.inf else None
+
+
+def top_share(name: str) -> float | None:
+    """The share of the paths that ``top:SHARE`` lets vote; None for any other name."""
+    share = _number(name, "top")
+    return share if 0 < share < 1 else None
+
+
+def _number(name: str, kind: str) -> float:
+    """The number behind ``KIND:``; not a number where there is none."""
+    try:
+        return float(name.removeprefix(f"{kind}:")) if name.startswith(f"{kind}:") else math.nan
+    except ValueError:
+        return math.nan
 
 
 def share(votes: Sequence[Vote]) -> float:

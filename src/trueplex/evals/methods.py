@@ -3,7 +3,8 @@
 `METHODS` is the whole registry of votes: name → function of k traces of one problem, by index, whose equal answers
 are spelled equally → the answer and the tokens spent on it. A vote that needs scores reads ``trace.scores``,
 as the verifier gave them while the trace grew; with ``NAME:SCORER`` it gets the traces scored anew by that
-scorer. A further one is one more line. ``NAME~POLICY`` and ``NAME:SCORER~POLICY`` are the same vote on what a pruning
+scorer. A further one is one more line; ``weighted:POWER``, ``weighted:odds`` and ``top:SHARE`` are those of `trueplex.vote`, by
+the verifier's scores. ``NAME~POLICY`` and ``NAME:SCORER~POLICY`` are the same vote on what a pruning
 policy would have left of the k traces, simulated; ``auto`` in the policy begins few and adds more while the vote is open.
 
 The votes are those of `trueplex.vote`, with its rules for ties (a test holds them together); this form counts
@@ -12,11 +13,12 @@ hundreds of thousands of small votes without asking the grader again.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from trueplex import policy
+from trueplex import policy, vote
 from trueplex.errors import OptionError
 from trueplex.policy import Policy
 from trueplex.simulate import simulate, spent
@@ -55,6 +57,26 @@ METHODS: dict[str, Method] = {
     "weighted": weighted,
     "best": best,
 }
+
+
+def _voted(name: str) -> Method | None:
+    """The vote of that name in the grammar of `trueplex.vote`, where it has an option."""
+    if name in METHODS:
+        return None
+    if weigh := vote.weighing(name):
+        return lambda traces: Outcome(_winner(traces, lambda trace, sofar: sofar + weigh(trace)), spent(traces))
+    if share := vote.top_share(name):
+        return lambda traces: Outcome(weighted(_topmost(traces, share)).answer, spent(traces))
+    return None
+
+
+def _topmost(traces: Sequence[Trace], share: float) -> list[Trace]:
+    """The best `share` of the traces that vote, in their order."""
+    voting = [t for t in traces if t.answer is not None and t.status is not Status.PRUNED]
+    kept = sorted(voting, key=lambda t: (-(t.score or 0.0), t.index))[: max(1, math.ceil(share * len(voting) - 1e-9))]
+    return sorted(kept, key=lambda t: t.index)
+
+
 BLIND = frozenset({"majority"})  # those that read no score
 UNTRAINED = ("logprob", "entropy", "deepconf:mean")  # scorers that every run allows, as they read stored steps
 
@@ -119,15 +141,17 @@ def choose(names: Sequence[str] | None, scored: bool, every: int = 32, paths: in
         paths = None  # nobody asked for these policies, so one that finds nothing to do is no mistake
     chosen = []
     for name in dict.fromkeys(names):
-        vote, thins, rules = name.partition("~")
-        base, _, scorer = (vote, "", "") if vote in METHODS else vote.partition(":")
-        if base not in METHODS or (scorer and base in BLIND and not thins):
+        called, thins, rules = name.partition("~")
+        optioned = _voted(called)
+        base, _, scorer = (called, "", "") if optioned or called in METHODS else called.partition(":")
+        if not (optioned or base in METHODS) or (scorer and base in BLIND and not thins):
             raise OptionError(f"unknown method {name!r}; mend: one of {', '.join(METHODS)}, or NAME:SCORER with a scorer such "
-                              f"as {', '.join(UNTRAINED)}, each also with ~POLICY (pass@k is always there)")  # fmt: skip
+                              f"as {', '.join(UNTRAINED)}, weighted:POWER, weighted:odds or top:SHARE, each also with ~POLICY "
+                              "(pass@k is always there)")  # fmt: skip
         if scorer and confidence.parse(scorer) is None:
             raise OptionError(f"{name!r}: {scorer!r} is no score of stored steps; mend: deepconf[:KIND[@WINDOW]], logprob or "
                               "entropy; a verifier's scores are given by --verifier")  # fmt: skip
-        method, reads = METHODS[base], base not in BLIND
+        method, reads = optioned or METHODS[base], base not in BLIND
         if thins:
             rule, adaptive = _parse(name, rules, every)
             if paths is not None and longest is not None:
@@ -135,7 +159,7 @@ def choose(names: Sequence[str] | None, scored: bool, every: int = 32, paths: in
             reads = reads or rule.needs_scores
             method = after(rule, adaptive, rule.stride or every, method, reads)
         if not scorer and reads and not scored:
-            raise OptionError(f"{name!r} needs scores and the run has none; mend: give --verifier, or {base}:logprob")
+            raise OptionError(f"{name!r} needs scores and the run has none; mend: give --verifier, or weighted:logprob")
         chosen.append(Chosen(name, method, scorer or None, bool(thins)))
     return chosen
 
