@@ -189,14 +189,20 @@ RL_k3mean := --width 3 --merge mean
 RL_RUNS := k1-0 k3-0 k1-1 k3-1 k1-2 k3-2 k2-0 k6-0 k3mean-0
 rl_way = $(RL_$(word 1,$(subst -, ,$*)))
 
-study-rl: $(RL_RUNS:%=rl-%)  ## the study of learning; resumable, `make -j2 study-rl` uses two cores
+RL_TEST := --n 12 --samples 256 --verifier none --rows 256 --quiet
+
+study-rl: start-k1 start-k3 $(RL_RUNS:%=rl-%)  ## the study of learning; resumable, `make -j2 study-rl` uses two cores
 	$(BIN)/python bench/learning.py --page
 
 rl-%: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/trueplex train policy $(RL) $(rl_way) --seed $(word 2,$(subst -, ,$*)) --out runs/learning/$*
-	OMP_NUM_THREADS=1 $(BIN)/trueplex eval --suite reference --model runs/learning/$*/model $(rl_way) --n 12 --samples 256 \
-		--verifier none --rows 256 --quiet --out runs/learning/$*/test
+	OMP_NUM_THREADS=1 $(BIN)/trueplex eval --suite reference --model runs/learning/$*/model $(rl_way) $(RL_TEST) --out runs/learning/$*/test
 	$(BIN)/python bench/learning.py --run runs/learning/$*
+
+# The model before any learning, on the problems that every run is tested on.
+start-%: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/trueplex eval --suite reference $(RL_$*) $(RL_TEST) --out runs/learning/start/$*
+	mkdir -p results/learning/start && cp runs/learning/start/$*/results.json results/learning/start/$*.json
 
 # The shipped policy: multiplex learning by LoRA, what validated best of 60 steps, and a verifier from its own rollouts.
 POLICY := runs/policy

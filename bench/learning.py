@@ -4,7 +4,8 @@
     python bench/learning.py --page                       docs/learning.png and the tables in docs/learning.md
     python bench/learning.py --check                      exit 1 when the tables are not what the files say
 
-No number on the page is typed by hand. The start of every run is the embedded model as `make measure` measured it.
+No number on the page is typed by hand. The start of every run is the embedded model on the same test problems, by
+`make start-k1 start-k3`.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ BEGIN, END = "<!-- results: written by bench/learning.py -->", "<!-- end of resu
 CURVES = ("reward", "right", "tokens", "truncated", "entropy", "joint_entropy", "explored", "duplicates", "gradient")
 JUDGED = ("right", "error", "tokens", "truncated", "entropy", "explored")
 ENDS = 5  # steps that the figures of a run's start and end are means of
-KS = (1, 4, 16, 64)
+KS = (1, 4, 16, 64, 256)
+STARTS = {"discrete": "k1", "K = 3": "k3"}  # the ways of thinking whose start was tested
 SMOOTH = 9  # steps
 # Okabe and Ito's palette, which colour-blind readers can tell apart; each width also has a line style of its own.
 STYLES = {
@@ -80,11 +82,17 @@ def way(result: dict[str, Any]) -> str:
     return f"K = {thinking['width'] or 3}{mean}"
 
 
-def over_suites(test: dict[str, Any], k: int, draws: int = 2000) -> dict[str, float]:
-    """pass@k as the mean over suites, with a bootstrap interval over the problems of each."""
+def over_suites(
+    test: dict[str, Any], k: int, before: dict[str, Any] | None = None, draws: int = 2000
+) -> dict[str, float]:
+    """pass@k as the mean over suites, or what it has gained, with a bootstrap interval over the problems of each."""
     rng, means, drawn = np.random.default_rng(0), [], np.zeros(draws)
-    for figures in test["suites"].values():
+    for suite, figures in test["suites"].items():
         values = np.array([pass_at(figures["samples"], right, k) for right in figures["right"]])
+        if before:
+            first = before["suites"][suite]
+            assert first["ids"] == figures["ids"], suite
+            values -= [pass_at(first["samples"], right, k) for right in first["right"]]
         means.append(values.mean())
         drawn += values[rng.integers(0, len(values), (draws, len(values)))].mean(1)
     drawn /= len(means)
@@ -109,9 +117,10 @@ def results() -> dict[str, dict[str, Any]]:
     return dict(sorted(found.items(), key=lambda item: (order.index(way(item[1])), item[1]["run"]["recipe"]["seed"])))
 
 
-def base(thinking: str) -> dict[str, Any]:
-    name = "discrete" if thinking == "discrete" else "multiplex"
-    return json.loads((ROOT / "results" / f"reference-{name}.json").read_text())
+def start(way: str) -> dict[str, Any] | None:
+    """The embedded model on the same test problems, before any learning."""
+    name = STARTS.get(way)
+    return json.loads((FOLDER / "start" / f"{name}.json").read_text()) if name else None
 
 
 def test_tables(found: dict[str, dict[str, Any]]) -> str:
@@ -121,16 +130,21 @@ def test_tables(found: dict[str, dict[str, Any]]) -> str:
         return "No run has been tested yet."
     rows, suites = [], list(next(iter(tested.values()))["test"]["suites"])
     by_suite = []
-    for kind in ("discrete", "K = 3"):
-        test = base(kind)
-        rows.append([f"before, {kind}", *(percent(over_suites(test, k)) for k in KS), tokens(test), entropy(test)])
+    for kind in STARTS:
+        test = start(kind)
+        assert test is not None
+        rows.append([f"before, {kind}", *(percent(over_suites(test, k)) for k in KS), "", tokens(test), entropy(test)])
         by_suite.append([f"before, {kind}", *(percent(test["suites"][s]["pass"]["1"]) for s in suites)])
     for r in tested.values():
         name = f"**{way(r)}**, seed {r['run']['recipe']['seed']}"
-        rows.append([name, *(percent(over_suites(r["test"], k)) for k in KS), tokens(r["test"]), entropy(r["test"])])
+        first = start(way(r))
+        gained = percent(over_suites(r["test"], 1, first)) if first else ""
+        rows.append(
+            [name, *(percent(over_suites(r["test"], k)) for k in KS), gained, tokens(r["test"]), entropy(r["test"])]
+        )
         by_suite.append([name, *(percent(r["test"]["suites"][s]["pass"]["1"]) for s in suites)])
     return "\n\n".join([
-        table(["test, mean over suites", *(f"pass@{k}" for k in KS), "tokens", "entropy"], rows),
+        table(["test, mean over suites", *(f"pass@{k}" for k in KS), "gained at 1", "tokens", "entropy"], rows),
         table(["test, pass@1", *suites], by_suite),
     ])  # fmt: skip
 
@@ -202,10 +216,10 @@ def draw(found: dict[str, dict[str, Any]]) -> None:
 
 
 def tested(found: dict[str, dict[str, Any]]) -> str:
-    """How many problems of a suite the trained models, and the one before, were tested on."""
-    after = {f["problems"] for r in found.values() if r["test"] for f in r["test"]["suites"].values()}
-    before = {f["problems"] for f in base("discrete")["suites"].values()}
-    return f"{', '.join(map(str, sorted(after)))} problems a suite, {', '.join(map(str, sorted(before)))}"
+    """How many problems of a suite, and how many traces of each, everything was tested on."""
+    tests = [r["test"] for r in found.values() if r["test"]]
+    sizes = {(f["problems"], f["samples"]) for test in tests for f in test["suites"].values()}
+    return "; ".join(f"{problems} problems a suite, {samples} traces each" for problems, samples in sorted(sizes))
 
 
 def page(found: dict[str, dict[str, Any]]) -> str:
@@ -215,8 +229,8 @@ def page(found: dict[str, dict[str, Any]]) -> str:
         f"{recipe['prompts']} problems a step of all six suites mixed, {recipe['samples']} rollouts each, learning rate "
         f"{recipe['lr']:g}, all weights, no divergence term; torch {m['torch']}, transformers {m['transformers']}, {m['cores']} "
         f"cores shared with other jobs, {m['threads']} thread a run. Validation: the same "
-        f"problems and draws at every judgement, ± one standard error. Test: {tested(found)} before "
-        "training, 64 traces each, with 95 % bootstrap intervals over problems."
+        f"problems and draws at every judgement, ± one standard error. Test: {tested(found)}, "
+        "with 95 % bootstrap intervals over problems; what was gained is paired, problem by problem."
     )
     before, _, rest = PAGE.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)

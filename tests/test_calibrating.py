@@ -64,9 +64,9 @@ def test_confidences_are_right_on_average_and_errors_bounded_on_problems_never_s
     band = made.bands[WAY]
     assert 0 < band.low <= band.high < 1
     name = seen[0].condition
-    assert made.trust(name, 0.99) == "trusted" and made.trust(name, 0.01) == "doubted"
+    assert made.band(name) is band and band.state(0.99) == "trusted" and band.state(0.01) == "doubted"
     # Nothing is said of paths that a policy chose among, nor of another way of thinking.
-    assert made.trust(seen[-1].condition, 0.99) is None is made.trust(name.replace("discrete", "soft"), 0.99)
+    assert made.band(seen[-1].condition) is None is made.band(name.replace("discrete", "soft"))
     assert made.probability(0.9) > 0.9 > 0.1 > made.probability(0.1)
 
 

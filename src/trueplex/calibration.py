@@ -135,13 +135,12 @@ class Calibration:
             return bool(numbers) and min(numbers) <= asked["paths"] <= max(numbers)
         return any(c["paths"] == asked["paths"] for c in alike)
 
-    def trust(self, name: str, score: float) -> str | None:
-        """``trusted``, ``doubted`` or ``uncertain``: a finished trace of this score, in a run of these options (a `condition`).
+    def band(self, name: str) -> Band | None:
+        """What the scores of finished traces say in a run of these options (a `condition`).
 
         None where nothing is promised: another way of thinking, or a policy that chose among the paths.
         """
-        band = self.bands.get(way_of_thinking(name))
-        return None if band is None or json.loads(name)["prune"] != "none" else band.state(score)
+        return None if json.loads(name)["prune"] != "none" else self.bands.get(way_of_thinking(name))
 
     def probability(self, score: float) -> float:
         """The probability that a finished trace of this score is right, by linear interpolation."""

@@ -96,7 +96,7 @@ class Stream(Iterator[Event]):
                  begun: Sequence[Trace], calibration: Calibration | None) -> None:  # fmt: skip
         self.rule, self.waves, self.budget = policy.parse(settings.prune), settings.waves, settings.budget
         self.alarms = [alarms.parse(alarm) for alarm in settings.alarms]
-        longest = settings.thinking.ending.max_tokens or backbone.default_max_tokens
+        longest = settings.thinking.ending.most(backbone.default_max_tokens)
         highest = confidence.highest(settings.verifier)
         self.rule.check(self.waves.most, longest, highest)
         for alarm in self.alarms:

@@ -118,7 +118,7 @@ def configuration(settings: Settings, backbone: Backbone) -> dict[str, Any]:
         "dtype": str(backbone.dtype).removeprefix("torch."),
         "paths": settings.paths if waves.parse(settings.paths).adaptive else settings.waves.most,
         **thinking_options(thinking),
-        "max_tokens": thinking.ending.max_tokens or backbone.default_max_tokens,
+        "max_tokens": thinking.ending.most(backbone.default_max_tokens),
         "verifier": settings.verifier,
         "prune": settings.prune,
         "select": settings.select,

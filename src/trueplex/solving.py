@@ -63,10 +63,10 @@ class Run:
         confidence = self.calibration.confidence(select, votes, voters, name) if self.calibration else None
         config["calibrated"] = confidence is not None
         confidence = vote.share(votes) if confidence is None else confidence
-        if self.calibration is not None:
+        if self.calibration and (band := self.calibration.band(name)):
             for trace in self.traces:
                 if trace.status is Status.FINISHED and trace.score is not None:
-                    trace.trust = self.calibration.trust(name, trace.score)
+                    trace.trust = band.state(trace.score)
         state = "none" if not votes else "uncertain" if confidence < self.least else "answered"
         return Solution(
             problem=self.prompt.problem,

@@ -60,13 +60,17 @@ class Ending:
         """Whether thinking may be closed from outside, which takes a model with ``</think>``."""
         return self.think_tokens is not None or self.cold_entropy is not None
 
+    def most(self, default: int) -> int:
+        """Most tokens of a trace, of a model whose own limit is `default`."""
+        return self.max_tokens or default
+
     def limits(self, room: np.ndarray, default: int) -> tuple[np.ndarray, np.ndarray]:
         """Most tokens, and the step at which thinking is closed, of traces with `room` positions left [B].
 
         Raises:
             OptionError: think_tokens leaves no answer within the model's own limit.
         """
-        most = self.max_tokens or default
+        most = self.most(default)
         if self.think_tokens is not None and self.think_tokens >= most:
             raise OptionError(f"think-tokens {self.think_tokens} leaves no answer within the model's {most} tokens; "
                               "mend: lower it or give max-tokens")  # fmt: skip

@@ -55,7 +55,7 @@ def evaluate(
     Raises:
         OptionError: a method is unknown or needs scores that the run does not have.
     """
-    longest = settings.thinking.ending.max_tokens or backbone.default_max_tokens
+    longest = settings.thinking.ending.most(backbone.default_max_tokens)
     choose(methods, scorer is not None, settings.probe_every, settings.waves.most, longest)
     figures = {}
     for name, problems in suites.items():

@@ -70,7 +70,7 @@ class Learner:
                  ) -> None:  # fmt: skip
         self.accelerator, self.engine, self.recipe, self.clock = accelerator, engine, recipe, clock
         self.reference = reference
-        self.most = recipe.thinking.ending.max_tokens or engine.default_max_tokens
+        self.most = recipe.thinking.ending.most(engine.default_max_tokens)
 
     def part(self, rollouts: Sequence[Rollout], number: int) -> list[Rollout]:
         """The rollouts of a minibatch: neighbouring problems of the step, wherever they were rolled out."""
