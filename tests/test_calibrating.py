@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trueplex.calibration import condition, way_of_thinking
+from trueplex import vote
+from trueplex.calibration import Band, Calibration, condition, looks, way_of_thinking
 from trueplex.engine.sampling import Sampling
 from trueplex.engine.thinking import Thinking
 from trueplex.errors import InputError
@@ -155,6 +157,33 @@ def test_the_conditions_of_a_run_and_of_its_calibration_are_spelled_alike() -> N
     assert shipped is not None and condition(configuration(run, backbone)) in shipped.held
 
 
+def test_a_new_calibration_stands_beside_the_old(tmp_path: Path) -> None:
+    """What was promised for other ways to run is kept, of the same model and verifier; and JSON knows no infinity."""
+    grown = problems_of(60, 8)
+    traces = {WAY: [t for group in grown for t in group]}
+    four, eight = (
+        fit(votes_of(grown, OPTIONS, replace(RUNS[0], paths=n), 32), traces, 0.1, {"model": "m"}) for n in (4, 8)
+    )
+    both = eight.beside(four)
+    assert both.held == {**four.held, **eight.held} and len(both.held) == 2
+    assert eight.beside(replace(four, belongs={"model": "other"})) is eight is eight.beside(None)
+    open_ended = replace(both, bands={WAY: Band(-math.inf, 0.5, 0.1)})
+    open_ended.save(tmp_path)
+    json.loads((tmp_path / "calibration.json").read_text(), parse_constant=pytest.fail)
+    loaded = Calibration.load(tmp_path, {"model": "m"})
+    assert loaded is not None and loaded.bands == open_ended.bands and loaded.held.keys() == both.held.keys()
+
+
+def test_a_score_that_is_no_number_makes_no_confidence_of_none() -> None:
+    """Else nothing would be below the least confidence."""
+    made = fit(votes_of(problems_of(60, 8), OPTIONS, RUNS[1], 32), {}, 0.1, {})
+    told = [Trace(Problem("?"), i, 0, Status.FINISHED, scores=[(9, s)], answer=a)
+            for i, (a, s) in enumerate([("1", 0.9), ("1", math.nan), ("2", 0.4)])]  # fmt: skip
+    confidence = made.confidence("majority", vote.majority(told), told)
+    assert confidence is None or 0 < confidence < 1
+    assert all(map(math.isfinite, looks(vote.majority(told), told)))
+
+
 def test_a_calibration_speaks_only_of_runs_like_its_own() -> None:
     backbone = load("reference", device="cpu")
     scorer, run = choose_scorer(backbone, Settings(paths=16, select="weighted"), print)
@@ -166,6 +195,9 @@ def test_a_calibration_speaks_only_of_runs_like_its_own() -> None:
     assert not shipped.covers(name(thinking=Thinking(sampling=Sampling(temperature=0.5))))
     assert not shipped.covers(name(select="top:0.5"))
     problem = [Problem("Ann has 3 apples. Ann buys 4 more. How many apples are there now?")]
+    by_an_unknown_policy = stream(backbone, problem, replace(run, prune="half:64"), scorer, calibration=shipped)
+    (solution,) = [e.solution for e in by_an_unknown_policy if isinstance(e, Solved)]
+    assert not solution.config["calibrated"] and solution.confidence != vote.share(solution.votes)  # an estimate
     for paths, calibrated in ((8, True), (4, False)):
         events = stream(backbone, problem, replace(run, paths=paths), scorer, calibration=shipped)
         (solution,) = [e.solution for e in events if isinstance(e, Solved)]

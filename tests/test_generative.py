@@ -74,6 +74,7 @@ def test_votes_are_averaged_behind_rationales_and_paid_for(qwen: Backbone, monke
         prompt = qwen.tokenizer(mine[0].problem.text, add_special_tokens=False)["input_ids"]
         suffix = "\nVerification: Is the answer correct (Yes/No)? "
         verdicts, spent = [], len(prompt)
+        assert paid <= scorer.reader.most(next(w for w in texts if w.ids == written_by(qwen, solution).ids))
         for trace in mine:
             ids = trace.steps.ids[:, 0].tolist()
             stop = next((i for i, token in enumerate(ids) if token in ends), len(ids))

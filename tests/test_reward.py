@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from transformers import (
 
 from conftest import FAMILIES, SEED
 from trueplex.backbone import Backbone
+from trueplex.budget import Budget
 from trueplex.engine.ending import Ending
 from trueplex.engine.thinking import Thinking
 from trueplex.errors import ModelError, OptionError, VerifierError
@@ -335,6 +337,24 @@ def test_live_scores_are_those_of_the_stored_trace_and_every_token_read_is_paid_
     stored = [(Trace(Problem("1+1?"), 0, 0, Status.FINISHED, tokens=30,
                      steps=Steps(np.arange(20, 50, dtype=np.int32)[:, None], ones, ones, ones[:, 0], ones[:, 0])), (1,))]  # fmt: skip
     assert scorer.score_shares(stored, SHARES).shape == (1, len(SHARES)) and isinstance(scorer, TextScorer)
+
+
+@pytest.mark.parametrize("name", ["orm:{outcome}", "prm:math-shepherd:{math-shepherd}", "genrm:qwen"])
+def test_a_budget_of_tokens_holds_where_looks_read_texts_again(qwen: Backbone, models: Callable, name: str) -> None:
+    folders = {form: str(models(form)) for form in ("outcome", "math-shepherd")}
+    scorer = open_scorer(qwen, name.format(**folders).replace(":qwen", f":{qwen.name}"), print, every=9)
+    settings = Settings(4, Thinking(ending=Ending(30)), "orm:x", probe_every=9, seed=SEED, select="weighted")
+
+    def solved(tokens: int | None) -> tuple[int, set[str]]:
+        events = stream(qwen, [Problem("What is 2 + 2?")], replace(settings, budget=Budget(tokens=tokens)), scorer)
+        (solution,) = [e.solution for e in events if isinstance(e, Solved)]
+        return sum(t.tokens + t.probe_tokens for t in solution.traces), {t.reason for t in solution.traces}
+
+    whole, _ = solved(None)
+    assert solved(whole)[0] == whole
+    for tokens in (whole - 1, whole // 2, 40):
+        spent, reasons = solved(tokens)
+        assert 0 < spent <= tokens and ("token budget" in reasons or tokens > 40)
 
 
 def test_names_that_cannot_be_read_are_refused_before_any_model_is() -> None:

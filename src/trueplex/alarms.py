@@ -27,7 +27,7 @@ Look = Callable[[Trace], str | None]
 class Alarm:
     """A rule, and what it stops. Calling it with a live trace gives why it must stop, or None.
 
-    ``drop`` and ``span`` are those of the grammar, 0 where a rule has none.
+    ``drop``, ``level`` and ``span`` are those of the grammar, 0 where a rule has none.
     """
 
     look: Look
@@ -35,16 +35,24 @@ class Alarm:
     spelled: str
     needs_scores: bool = True
     drop: float = 0.0
+    level: float = 0.0
     span: int = 0
 
     def inert(self, every: int, longest: int, highest: float) -> str | None:
-        """Why it could never ring, with scores up to `highest` every so many tokens of traces so long, and the mend."""
+        """Why it could never ring, or would stop every trace, and the mend.
+
+        With scores up to `highest`, every so many tokens of traces of at most ``longest`` tokens.
+        """
         if self.drop > highest:
             return f"no score can fall by {self.drop:g}; mend: at most {highest:g}"
         if self.drop and self.span < every:
             return f"there is one score in {self.span} tokens; mend: a span of at least {every}, or --probe-every {self.span}"
-        if self.span >= longest:
-            return f"no trace is longer than {longest}; mend: a smaller span"
+        if self.level > highest:
+            return f"it would stop every trace, as no score is above {highest:g}; mend: at most {highest:g}"
+        # What stays under a level has been looked at for a whole span, and is looked at again before its end.
+        needed = -(-(every + self.span) // every) * every if self.level else self.span
+        if needed >= longest:
+            return f"no trace is longer than {longest}; mend: a smaller span, or a smaller --probe-every"
         return None
 
     def __call__(self, trace: Trace) -> str | None:
@@ -89,7 +97,8 @@ def parse(text: str | Look) -> Alarm:
     except ValueError as error:
         raise OptionError(f"cannot read alarm {text!r}: {error}; mend: use {GRAMMAR}") from error
     look: Look = partial(fall, drop=level, span=tokens) if name == "fall" else partial(under, score=level, span=tokens)
-    return Alarm(look, scope, text, drop=level if name == "fall" else 0.0, span=tokens)
+    return Alarm(look, scope, text, drop=level if name == "fall" else 0.0,
+                 level=level if name == "under" else 0.0, span=tokens)  # fmt: skip
 
 
 def _own(name: str) -> Look:

@@ -47,7 +47,9 @@ def looks(votes: Sequence[Vote], traces: Sequence[Trace]) -> list[float]:
     total, paths = sum(v.weight for v in votes), sum(v.paths for v in votes)
     share = (votes[0].weight / total if total > 0 else 1 / len(votes)) * paths
     shown = [math.log((share + 0.5) / (paths - share + 0.5)), math.log(paths)]
-    scores = [t.score for t in traces if t.answer == votes[0].answer and t.score is not None]
+    scores = [
+        t.score for t in traces if t.answer == votes[0].answer and t.score is not None and not math.isnan(t.score)
+    ]
     if scores:
         shown += [_log_odds(sum(scores) / len(scores)), _log_odds(max(scores))]
     return shown
@@ -90,6 +92,16 @@ class Band:
     high: float
     error: float
 
+    def stored(self) -> dict[str, float | None]:
+        """As JSON has it, which knows no infinity: None for an end that is not reached."""
+        ends = {"low": self.low, "high": self.high}
+        return {**{name: end if math.isfinite(end) else None for name, end in ends.items()}, "error": self.error}
+
+    @classmethod
+    def restored(cls, stored: dict[str, Any]) -> Band:
+        low, high = stored["low"], stored["high"]
+        return cls(-math.inf if low is None else low, math.inf if high is None else high, stored["error"])
+
     def state(self, score: float) -> str:
         return "trusted" if score >= self.high else "doubted" if score < self.low else "uncertain"
 
@@ -124,12 +136,13 @@ class Calibration:
         assert len(shown) == len(weights), (select, shown)
         return 1 / (1 + math.exp(-sum(w * x for w, x in zip(weights, shown, strict=True))))
 
-    def covers(self, name: str) -> bool:
+    def covers(self, name: str, policy: bool = False) -> bool:
         """Whether runs of these options (a `condition`) were calibrated: alike in all but the policy, with as many paths
-        or between the fewest and the most.
+        or between the fewest and the most. With ``policy``, alike in that as well.
         """
         asked = json.loads(name)
         alike = [c for c in map(json.loads, self.held) if _but_paths(c) == _but_paths(asked)]
+        alike = [c for c in alike if not policy or c["prune"] == asked["prune"]]
         numbers = [c["paths"] for c in alike if isinstance(c["paths"], int)]
         if isinstance(asked["paths"], int):
             return bool(numbers) and min(numbers) <= asked["paths"] <= max(numbers)
@@ -165,11 +178,18 @@ class Calibration:
                               f"{len(self.held[name])} calibration problems; mend: a larger error, or more problems")  # fmt: skip
         return threshold
 
+    def beside(self, other: Calibration | None) -> Calibration:
+        """This calibration, with what another of the same model and verifier says of other ways to run and to think."""
+        if other is None or other.belongs != self.belongs:
+            return self
+        return Calibration({**other.votes, **self.votes}, {**other.held, **self.held}, self.points or other.points,
+                           {**other.bands, **self.bands}, self.belongs)  # fmt: skip
+
     def save(self, folder: Path) -> None:
         """Write the file, whole or not at all."""
         content = {
             "belongs": self.belongs, "looks": LOOKS, "votes": self.votes, "points": self.points,
-            "bands": {name: {"low": b.low, "high": b.high, "error": b.error} for name, b in self.bands.items()},
+            "bands": {name: band.stored() for name, band in self.bands.items()},
             "held": {name: [[round(c, 5), int(right)] for c, right in pairs] for name, pairs in self.held.items()},
         }  # fmt: skip
         temporary = folder / (FILE + ".tmp")
@@ -192,7 +212,7 @@ class Calibration:
                 return None
             held = {name: [(float(c), bool(r)) for c, r in pairs] for name, pairs in content["held"].items()}
             points = [(float(s), float(p)) for s, p in content["points"]]
-            bands = {name: Band(**band) for name, band in content["bands"].items()}
+            bands = {name: Band.restored(band) for name, band in content["bands"].items()}
             return cls(content["votes"], held, points, bands, belongs)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise VerifierError(f"{path} cannot be read ({error!r}); mend: run `trueplex calibrate` again") from error

@@ -44,6 +44,9 @@ class Scorer(Protocol):
     def rider(self) -> Rider | None:
         """The query column that must ride in the decode forward, if the scores come from one."""
 
+    def cost(self, live: LiveBatch) -> int:
+        """Tokens that a call reads, at most, beside what rides along."""
+
     def __call__(self, live: LiveBatch) -> Sequence[float] | None:
         """Scores for `live.scorable`, in its order, higher is better; None when there is nothing to say yet."""
 
@@ -151,6 +154,13 @@ class Stream(Iterator[Event]):
             affordable = self.budget.stride(stride, self._spent(), len(live.traces), rider is not None)
             if affordable and time.monotonic() < live.deadline:
                 live.advance(affordable, rider)
+                if scorer and not self._affords(scorer):
+                    for trace in live.finished:  # what was never looked at cannot weigh in a vote
+                        if not trace.scores:
+                            trace.status, trace.reason = Status.TRUNCATED, "token budget"
+                    yield from self._stopped()
+                    yield from self._halt("token budget")
+                    continue
                 if scorer:
                     live.record(scorer(live))
                 yield from self._stopped()
@@ -164,7 +174,11 @@ class Stream(Iterator[Event]):
 
     def _spent(self) -> int:
         """Tokens and probes of all traces so far."""
-        return self.spent + sum(t.tokens + t.probe_tokens for t in self.live.traces)
+        return self.spent + sum(t.tokens + t.probe_tokens for t in [*self.live.traces, *self.live.finished])
+
+    def _affords(self, scorer: Scorer) -> bool:
+        """Whether the budget has room for a look at what lives; only one that reads texts again may not."""
+        return self.budget.tokens is None or self._spent() + scorer.cost(self.live) <= self.budget.tokens
 
     def _stopped(self) -> Iterator[Event]:
         """What has just stopped; then more traces for its problem, or the vote."""

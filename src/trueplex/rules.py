@@ -82,6 +82,8 @@ class Keep:
     def inert(self, paths: int, longest: int) -> str | None:
         if paths <= self.least:
             return f"it leaves at least {self.least} and there are {paths} paths; mend: more paths"
+        if all(max(self.least, self.kept(n)) >= n for n in range(1, paths + 1)):
+            return f"of {paths} paths or fewer it keeps all; mend: more paths, or keep less"
         return _too_late(self.every, longest)
 
 

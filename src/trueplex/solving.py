@@ -61,7 +61,9 @@ class Run:
         config = configuration(self.settings, self.backbone)
         name = condition(config)
         confidence = self.calibration.confidence(select, votes, voters, name) if self.calibration else None
-        config["calibrated"] = confidence is not None
+        # By a policy that was not calibrated the confidence is an estimate, from what votes look like behind others.
+        covered = self.calibration is not None and self.calibration.covers(name, policy=True)
+        config["calibrated"] = confidence is not None and covered
         confidence = vote.share(votes) if confidence is None else confidence
         if self.calibration and (band := self.calibration.band(name)):
             for trace in self.traces:

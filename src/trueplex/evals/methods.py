@@ -42,14 +42,19 @@ def majority(traces: Sequence[Trace]) -> Outcome:
     return Outcome(_winner(traces, lambda trace, sofar: sofar + 1.0), sum(t.tokens for t in traces))
 
 
+def _once(traces: Sequence[Trace]) -> int:
+    """Tokens, and one look at each trace: these votes read last scores alone, however often a trace was scored."""
+    return sum(t.tokens + math.ceil(t.probe_tokens / max(1, len(t.scores))) for t in traces)
+
+
 def weighted(traces: Sequence[Trace]) -> Outcome:
     """Every trace counts its last score."""
-    return Outcome(_winner(traces, lambda trace, sofar: sofar + (trace.score or 0.0)), spent(traces))
+    return Outcome(_winner(traces, lambda trace, sofar: sofar + (trace.score or 0.0)), _once(traces))
 
 
 def best(traces: Sequence[Trace]) -> Outcome:
     """The answer of the trace with the highest last score."""
-    return Outcome(_winner(traces, lambda trace, sofar: max(sofar, trace.score or 0.0)), spent(traces))
+    return Outcome(_winner(traces, lambda trace, sofar: max(sofar, trace.score or 0.0)), _once(traces))
 
 
 METHODS: dict[str, Method] = {
@@ -64,9 +69,9 @@ def _voted(name: str) -> Method | None:
     if name in METHODS:
         return None
     if weigh := vote.weighing(name):
-        return lambda traces: Outcome(_winner(traces, lambda trace, sofar: sofar + weigh(trace)), spent(traces))
+        return lambda traces: Outcome(_winner(traces, lambda trace, sofar: sofar + weigh(trace)), _once(traces))
     if share := vote.top_share(name):
-        return lambda traces: Outcome(weighted(_topmost(traces, share)).answer, spent(traces))
+        return lambda traces: Outcome(weighted(_topmost(traces, share)).answer, _once(traces))
     return None
 
 

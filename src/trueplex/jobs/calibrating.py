@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from trueplex import policy
-from trueplex.calibration import PLAIN, way_of_thinking
+from trueplex.calibration import PLAIN, Calibration, way_of_thinking
 from trueplex.errors import InputError
 from trueplex.evals.run import machine, write_results
 from trueplex.loading import folder_of, load
@@ -42,8 +42,11 @@ def calibrate(
     seen, traces = _votes(data, runs, scorer, source)
     made = fit(seen, traces, error, belongs(backbone, scorer, verifier))
     folder = verifier_folder(backbone, verifier) if isinstance(scorer, OneTokenScorer) else folder_of(backbone.name)
-    made.save(folder)
-    say(f"{folder}: calibrated for {len(made.held)} ways to run, from {sum(map(len, traces.values()))} traces")
+    whole = made.beside(Calibration.load(folder, made.belongs))
+    whole.save(folder)
+    kept = len(whole.held) - len(made.held)
+    say(f"{folder}: calibrated for {len(made.held)} ways to run, from {sum(map(len, traces.values()))} traces"
+        + (f"; what it said of {kept} others is kept" if kept else ""))  # fmt: skip
     tested = _votes(tests, runs, scorer, source)[0] if tests else [s for s in seen if s.held]
     figures = judged(made, tested, error)
     if out is not None:
@@ -54,7 +57,7 @@ def calibrate(
             {
                 "config": config,
                 "machine": machine(),
-                "bands": {name: asdict(band) for name, band in made.bands.items()},
+                "bands": {name: band.stored() for name, band in made.bands.items()},
                 "votes": made.votes,
                 "runs": rows,
             },

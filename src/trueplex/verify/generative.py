@@ -53,6 +53,17 @@ class GenerativeReader:
         each = [[next(found) for _ in own] for own in texts]
         return [[score for score, _ in own] for own in each], [sum(tokens for _, tokens in own) for own in each]
 
+    def most(self, written: Written) -> int:
+        asked = len(self.show(written.problem, written.ids)[0])
+        if self.votes is None:
+            return asked
+        # The prompt once, and for each vote its rationale, and all of it read again up to the verdict.
+        again = len(forms.fork(self.verifier.tokenizer, f"\nVerification: {forms.QUESTION} ")[0]) + 1
+        prompt = len(
+            self.verifier.tokenizer(self._text(written.problem, written.ids), add_special_tokens=False)["input_ids"]
+        )
+        return prompt + self.votes * (2 * RATIONALE_TOKENS + prompt + again)
+
     def show(self, problem: str, ids: Sequence[int]) -> Asked:
         """What the model is shown of a solution, when it is asked at once."""
         return forms.fork(self.verifier.tokenizer, self._text(problem, ids))

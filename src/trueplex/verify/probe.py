@@ -43,6 +43,10 @@ class OneTokenScorer:
         """Scores [traces, shares] when the given shares of each trace were written."""
         return score_shares(self.verifier, [(prompt, t.steps) for t, prompt in stored if t.steps is not None], shares)
 
+    def cost(self, live: LiveBatch) -> int:
+        """Its probes ride along."""
+        return 0
+
     def release(self) -> None:
         """Give the base model back its own layers."""
         self.verifier.detach()

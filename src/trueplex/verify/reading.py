@@ -40,6 +40,9 @@ class Reader(Protocol):
     def read(self, written: Sequence[Written], at: Sequence[Sequence[int]]) -> tuple[list[list[float]], list[int]]:
         """Scores in [0, 1] of each trace after each of the given numbers of tokens, and how many tokens each cost."""
 
+    def most(self, written: Written) -> int:
+        """How many tokens a reading of a whole trace takes, at most."""
+
 
 class TextScorer:
     """The Scorer of a reader, live and stored."""
@@ -51,15 +54,21 @@ class TextScorer:
         self.reader, self.every = reader, every
 
     def __call__(self, live: LiveBatch) -> Sequence[float] | None:
-        traces = live.scorable
-        written = [
-            Written(trace.problem.text, steps.ids[:, 0].tolist(), trace.status is not Status.RUNNING)
-            for trace, steps in zip(traces, live.so_far(), strict=True)
-        ]
+        written = self._written(live)
         scores, read = self.reader.read(written, [[len(w.ids)] for w in written])
-        for trace, tokens in zip(traces, read, strict=True):
+        for trace, tokens in zip(live.scorable, read, strict=True):
             trace.probe_tokens += tokens
         return [score for (score,) in scores]
+
+    def cost(self, live: LiveBatch) -> int:
+        """All texts, as they would be shown."""
+        return sum(map(self.reader.most, self._written(live)))
+
+    def _written(self, live: LiveBatch) -> list[Written]:
+        return [
+            Written(trace.problem.text, steps.ids[:, 0].tolist(), trace.status is not Status.RUNNING)
+            for trace, steps in zip(live.scorable, live.so_far(), strict=True)
+        ]
 
     def score_shares(self, stored: Sequence[Stored], shares: Sequence[float]) -> np.ndarray:
         """Scores [traces, shares] when the given shares of each trace were written."""

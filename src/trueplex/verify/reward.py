@@ -132,6 +132,9 @@ class OutcomeReader:
         warn_of_length(self.rewarding, [text for own in shown for text in own], self.say)
         return self._grouped(shown), [self._grouped.cost(own) for own in shown]
 
+    def most(self, written: Written) -> int:
+        return len(self.show(written.problem, written.ids)[0])
+
     def _alone(self, shown: Sequence[forms.Shown]) -> Tensor:
         ids, mask = padded([ids for ids, _ in shown], self.rewarding.model.device)
         rows = torch.arange(len(shown), device=ids.device)
@@ -172,6 +175,10 @@ class ProcessReader:
             for steps, own, counts in zip(found, ends, at, strict=True)
         ]
         return scores, [len(ids) for ids, _ in shown]
+
+    def most(self, written: Written) -> int:
+        ends = self.words.step_ends(written.ids, self.parted, written.ended)
+        return len(self.show(written.problem, written.ids, ends)[0])
 
     def _so_far(self, steps: Sequence[float], whole: int) -> float:
         return self.aggregate(steps[:whole]) if whole else UNREAD
