@@ -1,6 +1,8 @@
 """Gather a training run and its test into results/learning/NAME.json, and draw the page from those files.
 
     python bench/learning.py --run runs/learning/k3-0     after training, and after `trueplex eval` into its test folder
+    python bench/learning.py --speed                      rollouts against pure decoding, into results/learning-speed.json; wants
+                                                          an idle machine
     python bench/learning.py --page                       docs/learning.png and the tables in docs/learning.md
     python bench/learning.py --check                      exit 1 when the tables are not what the files say
 
@@ -13,16 +15,26 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from trueplex.engine import engine
+from trueplex.engine.thinking import Thinking
 from trueplex.evals.metrics import pass_at
 from trueplex.evals.run import machine, write_results
+from trueplex.loading import load
+from trueplex.prompt import make_prompt
+from trueplex.reference import tasks
+from trueplex.reference.tasks import SUITES
+from trueplex.train.policy_sampling import sample
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "results" / "learning"
+SPEED = ROOT / "results" / "learning-speed.json"
 PAGE, PICTURE = ROOT / "docs" / "learning.md", ROOT / "docs" / "learning.png"
 BEGIN, END = "<!-- results: written by bench/learning.py -->", "<!-- end of results -->"
 CURVES = ("reward", "right", "tokens", "truncated", "entropy", "joint_entropy", "explored", "duplicates", "gradient")
@@ -237,14 +249,49 @@ def page(found: dict[str, dict[str, Any]]) -> str:
     return f"{before}{BEGIN}\n{about}\n\n{run_table(found)}\n\n{test_tables(found)}\n{END}{after}"
 
 
+def speed(repeats: int = 5) -> dict[str, Any]:
+    """Tokens a second of a step's rollouts, to their stop, text and answer, against those of rows that are all alive.
+
+    16 problems × 8, as in the study; decoding alone is the first 32 tokens of the same traces, of which none ends so early.
+    """
+    torch.set_num_threads(1)
+    backbone = load("reference", device="cpu")
+    problems = [p for suite in SUITES for p in tasks.problems(suite, "train", 3)][:16]
+    found = {}
+    for name, thinking in {
+        "discrete": Thinking("discrete"),
+        "K = 3": Thinking(width=3),
+        "K = 6": Thinking(width=6),
+    }.items():
+        rates: list[tuple[float, float]] = []
+        for number in range(repeats + 1):  # the first warms up
+            live = engine.start(backbone, [make_prompt(p, backbone) for p in problems], 8, thinking, number, 128)
+            live.admit()
+            started = time.perf_counter()
+            live.advance(32)
+            pure = 128 * 32 / (time.perf_counter() - started)
+            assert len(live.traces) == 128, "a trace ended: the rows were not all alive"
+            started = time.perf_counter()
+            traces = sample(backbone, problems, 8, thinking, number, 128)
+            rates.append((sum(t.tokens for t in traces) / (time.perf_counter() - started), pure))
+        rollout, decoding = (float(np.median(column)) for column in zip(*rates[1:], strict=True))
+        share = float(np.median([a / b for a, b in rates[1:]]))
+        found[name] = {"rollout": round(rollout), "decoding": round(decoding), "share": round(share, 3)}
+    return {"machine": machine(), "tokens a second": found}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path)
+    parser.add_argument("--speed", action="store_true")
     parser.add_argument("--page", action="store_true")
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
     if options.run:
         gather(options.run)
+    if options.speed:
+        SPEED.write_text(json.dumps(speed(), indent=1) + "\n")
+        print(SPEED.read_text())
     if options.page:
         found = results()
         draw(found)

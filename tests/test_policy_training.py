@@ -120,6 +120,28 @@ def test_a_run_that_was_killed_ends_in_the_same_weights(
         trained(fresh, replace(recipe, lr=1e-2), tmp_path / "cut")
     with pytest.raises(InputError, match="the model or the problems"):
         trained(fresh, recipe, tmp_path / "cut", problems=PROBLEMS[1:])
+    with pytest.raises(InputError, match="the model or the problems"):
+        trained(fresh, recipe, tmp_path / "cut", problems=[*PROBLEMS[:9], replace(PROBLEMS[9], answers=("2",))])
+
+
+@pytest.mark.parametrize("state", [None, "", '{"global_step": 4'], ids=["none", "empty", "cut off"])
+def test_a_checkpoint_that_a_kill_cut_off_is_passed_over(
+    fresh: Callable[[], Backbone], plain: tuple[Weights, Path], tmp_path: Path, state: str | None
+) -> None:
+    weights, folder = plain
+    shutil.copytree(folder, tmp_path / "run")
+    (tmp_path / "run" / "checkpoints" / "checkpoint-4" / "trainer_state.json").unlink()
+    if state is not None:
+        (tmp_path / "run" / "checkpoints" / "checkpoint-4" / "trainer_state.json").write_text(state)
+    said: list[str] = []
+    assert same(weights, trained(fresh, RECIPE, tmp_path / "run", said))
+    assert [s.split(":")[0] for s in said if "reward" in s] == ["step 3/4", "step 4/4"]  # from the one before
+
+
+def test_counts_go_on_after_a_kill(fresh: Callable[[], Backbone], tmp_path: Path) -> None:
+    trained(fresh, replace(RECIPE, steps=2, rewards=("correct",)), tmp_path)
+    trained(fresh, replace(RECIPE, steps=4, rewards=("correct",)), tmp_path)
+    assert [row["silent"] for row in lines(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("rank", [0, 4], ids=["whole", "lora"])
@@ -197,7 +219,7 @@ CHANGES: list[dict[str, Any]] = [
     {"thinking": replace(THINKING, merge="mean")}, {"thinking": Thinking("discrete", ending=THINKING.ending)}, {"prompts": 2},
     {"samples": 3}, {"lr": 2e-3}, {"warmup": 2}, {"epochs": 2}, {"minibatches": 2}, {"norm": "none", "max_norm": 9.0},
     {"aggregation": "trace"}, {"aggregation": "constant", "max_norm": 9.0}, {"kl": 1.0, "steps": 2}, {"seed": 1},
-    {"max_norm": 1e-3, "lr": 1e-1}, {"epochs": 3, "clip": Clip(1e-4, 1e-4)},
+    {"max_norm": 1e-3, "steps": 2}, {"epochs": 3, "clip": Clip(1e-4, 1e-4)},
 ]  # fmt: skip
 
 
@@ -206,7 +228,11 @@ def test_every_option_changes_what_is_learned(
     fresh: Callable[[], Backbone], tmp_path: Path, once: Weights, plain: tuple[Weights, Path], change: dict
 ) -> None:
     other = trained(fresh, replace(RECIPE, **{"steps": 1, **change}), tmp_path)
-    if "steps" in change:  # at the first there is no divergence yet
+    if len(change) == 2 and "steps" not in change:  # each of the two makes a difference of its own
+        for name, value in change.items():
+            less = trained(fresh, replace(RECIPE, steps=1, **{name: value}), tmp_path / name)
+            assert not same(other, less, 1e-7), f"{change.keys() - {name}} changed nothing"
+    if "steps" in change:  # at the first there is no divergence yet, and Adam does not see a gradient's size
         twice = load_file(plain[1] / "checkpoints" / "checkpoint-2" / "model.safetensors")
         assert not same({n: twice[n] for n in other}, other, 1e-7)
     else:
@@ -344,6 +370,16 @@ def test_rewards_by_name_and_what_they_may_give(
     ):
         with pytest.raises(OptionError, match=why):
             rewards.load(name)
+
+    def turned(completions: list[str], prompts: list[str], **_: Any) -> list[float]:
+        """TRL calls by name, so a reward may list them in any order, or not all."""
+        assert prompts[0] == traces[0].problem.text and completions[0] == traces[0].text
+        return [0.5] * len(prompts)
+
+    assert rewards.grade(traces, {"turned": turned}) == [0.5] * 4
+    assert rewards.grade(traces, {"one": lambda completions, **_: [1.0] * len(completions)}) == [1.0] * 4
+    with pytest.raises(InputError, match=r"the reward 'mine' failed: TypeError.*take \*\*columns"):
+        rewards.grade(traces, {"mine": lambda prompts, completions: [1.0] * len(completions)})
     for values, why in (([1], "1 values for 4 traces"), (["x"] * 4, "no numbers"), ([math.inf] * 4, "gave inf")):
         with pytest.raises(InputError, match=why):
             rewards.grade(traces, {"odd": lambda prompts, completions, values=values, **_: values})

@@ -18,10 +18,10 @@ from random import Random
 import torch
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM, Trainer, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
 
 from trueplex.reference.tasks import SUITES, tasks
 from trueplex.reference.text import build_tokenizer, render
+from trueplex.train.watch import last_checkpoint
 
 SHAPE = {"hidden_size": 128, "num_hidden_layers": 6, "intermediate_size": 384, "num_attention_heads": 4,
          "num_key_value_heads": 2, "head_dim": 32}  # fmt: skip
@@ -116,7 +116,7 @@ def pretrain(out: Path, steps: int, decay: int, rows: int, lr: float, seed: int,
         seed=seed, use_cpu=cpu, bf16=not cpu, report_to="none", remove_unused_columns=False,
     )  # fmt: skip
     trainer = Trainer(new_model(tokenizer, seed), arguments, train_dataset=texts, data_collator=lambda x: x[0])
-    started, last = time.time(), get_last_checkpoint(str(out / "checkpoints")) if out.exists() else None
+    started, last = time.time(), last_checkpoint(out / "checkpoints")
     trainer.train(resume_from_checkpoint=last)
     trainer.model.to(torch.bfloat16).save_pretrained(out)
     record = {

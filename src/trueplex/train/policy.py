@@ -10,6 +10,7 @@ Left out: an entropy bonus (0 as published), a value model, asynchronous rollout
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections import Counter
@@ -23,7 +24,6 @@ from torch import Tensor
 from torch.distributed import barrier, destroy_process_group
 from torch.utils.data import Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
 
 from trueplex.backbone import Backbone, fingerprint_of
 from trueplex.errors import InputError, OptionError, TrueplexError
@@ -31,12 +31,14 @@ from trueplex.prompt import make_prompt
 from trueplex.settings import origin
 from trueplex.train import policy_weights, rewards, sharded
 from trueplex.train.grpo import Totals, advantages
+from trueplex.train.memory import ran_out
 from trueplex.train.policy_batches import Rollout
-from trueplex.train.policy_journal import Journal
+from trueplex.train.policy_journal import Journal, keep
 from trueplex.train.policy_recipe import PolicyRecipe
 from trueplex.train.policy_sampling import problems_of_step, sample, seed_of_step
 from trueplex.train.policy_update import Clock, Learner, Outcome
 from trueplex.train.policy_watch import Record, judgement, picture, record, record_of
+from trueplex.train.watch import last_checkpoint, write_whole
 from trueplex.types import Problem, Trace
 
 Say = Callable[[str], None]
@@ -126,10 +128,18 @@ class PolicyTrainer(Trainer):
             for i, (trace, value, gain) in enumerate(zip(traces, values, gains, strict=True))
         ]  # fmt: skip
         self.records = gather_object([record(r) for r in self.rollouts])
-        if self.journal or sharded.parts(model):  # the weights have moved
-            self.engine.__dict__["fingerprint"] = fingerprint_of(sharded.full_state(self.engine.model))
-        if self.journal:
-            self.journal.keep(step + 1, self.rollouts, origin(recipe.thinking, self.engine))
+        if recipe.kept:
+            self.engine.__dict__["fingerprint"] = fingerprint_of(
+                sharded.full_state(self.engine.model)
+            )  # they have moved
+            keep(
+                self.out,
+                step + 1,
+                self.rollouts,
+                origin(recipe.thinking, self.engine),
+                recipe.kept,
+                self.args.process_index,
+            )
         with self.clock("forward"):
             self.learner.look_back(model, self.rollouts)
 
@@ -138,9 +148,9 @@ class PolicyTrainer(Trainer):
         self._outcomes.append(outcome)
         if outcome.silent:
             self.counts["silent"] += 1
-            self.say(
-                f"step {step + 1}: all rewards are equal in every group of an update, so there is nothing to learn from; none is made"
-            )
+            why = ("all rewards are equal in every group of an update" if any(math.isfinite(r.reward) for r in self.records)
+                   else "no rollout could be judged: the grader cannot read the answers of its problem, or no reward can tell")  # fmt: skip
+            self.say(f"step {step + 1}: {why}, so there is nothing to learn from; none is made")
         self._skipped_in_a_row = 0 if outcome.finite else self._skipped_in_a_row + 1
         if not outcome.finite:
             self.counts["skipped"] += 1
@@ -203,7 +213,8 @@ class _Judge(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         own, step = self.trainer, state.global_step // self.trainer.recipe.updates
         if state.is_world_process_zero:
-            own.journal = Journal(own.out, step, own.recipe.kept, own.say)
+            own.journal = Journal(own.out, step, own.say)
+            own.counts |= {name: row[name] for row in own.journal.metrics.rows[-1:] for name in own.counts}
         judged = [own.journal is not None and step in {j["step"] for j in own.journal.validation.rows}]
         if not gather_object(judged)[0]:
             own.judge()
@@ -235,20 +246,29 @@ def train_policy(backbone: Backbone, problems: Sequence[Problem], validation: Se
     if recipe.prompts % (recipe.minibatches * arguments.world_size):
         raise OptionError(f"{recipe.prompts} prompts cannot be shared evenly by {arguments.world_size} processes in "
                           f"{recipe.minibatches} minibatches; mend: --prompts a multiple of their product")  # fmt: skip
-    _claim(out, recipe, backbone, problems, arguments.process_index == 0)
+    _claim(out, recipe, backbone, problems, validation, arguments.process_index == 0)
     model = policy_weights.trainable(backbone, recipe)
     trainer = PolicyTrainer(
         model, arguments, backbone, problems, validation, recipe,
         policy_weights.frozen(reference), out, say if arguments.process_index == 0 else lambda message: None,
     )  # fmt: skip
-    last = get_last_checkpoint(str(out / "checkpoints")) if (out / "checkpoints").is_dir() else None
     try:
-        trainer.train(resume_from_checkpoint=last)
+        trainer.train(resume_from_checkpoint=last_checkpoint(out / "checkpoints"))
+    except (MemoryError, RuntimeError) as error:
+        if not ran_out(error):
+            raise
+        raise TrueplexError("out of memory in the optimizer's step, which keeps two numbers a weight; mend: --rank N in another "
+                            "--out folder, or a smaller model") from error  # fmt: skip
     finally:
         if trainer.journal:
             trainer.journal.close()
     if trainer.failure:
         raise TrueplexError(trainer.failure)
+    state = fingerprint_of(sharded.full_state(backbone.model))
+    if len(set(gather_object([state]))) > 1:
+        raise TrueplexError(
+            "the processes have come to different weights, so none are written; mend: report it, with the options"
+        )
     folder = policy_weights.save(backbone, model, out, arguments.process_index == 0)
     policy_weights.release(backbone, model, recipe)
     if arguments.world_size > 1:  # one process that leaves early would have the others killed before they have saved
@@ -270,11 +290,18 @@ def arguments_of(recipe: PolicyRecipe, out: Path, device: torch.device) -> Train
     )  # fmt: skip
 
 
-def _claim(out: Path, recipe: PolicyRecipe, backbone: Backbone, problems: Sequence[Problem], first: bool) -> None:
+def _digest(problems: Sequence[Problem]) -> str:
+    """A name for these problems, their order and what counts as right."""
+    told = json.dumps([[p.text, list(p.answers or ())] for p in problems])
+    return hashlib.blake2b(told.encode(), digest_size=12).hexdigest()
+
+
+def _claim(out: Path, recipe: PolicyRecipe, backbone: Backbone, problems: Sequence[Problem], validation: Sequence[Problem],
+           first: bool) -> None:  # fmt: skip
     """Write what a new run is, or check that an old one was the same."""
     path = out / "recipe.json"
-    own = {"model": backbone.name, "fingerprint": backbone.fingerprint, "problems": len(problems),
-           "first": f"{problems[0].key:016x}", "recipe": recipe.identity()}  # fmt: skip
+    own = {"model": backbone.name, "fingerprint": backbone.fingerprint, "problems": _digest(problems),
+           "validation": _digest(validation), "recipe": recipe.identity()}  # fmt: skip
     own = json.loads(json.dumps(own))
     if path.exists():
         old = json.loads(path.read_text())
@@ -284,4 +311,4 @@ def _claim(out: Path, recipe: PolicyRecipe, backbone: Backbone, problems: Sequen
             raise InputError(f"{out} holds a run with another configuration ({what}); mend: the same options, or another "
                              "--out folder")  # fmt: skip
     elif first:
-        path.write_text(json.dumps(own, indent=1) + "\n")
+        write_whole(path, json.dumps(own, indent=1) + "\n")

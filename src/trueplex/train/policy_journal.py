@@ -7,6 +7,7 @@ that was not.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,17 @@ class Lines:
         temporary.replace(path)
 
     def append(self, row: dict[str, Any]) -> None:
+        row = _finite(row)
         self.rows.append(row)
         with self.path.open("a") as file:
             file.write(json.dumps(row) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    """The same with None for what is no number, as JSON has none of that."""
+    if isinstance(value, dict):
+        return {name: _finite(inner) for name, inner in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
@@ -60,8 +69,8 @@ def writer(folder: Path, step: int) -> Any:
 class Journal:
     """The files of a run, from step `step` on; only the first process keeps one."""
 
-    def __init__(self, out: Path, step: int, kept: int, say: Say) -> None:
-        self.out, self.kept, self.say = out, kept, say
+    def __init__(self, out: Path, step: int, say: Say) -> None:
+        self.out, self.say = out, say
         self.metrics = Lines(out / METRICS, step)
         self.validation = Lines(out / VALIDATION, step)
         self.alarms = Lines(out / ALARMS, step)
@@ -78,19 +87,6 @@ class Journal:
         for name in found.keys() - self._sounding:
             self._alarm(figures["step"], name, found[name])
         self._sounding = set(found)
-
-    def keep(self, step: int, rollouts: Sequence[Rollout], origin: Origin) -> None:
-        """Store the rollouts of a step, and forget those of steps long past."""
-        if not self.kept:
-            return
-        folder = self.out / "rollouts"
-        path = folder / f"step-{step:06d}.arrow"
-        path.unlink(missing_ok=True)
-        store = open_store(path)
-        store.append([to_row(r.trace, r.prompt, origin) for r in rollouts])
-        store.close()
-        for old in sorted(folder.glob("step-*.arrow"))[: -self.kept]:
-            old.unlink()
 
     def judge(self, judgement: dict[str, Any], rollouts: Sequence[Rollout]) -> None:
         """A judgement on validation; `rollouts` are those of the last step, to be read if something looks wrong."""
@@ -113,6 +109,18 @@ class Journal:
 
     def close(self) -> None:
         self.board.close()
+
+
+def keep(out: Path, step: int, rollouts: Sequence[Rollout], origin: Origin, kept: int, process: int) -> None:
+    """Store what a process rolled out in a step, and forget its steps long past, but for the last `kept`."""
+    folder, own = out / "rollouts", f"-{process}" if process else ""
+    path = folder / f"step-{step:06d}{own}.arrow"
+    path.unlink(missing_ok=True)
+    store = open_store(path)
+    store.append([to_row(r.trace, r.prompt, origin) for r in rollouts])
+    store.close()
+    for old in sorted(folder.glob(f"step-??????{own}.arrow"))[:-kept]:
+        old.unlink()
 
 
 def flat(figures: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:

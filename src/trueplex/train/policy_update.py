@@ -44,7 +44,7 @@ class Clock:
                 raise
             raise TrueplexError(
                 f"out of memory in the {part} ({str(error).splitlines()[0][:120]}); mend: fewer --rows for rollouts; fewer "
-                "--micro-tokens, --checkpointing or --rank for training; the run goes on from its last checkpoint"
+                "--micro-tokens or --checkpointing for training; the run goes on from its last checkpoint, if it has one"
             ) from error
         finally:
             self.seconds[part] += time.perf_counter() - started
@@ -109,9 +109,9 @@ class Learner:
                     rollout.old = values if counts else rollout.old
         if self.recipe.kl:
             with self._first_weights(model) as first:
-                for micro, _ in self._micro_batches(model, self._telling(rollouts), rollouts):
+                for micro, counts in self._micro_batches(model, self._telling(rollouts), rollouts):
                     for rollout, values in zip(micro, self._read(first, micro), strict=True):
-                        rollout.reference = values
+                        rollout.reference = values if counts else rollout.reference
 
     def _read(self, model: Any, micro: Sequence[Rollout]) -> list[Tensor]:
         batch = collate(micro, self.recipe.thinking, self.engine.device)
@@ -167,7 +167,7 @@ class Learner:
             old = batch.scatter([r.old for r in chosen if r.old is not None])
         gains = torch.tensor([r.advantage for r in chosen], device=new.device, dtype=torch.float32)
         slot_loss, clipped = surrogate(new, old, gains, recipe.clip)
-        if recipe.kl:
+        if recipe.kl and counts:
             reference = batch.scatter([r.reference for r in chosen if r.reference is not None])
             slot_loss = slot_loss + recipe.kl * kl_penalty(new, old, reference)
         weights = step_weights([r.trace.tokens for r in chosen], recipe.aggregation, totals).to(new.device)

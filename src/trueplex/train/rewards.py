@@ -2,8 +2,8 @@
 
     def reward(prompts: list[str], completions: list[str], **columns) -> list[float | None]
 
-Columns are lists as long as `prompts`: ``answers`` (those that count as right, or None), ``answer`` (the one that was
-extracted, or None), ``correct`` (the grader's verdict), ``status``, ``tokens``, ``id``, and ``completion_ids`` (the
+All are given by name, as TRL does. Columns are lists as long as `prompts`: ``answers`` (those that count as right, or None),
+``solution`` (the first of them, as TRL's data have it), ``answer`` (the one that was extracted, or None), ``correct`` (the grader's verdict), ``status``, ``tokens``, ``id``, and ``completion_ids`` (the
 emitted tokens). None means that this function cannot tell; a trace that no function can judge takes no part.
 """
 
@@ -76,12 +76,13 @@ def grade(traces: Sequence[Trace], functions: dict[str, Reward]) -> list[float]:
     Several functions are summed over those that could.
 
     Raises:
-        InputError: a function gave something else than a number or None for each trace.
+        InputError: a function failed, or gave something else than a number or None for each trace.
     """
     for trace in traces:
         label(trace)
     columns: dict[str, list[Any]] = {
         "answers": [list(t.problem.answers) if t.problem.answers else None for t in traces],
+        "solution": [t.problem.answers[0] if t.problem.answers else None for t in traces],
         "answer": [t.answer for t in traces],
         "correct": [t.correct for t in traces],
         "status": [t.status.value for t in traces],
@@ -89,9 +90,18 @@ def grade(traces: Sequence[Trace], functions: dict[str, Reward]) -> list[float]:
         "id": [t.problem.id for t in traces],
         "completion_ids": [t.steps.ids[:, 0].tolist() for t in traces if t.steps is not None],
     }
-    texts = [t.problem.text for t in traces], [t.text for t in traces]
-    given = [_checked(name, function(*texts, **columns), len(traces)) for name, function in functions.items()]
+    columns |= {"prompts": [t.problem.text for t in traces], "completions": [t.text for t in traces]}
+    given = [_checked(name, _asked(name, function, columns), len(traces)) for name, function in functions.items()]
     return [_total(row) for row in zip(*given, strict=True)]
+
+
+def _asked(name: str, function: Reward, columns: dict[str, list[Any]]) -> Any:
+    """What a reward gives; what it raises is told as its own mistake."""
+    try:
+        return function(**columns)
+    except Exception as error:
+        raise InputError(f"the reward {name!r} failed: {error!r}; mend: its code; it is called by the names prompts, completions "
+                         "and others, so let it take **columns") from error  # fmt: skip
 
 
 def _checked(name: str, values: Any, count: int) -> list[float | None]:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.distributed import barrier, destroy_process_group
 from transformers import Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer import TRAINER_STATE_NAME
 
 from trueplex.errors import InputError, OptionError
 
@@ -77,8 +77,18 @@ def arguments_for(recipe: Any, out: Path, on_cpu: bool) -> TrainingArguments:
 
 def run(trainer: Trainer) -> None:
     """Train, from the last checkpoint where there is one."""
-    folder = Path(trainer.args.output_dir)
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)) if folder.is_dir() else None)
+    trainer.train(resume_from_checkpoint=last_checkpoint(Path(trainer.args.output_dir)))
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint that is whole: transformers writes its state last, and a kill may come before."""
+    whole = {}
+    for state in folder.glob(f"checkpoint-*/{TRAINER_STATE_NAME}"):
+        try:
+            whole[int(json.loads(state.read_text())["global_step"])] = str(state.parent)
+        except (ValueError, KeyError):
+            continue  # it was cut off
+    return whole[max(whole)] if whole else None
 
 
 def leave_together(arguments: TrainingArguments) -> None:
@@ -95,4 +105,11 @@ def _claim(out: Path, recipe: Any, first: bool) -> None:
         if json.loads(path.read_text()) != own:
             raise InputError(f"{out} holds a run with another recipe; mend: the same options, or another --out folder")
     elif first:
-        path.write_text(json.dumps(own) + "\n")
+        write_whole(path, json.dumps(own) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file, whole or not at all."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text)
+    temporary.replace(path)
