@@ -88,6 +88,21 @@ def test_a_reader_of_branches_gives_what_it_gives_of_texts(reference: Backbone, 
     assert len({round(s, 4) for s in scores.flatten().tolist()}) == 5  # two of the six texts are one
 
 
+def test_a_group_that_does_not_fit_is_read_text_by_text(reference: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    reader = open_scorer(reference, "genrm:reference", said.append).reader
+    ids = reference.tokenizer("3+1=4\nso 4\n4-1=3", add_special_tokens=False)["input_ids"]
+    asked = [Written("Ann has 3.", ids, True)], [[1, 4, len(ids)]]
+    expected, _ = reader.read(*asked)
+
+    def full(*arguments: object) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(reader._grouped, "grafted", full)
+    found, _ = reader.read(*asked)
+    assert torch.allclose(torch.tensor(found), torch.tensor(expected), atol=1e-6) and "one by one" in said[-1]
+
+
 def test_a_model_that_reads_them_otherwise_reads_texts() -> None:
     config = Qwen3Config(num_hidden_layers=1)
     values = torch.tensor([[0.1, 0.2, 0.3], [0.4, 0.0, 0.0]])

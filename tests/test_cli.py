@@ -308,6 +308,38 @@ def test_a_save_file_is_gone_on_with_only_by_the_options_it_was_begun_with(truep
     assert code == 0 and len(json.loads(out)["paths"]) == 5
 
 
+def test_scores_and_retirements_of_other_options_are_not_gone_on_with(trueplex, tmp_path: Path) -> None:
+    save = str(tmp_path / "t.arrow")
+    common = ("solve", PROBLEM, "--paths", "4", "--json", "--quiet", "--save", save)
+    assert trueplex(*common, "--verifier", "deepconf:mean")[0] in (0, 1)
+    for other in (
+        ("--verifier", "auto"),
+        ("--verifier", "deepconf:mean", "--prune", "half:8"),
+        ("--verifier", "none"),
+        ("--verifier", "deepconf:mean", "--alarm", "under:0.1@8"),
+        ("--verifier", "deepconf:mean", "--probe-every", "8"),
+    ):
+        code, _, said = trueplex(*common, *other, "--resume")
+        assert code == 2 and "made by other options" in said, other
+    assert trueplex(*common, "--verifier", "deepconf:mean", "--select", "best", "--resume")[0] in (
+        0,
+        1,
+    )  # a vote is anew
+
+
+def test_what_a_budget_stopped_goes_on_in_the_next_run(trueplex, tmp_path: Path) -> None:
+    """By --resume without it, the paths end as they would have without it."""
+    save = str(tmp_path / "t.arrow")
+    common = ("solve", PROBLEM, "--paths", "4", "--json", "--quiet", "--verifier", "none")
+    _, whole, _ = trueplex(*common)
+    code, out, _ = trueplex(*common, "--save", save, "--budget-tokens", "60")
+    assert {p["status"] for p in json.loads(out)["paths"]} == {"truncated"}
+    code, out, _ = trueplex(*common, "--save", save, "--resume")
+    assert code == 0
+    seen = [[(p["text"], p["status"], p["tokens"]) for p in json.loads(o)["paths"]] for o in (whole, out)]
+    assert seen[0] == seen[1]
+
+
 def test_what_is_finished_is_shown_and_kept_whatever_breaks(
     trueplex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

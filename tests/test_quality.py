@@ -120,6 +120,21 @@ def test_the_command_judges_stored_traces(tmp_path: Path) -> None:
     assert few.returncode == 0 and not few.stderr, few.stderr
     judged = json.loads((tmp_path / "few" / "results.json").read_text())
     assert judged["suites"]["r"]["traces"] == 12 and judged["config"]["samples"] == 4
+    whole = (tmp_path / "few" / "results.json").read_text()
+    cut = {**judged, "suites": {}}  # as a kill leaves it, before the second suite
+    (tmp_path / "few" / "results.json").write_text(json.dumps(cut))
+    again = trueplex("eval-verifier", str(tmp_path / "r"), "--scorers", "logprob", "--n", "3", "--samples", "4", "--out",
+                     str(tmp_path / "few"), "--quiet")  # fmt: skip
+    assert again.returncode == 0 and json.loads((tmp_path / "few" / "results.json").read_text()).keys() == judged.keys()
+    judged["suites"]["r"]["right"] = "kept"  # what was judged is not judged again
+    (tmp_path / "few" / "results.json").write_text(json.dumps(judged))
+    kept = trueplex("eval-verifier", str(tmp_path / "r"), "--scorers", "logprob", "--n", "3", "--samples", "4", "--out",
+                    str(tmp_path / "few"), "--quiet")  # fmt: skip
+    assert kept.returncode == 0 and '"kept"' in (tmp_path / "few" / "results.json").read_text() and whole
+    other = trueplex(
+        "eval-verifier", str(tmp_path / "r"), "--scorers", "logprob", "--n", "2", "--out", str(tmp_path / "few")
+    )
+    assert other.returncode == 2 and "results of other scorers or traces" in other.stderr
     twice = trueplex("eval-verifier", str(tmp_path / "r"), str(tmp_path / "r"), "--out", str(tmp_path / "q"))
     assert twice.returncode == 2 and "two stores have the same name" in twice.stderr
     wrong = trueplex("eval-verifier", str(tmp_path / "r"), "--scorers", "deepconf:most", "--out", str(tmp_path / "q"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,12 +27,14 @@ from trueplex.scorers import open_scorer
 from trueplex.settings import Settings
 from trueplex.solving import Run
 from trueplex.store import read_traces
+from trueplex.train.batches import Labelled
 from trueplex.train.labels import labels
-from trueplex.train.reward import SHARES, RewardRecipe, RewardTask, quality, train_reward
+from trueplex.train.reward import KINDS, SHARES, RewardRecipe, RewardTask, quality, train_reward
 from trueplex.train.rollouts import rollout
 from trueplex.train.values import APART, Valuing, cuts, read_values, thinking_of, value
 from trueplex.train.verifier import Recipe, read_labelled, train_verifier
 from trueplex.types import Problem, Steps, Trace
+from trueplex.verify.reading import Written
 from trueplex.verify.reward import NAMES, card_of
 from trueplex.verify.transcript import Words
 
@@ -183,6 +186,11 @@ def test_monte_carlo_labels_lie_between_the_values_and_need_them(
 RECIPE = RewardRecipe(rank=2, rows=4, lr=1e-2, every=4)
 
 
+def whole(traces: Sequence[Labelled]) -> tuple[list[Written], list[list[int]]]:
+    written = [Written(t.text, t.steps.ids[:, 0].tolist(), True) for t in traces]
+    return written, [[len(w.ids)] for w in written]
+
+
 @pytest.mark.parametrize(("kind", "rank"), [("outcome", 2), ("process", 0), ("process", 2), ("generative", 2)])
 def test_what_is_trained_learns_and_loads_by_name(
     reference: Backbone, rolled: Path, known: dict, tmp_path: Path, kind: str, rank: int
@@ -194,6 +202,11 @@ def test_what_is_trained_learns_and_loads_by_name(
     found = quality(scorer.reader, traces)
     assert found == pytest.approx(card["validation"], abs=0.02)  # merging LoRA rounds
     log = [json.loads(line) for line in (tmp_path / "validation.jsonl").read_text().splitlines()]
+    # Most of them are right, so what is first learned is to say so: labels, or Yes and No, are not turned round.
+    before, _ = KINDS[kind](reference, replace(RECIPE, kind=kind, rank=rank)).reader.read(*whole(traces))
+    after, _ = scorer.reader.read(*whole(traces))
+    gained = np.array(after)[:, 0] - np.array(before)[:, 0]
+    assert np.mean([t.correct for t in traces]) > 0.8 and gained.mean() > 0.02
     assert [r["step"] for r in log] == [4, 6] and all(f"within_auroc@{s}" in log[0] for s in SHARES)
     assert not any(p.requires_grad for p in reference.model.parameters())
     for other in {"orm:{}", "prm:versaprm:{}", "genrm:{}"} - {NAMES[kind]}:
@@ -204,7 +217,7 @@ def test_what_is_trained_learns_and_loads_by_name(
 def test_the_loss_is_binary_cross_entropy_at_the_steps_that_are_known(
     reference: Backbone, rolled: Path, known: dict
 ) -> None:
-    from trueplex.train.reward import KINDS, collate
+    from trueplex.train.reward import collate
 
     traces = read_labelled(rolled, reference, lambda m: None)
     learner = KINDS["process"](reference, RewardRecipe("process"))

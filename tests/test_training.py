@@ -21,10 +21,11 @@ from trueplex.engine.ending import Ending
 from trueplex.engine.thinking import Thinking
 from trueplex.errors import InputError, OptionError, TrueplexError
 from trueplex.settings import Settings
+from trueplex.train import verifier as verifier_module
 from trueplex.train.batches import Labelled, Order, Probes, collate
 from trueplex.train.labels import labels
 from trueplex.train.rollouts import rollout
-from trueplex.train.verifier import ProbeTask, Recipe, ranking_loss, read_labelled, train_verifier
+from trueplex.train.verifier import ProbeTask, Recipe, ranking_loss, read_labelled, train_verifier, watched
 from trueplex.types import Problem, Trace
 from trueplex.verify.one_token import OneTokenVerifier
 
@@ -82,6 +83,71 @@ def test_a_run_that_was_killed_ends_in_the_same_weights(
     assert same(whole, again)
     with pytest.raises(InputError, match="another recipe"):
         train_verifier(qwen, traces, traces, replace(recipe, lr=1e-3), tmp_path / "cut")
+
+
+def test_a_run_that_is_at_its_end_learns_no_further(qwen: Backbone, traces: list[Labelled], tmp_path: Path) -> None:
+    """Half an epoch ends in its midst, which transformers notices one step late; with best weights kept, as well."""
+    for patience in (0, 9):
+        out, recipe = tmp_path / str(patience), replace(RECIPE, epochs=0.5, every=2, patience=patience)
+        first = trained(qwen, traces, recipe, out)
+        steps = sorted(p.name for p in (out / "checkpoints").iterdir())
+        assert same(first, trained(qwen, traces, recipe, out))
+        assert steps == sorted(p.name for p in (out / "checkpoints").iterdir()) and len(steps) == 2
+
+
+def test_a_run_knows_its_base_and_its_traces(
+    qwen: Backbone, backbones: Callable[[str], Backbone], traces: list[Labelled], tmp_path: Path
+) -> None:
+    """Else it would be certified for what it never saw."""
+    trained(qwen, traces, RECIPE, tmp_path)
+    for other, what in (
+        (traces[8:], "traces"),
+        ([replace(traces[0], correct=not traces[0].correct), *traces[1:]], "traces"),
+    ):
+        with pytest.raises(InputError, match=rf"another recipe \({what}\)"):
+            train_verifier(qwen, other, traces, RECIPE, tmp_path)
+    with pytest.raises(InputError, match=r"another recipe \(base\)"):
+        train_verifier(backbones("qwen2"), traces, traces, RECIPE, tmp_path)
+
+
+def test_a_checkpoint_that_a_kill_left_unjudged_is_judged(
+    qwen: Backbone, traces: list[Labelled], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed while judging the best checkpoint: it is the best of the run that goes on, too."""
+    figures = {2: 0.9, 4: 0.5, 5: 0.4}
+    state = {"calls": 0}
+
+    def judged(verifier: object, validation: object) -> dict[str, float]:
+        state["calls"] += 1
+        if state["calls"] == 1:
+            raise KeyboardInterrupt
+        return {
+            "within_auroc@1.0": list(figures.values())[min(state["calls"] - 2, 2)],
+            "ece@1.0": 0.0,
+            "brier@1.0": 0.0,
+        }
+
+    monkeypatch.setattr("trueplex.train.verifier.quality", judged)
+    recipe = replace(RECIPE, every=2, epochs=0.5, patience=9)
+    with pytest.raises(KeyboardInterrupt):
+        train_verifier(qwen, traces, traces, recipe, tmp_path)
+    for module in qwen.model.modules():  # the run died with its verifier attached
+        if hasattr(module.forward, "func"):
+            module.forward = module.forward.args[0]
+    trained(qwen, traces, recipe, tmp_path)
+    log = [json.loads(line) for line in (tmp_path / "validation.jsonl").read_text().splitlines()]
+    assert [(r["step"], r["within_auroc@1.0"]) for r in log][:2] == [(2, 0.9), (4, 0.5)]
+
+
+def test_what_is_watched_is_whole_problems_of_all(traces: list[Labelled], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verifier_module, "WATCHED", 16)
+    few = watched(traces)
+    assert 8 <= len(few) <= 24 and few[-1].problem != few[0].problem
+    assert all(
+        sum(t.problem == p for t in few) == sum(t.problem == p for t in traces) for p in {t.problem for t in few}
+    )
+    problems = list(dict.fromkeys(t.problem for t in traces))
+    assert [problems.index(p) for p in dict.fromkeys(t.problem for t in few)][-1] >= len(problems) // 2
 
 
 CHANGES: list[dict[str, object]] = [

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -116,8 +118,14 @@ def show(
     look(traces, problem, trace, candidates, html, model)
 
 
+def _ended(number: int, frame: FrameType | None) -> None:
+    """A job that its scheduler ends keeps what it has, as after Ctrl-C."""
+    raise KeyboardInterrupt
+
+
 def main() -> None:
     """The console entry: errors become one line and exit code 2; an interrupt becomes 130."""
+    signal.signal(signal.SIGTERM, _ended)
     try:
         if sys.stdout is None:
             raise StoreError("standard output is closed; mend: leave it open, or send it to /dev/null")

@@ -44,6 +44,10 @@ class Scorer(Protocol):
     def rider(self) -> Rider | None:
         """The query column that must ride in the decode forward, if the scores come from one."""
 
+    @property
+    def fingerprint(self) -> str | None:
+        """A name for trained weights that give the scores, beside the name that the scorer was asked for with."""
+
     def cost(self, live: LiveBatch) -> int:
         """Tokens that a call reads, at most, beside what rides along."""
 
@@ -157,7 +161,7 @@ class Stream(Iterator[Event]):
                 if scorer and not self._affords(scorer):
                     for trace in live.finished:  # what was never looked at cannot weigh in a vote
                         if not trace.scores:
-                            trace.status, trace.reason = Status.TRUNCATED, "token budget"
+                            trace.status, trace.reason = Status.TRUNCATED, "never scored"
                     yield from self._stopped()
                     yield from self._halt("token budget")
                     continue

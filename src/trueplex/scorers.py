@@ -64,7 +64,7 @@ def open_scorer(backbone: Backbone, name: str, say: Callable[[str], None], every
     kind, colon, rest = name.partition(":")
     if colon and kind in READERS:
         return TextScorer(_reader(backbone, kind, rest, say), every)
-    return OneTokenScorer(OneTokenVerifier.load(verifier_folder(backbone, name), backbone), every)
+    return OneTokenScorer(OneTokenVerifier.load(verifier_folder(backbone, name), backbone), every, say)
 
 
 def known(name: str) -> None:
@@ -134,5 +134,5 @@ def choose_calibration(backbone: Backbone, scorer: Scorer | None, settings: Sett
 
 def belongs(backbone: Backbone, scorer: Scorer | None, name: str) -> dict[str, str]:
     """What a calibration is for: these weights of the model, and those of the verifier, or the scorer of that name."""
-    verifier = scorer.verifier.fingerprint if isinstance(scorer, OneTokenScorer) else name
-    return {"model": backbone.fingerprint, "verifier": verifier}
+    own = scorer.fingerprint if scorer else None
+    return {"model": backbone.fingerprint, "verifier": own or name}

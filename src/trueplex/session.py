@@ -6,21 +6,21 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from trueplex import answers_pool
+from trueplex import alarms, answers_pool
 from trueplex.backbone import Backbone
 from trueplex.errors import InputError, OptionError, StoreError
 from trueplex.inputs import read_problems
 from trueplex.loading import load
-from trueplex.pipeline import Event, Rang, Solved, Stopped, stream
+from trueplex.pipeline import Event, Rang, Scorer, Solved, Stopped, stream
 from trueplex.prompt import make_prompt
 from trueplex.race import Race, verdict
-from trueplex.scorers import choose_calibration, choose_scorer
+from trueplex.scorers import belongs, choose_calibration, choose_scorer
 from trueplex.settings import Settings, origin
 from trueplex.store import Origin, open_store, read_traces, to_row
 from trueplex.types import Problem, Solution, Status, Trace
@@ -126,10 +126,10 @@ def run(
         return 2
     console = Console()
     output = Output(fitting, as_json, console)
-    source = origin(settings.thinking, backbone)
+    source = origin(settings.thinking, backbone, _decided(settings, backbone, scorer))
     stored = read_traces(save, say, source) if save and resume and save.exists() else ()
     # What this run would grow itself: the file may hold other seeds, and more paths.
-    begun = [t for t, _ in stored if t.seed == settings.seed and t.index < settings.waves.most]
+    begun = [_freed(t, settings) for t, _ in stored if t.seed == settings.seed and t.index < settings.waves.most]
     events = stream(backbone, fitting, settings, scorer, begun, choose_calibration(backbone, scorer, settings))
     store = _Saving(save, backbone, source)
     # The race shares the console of the answers; beside JSON it may only have standard error to itself.
@@ -159,6 +159,25 @@ def run(
     if complaints or store.failed:
         return 2
     return 0 if all(s.answer is not None for s in output.solved.values()) else 1
+
+
+def _decided(settings: Settings, backbone: Backbone, scorer: Scorer | None) -> dict[str, Any]:
+    """What the scores of a run's traces and their retirement come from."""
+    return {
+        "verifier": belongs(backbone, scorer, settings.verifier)["verifier"] if scorer else "none",
+        "probe_every": settings.probe_every if scorer else None,
+        "prune": settings.prune,
+        "alarms": [alarms.parse(alarm).spelled for alarm in settings.alarms],
+    }
+
+
+def _freed(trace: Trace, settings: Settings) -> Trace:
+    """A trace that the budget of an earlier run stopped, as it was when it lived: it goes on in this one's."""
+    halted = ("token budget", "time budget", *(() if settings.thinking.ending.max_seconds else ("time limit",)))
+    if trace.status is not Status.TRUNCATED or trace.reason not in halted:
+        return trace
+    thought = trace.thinking_tokens if trace.closing else 0
+    return replace(trace, status=Status.RUNNING, reason="", text="", answer=None, correct=None, thinking_tokens=thought)
 
 
 class _Saving:

@@ -102,9 +102,12 @@ def thinking_options(thinking: Thinking) -> dict[str, Any]:
     }
 
 
-def origin(thinking: Thinking | None, backbone: Backbone) -> Origin:
-    """What is stored with every trace of a run; without thinking, what is asked of traces that may think in any way."""
-    options = json.dumps(thinking_options(thinking)) if thinking else ""
+def origin(thinking: Thinking | None, backbone: Backbone, decided: dict[str, Any] | None = None) -> Origin:
+    """What is stored with every trace of a run; without thinking, what is asked of traces that may think in any way.
+
+    ``decided`` is what else a trace's scores and its end came from, where that must be the same to go on.
+    """
+    options = json.dumps(thinking_options(thinking) | ({"decided": decided} if decided else {})) if thinking else ""
     return Origin(backbone.fingerprint, backbone.tokenizer_fingerprint, options)
 
 

@@ -51,8 +51,8 @@ class Origin:
                 raise StoreError(f"{path} holds traces of {name} {row[name]}, and this {name} is {own}; mend: give the "
                                  "model that they were made with")  # fmt: skip
         if self.thinking and row["thinking"] != self.thinking:
-            raise StoreError(f"the traces in {path} think by other options ({row['thinking']}); mend: go on with those, or give "
-                             "another file")  # fmt: skip
+            raise StoreError(f"the traces in {path} were made by other options ({row['thinking']}); mend: go on with those, or "
+                             "give another file")  # fmt: skip
 
 
 def to_row(trace: Trace, prompt_ids: Sequence[int], origin: Origin) -> Row:

@@ -76,7 +76,7 @@ def _votes(stores: Sequence[Path], runs: Sequence[Settings], scorer: Scorer | No
     every: dict[str, list[Trace]] = {}
     most = max(run.waves.most for run in runs)
     for path in stores:
-        _check_scorer(path, runs[0].verifier)
+        _check_scorer(path, runs[0].verifier, scorer)
         groups: dict[int, list[Trace]] = {}
         for trace, _ in read_traces(path, say, source):
             trace.steps = None  # only its numbers count
@@ -107,12 +107,17 @@ def _votes(stores: Sequence[Path], runs: Sequence[Settings], scorer: Scorer | No
     return seen, every
 
 
-def _check_scorer(path: Path, verifier: str) -> None:
+def _check_scorer(path: Path, verifier: str, scorer: Scorer | None) -> None:
     """Raise InputError when the folder of a rollout says that its traces were scored by something else."""
     manifest = (path if path.is_dir() else path.parent) / MANIFEST
     if not manifest.exists() or verifier == "none":
         return
-    made = json.loads(manifest.read_text())["config"]["verifier"]
+    told = json.loads(manifest.read_text())
+    made, weights = told["config"]["verifier"], told.get("scorer")
+    if weights and scorer and scorer.fingerprint and weights != scorer.fingerprint:
+        raise InputError(
+            f"{path} was scored by a verifier of other weights ({made}); mend: roll out with --verifier {verifier}"
+        )
     kinds = [name if name.partition(":")[0] in PLAIN else "a verifier folder" for name in (made, verifier)]
     if made != "none" and kinds[0] != kinds[1]:
         raise InputError(f"{path} was scored by {made!r}, and {verifier!r} is to be calibrated; mend: --verifier {made}, or roll out "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from trueplex.errors import InputError, OptionError
+from trueplex.errors import InputError, OptionError, StoreError
 from trueplex.evals.quality import judge, scored_by
 from trueplex.evals.run import RESULTS, evaluate, machine, write_results
 from trueplex.loading import load
@@ -103,9 +104,12 @@ def appraise(
         raise OptionError("two stores have the same name and would share a place in the results; mend: rename one")
     config = {"model": backbone.name, "fingerprint": backbone.fingerprint, "scorers": list(scorers),
               "data": [str(p) for p in data], "problems": most, "samples": samples}  # fmt: skip
-    suites: dict[str, Any] = {}
+    suites = _judged_before(out, config)
     with Bar(sum(map(len, stores.values())) * len(scorers), quiet) as bar:
         for suite, stored in stores.items():
+            if suite in suites:
+                bar.step(len(stored) * len(scorers), 0)
+                continue
             judged = {}
             for name in scorers:
                 scorer = open_scorer(backbone, name, say)
@@ -135,6 +139,21 @@ def appraise(
             table.add_row(suite, name, *shown, f"{votes['flipped_to_right']} / {votes['flipped_to_wrong']}", error,
                           f"{f['milliseconds_per_trace']:.1f}", f"{f['megaflops_per_trace']:.0f}")  # fmt: skip
     Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+def _judged_before(out: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """The suites that an earlier run of the same command has judged.
+
+    Raises:
+        StoreError: `out` holds the results of another command.
+    """
+    path = out / RESULTS
+    if not path.exists():
+        return {}
+    before = json.loads(path.read_text())
+    if before["config"] != json.loads(json.dumps(config)):
+        raise StoreError(f"{out} holds results of other scorers or traces; mend: give another --out folder")
+    return before["suites"]
 
 
 def _graded(path: Path, source: Origin, most: int | None, samples: int | None) -> list[Stored]:

@@ -43,10 +43,15 @@ def teach_reward(
 ) -> None:
     """`trueplex train reward`: read rollouts, train, and say how good the reward model is."""
     from trueplex.train.reward import train_reward
+    from trueplex.train.values import steps_of
 
     backbone = load(model, device)
     traces, held = _split(data, validation, backbone)
     if recipe.kind == "process":
+        for folder, valued in ((folder, steps_of(folder)) for folder in data):
+            if valued and valued != (recipe.steps or valued):
+                raise InputError(f"{folder} was valued behind {valued} and steps are {recipe.steps}, so none would match; mend: "
+                                 f"--steps {valued}, or roll out and value anew")  # fmt: skip
         say(f"{sum(t.values is not None for t in traces)} of {len(traces)} traces have Monte-Carlo values; the others teach "
             "their last step alone")  # fmt: skip
     card = train_reward(backbone, traces, held, recipe, out, ", ".join(map(str, data)), say)

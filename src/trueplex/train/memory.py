@@ -1,4 +1,4 @@
-"""Running out of memory: how it is known, and a batch that is then learned from in parts."""
+"""A batch that does not fit into memory is learned from in parts."""
 
 from __future__ import annotations
 
@@ -11,13 +11,9 @@ from torch.utils.data import Sampler
 from transformers import Trainer
 
 from trueplex.errors import TrueplexError
+from trueplex.fitting import ran_out
 
 Batch = dict[str, Tensor]
-
-
-def ran_out(error: BaseException) -> bool:
-    """Whether this error says that memory ran out, on any device."""
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error)
 
 
 class Task(Protocol):

@@ -27,11 +27,11 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from trueplex.backbone import Backbone, fingerprint_of
 from trueplex.errors import InputError, OptionError, TrueplexError
+from trueplex.fitting import ran_out
 from trueplex.prompt import make_prompt
 from trueplex.settings import origin
 from trueplex.train import policy_weights, rewards, sharded
 from trueplex.train.grpo import Totals, advantages
-from trueplex.train.memory import ran_out
 from trueplex.train.policy_batches import Rollout
 from trueplex.train.policy_journal import Journal, keep
 from trueplex.train.policy_recipe import PolicyRecipe

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from trueplex.backbone import Backbone
 from trueplex.errors import TrueplexError
+from trueplex.fitting import ran_out
 from trueplex.train.grpo import Totals, kl, kl_penalty, policy_loss, step_weights, surrogate
-from trueplex.train.memory import ran_out
 from trueplex.train.policy_batches import Rollout, collate, log_probs, micro_batches
 from trueplex.train.policy_recipe import PolicyRecipe
 from trueplex.train.sharded import parts

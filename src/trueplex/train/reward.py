@@ -31,7 +31,7 @@ from trueplex.evals.metrics import within_auroc
 from trueplex.loading import at_hand, weights_of
 from trueplex.train.batches import Labelled, Order
 from trueplex.train.memory import OrderedTrainer
-from trueplex.train.verifier import WATCHED
+from trueplex.train.verifier import about, watched
 from trueplex.train.watch import Watch, arguments_for, leave_together, run
 from trueplex.verify import forms
 from trueplex.verify.generative import GenerativeReader
@@ -262,7 +262,7 @@ def train_reward(
     learner = KINDS[recipe.kind](backbone, recipe)
     wrapped = _prepare(learner.rewarding, recipe.rank)
     examples = [e for e in map(learner.example, train) if e.columns]
-    arguments = arguments_for(recipe, out, backbone.device.type == "cpu")
+    arguments = arguments_for(recipe, out, backbone.device.type == "cpu", about(backbone, train, validation))
     order = Order(Examples(examples, recipe.seed), recipe.rows, recipe.balanced)
     if not len(order):
         raise InputError(
@@ -277,7 +277,7 @@ def train_reward(
         finally:
             task.train()
 
-    watch = Watch(lambda: judge(validation[:WATCHED]), task, out, recipe.patience)
+    watch = Watch(lambda: judge(watched(validation)), task, out, recipe.patience)
     run(
         OrderedTrainer(
             task, arguments, train_dataset=order.data, callbacks=[watch], order=order, collate=collate, say=say

@@ -59,7 +59,8 @@ def rollout(
     out, paths = Path(out), settings.waves.most
     source = origin(settings.thinking, backbone)
     rows = settings.rows or engine.ROWS.get(backbone.device.type, engine.ROWS["cpu"])
-    _claim(out, {"config": configuration(settings, backbone), "problems": [p.key for p in problems]})
+    _claim(out, {"config": configuration(settings, backbone), "problems": [p.key for p in problems],
+                 "scorer": scorer.fingerprint if scorer else None})  # fmt: skip
     store = open_store(out / TRACES)
     stops, unique = _stops(out / TRACES, say), list({p.key: p for p in problems}.values())
     progress(sum(min(len(stops.get(p.text, ())), paths) for p in problems), 0)
@@ -155,7 +156,8 @@ def _claim(out: Path, manifest: dict) -> None:
     out.mkdir(parents=True, exist_ok=True)
     path = out / MANIFEST
     if path.exists():
-        if json.loads(path.read_text()) != json.loads(json.dumps(manifest)):
+        told, own = json.loads(path.read_text()), json.loads(json.dumps(manifest))
+        if told != {name: own[name] for name in own if name in told}:  # an older folder may not tell all
             raise StoreError(f"{out} holds rollouts of another configuration; mend: give another --out folder")
         return
     temporary = path.with_suffix(".tmp")

@@ -123,6 +123,12 @@ def read_values(
     return found
 
 
+def steps_of(folder: str | Path) -> str | None:
+    """Where the steps end behind which a rollout folder was valued; None when it was not."""
+    path = Path(folder) / MANIFEST
+    return json.loads(path.read_text())["steps"] if path.is_file() else None
+
+
 def thinking_of(folder: str | Path, say: Callable[[str], None]) -> Thinking:
     """How the traces of a store were thought. Raises StoreError when they were thought in several ways."""
     ways = {row["thinking"] for row in read(folder, say, ("thinking",))}

@@ -9,6 +9,8 @@ Runs under `torchrun` too: each process takes its share of every batch, and the 
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -202,7 +204,22 @@ def quality(verifier: OneTokenVerifier, traces: Sequence[Labelled]) -> dict[str,
     return ranked | {"ece@1.0": calibrated["ece"], "brier@1.0": calibrated["brier"]}
 
 
-WATCHED = 2000  # validation traces judged at every checkpoint; all of them at the end
+WATCHED = 2000  # about so many validation traces are judged at every checkpoint; all of them at the end
+
+
+def watched(validation: Sequence[Labelled]) -> list[Labelled]:
+    """Whole problems of them, spread over all, as they come folder by folder."""
+    problems = list(dict.fromkeys(t.problem for t in validation))
+    chosen = set(problems[:: max(1, round(len(validation) / WATCHED))])
+    return [t for t in validation if t.problem in chosen]
+
+
+def about(backbone: Backbone, train: Sequence[Labelled], validation: Sequence[Labelled]) -> dict[str, str]:
+    """What a run's weights come from, besides its recipe."""
+    digest = hashlib.blake2b(digest_size=12)
+    for traces in (train, validation):
+        digest.update(json.dumps([[t.problem, len(t.steps), t.correct, t.values is not None] for t in traces]).encode())
+    return {"base": backbone.fingerprint, "traces": digest.hexdigest()}
 
 
 def train_verifier(
@@ -227,13 +244,13 @@ def train_verifier(
     torch.manual_seed(recipe.seed)
     verifier = OneTokenVerifier(backbone, recipe.rank, targets=recipe.targets)
     probes = Probes(train, recipe.positions, recipe.seed, together=recipe.ranking > 0)
-    arguments = arguments_for(recipe, out, backbone.device.type == "cpu")
+    arguments = arguments_for(recipe, out, backbone.device.type == "cpu", about(backbone, train, validation))
     order = Order(probes, recipe.rows, recipe.balanced)
     if not len(order):
         raise InputError(
             "no problem has both right and wrong traces, so none can be balanced; mend: roll out more paths"
         )
-    watch = Watch(lambda: quality(verifier, validation[:WATCHED]), verifier, out, recipe.patience)
+    watch = Watch(lambda: quality(verifier, watched(validation)), verifier, out, recipe.patience)
     task = ProbeTask(verifier, recipe)
     run(
         OrderedTrainer(

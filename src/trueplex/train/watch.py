@@ -27,6 +27,13 @@ class Watch(TrainerCallback):
         self.judge, self.weights, self.out, self.patience = judge, weights, out, patience
         self.best = out / "best.safetensors"
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """A checkpoint that a kill left unjudged is judged now."""
+        log = self.out / "validation.jsonl"
+        judged = [json.loads(line)["step"] for line in log.read_text().splitlines()] if log.exists() else []
+        if state.global_step and state.global_step not in judged:
+            self.on_save(args, state, control, **kwargs)
+
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         stop = [state.is_world_process_zero and self._judge(state.global_step)]
         if args.world_size > 1:  # all processes stop, or none
@@ -39,12 +46,13 @@ class Watch(TrainerCallback):
         before = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
         # A resumed run may come here again.
         records = [*(r for r in before if r["step"] < step), {"step": step, **self.judge()}]
-        log.with_suffix(".tmp").write_text("".join(json.dumps(r) + "\n" for r in records))
-        log.with_suffix(".tmp").replace(log)
         best = max(range(len(records)), key=lambda i: (records[i][JUDGED_BY], -i))
-        if self.patience and best == len(records) - 1:
+        if (
+            self.patience and best == len(records) - 1
+        ):  # before it is noted: a kill in between has it judged and kept again
             save_file(self.weights.state_dict(), self.best.with_suffix(".tmp"))
             self.best.with_suffix(".tmp").replace(self.best)
+        write_whole(log, "".join(json.dumps(r) + "\n" for r in records))
         return self.patience > 0 and len(records) - 1 - best >= self.patience
 
     def restore(self) -> None:
@@ -53,8 +61,10 @@ class Watch(TrainerCallback):
             self.weights.load_state_dict(load_file(self.best))
 
 
-def arguments_for(recipe: Any, out: Path, on_cpu: bool) -> TrainingArguments:
-    """The arguments of a run in `out`, its rows shared evenly by the processes; the folder is claimed for the recipe.
+def arguments_for(recipe: Any, out: Path, on_cpu: bool, about: dict[str, str]) -> TrainingArguments:
+    """The arguments of a run in `out`, its rows shared evenly by the processes.
+
+    The folder is claimed for the recipe, and for what else it is ``about``: the base model and the traces.
 
     Raises:
         OptionError: the rows cannot be shared evenly.
@@ -71,13 +81,22 @@ def arguments_for(recipe: Any, out: Path, on_cpu: bool) -> TrainingArguments:
         raise OptionError(f"{recipe.rows} rows cannot be shared evenly by {arguments.world_size} processes; mend: "
                           "--batch a multiple of them")  # fmt: skip
     arguments.per_device_train_batch_size = recipe.rows // arguments.world_size
-    _claim(out, recipe, arguments.process_index == 0)
+    _claim(out, asdict(recipe) | about, arguments.process_index == 0)
     return arguments
 
 
 def run(trainer: Trainer) -> None:
     """Train, from the last checkpoint where there is one."""
-    trainer.train(resume_from_checkpoint=last_checkpoint(Path(trainer.args.output_dir)))
+    last = last_checkpoint(Path(trainer.args.output_dir))
+    if last and _finished(Path(last)):
+        trainer._load_from_checkpoint(last)  # train() would look whether it is at its end only after a further step
+    else:
+        trainer.train(resume_from_checkpoint=last)
+
+
+def _finished(checkpoint: Path) -> bool:
+    state = json.loads((checkpoint / TRAINER_STATE_NAME).read_text())
+    return state["global_step"] >= state["max_steps"]
 
 
 def last_checkpoint(folder: Path) -> str | None:
@@ -98,12 +117,16 @@ def leave_together(arguments: TrainingArguments) -> None:
         destroy_process_group()
 
 
-def _claim(out: Path, recipe: Any, first: bool) -> None:
+def _claim(out: Path, own: dict[str, Any], first: bool) -> None:
     """Write the recipe of a new run, or check that an old one says the same."""
-    path, own = out / "recipe.json", json.loads(json.dumps(asdict(recipe)))
+    path, own = out / "recipe.json", json.loads(json.dumps(own))
     if path.exists():
-        if json.loads(path.read_text()) != own:
-            raise InputError(f"{out} holds a run with another recipe; mend: the same options, or another --out folder")
+        told = json.loads(path.read_text())
+        if told != own:
+            differing = ", ".join(name for name in own if told.get(name) != own[name])
+            raise InputError(
+                f"{out} holds a run with another recipe ({differing}); mend: the same options, or another --out folder"
+            )
     elif first:
         write_whole(path, json.dumps(own) + "\n")
 

@@ -103,6 +103,7 @@ class ConfidenceScorer:
     """The Scorer that reads confidences of live traces; it needs no rider and no extra token."""
 
     rider: Rider | None = None
+    fingerprint: str | None = None
 
     def __init__(self, score: Confidence, every: int = 32) -> None:
         self.score, self.every = score, every

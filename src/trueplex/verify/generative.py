@@ -19,10 +19,11 @@ from trueplex.engine.ending import Ending
 from trueplex.engine.prefill import prefill, prompt_inputs
 from trueplex.engine.sampling import Sampling
 from trueplex.engine.thinking import Thinking
+from trueplex.fitting import Fitting
 from trueplex.types import Problem, Prompt
 from trueplex.verify import forms
 from trueplex.verify.branches import Grafted
-from trueplex.verify.reading import Fitting, Grouped, Written
+from trueplex.verify.reading import Grouped, Written
 from trueplex.verify.transcript import Words
 
 ROWS = 32  # texts read together at first

@@ -8,7 +8,7 @@ at t + 1 and sees positions ≤ t, exactly as live.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -19,9 +19,12 @@ from trueplex.backbone import Backbone
 from trueplex.engine.cache import Plan, SlotCache
 from trueplex.engine.live import LiveBatch, Rider
 from trueplex.engine.prefill import inputs_of
+from trueplex.fitting import Fitting
 from trueplex.types import Steps
 from trueplex.verify.one_token import OneTokenVerifier
 from trueplex.verify.stored import Stored, tokens_at
+
+ROWS = 64  # traces read together at first
 
 
 class OneTokenScorer:
@@ -29,8 +32,14 @@ class OneTokenScorer:
 
     bounded = True
 
-    def __init__(self, verifier: OneTokenVerifier, every: int = 32) -> None:
-        self.verifier, self.every = verifier, every
+    def __init__(
+        self, verifier: OneTokenVerifier, every: int = 32, say: Callable[[str], None] = lambda message: None
+    ) -> None:
+        self.verifier, self.every, self.say = verifier, every, say
+
+    @property
+    def fingerprint(self) -> str | None:
+        return self.verifier.fingerprint
 
     @property
     def rider(self) -> Rider:
@@ -41,7 +50,8 @@ class OneTokenScorer:
 
     def score_shares(self, stored: Sequence[Stored], shares: Sequence[float]) -> np.ndarray:
         """Scores [traces, shares] when the given shares of each trace were written."""
-        return score_shares(self.verifier, [(prompt, t.steps) for t, prompt in stored if t.steps is not None], shares)
+        traces = [(prompt, t.steps) for t, prompt in stored if t.steps is not None]
+        return score_shares(self.verifier, traces, shares, self.say)
 
     def cost(self, live: LiveBatch) -> int:
         """Its probes ride along."""
@@ -103,16 +113,21 @@ def score_stored(
 
 @torch.inference_mode()
 def score_shares(
-    verifier: OneTokenVerifier, traces: Sequence[tuple[Sequence[int], Steps]], shares: Sequence[float], rows: int = 64
-) -> np.ndarray:
-    """Scores [traces, shares] when the given shares of each trace, given as (prompt ids, steps), were written."""
-    scores = np.zeros((len(traces), len(shares)), dtype=np.float32)
-    by_length = sorted(range(len(traces)), key=lambda i: len(traces[i][0]) + len(traces[i][1]))
-    for first in range(0, len(traces), rows):
-        chosen = by_length[first : first + rows]
+    verifier: OneTokenVerifier, traces: Sequence[tuple[Sequence[int], Steps]], shares: Sequence[float],
+    say: Callable[[str], None] = lambda message: None,
+) -> np.ndarray:  # fmt: skip
+    """Scores [traces, shares] float32 when the given shares of each trace, given as (prompt ids, steps), were written.
+
+    Raises:
+        ModelError: a single trace does not fit into memory.
+    """
+
+    def work(chosen: list[int]) -> list[list[float]]:
         batch = [traces[i] for i in chosen]
         inputs, _ = pad_inputs(verifier.backbone, batch)
         at = [[len(p) - 1 + tokens_at(len(steps), share) for share in shares] for p, steps in batch]
         logits = probe_pass(verifier, base_pass(verifier.backbone, inputs), torch.tensor(at, device=inputs.device))
-        scores[chosen] = torch.sigmoid(logits).cpu().numpy()
-    return scores
+        return torch.sigmoid(logits).tolist()
+
+    rows = Fitting(ROWS, say)([len(prompt) + len(steps) for prompt, steps in traces], work)
+    return np.array(rows, dtype=np.float32).reshape(len(traces), len(shares))

@@ -16,13 +16,12 @@ from torch import Tensor
 
 from trueplex.engine.live import LiveBatch, Rider
 from trueplex.errors import ModelError
+from trueplex.fitting import Fitting
 from trueplex.types import Status
 from trueplex.verify import branches
 from trueplex.verify.stored import Stored, tokens_at
 
-T = TypeVar("T")
 Shown = TypeVar("Shown", bound=tuple[Any, ...])
-AREA = 2**27  # rows times columns squared of a batch: what a mask or the scores of attention take
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,7 @@ class TextScorer:
     """The Scorer of a reader, live and stored."""
 
     rider: Rider | None = None
+    fingerprint: str | None = None
     bounded = True
 
     def __init__(self, reader: Reader, every: int = 32) -> None:
@@ -80,41 +80,6 @@ class TextScorer:
         """Nothing of the traces' model was touched."""
 
 
-class Fitting:
-    """Work in batches of rows of like length; a batch that does not fit into memory is halved, and that is said."""
-
-    def __init__(self, rows: int, say: Callable[[str], None]) -> None:
-        self.rows, self.say = rows, say
-
-    def __call__(self, lengths: Sequence[int], work: Callable[[list[int]], Sequence[T]]) -> list[T]:
-        """`work` takes the numbers of some rows and gives their results; all results, in order.
-
-        Raises:
-            ModelError: a single row does not fit.
-        """
-        order = sorted(range(len(lengths)), key=lambda i: lengths[i])
-        found: dict[int, T] = {}
-        while len(found) < len(order):
-            chosen = order[len(found) : len(found) + self.rows]
-            while len(chosen) > 1 and len(chosen) * lengths[chosen[-1]] ** 2 > AREA:
-                chosen = chosen[: len(chosen) // 2]
-            try:
-                found.update(zip(chosen, work(chosen), strict=True))
-            except torch.OutOfMemoryError as error:
-                longest = max(lengths[i] for i in chosen)
-                if len(chosen) == 1:
-                    raise ModelError(
-                        f"a text of {longest} tokens does not fit into memory; mend: a smaller model, or --device cpu"
-                    ) from error
-                self.rows = len(chosen) // 2
-                self.say(
-                    f"{len(chosen)} texts of {longest} tokens do not fit into memory: going on with {self.rows} at a time"
-                )
-                if torch.cuda.is_available():
-                    torch.cuda.empty_cache()
-        return [found[i] for i in range(len(order))]
-
-
 class Grouped(Generic[Shown]):
     """Values of texts that come in groups which begin alike: read as branches where the model can, else each alone.
 
@@ -141,11 +106,15 @@ class Grouped(Generic[Shown]):
     def __call__(self, groups: Sequence[Sequence[Shown]]) -> list[list[float]]:
         """A value for each text of each group."""
         if self.branches and any(len(group) > 1 for group in groups):
-            values = self.fitting(
-                [branches.width([t[0] for t in group]) for group in groups],
-                lambda chosen: self.grafted([groups[i] for i in chosen]).tolist(),
-            )
-            return [own[: len(group)] for own, group in zip(values, groups, strict=True)]
+            try:
+                values = self.fitting(
+                    [branches.width([t[0] for t in group]) for group in groups],
+                    lambda chosen: self.grafted([groups[i] for i in chosen]).tolist(),
+                )
+                return [own[: len(group)] for own, group in zip(values, groups, strict=True)]
+            except ModelError:  # a single group does not fit at once; its texts may, one by one
+                self.branches = False
+                self.fitting.say("texts are read one by one from here on, and not as branches of their longest")
         texts = [text for group in groups for text in group]
         found = iter(
             self.fitting([len(t[0]) for t in texts], lambda chosen: self.alone([texts[i] for i in chosen]).tolist())

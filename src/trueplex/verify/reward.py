@@ -22,10 +22,11 @@ from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
 from trueplex.errors import ModelError, OptionError, VerifierError
+from trueplex.fitting import Fitting
 from trueplex.loading import at_hand, default_device, default_dtype, locate
 from trueplex.verify import forms
 from trueplex.verify.branches import Grafted
-from trueplex.verify.reading import Fitting, Grouped, Written, padded
+from trueplex.verify.reading import Grouped, Written, padded
 from trueplex.verify.transcript import SEPARATORS, Words
 
 CARD = "reward.json"
