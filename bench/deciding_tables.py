@@ -39,13 +39,34 @@ def half_table(suites: dict[str, Any], name: str) -> str:
     return table(["suite", "right", "tokens saved, %", "− weighted of 128", "− best of 128"], rows)
 
 
+def confidence_parts() -> list[str]:
+    """What a confidence is worth on test problems, for each way to run that was calibrated."""
+    found = read("calibration.json")
+    if found is None:
+        return [missing("calibration.json", "calibration")]
+    rows = []
+    for r in found["runs"]:
+        how, wrong = r["condition"], r["error_among_answered"]
+        rows.append([how["thinking"], str(how["paths"]), how["select"], how["prune"], str(r["problems"]), f"{100 * r['right']:.1f}",
+                     f"{r['ece']:.3f}", f"{100 * r['answered']:.0f}", "–" if wrong is None else f"{100 * wrong:.1f}"])  # fmt: skip
+    under = sum(r["ece"] < 0.05 for r in found["runs"])
+    return [
+        f"## Confidence\n\nLearned from validation problems, judged on test problems: the expected calibration error is under 0.05 "
+        f"for {under} of {len(found['runs'])} ways to run. With `--max-error {found['config']['error']:g}`: how many are answered, and how many "
+        "of those wrongly.",
+        table(["thinking", "paths", "select", "prune", "problems", "right, %", "calibration error", "answered, %", "wrong among them, %"],
+              rows),
+    ]  # fmt: skip
+
+
 def deciding_parts() -> list[str]:
     found, live = read("deciding.json"), read("deciding-live.json")
     sizes = {f["problems"] for suites in (found or {"modes": {}})["modes"].values() for f in suites.values()}
     parts = [missing("deciding.json", "deciding")] if found is None else [
         f"## Deciding early\n\n{counted(sizes)} problems a suite, {found['paths']} traces each, "
         "stored once; policies simulated on them. `NAME~POLICY` is a vote on what the policy left, `NAME:SCORER` one by an untrained "
-        "score. Tokens count every probe of a policy; the plain votes are charged one probe a trace.",
+        "score. Tokens count every probe of a policy; the plain votes are charged one probe a trace. `half:4/4+auto` was added after the "
+        "others had been measured on these traces, so that its figures are not of an independent test.",
         "![Accuracy against tokens, for every policy](deciding.svg)",
     ]  # fmt: skip
     for mode, suites in (found or {"modes": {}})["modes"].items():

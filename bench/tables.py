@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import claims
+import learning
 from cells import MODES, RESULTS, ROOT, missing, percent, read, spread, table
-from deciding_tables import deciding_parts
+from deciding_tables import confidence_parts, deciding_parts
 from score_tables import ablation_parts, scorer_parts
 
 BEGIN, END = "<!-- results: written by bench/tables.py -->", "<!-- end of results -->"
@@ -153,7 +154,7 @@ def pages() -> dict[Path, str]:
     results = {mode: found for mode in MODES if (found := read(f"reference-{mode}.json"))}
     parts = ["# Results\n\nWritten by `bench/tables.py` from the files under `results/`; `make measure`, `make modes`, `make study` "
              "and `make bench` make those.", *claim_parts(results), *reference_parts(results), *policy_parts(results), *mode_parts(),
-             *scorer_parts(), *ablation_parts(), *deciding_parts(), *study_parts(), *speed_parts()]  # fmt: skip
+             *scorer_parts(), *ablation_parts(), *deciding_parts(), *confidence_parts(), *study_parts(), *speed_parts()]  # fmt: skip
     written = {ROOT / "docs" / "results.md": "\n\n".join(parts) + "\n"}
     if len(results) == len(MODES):
         readme = (ROOT / "README.md").read_text()
@@ -174,6 +175,16 @@ def study() -> dict[str, Any]:
     )
 
 
+def learned() -> dict[str, list[dict[str, Any]]]:
+    """The tests of all training runs, by way of thinking."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted((RESULTS / "learning").glob("*.json")):
+        run = json.loads(path.read_text())
+        if run["test"]:
+            found.setdefault(learning.way(run), []).append(run["test"])
+    return found
+
+
 def claim_parts(results: dict[str, Any]) -> list[str]:
     found = study()
     sizes = {f["problems"] for result in found.values() for f in result["suites"].values()}
@@ -184,7 +195,8 @@ def claim_parts(results: dict[str, Any]) -> list[str]:
     )
     judged = {mode: scores for mode in MODES if (scores := read(f"scorers-{mode}.json"))}
     rows = [*claims.thinking_claims(found), *claims.budget_claims(found), *claims.verifier_claims(results),
-            *claims.rival_claims(judged)]  # fmt: skip
+            *claims.rival_claims(judged), *claims.deciding_claims(read("deciding.json") or {}),
+            *claims.learning_claims(learned())]  # fmt: skip
     if not rows:
         return []
     return [
