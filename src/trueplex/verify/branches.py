@@ -19,8 +19,9 @@ from trueplex.backbone import kinds_of
 from trueplex.errors import ModelError
 
 Row = Sequence[int]  # the ids of a text
-SAMPLE = [[[1, 2, 3, 4, 5], [1, 2, 3, 5], [1, 2]], [[2, 1, 3]]]
-CLOSE = 1e-2  # of values of order one, in half precision
+LONG = [1 + 7 * i % 5 for i in range(40)]
+SAMPLE = [[LONG, [*LONG[:25], 2, 2, 4], [*LONG[:3], 5]], [LONG[7:12]]]
+CLOSE = 5e-2  # of log-odds, in half precision
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def can_branch(
 ) -> bool:
     """Whether a model reads branches as it reads texts: it attends to all that is before, and a small sample agrees.
 
-    ``alone`` gives a value [n] for each text, ``grafted`` values [B, R] for groups.
+    ``alone`` gives a probability [n] for each text, ``grafted`` probabilities [B, R] for groups.
     """
     try:
         if set(kinds_of(config.get_text_config(decoder=True))) != {"full_attention"}:
@@ -119,6 +120,7 @@ def can_branch(
         found = grafted(SAMPLE)
     except (ModelError, TypeError, ValueError):  # other layers, or a model that takes no positions or no such mask
         return False
-    values = torch.cat([found[row, : len(texts)] for row, texts in enumerate(SAMPLE)]).float()
-    expected = alone([text for texts in SAMPLE for text in texts]).float()
+    values = torch.cat([found[row, : len(texts)] for row, texts in enumerate(SAMPLE)])
+    expected = alone([text for texts in SAMPLE for text in texts])
+    values, expected = (torch.logit(v.double().cpu(), 1e-9) for v in (values, expected))
     return bool(((values - expected).abs() <= CLOSE * (1 + expected.abs())).all())
