@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test lint types bench measure scorers ablations calibration deciding modes verifier study study-rl policy clean
+.PHONY: demo test lint types pages bench measure scorers ablations calibration deciding modes verifier study study-rl policy clean
 
 # torch comes first and by its pinned version, so that nothing else pulls in another build.
 $(STAMP): pyproject.toml constraints.txt
@@ -29,6 +29,10 @@ lint: $(STAMP)
 
 types: $(STAMP)
 	$(BIN)/mypy
+
+pages: $(STAMP)  ## whether the pages with figures are what results/ says
+	$(BIN)/python bench/tables.py --check
+	$(BIN)/python bench/learning.py --check
 
 bench: $(STAMP)  ## speed and memory, as ratios of one run; wants an idle machine
 	$(BIN)/python bench/speed.py --out results/speed.json
