@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test lint types pages bench measure scorers ablations calibration deciding modes verifier study study-rl policy clean
+.PHONY: demo test lint types pages bench fresh measure scorers ablations calibration deciding modes verifier study study-rl policy clean
 
 # torch comes first and by its pinned version, so that nothing else pulls in another build.
 $(STAMP): pyproject.toml constraints.txt
@@ -50,13 +50,14 @@ measure: $(STAMP)  ## pass@k, votes and score quality on 200 test problems a sui
 # published window of DeepConf, 2,048 tokens, is longer than these traces.
 RIVALS := runs/rivals
 RIVAL_DATA := --data $(RIVALS)/rollouts/discrete --data $(RIVALS)/rollouts/multiplex
-SCORERS := $(RIVALS)/one-token,auto,orm:$(RIVALS)/outcome,prm:math-shepherd:$(RIVALS)/process,genrm:$(RIVALS)/generative,deepconf:mean,deepconf:tail@32,deepconf:bottom@32,deepconf:lowest@32,logprob,entropy
+SCORERS := $(RIVALS)/one-token-measured,$(RIVALS)/one-token,auto,orm:$(RIVALS)/outcome,prm:math-shepherd:$(RIVALS)/process,genrm:$(RIVALS)/generative,deepconf:mean,deepconf:tail@32,deepconf:bottom@32,deepconf:lowest@32,logprob,entropy
 RIVAL_TRAIN := $(RIVAL_DATA) --balanced --rank 64 --epochs 3
 
 scorers: $(STAMP)  ## a verifier, its rivals from the same rollouts, and untrained scores; after `make deciding`
 	for mode in discrete multiplex; do \
 		$(ROLLOUT) --thinking $$mode --data reference --n 900 --samples 16 --seed 3 --out $(RIVALS)/rollouts/$$mode || exit $$?; done
 	OMP_NUM_THREADS=1 $(BIN)/trueplex train values $(RIVAL_DATA) --n 300 --traces 4 --prefixes 3 --rows 256
+	OMP_NUM_THREADS=1 $(BIN)/trueplex train verifier $(RIVAL_TRAIN) --labels measured --out $(RIVALS)/one-token-measured
 	OMP_NUM_THREADS=1 $(BIN)/trueplex train verifier $(RIVAL_TRAIN) --out $(RIVALS)/one-token
 	for kind in outcome process generative; do \
 		OMP_NUM_THREADS=1 $(BIN)/trueplex train reward --kind $$kind $(RIVAL_TRAIN) --out $(RIVALS)/$$kind || exit $$?; done
@@ -95,7 +96,7 @@ CALIBRATED := --paths 8 --paths 16 --paths 32 --select weighted --select majorit
 
 calibration: $(STAMP)  ## calibrate the shipped verifier; after `make deciding`
 	for mode in discrete multiplex; do for suite in $(SUITES); do \
-		$(ROLLOUT) --thinking $$mode --data $$suite --split validation --n 200 --samples 32 --verifier auto --probe-every 16 \
+		$(ROLLOUT) --thinking $$mode --data $$suite --split validation --n 100 --samples 32 --verifier auto --probe-every 16 \
 			--out runs/validation/$$mode/$$suite || exit $$?; done; done
 	$(BIN)/trueplex calibrate $(foreach m,discrete multiplex,$(SUITES:%=runs/validation/$m/%)) \
 		$(foreach m,discrete multiplex,$(SUITES:%=--test runs/deciding/$m/%)) $(CALIBRATED) --out runs/calibration
@@ -110,6 +111,11 @@ deciding: $(STAMP)  ## policies and scorers, accuracy against tokens and seconds
 	$(BIN)/python bench/deciding.py --live --out results/deciding-live.json
 	$(BIN)/python bench/deciding.py --queue --out results/deciding-queue.json
 	$(BIN)/python bench/deciding.py --picture
+
+fresh: $(STAMP)  ## the policies that were chosen by `make deciding`, on other problems
+	OMP_NUM_THREADS=1 $(BIN)/trueplex eval --suite reference --thinking discrete --n 40 --samples 128 --probe-every 4 --rows 256 --seed 1 \
+		--quiet --methods majority,weighted,best,weighted~half:4/4+auto,weighted~half:4/8,weighted~half:4/4 --out runs/fresh/discrete
+	cp runs/fresh/discrete/results.json results/deciding-fresh.json
 
 # Each way of thinking, none of them trained for: 8 traces of 200 test problems a suite.
 MODE_discrete := --thinking discrete

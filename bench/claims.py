@@ -132,13 +132,21 @@ def verifier_claims(reference: Results) -> list[list[str]]:
     return rows
 
 
+VERIFIERS = (
+    "auto",
+    "plain",
+    "one-token",
+    "one-token-measured",
+)  # One-Token verifiers, which are no rivals of each other
+
+
 def rival_claims(judged: Results) -> list[list[str]]:
     """The verifier against the best of its rivals, suite by suite, on the same traces; those not trained on its rollouts too."""
     rows = []
     for mode, result in judged.items():
         ranked, voted = {}, {}
         for suite, f in result["suites"].items():
-            rivals = {name: s for name, s in f["scorers"].items() if "first_minus_this" in s and name != "auto"}
+            rivals = {n: s for n, s in f["scorers"].items() if "first_minus_this" in s and short(n) not in VERIFIERS}
             best = max(rivals, key=lambda name: rivals[name]["within"]["1.0"]["mean"])
             ranked[f"{suite}, to `{short(best)}`"] = rivals[best]["first_minus_this"]
             best = max(rivals, key=lambda name: rivals[name]["votes"]["weighted"]["mean"])

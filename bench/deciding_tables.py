@@ -59,6 +59,30 @@ def confidence_parts() -> list[str]:
     ]  # fmt: skip
 
 
+def fresh_parts() -> list[str]:
+    """The policy that was chosen on the traces above, on problems and draws that it was not chosen on."""
+    found = read("deciding-fresh.json")
+    if found is None:
+        return [missing("deciding-fresh.json", "fresh")]
+    rows, policies = [], [name for name in next(iter(found["suites"].values()))["methods"] if "~" in name]
+    for suite, f in found["suites"].items():
+        n = str(f["samples"])
+        whole = f["methods"]["weighted"][n]
+        for name in policies:
+            one = f["methods"][name][n]
+            apart = next(p for p in f["pairs"] if {p["one"], p["other"]} == {"weighted", name})
+            sign = 1 if apart["one"] == name else -1
+            low, high = sorted(sign * apart[end] for end in ("low", "high"))
+            rows.append([suite, f"`{name}`", percent(one), percent(whole), f"{100 * (1 - one['tokens'] / whole['tokens']):.1f}",
+                         claims.points({"mean": sign * apart["mean"], "low": low, "high": high})])  # fmt: skip
+    first = next(iter(found["suites"].values()))
+    return [
+        f"### On problems that nothing was chosen on\n\n{first['problems']} other test problems a suite, {first['samples']} traces each "
+        f"({found['config']['thinking']}, seed {found['config']['seed']}).",
+        table(["suite", "policy", "right", f"`weighted` of {first['samples']}", "tokens saved, %", "difference"], rows),
+    ]
+
+
 def deciding_parts() -> list[str]:
     found, live = read("deciding.json"), read("deciding-live.json")
     sizes = {f["problems"] for suites in (found or {"modes": {}})["modes"].values() for f in suites.values()}
@@ -76,6 +100,7 @@ def deciding_parts() -> list[str]:
             "`weighted~half:4/4+auto` by suite:",
             half_table(suites, "weighted~half:4/4+auto"),
         ]
+    parts += fresh_parts()
     if live is None:
         return [*parts, missing("deciding-live.json", "deciding")]
     rows = [[f"`{name}`", f"{f['seconds']:.2f}", f"{f['tokens']:.0f}", percent(f["right"]),

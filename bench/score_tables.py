@@ -27,7 +27,7 @@ def scorer_parts() -> list[str]:
     return judged_parts("scorers", lambda mode, judged: [
         f"## Scores on the same traces, {mode}\n\n{sampled(judged)}. AUROC "
         "within problems; differences are paired by problem. The trained rivals have the verifier's size and learned from its "
-        "rollouts, for as long: half an epoch. DeepConf with groups of 32 tokens, as the published 2,048 are longer than these traces. "
+        "rollouts, for as many epochs; \"measured\" is the verifier with the Monte-Carlo labels that the process model learned from. DeepConf with groups of 32 tokens, as the published 2,048 are longer than these traces. "
         "Calibration where a score is a probability. Time and operations are for ten readings of a trace, at 10 … 100 % of it.",
         scorer_tables(judged),
     ])  # fmt: skip
@@ -58,9 +58,10 @@ def scorer_tables(result: dict[str, Any]) -> str:
 
 
 def scorer_title(name: str) -> str:
-    """`runs/ablations/plain` is the verifier from the rivals' rollouts, and so on; the names of untrained scores as they are."""
+    """`runs/rivals/one-token` is the verifier from the rivals' rollouts, and so on; the names of untrained scores as they are."""
     model = short(name)
-    kinds = {"plain": "**OTV**, from the same rollouts", "auto": "OTV, as shipped", "outcome": "outcome model",
+    kinds = {"one-token": "**OTV**, from the same rollouts", "plain": "**OTV**, from the same rollouts",
+             "one-token-measured": "**OTV**, the same, measured labels", "auto": "OTV, as shipped", "outcome": "outcome model",
              "process": "process model", "generative": "GenRM"}  # fmt: skip
     return kinds.get(model, f"`{model}`")
 

@@ -167,6 +167,8 @@ def test_monte_carlo_labels_lie_between_the_values_and_need_them(
         0.25,
         0,
     ]
+    measured = [labels("measured", 8, np.arange(8), False, v).tolist() for v in ((at, worth), None)]
+    assert measured[0][:3] == [0.625, 0.75, 0.875] and measured[1] == labels("ramp", 8, np.arange(8), False).tolist()
     traces = read_labelled(rolled, reference, lambda m: None)
     with_values = [t for t in traces if t.values is not None]
     assert len(with_values) == len(known) < len(traces)

@@ -21,7 +21,7 @@ def verifier(
     rank: Annotated[int, typer.Option(help="LoRA rank; 0 trains the probe token and head only.")] = 16,
     targets: Annotated[str | None, typer.Option(help="Layers that get LoRA, by commas, e.g. 'q_proj,v_proj'.", show_default="all linear layers")] = None,
     positions: Annotated[str, typer.Option(help="Positions probed per trace and step, or 'all'.")] = "32",
-    labels: Annotated[str, typer.Option(help="Pseudo-labels: ramp (the paper's), constant, final, power, or monte-carlo (after `trueplex train values`).")] = "ramp",
+    labels: Annotated[str, typer.Option(help="Pseudo-labels: ramp (the paper's), constant, final, power, or monte-carlo (after `trueplex train values`), or measured: that where there is one, else the ramp.")] = "ramp",
     loss: Annotated[str, typer.Option(help="'mse' (the paper's) or 'bce'.")] = "mse",
     ranking: Annotated[float, typer.Option(help="Weight of a ranking loss between right and wrong traces of a problem.")] = 0.0,
     balanced: Annotated[bool, typer.Option("--balanced", help="As many right as wrong traces of every problem.")] = False,

@@ -13,7 +13,7 @@ from trueplex.loading import load
 from trueplex.progress import Bar
 from trueplex.session import say
 from trueplex.train.batches import Labelled
-from trueplex.train.labels import MONTE_CARLO
+from trueplex.train.labels import MEASURED, MONTE_CARLO
 from trueplex.train.verifier import mixed, read_labelled, train_verifier
 
 if TYPE_CHECKING:
@@ -27,12 +27,13 @@ def teach(
     """`trueplex train verifier`: read rollouts, train, and say how good the verifier is."""
     backbone = load(model, device)
     traces, held = _split(data, validation, backbone)
-    if recipe.labels == MONTE_CARLO:
+    if recipe.labels in (MONTE_CARLO, MEASURED):
         valued = [t for t in traces if t.values is not None]
         if not valued:
             raise InputError("no trace has Monte-Carlo values; mend: `trueplex train values` on the same folders first")
-        say(f"{len(traces) - len(valued)} of {len(traces)} traces have no Monte-Carlo values and are left out")
-        traces = valued
+        fate = "are left out" if recipe.labels == MONTE_CARLO else "are labelled by the ramp"
+        say(f"{len(traces) - len(valued)} of {len(traces)} traces have no Monte-Carlo values and {fate}")
+        traces = valued if recipe.labels == MONTE_CARLO else traces
     verifier = train_verifier(backbone, traces, held, recipe, out, ", ".join(map(str, data)), say)
     if verifier.card:  # of several processes, the first one wrote it
         print(json.dumps(verifier.card["validation"]))

@@ -2,7 +2,8 @@
 
 A kind is a function of progress in [0, 1], 0 at the first generated token and 1 at the last; the label is
 0.5 ± half of it, for a right or a wrong trace. ``monte-carlo`` is no such guess: it was measured, by letting the
-model go on from prefixes of the trace (see `values`), and is interpolated between them.
+model go on from prefixes of the trace (see `values`), and is interpolated between them; ``measured`` is the same where a
+trace was valued, and the ramp where it was not.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 from trueplex.errors import OptionError
 
 POWER = 2.0
-MONTE_CARLO = "monte-carlo"
+MONTE_CARLO, MEASURED = "monte-carlo", "measured"
 
 KINDS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "ramp": lambda progress: progress,  # the paper's: linear
@@ -26,8 +27,8 @@ KINDS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 def known(kind: str) -> None:
     """Raise OptionError for a kind that there is not."""
-    if kind not in KINDS and kind != MONTE_CARLO:
-        raise OptionError(f"unknown labels {kind!r}; mend: one of {', '.join(KINDS)}, {MONTE_CARLO}")
+    if kind not in (*KINDS, MONTE_CARLO, MEASURED):
+        raise OptionError(f"unknown labels {kind!r}; mend: one of {', '.join(KINDS)}, {MONTE_CARLO}, {MEASURED}")
 
 
 def labels(
@@ -37,9 +38,9 @@ def labels(
 
     ``values`` are numbers of tokens [V], rising, and what the trace was worth behind them [V].
     """
-    if kind == MONTE_CARLO:
+    if kind == MONTE_CARLO or (kind == MEASURED and values is not None):
         assert values is not None, "a trace without values has no such labels"
         tokens, worth = values
         return np.interp(positions + 1, tokens, worth).astype(np.float32)
-    certain = KINDS[kind](positions / max(1, length - 1))
+    certain = KINDS["ramp" if kind == MEASURED else kind](positions / max(1, length - 1))
     return (0.5 + (0.5 if correct else -0.5) * certain).astype(np.float32)
