@@ -72,9 +72,9 @@ def fresh_parts() -> list[str]:
             one = f["methods"][name][n]
             apart = next(p for p in f["pairs"] if {p["one"], p["other"]} == {"weighted", name})
             sign = 1 if apart["one"] == name else -1
-            low, high = sorted(sign * apart[end] for end in ("low", "high"))
+            low, high = sorted(sign * apart[end] + 0.0 for end in ("low", "high"))
             rows.append([suite, f"`{name}`", percent(one), percent(whole), f"{100 * (1 - one['tokens'] / whole['tokens']):.1f}",
-                         claims.points({"mean": sign * apart["mean"], "low": low, "high": high})])  # fmt: skip
+                         claims.points({"mean": sign * apart["mean"] + 0.0, "low": low, "high": high})])  # fmt: skip
     first = next(iter(found["suites"].values()))
     return [
         f"### On problems that nothing was chosen on\n\n{first['problems']} other test problems a suite, {first['samples']} traces each "
