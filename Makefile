@@ -65,6 +65,7 @@ scorers: $(STAMP)  ## a verifier, its rivals from the same rollouts, and untrain
 		OMP_NUM_THREADS=1 $(BIN)/trueplex eval-verifier $(foreach s,$(SUITES),runs/deciding/$$mode/$s) --n 20 --samples 64 \
 			--scorers $(SCORERS) --out $(RIVALS)/$$mode || exit $$?; \
 		cp $(RIVALS)/$$mode/results.json results/scorers-$$mode.json; done
+	$(BIN)/trueplex report results/scorers-discrete.json results/scorers-multiplex.json --out $(RIVALS)/report.html --figures docs/scores
 
 # The paper's ablations: one recipe, changed in one thing at a time, on the rollouts of `make scorers`.
 ABLATIONS := plain rank0 rank1 rank4 rank64 constant final power montecarlo discrete multiplex

@@ -29,6 +29,7 @@ def scorer_parts() -> list[str]:
         "within problems; differences are paired by problem. The trained rivals have the verifier's size and learned from its "
         "rollouts, for as many epochs; \"measured\" is the verifier with the Monte-Carlo labels that the process model learned from. DeepConf with groups of 32 tokens, as the published 2,048 are longer than these traces. "
         "Calibration where a score is a probability. Time and operations are for ten readings of a trace, at 10 … 100 % of it.",
+        f"![AUROC within problems along a trace, for every score](scores/judged-scorers-{mode}.svg)",
         scorer_tables(judged),
     ])  # fmt: skip
 

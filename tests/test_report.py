@@ -50,7 +50,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for budget in (16, 32):
         write_results(result(2, ending={"think_tokens": budget}), root / f"b{budget}")
     cell = {"mean": 0.5, "low": 0.4, "high": 0.6}
-    judged = {"within": {"0.5": cell, "1.0": cell}, "votes": {"weighted": cell, "weighted_minus_majority": cell}}
+    judged = {
+        "within": {"0.5": cell, "0.7": None, "1.0": cell},
+        "calibration": {"ece": cell, "curve": [{"score": 0.2, "right": 0.3}]},
+        "votes": {"weighted": cell, "weighted_minus_majority": cell},
+    }
     write_results({"config": {}, "suites": {"easy": {"scorers": {"auto": judged}}}}, root / "judged")
     (root / "rl.json").write_text(json.dumps({"run": {}, "curves": {"reward": [0.1] * 30, "entropy": [1.0] * 30, "odd": ["x"]},
                                               "validation": {"step": [10, 20], "right": [0.2, 0.3]}}))  # fmt: skip

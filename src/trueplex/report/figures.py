@@ -207,6 +207,39 @@ def reliability(runs: Sequence[Run], suites: Sequence[str]) -> Any:
     return panels(there, draw, "score", "share right")
 
 
+def judged_along(run: Run) -> Any:
+    """AUROC within problems of every judged score, at shares of a trace; the first score's interval as a band."""
+
+    def draw(axes: Any, suite: str) -> None:
+        axes.axhline(0.5, color="#aaaaaa", linewidth=0.9, label="chance")
+        for place, (name, found) in enumerate(run.suites[suite]["scorers"].items()):
+            told = [(100 * float(share), cell) for share, cell in found["within"].items() if cell]
+            at = [share for share, _ in told]
+            axes.plot(at, [cell["mean"] for _, cell in told], label=_last(name), **look(place))
+            if place == 0:
+                ends = ([cell[end] for _, cell in told] for end in ("low", "high"))
+                axes.fill_between(at, *ends, color=look(0)["color"], alpha=0.12, linewidth=0)
+
+    return panels(list(run.suites), draw, "share of the trace, %", "AUROC within problems")
+
+
+def judged_reliability(run: Run) -> Any:
+    """How often traces of a score are right, for every judged score that is a probability."""
+
+    def draw(axes: Any, suite: str) -> None:
+        axes.plot([0, 1], [0, 1], color="#aaaaaa", linewidth=0.9, label="as it says")
+        for place, (name, found) in enumerate(run.suites[suite]["scorers"].items()):
+            if bins := found.get("calibration", {}).get("curve"):
+                axes.plot([b["score"] for b in bins], [b["right"] for b in bins], label=_last(name), **look(place))
+
+    return panels(list(run.suites), draw, "score at the end", "share right")
+
+
+def _last(name: str) -> str:
+    """A scorer's name without the folders that its model lies in."""
+    return name.rpartition("/")[2]
+
+
 def along(runs: Sequence[Run], suites: Sequence[str], kind: str) -> Any:
     """Entropy, or exploration, by tenths of the thinking."""
 

@@ -53,7 +53,11 @@ def sections(material: Material) -> Iterator[Section]:
     if runs:
         yield from _results(material, runs, suites)
     for run in material.scores:
-        yield Section("Scores judged", "", [], [tables.scores(run)])
+        pictures = [(f"judged-{run.name}", "How well each score ranks a problem's traces while they are written. Band: the 95 % interval of "
+                     "the first.", figures.judged_along(run)),
+                    (f"judged-reliability-{run.name}", "How often traces with such a score at their end are right.",
+                     figures.judged_reliability(run))]  # fmt: skip
+        yield Section("Scores judged", "", pictures, [tables.scores(run)])
     if material.learning:
         pictures = [("learning", "Each run smoothed over a tenth of its steps; validation as it was judged.",
                      figures.learning(material.learning))]  # fmt: skip
