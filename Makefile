@@ -87,6 +87,7 @@ ablations: $(ABLATIONS:%=ablation-%)  ## ranks, labels, what a verifier learned 
 		OMP_NUM_THREADS=1 $(BIN)/trueplex eval-verifier $(foreach s,$(SUITES),runs/deciding/$$mode/$s) --n 12 --samples 32 \
 			--scorers $(subst $(space),$(comma),$(ABLATIONS:%=runs/ablations/%)) --out runs/ablations/of-$$mode || exit $$?; \
 		cp runs/ablations/of-$$mode/results.json results/ablations-$$mode.json; done
+	$(BIN)/trueplex report results/ablations-discrete.json results/ablations-multiplex.json --out runs/ablations/report.html --figures docs/scores
 	$(BIN)/python bench/perturb.py --stored runs/deciding/discrete --out results/perturb.json
 
 ablation-%: $(STAMP)

@@ -75,6 +75,7 @@ def ablation_parts() -> list[str]:
         "changes one thing (`final` labels ask one position alone). `montecarlo` learns from the valued traces alone, `discrete` and "
         "`multiplex` from one kind, so from half as many or fewer.",
         ablation_table(judged["suites"]),
+        f"![AUROC within problems along a trace, for every recipe](scores/judged-ablations-{mode}.svg)",
     ])  # fmt: skip
     found = read("perturb.json")
     return [*parts, *([missing("perturb.json", "ablations")] if found is None else perturb_parts(found))]
