@@ -244,6 +244,10 @@ def page(found: dict[str, dict[str, Any]]) -> str:
         f"problems and draws at every judgement, ± one standard error. Test: {tested(found)}, "
         "with 95 % bootstrap intervals over problems; what was gained is paired, problem by problem."
     )
+    if SPEED.exists():
+        rates = json.loads(SPEED.read_text())["tokens a second"]
+        about += " Rollouts, to their stop and answer, run at " + ", ".join(
+            f"{100 * f['share']:.0f} % ({name})" for name, f in rates.items()) + " of the speed of decoding with all rows alive."  # fmt: skip
     before, _, rest = PAGE.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)
     return f"{before}{BEGIN}\n{about}\n\n{run_table(found)}\n\n{test_tables(found)}\n{END}{after}"

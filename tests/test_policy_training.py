@@ -11,11 +11,13 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from accelerate.utils import DistributedType
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
@@ -27,7 +29,7 @@ from trueplex.engine.thinking import Thinking
 from trueplex.errors import InputError, OptionError, TrueplexError
 from trueplex.loading import load
 from trueplex.store import read_traces
-from trueplex.train import policy_update, rewards
+from trueplex.train import policy_update, rewards, sharded
 from trueplex.train import policy_watch as watch
 from trueplex.train.grpo import Clip
 from trueplex.train.policy import train_policy
@@ -467,7 +469,7 @@ WAYS: dict[str, tuple[list[str], dict[str, str]]] = {
 }
 
 
-def launched(way: str, folder: Path, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def launched(way: str, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     """Four updates of the embedded model by the command line; micro-batches are small, so that processes have unlike numbers."""
     (folder / "mine.py").write_text(
         "def even(prompts, completions, completion_ids, **_):\n    return [sum(i % 2 == 0 for i in ids) / len(ids) for ids in completion_ids]\n"
@@ -476,7 +478,7 @@ def launched(way: str, folder: Path, *options: str, **environment: str) -> subpr
     command = [sys.executable, *launch, "train", "policy", "--data", "chain-easy", "--problems", "16", "--held", "2", "--validated", "1",
                "--steps", "2", "--prompts", "4", "--samples", "3", "--minibatches", "2", "--reward", "mine:even", "--lr", "1e-4",
                "--max-tokens", "60", "--micro-tokens", "160", "--every", "1", *options]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **own, **environment}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **own}
     return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, timeout=120)
 
 
@@ -526,6 +528,11 @@ def test_an_adapter_learns_under_fsdp_as_alone(tmp_path: Path) -> None:
     assert any(w.abs().max() > 1e-4 for n, w in one.items() if "lora_B" in n)
 
 
-def test_the_first_fsdp_is_refused(tmp_path: Path) -> None:
-    done = launched("fsdp", tmp_path, "--out", str(tmp_path), FSDP_VERSION="1")
-    assert done.returncode != 0 and "rollouts cannot use weights that FSDP 1 has parted" in done.stderr
+@pytest.mark.parametrize(("kind", "stage", "what"), [("FSDP", None, "FSDP 1"), ("DEEPSPEED", 3, "ZeRO 3")])
+def test_weights_that_cannot_be_gathered_are_refused(kind: str, stage: int | None, what: str) -> None:
+    state = SimpleNamespace(deepspeed_plugin=SimpleNamespace(zero_stage=stage))
+    accelerator = SimpleNamespace(distributed_type=DistributedType[kind], is_fsdp2=False, state=state)
+    with pytest.raises(OptionError, match=f"rollouts cannot use weights that {what} has parted; mend"):
+        sharded.check(accelerator)
+    accelerator.is_fsdp2, state.deepspeed_plugin.zero_stage = True, 2
+    sharded.check(accelerator)
