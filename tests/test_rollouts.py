@@ -1,4 +1,4 @@
-"""Rollouts that were broken off: an evaluation repeats a round and has the same bits."""
+"""Rollouts that were broken off: none is repeated; an evaluation repeats a round and has the same bits."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ import pytest
 from trueplex.backbone import Backbone
 from trueplex.engine.ending import Ending
 from trueplex.engine.thinking import Thinking
+from trueplex.errors import StoreError
 from trueplex.settings import Settings
-from trueplex.store import read_traces
+from trueplex.store import read, read_traces
 from trueplex.train.rollouts import rollout
 from trueplex.types import Problem, Status
 
 
-def broken_off(backbone: Backbone, problems: Sequence[Problem], settings: Settings, out: Path, exact: bool) -> Path:
-    """A run that was stopped twice, each time in the midst of a round, and taken up again."""
-    for after in (9, 31):
+def break_off(backbone: Backbone, problems: Sequence[Problem], settings: Settings, out: Path, exact: bool) -> None:
+    """A run that is stopped twice, each time in the midst of a round."""
+    for after in (10, 31):
         seen = 0
 
         def die(traces: int, tokens: int, after: int = after) -> None:
@@ -29,7 +30,26 @@ def broken_off(backbone: Backbone, problems: Sequence[Problem], settings: Settin
 
         with pytest.raises(KeyboardInterrupt):
             rollout(backbone, problems, settings, out, progress=die, exact=exact)
-    return rollout(backbone, problems, settings, out, exact=exact)
+
+
+def test_rollouts_are_resumed_not_repeated(qwen: Backbone, tmp_path: Path) -> None:
+    """Interrupted while traces are live: finished ones are kept, the others go on where they were."""
+    problems = [Problem(f"Problem {i}", answers=("1",)) for i in range(20)]
+    # One draw a step, as of many some fall on a border that rounding moves; a stop string for lengths that differ.
+    settings = Settings(
+        paths=4, thinking=Thinking("discrete", ending=Ending(90, stop=("7",))), verifier="none", rows=16
+    )
+    whole = rollout(qwen, problems, settings, tmp_path / "whole")
+    break_off(qwen, problems, settings, tmp_path / "cut", exact=False)
+    statuses = [row["status"] for row in read(tmp_path / "cut", print, ("status",))]
+    assert "running" in statuses and 10 < len(statuses) - statuses.count("running") < 80
+    again = rollout(qwen, problems, settings, tmp_path / "cut")
+    assert sum(row["status"] != "running" for row in read(again, print, ("status",))) == 80  # none was made twice
+    kept = [sorted(((t.problem.text, t.index, t.steps.ids.tolist(), t.text, t.status) for t, _ in read_traces(path, print)))
+            for path in (whole, again)]  # fmt: skip
+    assert kept[0] == kept[1]
+    with pytest.raises(StoreError, match="another configuration"):
+        rollout(qwen, problems[:3], settings, tmp_path / "cut")
 
 
 def test_a_broken_off_evaluation_has_the_same_bits(qwen: Backbone, tmp_path: Path) -> None:
@@ -47,6 +67,8 @@ def test_a_broken_off_evaluation_has_the_same_bits(qwen: Backbone, tmp_path: Pat
 
     whole = stored(rollout(qwen, problems, settings, tmp_path / "whole", exact=True))
     assert len(whole) == 120
-    assert stored(broken_off(qwen, problems, settings, tmp_path / "exact", exact=True)) == whole
-    other = stored(broken_off(qwen, problems, settings, tmp_path / "not", exact=False))
+    for exact in (True, False):
+        break_off(qwen, problems, settings, tmp_path / str(exact), exact)
+    assert stored(rollout(qwen, problems, settings, tmp_path / "True", exact=True)) == whole
+    other = stored(rollout(qwen, problems, settings, tmp_path / "False"))
     assert other.keys() == whole.keys() and other != whole  # what rounds are for

@@ -20,7 +20,6 @@ from trueplex.engine.thinking import Thinking
 from trueplex.errors import InputError, StoreError, VerifierError
 from trueplex.pipeline import Solved, stream
 from trueplex.settings import Settings
-from trueplex.store import read, read_traces
 from trueplex.train.labels import labels
 from trueplex.train.rollouts import rollout
 from trueplex.train.verifier import ProbeTask, Recipe, read_labelled, train_verifier
@@ -234,36 +233,6 @@ def test_training_lowers_the_loss_resumes_and_saves_what_it_trained(
     for a, b in zip(wanted, score_stored(again, [(t.prompt, t.steps) for t in traces[:4]]), strict=True):
         assert np.abs(a - b).max() < 1e-6
     again.detach()
-
-
-def test_rollouts_are_resumed_not_repeated(qwen: Backbone, tmp_path: Path) -> None:
-    """Interrupted while traces are live: finished ones are kept, the others go on where they were."""
-    problems = [Problem(f"Problem {i}", answers=("1",)) for i in range(20)]
-    # One draw a step, as of many some fall on a border that rounding moves; a stop string for lengths that differ.
-    settings = Settings(
-        paths=4, thinking=Thinking("discrete", ending=Ending(90, stop=("7",))), verifier="none", rows=16
-    )
-    whole = rollout(qwen, problems, settings, tmp_path / "whole")
-    for stop_after in (10, 30):
-        seen = 0
-
-        def die(traces: int, tokens: int, stop_after: int = stop_after) -> None:
-            nonlocal seen
-            seen += traces
-            if seen > stop_after and tokens:
-                raise KeyboardInterrupt
-
-        with pytest.raises(KeyboardInterrupt):
-            rollout(qwen, problems, settings, tmp_path / "cut", progress=die)
-    statuses = [row["status"] for row in read(tmp_path / "cut", print, ("status",))]
-    assert "running" in statuses and 10 < len(statuses) - statuses.count("running") < 80
-    again = rollout(qwen, problems, settings, tmp_path / "cut")
-    assert sum(row["status"] != "running" for row in read(again, print, ("status",))) == 80  # none was made twice
-    kept = [sorted(((t.problem.text, t.index, t.steps.ids.tolist(), t.text, t.status) for t, _ in read_traces(path, print)))
-            for path in (whole, again)]  # fmt: skip
-    assert kept[0] == kept[1]
-    with pytest.raises(StoreError, match="another configuration"):
-        rollout(qwen, problems[:3], settings, tmp_path / "cut")
 
 
 def test_traces_that_cannot_teach_are_refused(qwen: Backbone, backbones, tmp_path: Path) -> None:
