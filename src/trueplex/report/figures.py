@@ -198,10 +198,7 @@ def trajectories(run: Run, suites: Sequence[str]) -> Any:
 
 def reliability(runs: Sequence[Run], suites: Sequence[str]) -> Any:
     def draw(axes: Any, suite: str) -> None:
-        axes.plot([0, 1], [0, 1], color="#aaaaaa", linewidth=0.9, label="as it says")
-        for place, run in enumerate(runs):
-            if bins := run.suites.get(suite, {}).get("curves", {}).get("reliability"):
-                axes.plot([b["score"] for b in bins], [b["right"] for b in bins], label=run.name, **look(place))
+        _reliable(axes, [(run.name, run.suites.get(suite, {}).get("curves", {}).get("reliability")) for run in runs])
 
     there = [s for s in suites if any("reliability" in r.suites.get(s, {}).get("curves", {}) for r in runs)]
     return panels(there, draw, "score", "share right")
@@ -227,12 +224,18 @@ def judged_reliability(run: Run) -> Any:
     """How often traces of a score are right, for every judged score that is a probability."""
 
     def draw(axes: Any, suite: str) -> None:
-        axes.plot([0, 1], [0, 1], color="#aaaaaa", linewidth=0.9, label="as it says")
-        for place, (name, found) in enumerate(run.suites[suite]["scorers"].items()):
-            if bins := found.get("calibration", {}).get("curve"):
-                axes.plot([b["score"] for b in bins], [b["right"] for b in bins], label=_last(name), **look(place))
+        scorers = run.suites[suite]["scorers"]
+        _reliable(axes, [(_last(name), found.get("calibration", {}).get("curve")) for name, found in scorers.items()])
 
     return panels(list(run.suites), draw, "score at the end", "share right")
+
+
+def _reliable(axes: Any, curves: Sequence[tuple[str, Any]]) -> None:
+    """How often what has such a score is right, a line for each name that has a curve, beside the diagonal."""
+    axes.plot([0, 1], [0, 1], color="#aaaaaa", linewidth=0.9, label="as it says")
+    for place, (name, bins) in enumerate(curves):
+        if bins:
+            axes.plot([b["score"] for b in bins], [b["right"] for b in bins], label=name, **look(place))
 
 
 def _last(name: str) -> str:

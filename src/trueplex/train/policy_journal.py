@@ -16,6 +16,7 @@ from trueplex.errors import MissingExtra
 from trueplex.store import Origin, open_store, to_row
 from trueplex.train.policy_batches import Rollout
 from trueplex.train.policy_watch import cheating, signs
+from trueplex.train.watch import write_whole
 
 METRICS, VALIDATION, ALARMS = "metrics.jsonl", "validation.jsonl", "alarms.jsonl"
 SAMPLED = 8  # traces on a page of an alarm
@@ -29,9 +30,7 @@ class Lines:
     def __init__(self, path: Path, step: int) -> None:
         self.path = path
         self.rows = [row for row in _read(path) if row["step"] <= step]
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
-        temporary.replace(path)
+        write_whole(path, "".join(json.dumps(row) + "\n" for row in self.rows))
 
     def append(self, row: dict[str, Any]) -> None:
         row = _finite(row)

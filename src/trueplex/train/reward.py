@@ -32,7 +32,7 @@ from trueplex.loading import at_hand, weights_of
 from trueplex.train.batches import Labelled, Order
 from trueplex.train.memory import OrderedTrainer
 from trueplex.train.verifier import about, watched
-from trueplex.train.watch import Watch, arguments_for, leave_together, run
+from trueplex.train.watch import Watch, arguments_for, leave_together, run, write_whole
 from trueplex.verify import forms
 from trueplex.verify.generative import GenerativeReader
 from trueplex.verify.reading import Reader, Written, padded
@@ -293,8 +293,7 @@ def train_reward(
         process = {"form": FORM, "steps": recipe.steps or "lines"} if recipe.kind == "process" else {}
         card = {"kind": recipe.kind, **process, "base": backbone.name, "base_fingerprint": backbone.fingerprint, "data": data,
                 "traces": len(examples), "recipe": asdict(recipe), "validation": measured}  # fmt: skip
-        (out / (CARD + ".tmp")).write_text(json.dumps(card, indent=1) + "\n")
-        (out / (CARD + ".tmp")).replace(out / CARD)
+        write_whole(out / CARD, json.dumps(card, indent=1) + "\n")
     leave_together(arguments)
     return card
 
