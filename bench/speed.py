@@ -66,7 +66,7 @@ def generate_rate(backbone: Backbone, prompts: list, equal: bool) -> float:
     backbone.model.set_attn_implementation("sdpa")
     tokens, started = 0, time.perf_counter()
     for prompt in prompts:
-        ids = torch.tensor([prompt.ids]).expand(TRACES, -1)
+        ids = torch.tensor([prompt.ids], device=backbone.device).expand(TRACES, -1)
         with torch.inference_mode():
             out = backbone.model.generate(
                 ids, attention_mask=torch.ones_like(ids), do_sample=True, temperature=1.0, top_k=0, top_p=1.0,

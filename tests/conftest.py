@@ -23,6 +23,7 @@ from trueplex.reference.text import build_tokenizer
 from trueplex.types import Problem, Prompt, Status, Steps, Trace
 
 torch.set_num_threads(1)
+DEVICE = os.environ.get("TRUEPLEX_TEST_DEVICE", "cpu")  # the laws hold on accelerators too: cuda runs them there
 
 # model_type → what is its own in a tiny model of the family
 FAMILIES = {
@@ -80,7 +81,7 @@ def backbones(folder: Callable[[str], Path]) -> Callable[[str], Backbone]:
 
     def get(family: str) -> Backbone:
         if family not in loaded:
-            loaded[family] = load(str(folder(family)), device="cpu")
+            loaded[family] = load(str(folder(family)), device=DEVICE, dtype=torch.float32)
         return loaded[family]
 
     return get

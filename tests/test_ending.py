@@ -56,7 +56,7 @@ def test_a_forced_close_remembers_the_models_own_log_prob(qwen: Backbone) -> Non
     thinking = ended(EVERY_MODE[1], Ending(12, think_tokens=5), sampling=Sampling(0.8))
     prompts = {p.problem.text: p for p in prompts_for(qwen)}
     for trace in run(qwen, thinking):
-        again = engine.replay(qwen, prompts[trace.problem.text].ids, trace.steps, 0.8).numpy()
+        again = engine.replay(qwen, prompts[trace.problem.text].ids, trace.steps, 0.8).cpu().numpy()
         kept = trace.steps.weights > 0
         assert np.abs(again - trace.steps.logps)[kept].max() < 2e-4
 

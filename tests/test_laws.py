@@ -56,10 +56,11 @@ def test_law_1_weights_sum_to_one_and_answers_are_one_hot(qwen: Backbone, thinki
 def test_law_2_greedy_is_generate(backbone: Backbone) -> None:
     """The plain model, as transformers loads it, with its own eager attention and its own cache."""
     traces = decode(backbone, GREEDY)
-    plain = AutoModelForCausalLM.from_pretrained(backbone.name, attn_implementation="eager")
+    plain = AutoModelForCausalLM.from_pretrained(backbone.name, attn_implementation="eager").to(backbone.device)
     for prompt in prompts_for(backbone):
+        ids = torch.tensor([prompt.ids], device=backbone.device)
         expected = plain.generate(
-            torch.tensor([prompt.ids]), attention_mask=torch.ones(1, len(prompt.ids)), do_sample=False, max_new_tokens=30,
+            ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=30,
             eos_token_id=list(backbone.ends), pad_token_id=backbone.tokenizer.pad_token_id,
         )[0, len(prompt.ids) :]  # fmt: skip
         for index in range(3):
@@ -86,7 +87,7 @@ def test_law_3_replay_and_law_8_log_probs(backbone: Backbone, thinking: Thinking
     assert len(rows) == 9
     for row in rows:
         trace, prompt_ids = from_row(row)
-        again = engine.replay(backbone, prompt_ids, trace.steps).numpy()
+        again = engine.replay(backbone, prompt_ids, trace.steps).cpu().numpy()
         kept = trace.steps.weights > 0  # slots behind a one-hot step repeat slot 0
         assert np.abs(again - trace.steps.logps)[kept].max() < 2e-4
 
@@ -206,6 +207,7 @@ def test_a_prefill_in_pieces_and_blocks_of_rows_change_nothing(
     assert all(same_steps(whole[k], apart[k]) for k in whole)
     assert attention.row_blocks(np.array([50, 50, 9, 9])) == [(0, 2, 50), (2, 4, 9)]
     assert attention.row_blocks(np.array([50, 50, 50, 49])) == []
+    assert attention.row_blocks(np.array([50, 9, 9, 9, 9, 9, 9, 9]), most=2) == [(0, 4, 50), (4, 8, 9)]
 
 
 @pytest.mark.parametrize("thinking", [MULTIPLEX, GREEDY], ids=["multiplex", "greedy"])

@@ -97,7 +97,7 @@ def test_law_5_a_coarser_cadence_reads_the_same_scores_and_every_last_token(qwen
 
 
 def test_law_6_a_loaded_verifier_leaves_the_base_as_it_was(backbone: Backbone, tmp_path: Path) -> None:
-    ids = torch.tensor([prompts_for(backbone)[0].ids])
+    ids = torch.tensor([prompts_for(backbone)[0].ids], device=backbone.device)
     before = backbone.model(input_ids=ids).logits
     verifier = random_verifier(backbone)
     verifier.save(tmp_path)
@@ -118,8 +118,8 @@ def test_law_7_the_parallel_pass_and_its_gradients_are_those_of_one_probe_at_a_t
     prompts = {p.problem.text: p.ids for p in prompts_for(backbone)}
     traces = [(prompts[t.problem.text], t.steps) for t in decode(backbone, None)[::3]]
     inputs, lengths = pad_inputs(backbone, traces)
-    columns = torch.tensor([[int(n) - 1 - 3 * i for i in range(6)] for n in lengths])
-    targets = torch.rand(columns.shape, generator=torch.Generator().manual_seed(0))
+    columns = torch.tensor([[int(n) - 1 - 3 * i for i in range(6)] for n in lengths], device=backbone.device)
+    targets = torch.rand(columns.shape, generator=torch.Generator().manual_seed(0)).to(backbone.device)
 
     together = probe_pass(verifier, base_pass(backbone, inputs), columns)
     (torch.sigmoid(together) - targets).square().mean().backward()
@@ -130,7 +130,7 @@ def test_law_7_the_parallel_pass_and_its_gradients_are_those_of_one_probe_at_a_t
     for row in range(len(traces)):
         for i, column in enumerate(columns[row].tolist()):
             base = base_pass(backbone, inputs[row : row + 1, : column + 1])
-            alone[row, i] = probe_pass(verifier, base, torch.tensor([[column]]))[0, 0]
+            alone[row, i] = probe_pass(verifier, base, columns[row : row + 1, i : i + 1])[0, 0]
     (torch.sigmoid(alone) - targets).square().mean().backward()
     assert (together - alone).abs().max() < 1e-4
     for name, parameter in verifier.named_parameters():
@@ -147,8 +147,8 @@ def test_the_folder_is_a_peft_adapter(qwen_verifier: OneTokenVerifier, folder, t
     verifier.save(tmp_path)
     base = AutoModelForCausalLM.from_pretrained(folder("qwen3"))
     base.probe = type(verifier.probe)(backbone.hidden_size)
-    model = PeftModel.from_pretrained(base, tmp_path).eval()
-    ids = torch.tensor([prompts_for(backbone)[0].ids])
+    model = PeftModel.from_pretrained(base, tmp_path).eval().to(backbone.device)
+    ids = torch.tensor([prompts_for(backbone)[0].ids], device=backbone.device)
     with verifier.riding(ids.shape[1]):
         ours = backbone.model(input_ids=ids).logits
     assert torch.allclose(model(input_ids=ids).logits, ours, atol=1e-4)

@@ -28,6 +28,7 @@ RowBlock = tuple[int, int, int]  # rows [first, last) that see at most so many c
 NAME = "trueplex"
 PACKED_COLUMNS = 8  # beyond this many query columns the stock kernel is as good
 BLOCK = 16  # rows read together when lengths are ragged
+BLOCKS_ON_ACCELERATORS = 4  # at most: there the launch of a kernel costs more than the columns that it spares
 
 
 @dataclass(slots=True)
@@ -40,15 +41,16 @@ class ProbePass:
     layers: list[tuple[Tensor, Tensor]]
 
 
-def row_blocks(seen: np.ndarray) -> list[RowBlock]:
-    """Blocks of neighbouring rows, each with the most columns that one of them sees; seen is [rows].
+def row_blocks(seen: np.ndarray, most: int | None = None) -> list[RowBlock]:
+    """Blocks of neighbouring rows, at ``most`` so many, each with the most columns that one of them sees; seen is [rows].
 
     Rows admitted together are neighbours and of like length, so one long trace does not make all others
     be read to its length. Empty when blocks would spare too little to pay for themselves.
     """
+    size = max(BLOCK, -(-len(seen) // most) if most else 0)
     blocks = [
-        (first, min(first + BLOCK, len(seen)), int(seen[first : first + BLOCK].max()))
-        for first in range(0, len(seen), BLOCK)
+        (first, min(first + size, len(seen)), int(seen[first : first + size].max()))
+        for first in range(0, len(seen), size)
     ]
     read = sum((last - first) * columns for first, last, columns in blocks)
     return blocks if read < 0.9 * len(seen) * int(seen.max()) else []

@@ -28,6 +28,7 @@ class Plan:
     positions: Tensor
     columns: int
     shared: int | None
+    rows: Tensor | None = None  # first … last as a column, where they write different columns
 
 
 class SlotLayer(CacheLayerMixin):
@@ -56,9 +57,8 @@ class SlotLayer(CacheLayerMixin):
             self.keys[plan.first : plan.last, :, new] = key_states
             self.values[plan.first : plan.last, :, new] = value_states
         else:
-            rows = torch.arange(plan.first, plan.last, device=plan.positions.device)[:, None]
-            self.keys[rows, :, plan.positions] = key_states.transpose(1, 2)
-            self.values[rows, :, plan.positions] = value_states.transpose(1, 2)
+            self.keys[plan.rows, :, plan.positions] = key_states.transpose(1, 2)
+            self.values[plan.rows, :, plan.positions] = value_states.transpose(1, 2)
         seen = (slice(plan.first, plan.last), slice(None), slice(0, plan.columns))
         return self.keys[seen], self.values[seen]
 
@@ -96,6 +96,8 @@ class SlotCache(Cache):
         """Plan the next forward pass, growing the cache to hold it."""
         if plan.columns > self.length or plan.last > self.rows:
             self._resize(max(self.rows, plan.last), max(self.length, plan.columns + max(GROWTH, plan.columns // 2)))
+        if plan.shared is None:
+            plan.rows = torch.arange(plan.first, plan.last, device=plan.positions.device)[:, None]
         for layer in self.layers:
             layer.plan = plan
 
@@ -113,13 +115,12 @@ class SlotCache(Cache):
             for t in (layer.keys, layer.values):
                 t[target:last, :, :columns] = t[sources, :, :columns]
 
-    def swap(self, a: int, b: int, columns: int) -> None:
-        """Exchange two rows in their first columns."""
+    def swap(self, rows: Tensor, sources: Tensor, columns: int) -> None:
+        """The rows [n] take the first columns of the sources [n], the same rows in another order."""
         for layer in self.layers:
             for t in (layer.keys, layer.values):
-                kept = t[a, :, :columns].clone()
-                t[a, :, :columns] = t[b, :, :columns]
-                t[b, :, :columns] = kept
+                seen = t[:, :, :columns]
+                seen[rows] = seen[sources]
 
     def nbytes(self) -> int:
         return sum(t.nbytes for layer in self.layers if layer.is_initialized for t in (layer.keys, layer.values))

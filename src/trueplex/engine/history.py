@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -30,9 +32,13 @@ class History:
         for kept, new in zip(self._steps, step, strict=True):
             kept[rows, at] = new.to(kept.dtype)
 
-    def steps(self, row: int, tokens: int) -> Steps:
-        """A copy of a row's first steps, as the row will be used again."""
-        return Steps(*(t[row, :tokens].cpu().numpy().copy() for t in self._steps))
+    def steps(self, rows: Sequence[int], tokens: Sequence[int]) -> list[Steps]:
+        """Copies of the first steps of rows, so many of each, as the rows will be used again."""
+        if not len(rows):
+            return []
+        places = torch.tensor(rows, device=self._steps.ids.device)
+        taken = [t[:, : max(tokens)].index_select(0, places).cpu().numpy() for t in self._steps]
+        return [Steps(*(t[i, :count].copy() for t in taken)) for i, count in enumerate(tokens)]
 
     def restore(self, row: int, steps: Steps) -> None:
         """Give a row the steps of a trace that was begun."""
@@ -46,9 +52,10 @@ class History:
         ids = self._steps.ids[: len(tokens), :, 0].gather(1, at.clamp(min=0))
         return torch.where(at < 0, -1, ids)
 
-    def swap(self, a: int, b: int) -> None:
+    def swap(self, rows: Tensor, sources: Tensor) -> None:
+        """The rows [n] take what stands in the sources [n], the same rows in another order."""
         for tensor in self._steps:
-            tensor[[a, b]] = tensor[[b, a]]
+            tensor[rows] = tensor[sources]
 
     def _grow(self, length: int) -> None:
         while self._steps.ids.shape[1] < length:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from itertools import chain
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trueplex.attention import row_blocks
+from trueplex.attention import BLOCKS_ON_ACCELERATORS, row_blocks
 from trueplex.backbone import Backbone
 from trueplex.engine.cache import Plan, SlotCache
 from trueplex.engine.ending import StopStrings
@@ -73,6 +73,7 @@ class LiveBatch:
         self._stops = StopStrings(backbone.tokenizer, thinking.ending.stop) if thinking.ending.stop else None
         self._draws = thinking.draws(backbone.config.vocab_size)
         device = backbone.device
+        self._most_blocks = None if device.type == "cpu" else BLOCKS_ON_ACCELERATORS
         self._cache = SlotCache(backbone.layers, 0)
         self._logits = torch.empty(self.rows, backbone.config.vocab_size, device=device)
         self._pending = torch.empty(self.rows, backbone.hidden_size, dtype=backbone.dtype, device=device)
@@ -117,8 +118,8 @@ class LiveBatch:
 
     def so_far(self) -> Iterator[Steps]:
         """What each of `scorable` remembers, up to its last token."""
-        for row, trace in enumerate(self.scorable):
-            yield self._history.steps(row, trace.tokens)
+        traces = self.scorable
+        yield from self._history.steps(range(len(traces)), [trace.tokens for trace in traces])
 
     def record(self, scores: Iterable[float] | None) -> None:
         """Add a score to each of `scorable`; None, from a scorer with nothing to say yet, adds none."""
@@ -130,17 +131,19 @@ class LiveBatch:
     @torch.inference_mode()
     def retire(self, traces: Iterable[Trace]) -> None:
         """Stop the given live traces at once; their rows are freed for the next `advance`."""
-        for trace in traces:
+        stopped = list(traces)
+        for trace in stopped:
             trace.status, trace.reason = Status.PRUNED, trace.reason or "policy"
-            self._leave(self.traces.index(trace))
+        self._leave(stopped)
 
     @torch.inference_mode()
     def halt(self, reason: str) -> None:
         """Truncate every live trace at once, and begin no other. One that has no token yet never was."""
         self.waiting.clear()
-        for trace in [t for t in self.traces if t.tokens]:
+        stopped = [t for t in self.traces if t.tokens]
+        for trace in stopped:
             trace.status, trace.reason = Status.TRUNCATED, reason
-            self._leave(self.traces.index(trace))
+        self._leave(stopped)
         self.traces.clear()
 
     def snapshot(self) -> list[Trace]:
@@ -149,11 +152,13 @@ class LiveBatch:
         May be called at any moment, also when an interrupt broke an `advance`. Empty in the short
         moments when rows change places.
         """
-        return [] if self._moving else [self._begun(row) for row, trace in enumerate(self.traces) if trace.tokens]
+        rows = [] if self._moving else [row for row, trace in enumerate(self.traces) if trace.tokens]
+        kept = self._history.steps(rows, [self.traces[row].tokens for row in rows])
+        return [self._begun(self.traces[row], steps) for row, steps in zip(rows, kept, strict=True)]
 
-    def _begun(self, row: int) -> Trace:
-        live = self.traces[row]
-        trace = replace(live, scores=list(live.scores), steps=self._history.steps(row, live.tokens))
+    @staticmethod
+    def _begun(live: Trace, steps: Steps) -> Trace:
+        trace = replace(live, scores=list(live.scores), steps=steps)
         if not 0 < trace.thinking_tokens <= trace.tokens:  # thinks still, or was closed within a stride that broke off
             trace.thinking_tokens, trace.closing = 0, ""
         return trace
@@ -231,8 +236,9 @@ class LiveBatch:
             else np.zeros(n, dtype=bool)
         )
         full, late = self._rows.tokens[:n] >= self._rows.limits[:n], time.monotonic() > self._rows.deadlines[:n]
-        for row in np.flatnonzero(ending | stopped | full | late)[::-1]:
-            trace = self.traces[row]
+        rows = np.flatnonzero(ending | stopped | full | late)
+        leaving = [self.traces[row] for row in rows]
+        for row, trace in zip(rows, leaving, strict=True):
             trace.status = Status.FINISHED if ending[row] or stopped[row] else Status.TRUNCATED
             reasons = (
                 ("end of sequence", ending),
@@ -240,8 +246,8 @@ class LiveBatch:
                 ("token limit", full),
                 ("time limit", late),
             )
-            trace.reason = next(name for name, rows in reasons if rows[row])
-            self._leave(int(row))
+            trace.reason = next(name for name, where in reasons if where[row])
+        self._leave(leaving)
 
     def _forward(self, rows: int, rider: Rider | None) -> None:
         """Feed the pending inputs of the first `rows` rows, a rider behind each if there is one."""
@@ -253,7 +259,7 @@ class LiveBatch:
         positions = torch.from_numpy(start[:, None] + np.arange(columns)).to(self.backbone.device)
         seen = int(lengths.max()) + columns
         self._cache.write(Plan(0, rows, positions, seen, shared))
-        blocks = () if shared is not None else row_blocks(lengths + columns)
+        blocks = () if shared is not None else row_blocks(lengths + columns, self._most_blocks)
         embeddings = self._pending[:rows, None]
         prefix = self._shared_prompt() if shared is not None else 0
         if rider is None:
@@ -283,29 +289,44 @@ class LiveBatch:
 
     # -- rows come and go -------------------------------------------------------------------------
 
-    def _leave(self, row: int) -> None:
-        """Take a live row out of the prefix, keep what it remembers, and put it behind the live rows."""
+    def _leave(self, traces: Sequence[Trace]) -> None:
+        """Take live traces out of the prefix, keep what they remember, and put their rows behind the live ones.
+
+        All in one move: where each row costs a dozen small kernels, many that leave together would cost a step.
+        """
+        if not traces:
+            return
         self._moving = True
-        trace, last = self.traces[row], len(self.traces) - 1
-        trace.tokens = int(self._rows.tokens[row])
-        if not self._rows.answering[row]:
-            trace.thinking_tokens = trace.tokens
-        trace.steps = self._history.steps(row, trace.tokens)  # before the swap
-        if row != last:
-            self._swap(row, last)
-        self.traces.pop()
-        self._leaving.insert(0, trace)
-        self.finished.append(trace)
+        going = {id(trace) for trace in traces}
+        rows = [row for row, trace in enumerate(self.traces) if id(trace) in going]
+        tokens = self._rows.tokens[rows].tolist()
+        for row, count, steps in zip(rows, tokens, self._history.steps(rows, tokens), strict=True):  # before the swap
+            trace = self.traces[row]
+            trace.tokens, trace.steps = count, steps
+            if not self._rows.answering[row]:
+                trace.thinking_tokens = trace.tokens
+        self.finished.extend(self.traces[row] for row in reversed(rows))
+        left = len(self.traces) - len(rows)
+        staying = [row for row in range(left, len(self.traces)) if id(self.traces[row]) not in going]
+        self._swap([row for row in rows if row < left], staying)
+        self._leaving[:0] = self.traces[left:]
+        del self.traces[left:]
         self._moving = False
 
-    def _swap(self, a: int, b: int) -> None:
-        self._cache.swap(a, b, int(max(self._rows.lengths[a], self._rows.lengths[b])) + 1)
-        self._rows.swap(a, b)
-        rows, swapped = torch.tensor([a, b]), torch.tensor([b, a])
+    def _swap(self, some: Sequence[int], others: Sequence[int]) -> None:
+        """Exchange rows pair by pair; no row is in two pairs."""
+        if not some:
+            return
+        rows, new = [*some, *others], [*others, *some]
+        self._rows.swap(rows, new)
+        places, sources = torch.tensor([rows, new], device=self.backbone.device)
+        self._cache.swap(places, sources, int(self._rows.lengths[rows].max()) + 1)
         for tensor in (self._logits, self._pending):
-            tensor[rows] = tensor[swapped]
-        self._history.swap(a, b)
-        self.traces[a], self.traces[b] = self.traces[b], self.traces[a]
+            tensor[places] = tensor[sources]
+        self._history.swap(places, sources)
+        moved = [self.traces[row] for row in new]
+        for row, trace in zip(rows, moved, strict=True):
+            self.traces[row] = trace
 
     @torch.inference_mode()
     def admit(self) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,7 +57,8 @@ class Rows:
         self.answering[row] = bool(trace.closing)
         self.cold[row] = 0 if trace.steps is None else rules.cold_run(trace.steps.entropy)
 
-    def swap(self, a: int, b: int) -> None:
+    def swap(self, rows: Sequence[int], sources: Sequence[int]) -> None:
+        """The rows take what is known of the sources, the same rows in another order."""
         for column in (self.keys, self.lengths, self.tokens, self.limits, self.budgets, self.cold, self.deadlines,
                        self.answering):  # fmt: skip
-            column[[a, b]] = column[[b, a]]
+            column[rows] = column[sources]
