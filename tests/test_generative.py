@@ -32,7 +32,11 @@ def yes_of(backbone: Backbone, ids: Sequence[int], before: str) -> float:
     """softmax(Yes, No) of the first words that tell them apart, read by one plain forward pass of one text."""
     yes, no = (backbone.tokenizer(before + word, add_special_tokens=False)["input_ids"] for word in ("Yes", "No"))
     same = next(i for i in range(len(yes)) if yes[i] != no[i])
-    logits = backbone.model(input_ids=torch.tensor([[*ids, *yes[:same]]], device=backbone.device), use_cache=False).logits[0, -1].double()
+    logits = (
+        backbone.model(input_ids=torch.tensor([[*ids, *yes[:same]]], device=backbone.device), use_cache=False)
+        .logits[0, -1]
+        .double()
+    )
     return torch.softmax(logits[[yes[same], no[same]]], 0)[0].item()
 
 

@@ -216,6 +216,52 @@ def test_what_is_trained_learns_and_loads_by_name(
             open_scorer(reference, other.format(tmp_path), print)
 
 
+@pytest.mark.parametrize(("kind", "rank"), [("outcome", 2), ("process", 0), ("process", 2), ("generative", 2)])
+def test_in_bfloat16_what_is_learned_stays_in_float32(
+    reference: Backbone,
+    rolled: Path,
+    known: dict,
+    tmp_path: Path,
+    kind: str,
+    rank: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Updates far below bfloat16's resolution add up to what they are in float32; what reads runs in bfloat16."""
+    half = load(REFERENCE, "cpu", torch.bfloat16)
+    traces = read_labelled(rolled, reference, lambda m: None)[:12]
+    seen: list[tuple[torch.dtype, dict[str, torch.Tensor]]] = []
+    forward = RewardTask.forward
+
+    def look(self: RewardTask, ids, mask, rows, columns, labels) -> dict[str, torch.Tensor]:
+        hidden: list[torch.Tensor] = []
+        layer = next(m for m in self.rewarding.model.base_model.modules() if isinstance(m, torch.nn.Linear))
+        hook = layer.register_forward_hook(lambda module, arguments, output: hidden.append(output))
+        found = forward(self, ids, mask, rows, columns, labels)
+        hook.remove()
+        seen.append((hidden[0].dtype, {n: p.detach().clone() for n, p in self.state_dict().items()}))
+        return found
+
+    monkeypatch.setattr(RewardTask, "forward", look)
+    learned = []
+    for base in (reference, half):
+        recipe = replace(RECIPE, kind=kind, rank=rank, lr=1e-5)
+        card = train_reward(base, traces, traces, recipe, tmp_path / str(base.dtype), "here")
+        first, last = seen[0], seen[-1]
+        assert all(p.dtype == torch.float32 for p in last[1].values())
+        learned.append({n: last[1][n] - first[1][n] for n in first[1]})
+        assert first[0] == base.dtype and f"torch.{card['dtype']}" == str(base.dtype)
+        seen.clear()
+    weights = load_file(tmp_path / "torch.bfloat16" / "model.safetensors")
+    assert {t.dtype for t in weights.values()} == {torch.bfloat16}
+    one, other = (torch.cat([d[n].flatten() for n in sorted(d)]) for d in learned)
+    assert (other.abs() < 1e-4).all() and torch.cosine_similarity(one, other, dim=0) > 0.7
+    with pytest.raises(InputError, match="another recipe \\(dtype\\)"):
+        train_reward(
+            reference, traces, traces, replace(RECIPE, kind=kind, rank=rank, lr=1e-5), tmp_path / "torch.bfloat16"
+        )
+    assert open_scorer(half, NAMES[kind].format(tmp_path / "torch.bfloat16"), print)
+
+
 def test_the_loss_is_binary_cross_entropy_at_the_steps_that_are_known(
     reference: Backbone, rolled: Path, known: dict
 ) -> None:

@@ -17,9 +17,12 @@ import torch
 from safetensors.torch import load_file
 
 from trueplex.backbone import Backbone
+from trueplex.engine import engine
 from trueplex.engine.ending import Ending
 from trueplex.engine.thinking import Thinking
 from trueplex.errors import InputError, OptionError, TrueplexError
+from trueplex.loading import load
+from trueplex.prompt import make_prompt
 from trueplex.settings import Settings
 from trueplex.train import verifier as verifier_module
 from trueplex.train.batches import Labelled, Order, Probes, collate
@@ -28,6 +31,7 @@ from trueplex.train.rollouts import rollout
 from trueplex.train.verifier import ProbeTask, Recipe, ranking_loss, read_labelled, train_verifier, watched
 from trueplex.types import Problem, Trace
 from trueplex.verify.one_token import OneTokenVerifier
+from trueplex.verify.probe import OneTokenScorer, score_stored
 
 RECIPE = Recipe(rank=4, positions=4, rows=8, epochs=1, lr=1e-2, every=3)
 
@@ -93,6 +97,35 @@ def test_a_run_that_is_at_its_end_learns_no_further(qwen: Backbone, traces: list
         steps = sorted(p.name for p in (out / "checkpoints").iterdir())
         assert same(first, trained(qwen, traces, recipe, out))
         assert steps == sorted(p.name for p in (out / "checkpoints").iterdir()) and len(steps) == 2
+
+
+def test_beside_a_base_in_bfloat16_the_verifier_learns_in_float32(
+    qwen: Backbone, traces: list[Labelled], tmp_path: Path
+) -> None:
+    """The same up to the base's rounding; its live scores are the stored ones."""
+    half = load(qwen.name, "cpu", torch.bfloat16)
+    learned = []
+    for base in (qwen, half):
+        torch.manual_seed(RECIPE.seed)
+        before = {n: p.detach().clone() for n, p in OneTokenVerifier(qwen, RECIPE.rank).named_parameters()}
+        after = trained(base, traces, replace(RECIPE, epochs=4, lr=3e-4), tmp_path / str(base.dtype))
+        assert all(p.dtype == torch.float32 for p in after.values())
+        learned.append(torch.cat([(after[n] - before[n]).flatten() for n in sorted(before)]))
+    assert torch.cosine_similarity(*learned, dim=0) > 0.7
+    verifier = OneTokenVerifier.load(tmp_path / "torch.bfloat16", half)
+    assert verifier.card["dtype"] == "bfloat16"
+    prompt = make_prompt(Problem("Problem 0"), half)
+    scorer = OneTokenScorer(verifier, 4)
+    live = engine.start(half, [prompt], 3, Thinking("discrete", ending=Ending(12)))
+    while live:
+        live.advance(4, scorer.rider)
+        live.record(scorer(live))
+    for trace, scores in zip(
+        live.finished, score_stored(verifier, [(prompt.ids, t.steps) for t in live.finished]), strict=True
+    ):
+        for tokens, score in trace.scores:
+            assert score == pytest.approx(scores[tokens - 1], abs=0.02)
+    verifier.detach()
 
 
 def test_a_run_knows_its_base_and_its_traces(

@@ -30,6 +30,7 @@ def verifier(
     batch: Annotated[int, typer.Option(help="Traces per step, over all processes.")] = 32,
     every: Annotated[int, typer.Option(help="Steps between checkpoints, where validation is judged.")] = 250,
     patience: Annotated[int, typer.Option(help="Stop after so many checkpoints that are no better, and keep the best; 0 never.")] = 0,
+    bf16: Annotated[bool | None, typer.Option("--bf16/--no-bf16", help="The base model in bfloat16; what is learned stays in float32.", show_default="on accelerators that have it")] = None,
     checkpointing: Annotated[bool, typer.Option("--checkpointing", help="Recompute activations: slower, in less memory.")] = False,
     seed: Annotated[int, typer.Option()] = 0,
     device: Device = None,
@@ -44,7 +45,7 @@ def verifier(
     names = tuple(name.strip() for name in targets.split(",")) if targets else ()
     recipe = Recipe(rank, names, None if positions == "all" else int(positions), batch, epochs, lr, seed, labels, loss,
                     ranking, balanced, patience, every, checkpointing)  # fmt: skip
-    teach(data, validation or [], model, device, recipe, out)
+    teach(data, validation or [], model, device, bf16, recipe, out)
 
 
 @app.command()
@@ -83,6 +84,7 @@ def reward(
     batch: Annotated[int, typer.Option(help="Traces per step, over all processes.")] = 32,
     every: Annotated[int, typer.Option(help="Steps between checkpoints, where validation is judged.")] = 250,
     patience: Annotated[int, typer.Option(help="Stop after so many checkpoints that are no better, and keep the best; 0 never.")] = 0,
+    bf16: Annotated[bool | None, typer.Option("--bf16/--no-bf16", help="The base model in bfloat16; what is learned stays in float32.", show_default="on accelerators that have it")] = None,
     seed: Annotated[int, typer.Option()] = 0,
     device: Device = None,
 ) -> None:  # fmt: skip
@@ -91,7 +93,7 @@ def reward(
     from trueplex.train.reward import RewardRecipe
 
     recipe = RewardRecipe(kind, rank, batch, epochs, lr, seed, steps, balanced, patience, every)
-    teach_reward(data, validation or [], model, device, recipe, out)
+    teach_reward(data, validation or [], model, device, bf16, recipe, out)
 
 
 @app.command()

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from trueplex.backbone import Backbone
 from trueplex.errors import InputError, TrueplexError
 from trueplex.loading import load
@@ -22,10 +24,10 @@ if TYPE_CHECKING:
 
 
 def teach(
-    data: Sequence[Path], validation: Sequence[Path], model: str, device: str | None, recipe: Any, out: Path
-) -> None:
+    data: Sequence[Path], validation: Sequence[Path], model: str, device: str | None, bf16: bool | None, recipe: Any, out: Path
+) -> None:  # fmt: skip
     """`trueplex train verifier`: read rollouts, train, and say how good the verifier is."""
-    backbone = load(model, device)
+    backbone = load(model, device, _dtype(bf16))
     traces, held = _split(data, validation, backbone)
     if recipe.labels in (MONTE_CARLO, MEASURED):
         valued = [t for t in traces if t.values is not None]
@@ -40,13 +42,14 @@ def teach(
 
 
 def teach_reward(
-    data: Sequence[Path], validation: Sequence[Path], model: str, device: str | None, recipe: RewardRecipe, out: Path
-) -> None:
+    data: Sequence[Path], validation: Sequence[Path], model: str, device: str | None, bf16: bool | None,
+    recipe: RewardRecipe, out: Path,
+) -> None:  # fmt: skip
     """`trueplex train reward`: read rollouts, train, and say how good the reward model is."""
     from trueplex.train.reward import train_reward
     from trueplex.train.values import steps_of
 
-    backbone = load(model, device)
+    backbone = load(model, device, _dtype(bf16))
     traces, held = _split(data, validation, backbone)
     if recipe.kind == "process":
         for folder, valued in ((folder, steps_of(folder)) for folder in data):
@@ -79,6 +82,11 @@ def appreciate(
     with Bar(total, quiet) as bar:
         for folder in data:
             value(backbone, folder, valuing, most, rows, bar.step, lambda message: None)
+
+
+def _dtype(bf16: bool | None) -> torch.dtype | None:
+    """The base model's dtype; None for what fits the device."""
+    return None if bf16 is None else torch.bfloat16 if bf16 else torch.float32
 
 
 def _split(

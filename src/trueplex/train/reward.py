@@ -31,7 +31,7 @@ from trueplex.evals.metrics import within_auroc
 from trueplex.loading import at_hand, weights_of
 from trueplex.train.batches import Labelled, Order
 from trueplex.train.memory import OrderedTrainer
-from trueplex.train.verifier import about, watched
+from trueplex.train.verifier import about, dtype_of, watched
 from trueplex.train.watch import Watch, arguments_for, leave_together, run, write_whole
 from trueplex.verify import forms
 from trueplex.verify.generative import GenerativeReader
@@ -231,16 +231,17 @@ def _base(kind: Any, backbone: Backbone, **options: Any) -> tuple[Any, Any]:
 
 
 def _prepare(rewarding: Rewarding, rank: int) -> Any:
-    """Choose what is trained: LoRA and the new head, or everything. The PEFT wrapper, if there is one."""
+    """Choose what is trained: LoRA and the new head, or everything, in float32. The PEFT wrapper, if there is one."""
     model = rewarding.model
     new_head = list(rewarding.head.parameters())
     if not rank:
-        model.requires_grad_(True)
+        model.float().requires_grad_(True)
         return None
     trunk = model.base_model
     names = [f"{model.base_model_prefix}.{name}" for name, m in trunk.named_modules() if isinstance(m, nn.Linear)]
     wrapped = get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=names))
     for parameter in new_head:
+        parameter.data = parameter.data.float()  # in bfloat16 small updates would be lost
         parameter.requires_grad_(True)
     return wrapped
 
@@ -251,7 +252,8 @@ def train_reward(
 ) -> dict[str, Any]:  # fmt: skip
     """Train, checkpointing under `out`/checkpoints and resuming from there, and write the model to `out`; its card.
 
-    A run that is taken up again ends in the weights that an uninterrupted one would have had.
+    With a base in bfloat16 the passes run in it, and what is learned is kept in float32. A run that is taken up again
+    ends in the weights that an uninterrupted one would have had.
 
     Raises:
         InputError: there is nothing to learn from, or the run in `out` had another recipe.
@@ -262,7 +264,8 @@ def train_reward(
     learner = KINDS[recipe.kind](backbone, recipe)
     wrapped = _prepare(learner.rewarding, recipe.rank)
     examples = [e for e in map(learner.example, train) if e.columns]
-    arguments = arguments_for(recipe, out, backbone.device.type == "cpu", about(backbone, train, validation))
+    device, half = backbone.device.type, backbone.dtype == torch.bfloat16
+    arguments = arguments_for(recipe, out, device == "cpu", about(backbone, train, validation), half)
     order = Order(Examples(examples, recipe.seed), recipe.rows, recipe.balanced)
     if not len(order):
         raise InputError(
@@ -273,7 +276,8 @@ def train_reward(
     def judge(traces: Sequence[Labelled]) -> dict[str, float]:
         task.eval()
         try:
-            return quality(learner.reader, traces)
+            with torch.autocast(device, torch.bfloat16, enabled=half):
+                return quality(learner.reader, traces)
         finally:
             task.train()
 
@@ -288,11 +292,11 @@ def train_reward(
     if arguments.process_index == 0:
         measured = judge(validation)
         model = wrapped.merge_and_unload() if wrapped else learner.rewarding.model
-        model.save_pretrained(out)
+        model.to(backbone.dtype).save_pretrained(out)
         learner.rewarding.tokenizer.save_pretrained(out)
         process = {"form": FORM, "steps": recipe.steps or "lines"} if recipe.kind == "process" else {}
         card = {"kind": recipe.kind, **process, "base": backbone.name, "base_fingerprint": backbone.fingerprint, "data": data,
-                "traces": len(examples), "recipe": asdict(recipe), "validation": measured}  # fmt: skip
+                "traces": len(examples), "dtype": dtype_of(backbone), "recipe": asdict(recipe), "validation": measured}  # fmt: skip
         write_whole(out / CARD, json.dumps(card, indent=1) + "\n")
     leave_together(arguments)
     return card

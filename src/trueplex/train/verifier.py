@@ -219,7 +219,11 @@ def about(backbone: Backbone, train: Sequence[Labelled], validation: Sequence[La
     digest = hashlib.blake2b(digest_size=12)
     for traces in (train, validation):
         digest.update(json.dumps([[t.problem, len(t.steps), t.correct, t.values is not None] for t in traces]).encode())
-    return {"base": backbone.fingerprint, "traces": digest.hexdigest()}
+    return {"base": backbone.fingerprint, "dtype": dtype_of(backbone), "traces": digest.hexdigest()}
+
+
+def dtype_of(backbone: Backbone) -> str:
+    return str(backbone.dtype).removeprefix("torch.")
 
 
 def train_verifier(
@@ -228,7 +232,8 @@ def train_verifier(
 ) -> OneTokenVerifier:  # fmt: skip
     """Train, checkpointing under `out`/checkpoints and resuming from there, and write the verifier to `out`.
 
-    A run that is taken up again ends in the weights that an uninterrupted one would have had.
+    The base keeps its dtype, and the verifier learns in float32 beside it. A run that is taken up again ends in the
+    weights that an uninterrupted one would have had.
 
     Raises:
         InputError: no trace could be compared with another, ``monte-carlo`` labels of traces that were not valued, or
@@ -262,6 +267,7 @@ def train_verifier(
     watch.restore()
     if arguments.process_index == 0:
         measured = quality(verifier.eval(), validation)
-        verifier.save(out, {"data": data, "traces": len(train), "recipe": asdict(recipe), "validation": measured})
+        verifier.save(out, {"data": data, "traces": len(train), "dtype": dtype_of(backbone), "recipe": asdict(recipe),
+                            "validation": measured})  # fmt: skip
     leave_together(arguments)
     return verifier

@@ -61,10 +61,11 @@ class Watch(TrainerCallback):
             self.weights.load_state_dict(load_file(self.best))
 
 
-def arguments_for(recipe: Any, out: Path, on_cpu: bool, about: dict[str, str]) -> TrainingArguments:
+def arguments_for(recipe: Any, out: Path, on_cpu: bool, about: dict[str, str], bf16: bool = False) -> TrainingArguments:
     """The arguments of a run in `out`, its rows shared evenly by the processes.
 
-    The folder is claimed for the recipe, and for what else it is ``about``: the base model and the traces.
+    The folder is claimed for the recipe, and for what else it is ``about``: the base model and the traces. With
+    ``bf16`` the passes run under autocast.
 
     Raises:
         OptionError: the rows cannot be shared evenly.
@@ -75,7 +76,7 @@ def arguments_for(recipe: Any, out: Path, on_cpu: bool, about: dict[str, str]) -
         output_dir=str(out / "checkpoints"), num_train_epochs=recipe.epochs, learning_rate=recipe.lr,
         lr_scheduler_type="cosine", warmup_steps=0.03, weight_decay=0.01, save_steps=recipe.every, save_total_limit=2,
         logging_steps=50, seed=recipe.seed, report_to="none", remove_unused_columns=False,
-        use_cpu=on_cpu, label_names=[], dataloader_pin_memory=False,
+        use_cpu=on_cpu, bf16=bf16, label_names=[], dataloader_pin_memory=False,
     )  # fmt: skip
     if recipe.rows % arguments.world_size:
         raise OptionError(f"{recipe.rows} rows cannot be shared evenly by {arguments.world_size} processes; mend: "
