@@ -13,7 +13,7 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,20 +61,24 @@ def rates(backbone: Backbone, prompts: Sequence[Prompt], repeats: int, ends: boo
         scorer = OneTokenScorer(verifier, every) if every else None
         return speed.engine_rate(backbone, list(one), thinking, True, scorer)
 
-    found = {
-        "engine / generate, equal lengths": speed.paired(
-            lambda: ours(DISCRETE), lambda: speed.generate_rate(backbone, list(one), True), repeats
+    compared: dict[str, tuple[Callable[[], float], Callable[[], float]]] = {
+        "engine / generate, equal lengths": (
+            lambda: ours(DISCRETE),
+            lambda: speed.generate_rate(backbone, list(one), True),
         ),
-        "multiplex K=3 / discrete": speed.paired(lambda: ours(MULTIPLEX), lambda: ours(DISCRETE), repeats),
-        "probe every 32 / none": speed.paired(lambda: ours(MULTIPLEX, 32), lambda: ours(MULTIPLEX), repeats),
-        "probe every token / none": speed.paired(lambda: ours(MULTIPLEX, 1), lambda: ours(MULTIPLEX), repeats),
+        "multiplex K=3 / discrete": (lambda: ours(MULTIPLEX), lambda: ours(DISCRETE)),
+        "probe every 32 / none": (lambda: ours(MULTIPLEX, 32), lambda: ours(MULTIPLEX)),
+        "probe every token / none": (lambda: ours(MULTIPLEX, 1), lambda: ours(MULTIPLEX)),
     }
     if ends:
-        found["engine / generate, own ragged traces"] = speed.paired(
+        compared["engine / generate, own ragged traces"] = (
             lambda: speed.engine_rate(backbone, list(prompts), Thinking("discrete"), False),
             lambda: speed.generate_rate(backbone, list(prompts), False),
-            max(1, repeats - 2),
         )
+    found = {}
+    for what, (first, second) in compared.items():
+        found[what] = speed.paired(first, second, repeats)
+        print(backbone.name, what, found[what], flush=True)
     verifier.detach()
     return found
 
@@ -83,15 +87,12 @@ def by_rows(backbone: Backbone, most: Iterable[int], traces: int = 16) -> dict[s
     """Tokens a second of the model's own ragged multiplex traces, by how many are decoded together."""
     found = {}
     for rows in most:
-        prompts = [make_prompt(p, backbone) for p in problems("reference", "train", 3 * rows // traces)]
-        seconds = []
-        for _ in range(2):  # the first run warms up
-            started = time.perf_counter()
-            live = engine.start(backbone, prompts, traces, Thinking(), rows=rows)
-            while live:
-                live.advance(32)
-            seconds.append(time.perf_counter() - started)
-        found[str(rows)] = round(sum(t.tokens for t in live.finished) / seconds[-1])
+        prompts = [make_prompt(p, backbone) for p in problems("reference", "train", 2 * rows // traces)]
+        started = time.perf_counter()
+        live = engine.start(backbone, prompts, traces, Thinking(), rows=rows)
+        while live:
+            live.advance(32)
+        found[str(rows)] = round(sum(t.tokens for t in live.finished) / (time.perf_counter() - started))
     return found
 
 
@@ -156,7 +157,8 @@ def main() -> None:
         parser.error("there is no CUDA device here; mend: bench/speed.py measures on the CPU")
     with tempfile.TemporaryDirectory() as folder:
         models = {"reference": measure("reference", options.repeats, True)}
-        models["qwen3-0.6b, random weights"] = measure(random_model(Path(folder)), options.repeats, False)
+        print(models, flush=True)
+        models["qwen3-0.6b, random weights"] = measure(random_model(Path(folder)), max(1, options.repeats - 1), False)
     table = Table("model", "what", "first /s", "second /s", "ratio", "range")
     for name, found in models.items():
         for what, f in found["rates"].items():
