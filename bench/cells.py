@@ -31,6 +31,11 @@ def spread(figure: dict[str, float], digits: int) -> str:
     return f"{figure['mean']:.{digits}f} [{figure['low']:.{digits}f}, {figure['high']:.{digits}f}]"
 
 
+def ranking(figure: dict[str, float] | float) -> str:
+    """An AUROC over all traces with its interval, which results files of before it had one do not hold."""
+    return spread(figure, 2) if isinstance(figure, dict) else f"{figure:.2f}"
+
+
 def table(head: list[str], rows: list[list[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -16,7 +16,7 @@ from typing import Any
 
 import claims
 import learning
-from cells import MODES, RESULTS, ROOT, missing, percent, read, spread, table
+from cells import MODES, RESULTS, ROOT, missing, percent, ranking, read, spread, table
 from deciding_tables import confidence_parts, deciding_parts
 from score_tables import ablation_parts, scorer_parts
 
@@ -70,7 +70,7 @@ def score_table(suites: dict[str, Any]) -> str:
             [
                 name,
                 *(f"{c['mean']:.2f} [{c['low']:.2f}, {c['high']:.2f}]" for c in cells),
-                f"{f['auroc_all']['1.0']:.2f}",
+                ranking(f["auroc_all"]["1.0"]),
                 f"{f['auroc_within_entropy']['mean']:.2f}",
             ]
         )

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from conftest import stored_trace as trace
+from trueplex.evals import metrics
 from trueplex.evals.curves import score_at
-from trueplex.evals.metrics import auroc, interval, pass_at, per_problem_auroc, within_auroc
+from trueplex.evals.metrics import auroc, auroc_over_all, interval, pass_at, per_problem_auroc, within_auroc
 from trueplex.evals.summary import summarise
 
 
@@ -52,6 +53,26 @@ def test_within_is_blind_to_which_problems_are_hard() -> None:
         > 0.7
     )
     assert len(per_problem_auroc(["a", "a", "b"], [True, False, True], [1, 0, 1])) == 1
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.booleans(), st.integers(0, 4)), min_size=1, max_size=30))
+def test_auroc_over_all_draws_problems_whole(rows: list[tuple[int, bool, int]]) -> None:
+    """As counted from the traces of the drawn problems, each as often as it was drawn."""
+    problems, correct, scores = zip(*rows, strict=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metrics, "ALL_DRAWS", 40)
+        patch.setattr(metrics, "AT_ONCE", 7)
+        found = auroc_over_all(problems, correct, scores)
+    if all(correct) or not any(correct):
+        assert found is None
+        return
+    names = list(dict.fromkeys(problems))
+    areas = []
+    for pick in metrics._picks(0, 40, len(names)):
+        drawn = [row for place in pick for row in rows if row[0] == names[place]]
+        areas.append(auroc([s for _, c, s in drawn if c], [s for _, c, s in drawn if not c]))
+    assert found["mean"] == pytest.approx(roc_auc_score(correct, scores), abs=1e-4)
+    assert [found["low"], found["high"]] == pytest.approx(np.nanquantile(areas, [0.025, 0.975]), abs=1e-4)
 
 
 def test_bootstrap_intervals_cover_about_as_often_as_they_say() -> None:

@@ -58,15 +58,15 @@ def test_a_perfect_score_a_useless_one_and_one_that_knows_only_the_problem() -> 
                "hardness": np.array([ease[t.problem.text] for t, _ in stored])}  # fmt: skip
     out = judge(stored, {name: table(values) for name, values in scorers.items()})
     perfect, chance, hardness = (out["scorers"][name] for name in scorers)
-    assert perfect["within"]["1.0"]["mean"] == 1 and perfect["over_all"]["1.0"] == 1
+    assert perfect["within"]["1.0"]["mean"] == 1 and perfect["over_all"]["1.0"]["mean"] == 1
     assert perfect["votes"]["best"]["mean"] == pytest.approx(np.mean([e > 0 for e in ease.values()]), abs=1e-4)
     assert perfect["votes"]["flipped_to_right"] > 0 and perfect["votes"]["flipped_to_wrong"] == 0
     assert abs(chance["within"]["1.0"]["mean"] - 0.5) < 0.1
     gained = perfect["votes"]["weighted"]["mean"] - chance["votes"]["weighted"]["mean"]
     assert chance["votes"]["first_minus_this"]["mean"] == pytest.approx(gained, abs=2e-4) and gained > 0
     assert chance["first_minus_this"]["low"] > 0.3 and "first_minus_this" not in perfect
-    assert hardness["over_all"]["1.0"] > 0.75 and hardness["within"]["1.0"]["mean"] == 0.5
-    assert chance["over_all"]["1.0"] == pytest.approx(roc_auc_score(right, scorers["chance"]), abs=1e-4)
+    assert hardness["over_all"]["1.0"]["mean"] > 0.75 and hardness["within"]["1.0"]["mean"] == 0.5
+    assert chance["over_all"]["1.0"]["mean"] == pytest.approx(roc_auc_score(right, scorers["chance"]), abs=1e-4)
 
 
 def test_ungraded_traces_are_left_out_and_counted() -> None:

@@ -52,6 +52,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cell = {"mean": 0.5, "low": 0.4, "high": 0.6}
     judged = {
         "within": {"0.5": cell, "0.7": None, "1.0": cell},
+        "over_all": {"1.0": {"mean": 0.875, "low": 0.8125, "high": 0.9375}},
         "calibration": {"ece": cell, "curve": [{"score": 0.2, "right": 0.3}]},
         "votes": {"weighted": cell, "weighted_minus_majority": cell},
     }

@@ -41,6 +41,40 @@ def within_auroc(problems: Sequence[Hashable], correct: Sequence[bool], scores: 
     return float(np.mean(values)) if values else float("nan")
 
 
+ALL_DRAWS, AT_ONCE = 1000, 100  # bootstrap draws of an AUROC over all traces, and how many are computed together
+
+
+def auroc_over_all(
+    problems: Sequence[Hashable], correct: Sequence[bool], scores: Sequence[float]
+) -> dict[str, float] | None:
+    """AUROC over all traces with its 95 % bootstrap interval, problems drawn whole; None without right and wrong ones.
+
+    A draw counts each trace as often as its problem was drawn. Draws without both sides tell nothing and are left out.
+    """
+    right, order = np.asarray(correct, dtype=bool), np.argsort(scores, kind="stable")
+    if right.all() or not right.any():
+        return None
+    numbers = {problem: place for place, problem in enumerate(dict.fromkeys(problems))}
+    owner = np.array([numbers[p] for p in problems])[order]
+    ranked, right = np.asarray(scores, dtype=float)[order], right[order]
+    starts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])  # traces of one score are tied
+
+    def areas(counts: np.ndarray) -> np.ndarray:
+        """AUROC [D] when problems count so often, [D, problems]."""
+        weights = counts[:, owner]
+        above, below = (np.add.reduceat(weights * side, starts, axis=1, dtype=float) for side in (right, ~right))
+        pairs = above.sum(1) * below.sum(1)
+        won = (above * (below.cumsum(1) - below / 2)).sum(1)
+        return np.divide(won, pairs, out=np.full(len(counts), np.nan), where=pairs > 0)
+
+    mean = areas(np.ones((1, len(numbers)), dtype=np.int64))[0]
+    picks = _picks(0, ALL_DRAWS, len(numbers))
+    counts = np.stack([np.bincount(pick, minlength=len(numbers)) for pick in picks])
+    drawn = np.concatenate([areas(counts[at : at + AT_ONCE]) for at in range(0, ALL_DRAWS, AT_ONCE)])
+    low, high = np.nanquantile(drawn, [0.025, 0.975])
+    return {"mean": round(float(mean), 4), "low": round(float(low), 4), "high": round(float(high), 4)}
+
+
 @functools.lru_cache(8)
 def _picks(seed: int, draws: int, size: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, size, (draws, size))

@@ -15,7 +15,7 @@ import numpy as np
 from torch.utils.flop_counter import FlopCounterMode
 
 from trueplex import vote
-from trueplex.evals.metrics import auroc, interval, per_problem_auroc
+from trueplex.evals.metrics import auroc_over_all, interval, per_problem_auroc
 from trueplex.evals.summary import Votes, chosen_right, figure
 from trueplex.types import Trace
 from trueplex.verify.stored import Stored
@@ -108,7 +108,7 @@ def judge(stored: Sequence[Stored], by_scorer: Mapping[str, Scored]) -> dict[str
         votes, chosen = _votes(traces, table[:, -1])
         figures: dict[str, Any] = {
             "within": {share: figure(values) for share, values in within.items()},
-            "over_all": {str(s): _rounded(auroc(table[right, i], table[~right, i])) for i, s in enumerate(SHARES)},
+            "over_all": {str(s): auroc_over_all(problems, correct, table[:, i].tolist()) for i, s in enumerate(SHARES)},
             "votes": votes,
             "milliseconds_per_trace": round(1000 * scored.seconds / max(1, len(stored)), 3),
             "megaflops_per_trace": round(scored.flops / 1e6, 1),  # of matrix products and attention
@@ -122,10 +122,6 @@ def judge(stored: Sequence[Stored], by_scorer: Mapping[str, Scored]) -> dict[str
             votes["first_minus_this"] = figure((first[1] - chosen).tolist())
         out["scorers"][name] = figures
     return out
-
-
-def _rounded(value: float) -> float | None:
-    return None if np.isnan(value) else round(value, 4)
 
 
 def _calibrated(problems: Sequence[int], scores: np.ndarray, right: np.ndarray) -> dict[str, Any]:

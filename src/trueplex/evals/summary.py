@@ -17,7 +17,7 @@ from trueplex.answers import grade
 from trueplex.evals.budget import Spent, equal_budgets
 from trueplex.evals.curves import curves, score_at
 from trueplex.evals.methods import Chosen, choose
-from trueplex.evals.metrics import auroc, figure, paired, pass_at, per_problem_auroc
+from trueplex.evals.metrics import auroc_over_all, figure, paired, pass_at, per_problem_auroc
 from trueplex.evals.samples import Samples, gather, outcomes
 from trueplex.types import Trace, Vote
 
@@ -115,8 +115,7 @@ def _ranking(every: Sequence[Trace], problems: Sequence[int], correct: Sequence[
     for share in SHARES:
         scores = [score_at(t, share) for t in every]
         out["auroc_within"][str(share)] = figure(per_problem_auroc(problems, correct, scores))
-        sides = [[s for s, c in zip(scores, correct, strict=True) if c is side] for side in (True, False)]
-        out["auroc_all"][str(share)] = round(auroc(*sides), 4) if all(sides) else None
+        out["auroc_all"][str(share)] = auroc_over_all(problems, correct, scores)
     return out
 
 

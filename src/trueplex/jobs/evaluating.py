@@ -134,7 +134,7 @@ def appraise(
             votes = f["votes"]
             cells = (f["within"]["0.5"], f["within"]["1.0"], None, votes["weighted_minus_majority"])
             shown = [f"{c['mean']:.3f} [{c['low']:.3f}, {c['high']:.3f}]" if c else "–" for c in cells]
-            shown[2] = f"{f['over_all']['1.0']:.3f}" if f["over_all"]["1.0"] is not None else "–"
+            shown[2] = f"{f['over_all']['1.0']['mean']:.3f}" if f["over_all"]["1.0"] is not None else "–"
             error = f"{f['calibration']['ece']['mean']:.3f}" if "calibration" in f else "–"
             table.add_row(suite, name, *shown, f"{votes['flipped_to_right']} / {votes['flipped_to_wrong']}", error,
                           f"{f['milliseconds_per_trace']:.1f}", f"{f['megaflops_per_trace']:.0f}")  # fmt: skip

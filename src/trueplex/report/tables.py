@@ -134,13 +134,26 @@ def scores(run: Run) -> Table:
                 f"{c['mean']:.2f} [{c['low']:.2f}, {c['high']:.2f}]" if c else "–"
                 for c in (f["within"]["0.5"], f["within"]["1.0"])
             ]
-            error = f.get("calibration")
+            error, over_all = f.get("calibration"), f["over_all"]["1.0"]
+            if isinstance(over_all, dict):  # results of before it had an interval hold the number alone
+                cells.append(f"{over_all['mean']:.2f} [{over_all['low']:.2f}, {over_all['high']:.2f}]")
+            else:
+                cells.append("–" if over_all is None else f"{over_all:.2f}")
             rows.append([suite, name, *cells, percent(f["votes"]["weighted"]), signed(f["votes"]["weighted_minus_majority"]),
                          f"{error['ece']['mean']:.3f}" if error else "–"])  # fmt: skip
-    head = ["suite", "score", "within, at half", "within, at the end", "weighted vote", "− majority", "ECE"]
+    head = [
+        "suite",
+        "score",
+        "within, at half",
+        "within, at the end",
+        "over all, at the end",
+        "weighted vote",
+        "− majority",
+        "ECE",
+    ]
     return Table(
         f"Scores on the same traces: {run.name}",
-        "AUROC within problems, and what the vote weighted by each comes to.",
+        "AUROC within problems and over all traces, and what the vote weighted by each comes to.",
         head,
         rows,
     )
