@@ -6,7 +6,54 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test lint types pages bench fresh measure scorers ablations calibration deciding modes verifier study study-rl policy clean
+# Where what is measured goes, how much of it is measured, and on what. `make study QUICK=1` is a handful of everything, for CI.
+ifdef QUICK
+RUNS := runs/study-quick
+RESULTS := $(RUNS)/results
+FIGURES := $(RUNS)/figures
+ALL := chain-easy
+SUITES := chain-easy
+STUDY_SUITES := chain-easy
+STUDY_BUDGETS := 32 64
+STUDY_N := 3
+STUDY_SAMPLES := 8
+SOFT_SAMPLES := 8
+BUDGET_N := 3
+BUDGET_SAMPLES := 4
+STORED := --n 3 --samples 8
+FRESH := --n 3 --samples 16
+RIVAL_ROLLOUTS := --n 24 --samples 4
+RIVAL_VALUES := --n 3 --traces 2 --prefixes 2 --samples 2
+RIVAL_RECIPE := --balanced --rank 4 --batch 8
+JUDGED := --n 3 --samples 8
+RL_SIZE := --steps 1 --prompts 4 --samples 4 --every 1 --held 4 --validated 2
+RL_RUNS := k1-0 k3-0
+RL_TEST := --n 3 --samples 4
+QUIET := --quiet
+endif
+RUNS ?= runs
+RESULTS ?= results
+FIGURES ?= docs
+ALL ?= reference
+SUITES ?= chain-easy chain-hard countdown-easy countdown-hard remainder-easy remainder-hard
+STUDY_SUITES ?= chain-hard remainder-hard countdown-easy
+STUDY_BUDGETS ?= 32 64 96 128 192 256
+STUDY_N ?= 50
+STUDY_SAMPLES ?= 256
+SOFT_SAMPLES ?= 32
+BUDGET_N ?= 50
+BUDGET_SAMPLES ?= 16
+STORED ?= --n 100 --samples 128
+FRESH ?= --n 40 --samples 128
+RIVAL_ROLLOUTS ?= --n 900 --samples 16
+RIVAL_VALUES ?= --n 300 --traces 4 --prefixes 3
+RIVAL_RECIPE ?= --balanced --rank 64 --epochs 3
+JUDGED ?= --n 20 --samples 64
+RL_SIZE ?= --steps 40 --prompts 16 --samples 8 --every 10 --held 60 --validated 4
+RL_RUNS ?= k1-0 k3-0 k1-1 k3-1 k1-2 k3-2 k2-0 k6-0 k3mean-0
+RL_TEST ?= --n 12 --samples 256
+
+.PHONY: demo test lint types pages bench fresh measure scorers ablations calibration deciding modes verifier study thinking study-rl policy clean
 
 # torch comes first and by its pinned version, so that nothing else pulls in another build.
 $(STAMP): pyproject.toml constraints.txt
@@ -45,27 +92,35 @@ measure: $(STAMP)  ## pass@k, votes and score quality on 200 test problems a sui
 	mkdir -p results && cp runs/measure/discrete/results.json results/reference-discrete.json
 	cp runs/measure/multiplex/results.json results/reference-multiplex.json
 
-# Every score on the same traces, which `make deciding` stored: the shipped verifier, one from the rollouts that the paper's
+# Traces that policies are simulated on and scores are judged on, scored every 4 tokens.
+DECIDING := $(RUNS)/deciding
+$(DECIDING)/%/results.json: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/trueplex eval --suite $(ALL) --thinking $* $(STORED) --probe-every 4 --rows 256 $(QUIET) --out $(DECIDING)/$*
+
+STORED_TRACES := $(DECIDING)/discrete/results.json $(DECIDING)/multiplex/results.json
+.PRECIOUS: $(STORED_TRACES)
+
+# Every score on the same traces, those above: the shipped verifier, one from the rollouts that the paper's
 # rivals learn from here, those rivals, of its size, and untrained scores. Readers of texts see slot 0 of a merged thought. The
 # published window of DeepConf, 2,048 tokens, is longer than these traces.
-RIVALS := runs/rivals
+RIVALS := $(RUNS)/rivals
 RIVAL_DATA := --data $(RIVALS)/rollouts/discrete --data $(RIVALS)/rollouts/multiplex
 SCORERS := $(RIVALS)/one-token-measured,$(RIVALS)/one-token,auto,orm:$(RIVALS)/outcome,prm:math-shepherd:$(RIVALS)/process,genrm:$(RIVALS)/generative,deepconf:mean,deepconf:tail@32,deepconf:bottom@32,deepconf:lowest@32,logprob,entropy
-RIVAL_TRAIN := $(RIVAL_DATA) --balanced --rank 64 --epochs 3
+RIVAL_TRAIN := $(RIVAL_DATA) $(RIVAL_RECIPE)
 
-scorers: $(STAMP)  ## a verifier, its rivals from the same rollouts, and untrained scores; after `make deciding`
+scorers: $(STORED_TRACES)  ## a verifier, its rivals from the same rollouts, and untrained scores
 	for mode in discrete multiplex; do \
-		$(ROLLOUT) --thinking $$mode --data reference --n 900 --samples 16 --seed 3 --out $(RIVALS)/rollouts/$$mode || exit $$?; done
-	OMP_NUM_THREADS=1 $(BIN)/trueplex train values $(RIVAL_DATA) --n 300 --traces 4 --prefixes 3 --rows 256
+		$(ROLLOUT) --thinking $$mode --data $(ALL) $(RIVAL_ROLLOUTS) --seed 3 $(QUIET) --out $(RIVALS)/rollouts/$$mode || exit $$?; done
+	OMP_NUM_THREADS=1 $(BIN)/trueplex train values $(RIVAL_DATA) $(RIVAL_VALUES) --rows 256 $(QUIET)
 	OMP_NUM_THREADS=1 $(BIN)/trueplex train verifier $(RIVAL_TRAIN) --labels measured --out $(RIVALS)/one-token-measured
 	OMP_NUM_THREADS=1 $(BIN)/trueplex train verifier $(RIVAL_TRAIN) --out $(RIVALS)/one-token
 	for kind in outcome process generative; do \
 		OMP_NUM_THREADS=1 $(BIN)/trueplex train reward --kind $$kind $(RIVAL_TRAIN) --out $(RIVALS)/$$kind || exit $$?; done
 	for mode in discrete multiplex; do \
-		OMP_NUM_THREADS=1 $(BIN)/trueplex eval-verifier $(foreach s,$(SUITES),runs/deciding/$$mode/$s) --n 20 --samples 64 \
+		OMP_NUM_THREADS=1 $(BIN)/trueplex eval-verifier $(foreach s,$(SUITES),$(DECIDING)/$$mode/$s) $(JUDGED) \
 			--scorers $(SCORERS) --out $(RIVALS)/$$mode || exit $$?; \
-		cp $(RIVALS)/$$mode/results.json results/scorers-$$mode.json; done
-	$(BIN)/trueplex report results/scorers-discrete.json results/scorers-multiplex.json --out $(RIVALS)/report.html --figures docs/scores
+		mkdir -p $(RESULTS) && cp $(RIVALS)/$$mode/results.json $(RESULTS)/scorers-$$mode.json; done
+	$(BIN)/trueplex report $(RESULTS)/scorers-discrete.json $(RESULTS)/scorers-multiplex.json --out $(RIVALS)/report.html --figures $(FIGURES)/scores
 
 # The paper's ablations: one recipe, changed in one thing at a time, on the rollouts of `make scorers`.
 ABLATIONS := plain rank0 rank1 rank4 rank64 constant final power montecarlo discrete multiplex
@@ -84,7 +139,7 @@ space := $(subst ,, )
 
 ablations: $(ABLATIONS:%=ablation-%)  ## ranks, labels, what a verifier learned from, changed texts; after `make scorers`
 	for mode in discrete multiplex; do \
-		OMP_NUM_THREADS=1 $(BIN)/trueplex eval-verifier $(foreach s,$(SUITES),runs/deciding/$$mode/$s) --n 12 --samples 32 \
+		OMP_NUM_THREADS=1 $(BIN)/trueplex eval-verifier $(foreach s,$(SUITES),$(DECIDING)/$$mode/$s) --n 12 --samples 32 \
 			--scorers $(subst $(space),$(comma),$(ABLATIONS:%=runs/ablations/%)) --out runs/ablations/of-$$mode || exit $$?; \
 		cp runs/ablations/of-$$mode/results.json results/ablations-$$mode.json; done
 	$(BIN)/trueplex report results/ablations-discrete.json results/ablations-multiplex.json --out runs/ablations/report.html --figures docs/scores
@@ -93,10 +148,10 @@ ablations: $(ABLATIONS:%=ablation-%)  ## ranks, labels, what a verifier learned 
 ablation-%: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/trueplex train verifier $(or $(ABLATION_DATA_$*),$(RIVAL_DATA)) --balanced --epochs 0.5 $(ABLATION_$*) --out runs/ablations/$*
 
-# What confidence means for the embedded model: learned from validation problems, judged on those that `make deciding` stored.
+# What confidence means for the embedded model: learned from validation problems, judged on the stored test problems.
 CALIBRATED := --paths 8 --paths 16 --paths 32 --select weighted --select majority --select best --prune none --prune half:32
 
-calibration: $(STAMP)  ## calibrate the shipped verifier; after `make deciding`
+calibration: $(STORED_TRACES)  ## calibrate the shipped verifier
 	for mode in discrete multiplex; do for suite in $(SUITES); do \
 		$(ROLLOUT) --thinking $$mode --data $$suite --split validation --n 100 --samples 32 --verifier auto --probe-every 16 \
 			--out runs/validation/$$mode/$$suite || exit $$?; done; done
@@ -105,19 +160,16 @@ calibration: $(STAMP)  ## calibrate the shipped verifier; after `make deciding`
 	cp runs/calibration/results.json results/calibration.json
 
 # What deciding early saves: 128 traces a problem scored every 4 tokens, on which every policy is simulated; then live.
-deciding: $(STAMP)  ## policies and scorers, accuracy against tokens and seconds; the live part wants an idle machine
-	for mode in discrete multiplex; do \
-		OMP_NUM_THREADS=1 $(BIN)/trueplex eval --suite reference --thinking $$mode --n 100 --samples 128 --probe-every 4 --rows 256 \
-			--out runs/deciding/$$mode || exit $$?; done
+deciding: $(STORED_TRACES)  ## policies and scorers, accuracy against tokens and seconds; the live part wants an idle machine
 	$(BIN)/python bench/deciding.py --stored runs/deciding --out results/deciding.json
 	$(BIN)/python bench/deciding.py --live --out results/deciding-live.json
 	$(BIN)/python bench/deciding.py --queue --out results/deciding-queue.json
 	$(BIN)/python bench/deciding.py --picture
 
 fresh: $(STAMP)  ## the policies that were chosen by `make deciding`, on other problems
-	OMP_NUM_THREADS=1 $(BIN)/trueplex eval --suite reference --thinking discrete --n 40 --samples 128 --probe-every 4 --rows 256 --seed 1 \
-		--quiet --methods majority,weighted,best,weighted~half:4/4+auto,weighted~half:4/8,weighted~half:4/4 --out runs/fresh/discrete
-	cp runs/fresh/discrete/results.json results/deciding-fresh.json
+	OMP_NUM_THREADS=1 $(BIN)/trueplex eval --suite $(ALL) --thinking discrete $(FRESH) --probe-every 4 --rows 256 --seed 1 \
+		--quiet --methods majority,weighted,best,weighted~half:4/4+auto,weighted~half:4/8,weighted~half:4/4 --out $(RUNS)/fresh/discrete
+	mkdir -p $(RESULTS) && cp $(RUNS)/fresh/discrete/results.json $(RESULTS)/deciding-fresh.json
 
 # Each way of thinking, none of them trained for: 8 traces of 200 test problems a suite.
 MODE_discrete := --thinking discrete
@@ -136,7 +188,6 @@ mode-%: $(STAMP)
 	mkdir -p results/modes && cp runs/modes/$*/results.json results/modes/$*.json
 
 # What the shipped verifier learned from: many problems of the remainder family, whose errors are the hardest to see.
-SUITES := chain-easy chain-hard countdown-easy countdown-hard remainder-easy remainder-hard
 ROLLOUT := OMP_NUM_THREADS=1 $(BIN)/trueplex rollout --rows 256
 
 verifier: $(STAMP)  ## the embedded model's verifier, from rollouts to the folder; resumable
@@ -149,37 +200,24 @@ verifier: $(STAMP)  ## the embedded model's verifier, from rollouts to the folde
 	$(BIN)/trueplex train verifier $(foreach m,discrete multiplex,$(foreach s,reference $(SUITES),--data runs/rollouts/$m-$s)) \
 		--epochs 2 --out runs/verifier
 
-# Both papers' experiments in small. `make study QUICK=1` is the same with a handful of traces, for CI, and leaves results/ alone.
+# Both papers' experiments in small: ways of thinking, length budgets, scores and policies, learning.
 MODE_multiplex2mean := --width 2 --merge mean
 MODE_multiplex3mean := --width 3 --merge mean
 MODE_multiplex6mean := --width 6 --merge mean
 STUDY_MODES := discrete multiplex3 soft gumbel multiplex2 multiplex6 multiplex3mean multiplex2mean multiplex6mean
-STUDY_SUITES ?= chain-hard remainder-hard countdown-easy
-STUDY_BUDGETS := 32 64 96 128 192 256
-STUDY_N ?= 50
-STUDY_SAMPLES ?= 256
-BUDGET_N ?= 50
-BUDGET_SAMPLES ?= 16
-STUDY := runs/study
-STUDY_RESULTS := results/study
-ifdef QUICK
-STUDY_SUITES := chain-easy
-STUDY_BUDGETS := 32 64
-STUDY_N := 3
-STUDY_SAMPLES := 8
-BUDGET_N := 3
-BUDGET_SAMPLES := 4
-STUDY := runs/study-quick
-STUDY_RESULTS := runs/study-quick/results
-endif
-STUDY_EVAL = OMP_NUM_THREADS=1 $(BIN)/trueplex eval $(STUDY_SUITES:%=--suite %) --verifier none --rows 256 --quiet
+STUDY := $(RUNS)/study
+STUDY_RESULTS := $(RESULTS)/study
+STUDY_EVAL = OMP_NUM_THREADS=1 $(BIN)/trueplex eval $(STUDY_SUITES:%=--suite %) --verifier none --rows 256 $(QUIET)
 STUDY_ALL := $(STUDY_MODES:%=study-%) $(foreach m,discrete multiplex3,$(STUDY_BUDGETS:%=budget-$m-%))
 
-study: $(STUDY_ALL)  ## thinking modes to pass@256, and length budgets; resumable, hours; `make -j2 study` uses two cores
-	$(BIN)/trueplex report $(STUDY_RESULTS) --out $(STUDY)/report.html --title "trueplex: the study"
+study: thinking scorers fresh study-rl  ## both papers' experiments, and one report; resumable, many hours; `make -j2 study` uses two cores
+	$(BIN)/trueplex report $(STUDY_RESULTS) $(RESULTS)/deciding-fresh.json $(RESULTS)/scorers-discrete.json \
+		$(RESULTS)/scorers-multiplex.json $(RESULTS)/learning --out $(STUDY)/report.html --title "trueplex: the study"
+
+thinking: $(STUDY_ALL)  ## thinking modes to pass@256, and length budgets; resumable, hours
 
 # Soft thinking draws nothing: its traces of a problem are one, but for what is drawn after </think>.
-study-soft: STUDY_SAMPLES := $(if $(QUICK),8,32)
+study-soft: STUDY_SAMPLES := $(SOFT_SAMPLES)
 
 $(STUDY_MODES:%=study-%): study-%: $(STAMP)
 	$(STUDY_EVAL) --n $(STUDY_N) --samples $(STUDY_SAMPLES) --methods majority,weighted:logprob $(MODE_$*) --out $(STUDY)/$*
@@ -192,29 +230,29 @@ budget-%: $(STAMP)
 	mkdir -p $(STUDY_RESULTS) && cp $(STUDY)/budget-$*/results.json $(STUDY_RESULTS)/budget-$*.json
 
 # Learning: the embedded model trained on its own rollouts, discrete and multiplex, same data, same number of rollouts.
-RL := --data reference --steps 40 --prompts 16 --samples 8 --lr 2e-4 --every 10 --held 60 --validated 4 --rows 128 --micro-tokens 1024
+RL := --data $(ALL) $(RL_SIZE) --lr 2e-4 --rows 128 --micro-tokens 1024 $(QUIET)
 RL_k1 := --thinking discrete
 RL_k2 := --width 2
 RL_k3 := --width 3
 RL_k6 := --width 6
 RL_k3mean := --width 3 --merge mean
-RL_RUNS := k1-0 k3-0 k1-1 k3-1 k1-2 k3-2 k2-0 k6-0 k3mean-0
 rl_way = $(RL_$(word 1,$(subst -, ,$*)))
 
-RL_TEST := --n 12 --samples 256 --verifier none --rows 256 --quiet
+LEARNING := $(RUNS)/learning
+RL_TESTED := $(RL_TEST) --verifier none --rows 256 $(QUIET)
 
 study-rl: start-k1 start-k3 $(RL_RUNS:%=rl-%)  ## the study of learning; resumable, `make -j2 study-rl` uses two cores
-	$(BIN)/python bench/learning.py --page
+	$(if $(QUICK),,$(BIN)/python bench/learning.py --page)
 
 rl-%: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/trueplex train policy $(RL) $(rl_way) --seed $(word 2,$(subst -, ,$*)) --out runs/learning/$*
-	OMP_NUM_THREADS=1 $(BIN)/trueplex eval --suite reference --model runs/learning/$*/model $(rl_way) $(RL_TEST) --out runs/learning/$*/test
-	$(BIN)/python bench/learning.py --run runs/learning/$*
+	OMP_NUM_THREADS=1 $(BIN)/trueplex train policy $(RL) $(rl_way) --seed $(word 2,$(subst -, ,$*)) --out $(LEARNING)/$*
+	OMP_NUM_THREADS=1 $(BIN)/trueplex eval --suite $(ALL) --model $(LEARNING)/$*/model $(rl_way) $(RL_TESTED) --out $(LEARNING)/$*/test
+	$(BIN)/python bench/learning.py --run $(LEARNING)/$* --into $(RESULTS)/learning
 
 # The model before any learning, on the problems that every run is tested on.
 start-%: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/trueplex eval --suite reference $(RL_$*) $(RL_TEST) --out runs/learning/start/$*
-	mkdir -p results/learning/start && cp runs/learning/start/$*/results.json results/learning/start/$*.json
+	OMP_NUM_THREADS=1 $(BIN)/trueplex eval --suite $(ALL) $(RL_$*) $(RL_TESTED) --out $(LEARNING)/start/$*
+	mkdir -p $(RESULTS)/learning/start && cp $(LEARNING)/start/$*/results.json $(RESULTS)/learning/start/$*.json
 
 # The shipped policy: multiplex learning by LoRA, what validated best of 60 steps, and a verifier from its own rollouts.
 POLICY := runs/policy

@@ -54,8 +54,8 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def gather(run: Path) -> None:
-    """One run as a results file; its test figures where it was tested."""
+def gather(run: Path, into: Path) -> None:
+    """One run as a results file in the folder `into`; its test figures where it was tested."""
     recipe = json.loads((run / "recipe.json").read_text())
     steps, judged = lines(run / "metrics.jsonl"), lines(run / "validation.jsonl")
     test = run / "test" / "results.json"
@@ -75,9 +75,9 @@ def gather(run: Path) -> None:
         "alarms": lines(run / "alarms.jsonl"),
         "test": json.loads(test.read_text()) if test.exists() else None,
     }
-    write_results(result, FOLDER / run.name)
-    (FOLDER / run.name / "results.json").replace(FOLDER / f"{run.name}.json")
-    (FOLDER / run.name).rmdir()
+    write_results(result, into / run.name)
+    (into / run.name / "results.json").replace(into / f"{run.name}.json")
+    (into / run.name).rmdir()
 
 
 def reduction(entropies: list[float]) -> float:
@@ -287,12 +287,13 @@ def speed(repeats: int = 5) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path)
+    parser.add_argument("--into", type=Path, default=FOLDER, help="folder for the results file of --run")
     parser.add_argument("--speed", action="store_true")
     parser.add_argument("--page", action="store_true")
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
     if options.run:
-        gather(options.run)
+        gather(options.run, options.into)
     if options.speed:
         SPEED.write_text(json.dumps(speed(), indent=1) + "\n")
         print(SPEED.read_text())

@@ -107,6 +107,8 @@ def test_a_page_fetches_nothing_and_shows_everything(
     for picture in re.findall(r"<svg.*?</svg>", text, re.DOTALL):
         ElementTree.fromstring(picture)
     assert len(text) < 3_000_000
+    assert "<td>0.100 → 0.100</td><td>–</td><td>1.000 → 1.000</td>" in text  # the run of reinforcement learning
+    assert "<td>0.88 [0.81, 0.94]</td>" in text  # AUROC over all traces
 
 
 def test_the_same_results_give_the_same_files(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,7 +79,7 @@ def _shown(cell: dict[str, float]) -> str:
 
 def _difference(pair: dict[str, Any], sign: int) -> str:
     low, high = sorted((sign * pair["low"], sign * pair["high"]))
-    return f"{sign * pair['mean']:+.3f} [{low:+.3f}, {high:+.3f}]"
+    return f"{sign * pair['mean'] + 0.0:+.3f} [{low + 0.0:+.3f}, {high + 0.0:+.3f}]"  # + 0.0: no minus before a zero
 
 
 def _counts(pair: dict[str, Any], sign: int) -> str:

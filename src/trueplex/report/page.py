@@ -61,10 +61,11 @@ def sections(material: Material) -> Iterator[Section]:
     if material.learning:
         pictures = [("learning", "Each run smoothed over a tenth of its steps; validation as it was judged.",
                      figures.learning(material.learning))]  # fmt: skip
-        yield Section("Training", "", pictures, [])
+        yield Section("Training", "", pictures, [tables.learned(material.learning)])
     if runs:
         details = [tables.outcomes(material), tables.configurations(material)]
-        details[:0] = [t(run, suites) for run in runs[:APART] for t in (tables.pairs, tables.budgets)]
+        first = sorted(runs, key=lambda run: not _pruned(run))[:APART]  # those with more methods than votes
+        details[:0] = [t(run, suites) for run in first for t in (tables.pairs, tables.budgets)]
         yield Section("In detail", "", [], details)
 
 
@@ -81,9 +82,15 @@ def _results(material: Material, every: Sequence[Run], suites: Sequence[str]) ->
                f"Seconds, where there are any, are those tokens at the rate of the whole run.",
                   figures.against_tokens(run, suites)) for place, run in enumerate(runs, 1) if run.suites]  # fmt: skip
     else:
+        pruned = [run for run in runs if _pruned(run)]
+        pruned = pruned if len(pruned) <= APART else []
         shown = [
             ("tokens", "One vote a run, as traces and so tokens are added.", figures.runs_against_tokens(runs, suites))
         ]
+        shown += [
+            (f"policies-{place}", f"{run.name}: its votes, and policies that retire traces while they grow.", figures.against_tokens(run, suites))
+            for place, run in enumerate(pruned, 1)
+        ]  # fmt: skip
     yield Section(
         "Accuracy against tokens", "Up and to the left is better: more right answers for fewer tokens.", shown, []
     )
@@ -112,6 +119,11 @@ def _results(material: Material, every: Sequence[Run], suites: Sequence[str]) ->
     yield Section("Entropy and exploration", "Where thoughts are open.", shown, [])
     shown = [(f"lengths-{place}", run.name, figures.lengths(run, suites)) for place, run in enumerate(runs[:APART], 1)]
     yield Section("Lengths", "Tokens of right and of wrong traces.", shown, [])
+
+
+def _pruned(run: Run) -> bool:
+    """Whether policies were simulated on the run's traces."""
+    return any("~" in method for f in run.suites.values() for method in f["methods"])
 
 
 def _ablations(runs: Sequence[Run], suites: Sequence[str]) -> Iterator[Section]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trueplex.evals.metrics import paired
-from trueplex.report.read import Material, Run
+from trueplex.report.read import Learning, Material, Run
 
 
 @dataclass(slots=True)
@@ -157,6 +157,28 @@ def scores(run: Run) -> Table:
         head,
         rows,
     )
+
+
+def learned(runs: Sequence[Learning]) -> Table:
+    """How training runs moved: what was validated first, last and best, and means of the first and last tenth of the steps."""
+    rows = []
+    for run in runs:
+        right = run.validation.get("right", [])
+        judged = [f"{100 * right[0]:.1f}", f"{100 * right[-1]:.1f}", f"{100 * max(right):.1f}"] if right else ["–"] * 3
+        rows.append([run.name, str(max(map(len, run.curves.values()))), *judged,
+                     *(_moved(run.curves.get(name), digits) for name, digits in (("reward", 3), ("tokens", 0), ("entropy", 3)))])  # fmt: skip
+    head = ["run", "steps", "validation, first, %", "last", "best", "reward", "tokens of a trace", "entropy, nats"]
+    return Table(
+        "Runs", "Validation as it was judged; the rest: mean of the first tenth of the steps → of the last.", head, rows
+    )
+
+
+def _moved(values: Sequence[float] | None, digits: int) -> str:
+    if not values:
+        return "–"
+    tenth = max(1, len(values) // 10)
+    first, last = (sum(part) / tenth for part in (values[:tenth], values[-tenth:]))
+    return f"{first:.{digits}f} → {last:.{digits}f}"
 
 
 def configurations(material: Material) -> Table:
