@@ -8,8 +8,8 @@ from pathlib import Path
 import trueplex
 
 RANKS = {
-    0: "answers_worker attention_probe engine.cache errors evals.metrics hub progress reference.slips",
-    1: "answers_pool attention budget engine.ending engine.sampling evals.budget fitting reference.chain reference.countdown reference.remainder report.read train.grpo train.labels train.sharded train.watch types verify.forms",
+    0: "answers_worker attention_probe engine.cache errors evals.metrics progress reference.slips",
+    1: "answers_pool attention budget engine.ending engine.sampling evals.budget fitting hub reference.chain reference.countdown reference.remainder report.read train.grpo train.labels train.sharded train.watch types verify.forms",
     2: "alarms answers backbone calibration engine.rows engine.thinking inputs reference.tasks report.figures report.tables store train.memory verify.stored",
     3: "answers_audit cli_options engine.history engine.prefill prompt reference.text report.page selfcheck suites train.policy_batches train.policy_recipe verify.branches verify.one_token verify.transcript vote",
     4: "engine.live jobs.grading jobs.reporting loading reference.pretrain rules train.policy_update train.policy_watch train.policy_weights waves",

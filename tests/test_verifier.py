@@ -13,12 +13,14 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from conftest import SEED, prompts_for
+from trueplex import hub
 from trueplex.backbone import Backbone
 from trueplex.engine import engine
 from trueplex.engine.ending import Ending
 from trueplex.engine.thinking import Thinking
 from trueplex.errors import InputError, StoreError, VerifierError
 from trueplex.pipeline import Solved, stream
+from trueplex.scorers import open_scorer
 from trueplex.settings import Settings
 from trueplex.train.labels import labels
 from trueplex.train.rollouts import rollout
@@ -155,6 +157,33 @@ def test_the_folder_is_a_peft_adapter(qwen_verifier: OneTokenVerifier, folder, t
     plain = backbone.model(input_ids=ids).logits
     assert not torch.allclose(plain, ours, atol=1e-2)
     assert torch.equal(base.probe.modules_to_save["default"].token, verifier.probe.token)
+
+
+def test_a_verifier_is_had_from_the_hub_by_its_id(
+    qwen_verifier: OneTokenVerifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its weights and its cards alone; without a network, what is at hand."""
+    backbone, asked = qwen_verifier.backbone, []
+    qwen_verifier.save(tmp_path / "snapshot")
+
+    def download(name: str, allow_patterns: tuple[str, ...], local_files_only: bool) -> str:
+        asked.append((name, allow_patterns, local_files_only))
+        if name != "some/verifier":
+            raise RuntimeError("404: no such repository")
+        return str(tmp_path / "snapshot")
+
+    monkeypatch.setattr(hub, "snapshot_download", download)
+    monkeypatch.setattr(hub, "answers", lambda: False)
+    monkeypatch.chdir(tmp_path)
+    scorer = open_scorer(backbone, "some/verifier", print)
+    assert scorer.fingerprint == qwen_verifier.fingerprint
+    scorer.release()
+    assert asked == [("some/verifier", hub.FETCHED, True)] and not any("py" in p or "bin" in p for p in hub.FETCHED)
+    with pytest.raises(VerifierError, match=r"'some/other' is no folder, and cannot be had from the hub .404.*mend"):
+        open_scorer(backbone, "some/other", print)
+    qwen_verifier.save(tmp_path / "here" / "verifier")
+    open_scorer(backbone, "here/verifier", print).release()  # a folder of that name comes first
+    assert len(asked) == 2
 
 
 def test_a_verifier_is_refused_by_another_base_and_when_broken(

@@ -38,7 +38,7 @@ def solve(
     thinking: Any,
     model: Model = "reference",
     paths: Annotated[str, typer.Option(help="Traces per problem: a number, or 'auto' ('auto:LIMIT'): 8, and more while the vote is open.")] = "16",
-    verifier: Annotated[str, typer.Option(help="'auto' (the model's own), a verifier folder, 'deepconf[:mean|tail|bottom|lowest[@WINDOW]]', 'logprob', 'entropy', an outcome model 'orm:[acemath:]MODEL', a process model 'prm:FORM:MODEL[@last|min|mean|product]' (FORM: math-shepherd, versaprm, qwen, skywork), a generative verifier 'genrm:MODEL[@VOTES]', or 'none'.")] = "auto",
+    verifier: Annotated[str, typer.Option(help="'auto' (the model's own), a verifier's folder or hub id, 'deepconf[:mean|tail|bottom|lowest[@WINDOW]]', 'logprob', 'entropy', an outcome model 'orm:[acemath:]MODEL', a process model 'prm:FORM:MODEL[@last|min|mean|product]' (FORM: math-shepherd, versaprm, qwen, skywork), a generative verifier 'genrm:MODEL[@VOTES]', or 'none'.")] = "auto",
     prune: Annotated[str, typer.Option(rich_help_panel=DECIDE, help="When to retire weak paths, joined by '+': 'half:32', 'half:32/4' (leave 4), 'keep:0.5@64', 'drop:2@16', 'stop:128', 'floor:0.2', 'deepconf:low@64/8' (after 64 tokens, 8 warm-up paths), 'consensus:0.6'; 'none' keeps all.")] = "none",
     select: Annotated[str | None, typer.Option(rich_help_panel=DECIDE, help="How to choose the answer: majority, weighted, weighted:POWER, weighted:odds, best, or top:SHARE.", show_default="weighted; majority without a verifier")] = None,
     abstain_below: Annotated[float | None, typer.Option(rich_help_panel=DECIDE, help="Give no answer at a lower confidence.", show_default="always answer")] = None,

@@ -62,7 +62,7 @@ def evaluate(
     data_dir: DataDir = None,
     methods: Annotated[str | None, typer.Option(help="Ways to choose the answer, by commas: majority, weighted, best, or NAME:SCORER, e.g. weighted:deepconf:tail@2048; each also on what a pruning policy would have left: weighted~half:32, majority~auto.", show_default="all that the run allows")] = None,
     read_truncated: Annotated[bool, typer.Option("--read-truncated", help="Take the last box of a trace that a limit cut off for its answer; it is wrong otherwise.")] = False,
-    verifier: Annotated[str, typer.Option(help="'auto' (the model's own), a verifier folder, 'deepconf[:mean|tail|bottom|lowest[@WINDOW]]', 'logprob', 'entropy', an outcome model 'orm:[acemath:]MODEL', a process model 'prm:FORM:MODEL[@last|min|mean|product]' (FORM: math-shepherd, versaprm, qwen, skywork), a generative verifier 'genrm:MODEL[@VOTES]', or 'none'.")] = "auto",
+    verifier: Annotated[str, typer.Option(help="'auto' (the model's own), a verifier's folder or hub id, 'deepconf[:mean|tail|bottom|lowest[@WINDOW]]', 'logprob', 'entropy', an outcome model 'orm:[acemath:]MODEL', a process model 'prm:FORM:MODEL[@last|min|mean|product]' (FORM: math-shepherd, versaprm, qwen, skywork), a generative verifier 'genrm:MODEL[@VOTES]', or 'none'.")] = "auto",
     probe_every: Annotated[int, typer.Option(help="Tokens between scores.")] = 16,
     rows: Rows = None,
     seed: Annotated[int, typer.Option(help="Same seed, same problems and traces.")] = 0,

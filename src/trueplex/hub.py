@@ -1,15 +1,20 @@
-"""Whether the Hugging Face hub can be reached: asked at once, before its libraries ask for half a minute."""
+"""The Hugging Face hub: what a name on it looks like, whether it can be reached, and a folder of weights from it."""
 
 from __future__ import annotations
 
-from huggingface_hub import constants
+from pathlib import Path
+
+from huggingface_hub import constants, snapshot_download
 from huggingface_hub.utils import get_session
 
+from trueplex.errors import TrueplexError
+
+FETCHED = ["*.json", "*.safetensors", "README.md"]
 SECONDS = 5  # how long the hub may take to answer before the files at hand are all there is
 
 
 def answers() -> bool:
-    """Whether the hub answers now.
+    """Whether the hub answers now: asked at once, before its libraries ask for half a minute.
 
     Without a network every file that transformers or datasets look for takes half a minute of retries, and a warning each.
     """
@@ -18,3 +23,19 @@ def answers() -> bool:
     except Exception:  # no network, no such name, a proxy that refuses, HF_HUB_OFFLINE: each library's own kind
         return False
     return True
+
+
+def is_id(name: str) -> bool:
+    """Whether a name has the form OWNER/NAME."""
+    return name.count("/") == 1 and not name.startswith((".", "/", "~"))
+
+
+def fetched(name: str, wrong: type[TrueplexError]) -> Path:
+    """The folder of a repository's weights and cards, which are all that is fetched; raises `wrong` when it cannot be had."""
+    try:
+        return Path(snapshot_download(name, allow_patterns=FETCHED, local_files_only=not answers()))
+    except Exception as error:  # no such repository, no network and nothing at hand: the library raises many kinds
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0][:200]
+        raise wrong(
+            f"{name!r} is no folder, and cannot be had from the hub ({reason}); mend: check the spelling and the network"
+        ) from error

@@ -102,7 +102,7 @@ def locate(name: str) -> str:
     path = folder_of(name)
     if path.is_dir():
         pass
-    elif name.count("/") == 1 and not name.startswith((".", "/", "~")):
+    elif hub.is_id(name):
         return name
     else:
         raise ModelError(

@@ -1,6 +1,6 @@
 """Which scorer a run gets, by the name that it is asked for with.
 
-The names: ``auto`` or a folder, a One-Token verifier · ``deepconf[:KIND[@WINDOW]]``, ``logprob``,
+The names: ``auto``, a folder or a hub id, a One-Token verifier · ``deepconf[:KIND[@WINDOW]]``, ``logprob``,
 ``entropy`` · ``orm:[acemath:]MODEL`` · ``prm:FORM:MODEL[@last|min|mean|product]`` · ``genrm:MODEL[@VOTES]``.
 """
 
@@ -10,9 +10,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from trueplex import hub
 from trueplex.backbone import Backbone
 from trueplex.calibration import Calibration
-from trueplex.errors import OptionError
+from trueplex.errors import OptionError, VerifierError
 from trueplex.loading import folder_of, load
 from trueplex.pipeline import Scorer
 from trueplex.settings import Settings
@@ -113,10 +114,15 @@ def _reader(backbone: Backbone, kind: str, rest: str, say: Callable[[str], None]
 
 
 def verifier_folder(backbone: Backbone, name: str) -> Path:
-    """The folder of a verifier: the one beside the model for ``auto``, else the one named."""
-    if name != "auto":
-        return Path(name).expanduser()
-    return folder_of(backbone.name) / "verifier"
+    """The folder of a verifier: the one beside the model for ``auto``, else the one named, on the disk or on the hub.
+
+    Raises:
+        VerifierError: a hub id that cannot be had.
+    """
+    if name == "auto":
+        return folder_of(backbone.name) / "verifier"
+    folder = Path(name).expanduser()
+    return folder if folder.exists() or not hub.is_id(name) else hub.fetched(name, VerifierError)
 
 
 def choose_calibration(backbone: Backbone, scorer: Scorer | None, settings: Settings) -> Calibration | None:

@@ -11,9 +11,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from trueplex import policy
+from trueplex import hub, policy
 from trueplex.calibration import PLAIN, Calibration, way_of_thinking
-from trueplex.errors import InputError
+from trueplex.errors import InputError, OptionError
 from trueplex.evals.run import machine, write_results
 from trueplex.loading import folder_of, load
 from trueplex.pipeline import Scorer
@@ -34,6 +34,9 @@ def calibrate(
     """Calibrate every combination of paths, selector and policy on `data`, and judge it on `tests`."""
     backbone = load(model, device)
     scorer, settings = choose_scorer(backbone, Settings(verifier=verifier), say)
+    if hub.is_id(verifier) and not Path(verifier).exists():
+        raise OptionError(f"a calibration is kept in the verifier's folder, and {verifier} lies on the hub; mend: `hf download {verifier} "
+                          "--local-dir FOLDER`, and --verifier FOLDER")  # fmt: skip
     runs = [replace(settings, paths=p, select=s, prune=r) for p in paths for s in selects for r in prunes]
     runs = [replace(run, paths=run.paths if run.waves.adaptive else run.waves.most) for run in runs]
     for run in runs:
