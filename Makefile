@@ -18,6 +18,7 @@ STUDY_BUDGETS := 32 64
 STUDY_N := 3
 STUDY_SAMPLES := 8
 SOFT_SAMPLES := 8
+MEAN_SAMPLES := 8
 BUDGET_N := 3
 BUDGET_SAMPLES := 4
 STORED := --n 3 --samples 8
@@ -41,6 +42,7 @@ STUDY_BUDGETS ?= 32 64 96 128 192 256
 STUDY_N ?= 50
 STUDY_SAMPLES ?= 256
 SOFT_SAMPLES ?= 32
+MEAN_SAMPLES ?= 64
 BUDGET_N ?= 50
 BUDGET_SAMPLES ?= 16
 STORED ?= --n 100 --samples 128
@@ -218,6 +220,9 @@ thinking: $(STUDY_ALL)  ## thinking modes to pass@256, and length budgets; resum
 
 # Soft thinking draws nothing: its traces of a problem are one, but for what is drawn after </think>.
 study-soft: STUDY_SAMPLES := $(SOFT_SAMPLES)
+
+# Merging by means is held against weights at K = 3; of the other widths, one sample is asked.
+study-multiplex2mean study-multiplex6mean: STUDY_SAMPLES := $(MEAN_SAMPLES)
 
 $(STUDY_MODES:%=study-%): study-%: $(STAMP)
 	$(STUDY_EVAL) --n $(STUDY_N) --samples $(STUDY_SAMPLES) --methods majority,weighted:logprob $(MODE_$*) --out $(STUDY)/$*
