@@ -21,8 +21,9 @@ from trueplex.engine import engine
 from trueplex.engine.ending import Ending
 from trueplex.engine.thinking import Thinking
 from trueplex.errors import InputError, OptionError, TrueplexError
-from trueplex.loading import load
+from trueplex.loading import load, reference_path
 from trueplex.prompt import make_prompt
+from trueplex.reference import tasks
 from trueplex.settings import Settings
 from trueplex.train import verifier as verifier_module
 from trueplex.train.batches import Labelled, Order, Probes, collate
@@ -317,22 +318,35 @@ def test_unknown_targets_are_refused_with_the_known_ones(qwen: Backbone) -> None
         OneTokenVerifier(qwen, 4, targets=("query",))
 
 
-def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def rolled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Rollouts of the embedded model."""
+    settings = Settings(8, Thinking("discrete"), "none")
+    return rollout(
+        load("reference", "cpu"), tasks.problems("remainder-easy", "train", 12), settings, tmp_path_factory.mktemp("r")
+    )
+
+
+@pytest.mark.parametrize(
+    ("what", "weights"),
+    [("verifier --positions 4", "adapter_model.safetensors"), ("reward --kind outcome", "model.safetensors")],
+    ids=["verifier", "reward"],
+)
+def test_two_processes_learn_what_one_learns(rolled: Path, tmp_path: Path, trueplex, what: str, weights: str) -> None:
     """torchrun with two CPU processes and the same global batch: the same weights, written once."""
-    command = [sys.executable, "-m", "trueplex.cli", "rollout", "--data", "remainder-easy", "--n", "12", "--samples", "8",
-               "--thinking", "discrete", "--out", str(tmp_path / "r"), "--quiet"]  # fmt: skip
-    assert subprocess.run(command, capture_output=True).returncode == 0
-    options = ["-m", "trueplex.cli", "train", "verifier", "--data", str(tmp_path / "r"), "--batch", "8", "--rank", "2",
-               "--positions", "4", "--every", "2", "--patience", "9"]  # fmt: skip
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    one = subprocess.run([sys.executable, *options, "--out", str(tmp_path / "one")], capture_output=True, text=True, env=environment)  # fmt: skip
-    assert one.returncode == 0, one.stderr[-2000:]
-    two = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-                          *options, "--out", str(tmp_path / "two")], capture_output=True, text=True, env=environment)  # fmt: skip
+    options = ["train", *what.split(), "--data", str(rolled), "--batch", "8", "--rank", "2", "--every", "2", "--patience", "9",
+               "--device", "cpu"]  # fmt: skip
+    code, _, said = trueplex(*options, "--out", str(tmp_path / "one"))
+    assert code == 0, said
+    two = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "trueplex.cli",
+                          *options, "--out", str(tmp_path / "two")],
+                         capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})  # fmt: skip
     assert two.returncode == 0, two.stderr[-2000:]
-    a, b = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("one", "two"))
+    a, b = (load_file(tmp_path / name / weights) for name in ("one", "two"))
     assert same(a, b, 2e-4)
-    assert any("lora_B" in n and t.abs().max() > 1e-3 for n, t in a.items())
+    before = load_file(reference_path() / "model.safetensors")
+    moved = [(t.float() - before[n].float() if n in before else t).abs().max() for n, t in a.items()]
+    assert max(moved) > 1e-3
 
 
 @pytest.mark.parametrize("most", [4, 3, 1])

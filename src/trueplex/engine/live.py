@@ -299,6 +299,7 @@ class LiveBatch:
         self._moving = True
         going = {id(trace) for trace in traces}
         rows = [row for row, trace in enumerate(self.traces) if id(trace) in going]
+        assert len(rows) == len(going), "a trace that does not live cannot leave"
         tokens = self._rows.tokens[rows].tolist()
         for row, count, steps in zip(rows, tokens, self._history.steps(rows, tokens), strict=True):  # before the swap
             trace = self.traces[row]
