@@ -8,6 +8,9 @@ export HF_HUB_OFFLINE ?= 1
 
 # Where what is measured goes, how much of it is measured, and on what. `make study QUICK=1` is a handful of everything, for CI.
 ifdef QUICK
+ifneq ($(filter bench measure modes mode-% deciding calibration verifier ablations ablation-% policy,$(MAKECMDGOALS)),)
+$(error QUICK is for the study and its parts, and would write a handful of figures over whole ones; mend: make study QUICK=1)
+endif
 RUNS := runs/study-quick
 RESULTS := $(RUNS)/results
 FIGURES := $(RUNS)/figures
@@ -31,31 +34,33 @@ RL_SIZE := --steps 1 --prompts 4 --samples 4 --every 1 --held 4 --validated 2
 RL_RUNS := k1-0 k3-0
 RL_TEST := --n 3 --samples 4
 QUIET := --quiet
+else
+RUNS := runs
+RESULTS := results
+FIGURES := docs
+ALL := reference
+SUITES := chain-easy chain-hard countdown-easy countdown-hard remainder-easy remainder-hard
+STUDY_SUITES := chain-hard remainder-hard countdown-easy
+STUDY_BUDGETS := 32 64 96 128 192 256
+STUDY_N := 50
+STUDY_SAMPLES := 256
+SOFT_SAMPLES := 32
+MEAN_SAMPLES := 64
+BUDGET_N := 50
+BUDGET_SAMPLES := 16
+STORED := --n 100 --samples 128
+FRESH := --n 40 --samples 128
+RIVAL_ROLLOUTS := --n 900 --samples 16
+RIVAL_VALUES := --n 300 --traces 4 --prefixes 3
+RIVAL_RECIPE := --balanced --rank 64 --epochs 3
+JUDGED := --n 20 --samples 64
+RL_SIZE := --steps 40 --prompts 16 --samples 8 --every 10 --held 60 --validated 4
+RL_RUNS := k1-0 k3-0 k1-1 k3-1 k1-2 k3-2 k2-0 k6-0 k3mean-0
+RL_TEST := --n 12 --samples 256
+QUIET :=
 endif
-RUNS ?= runs
-RESULTS ?= results
-FIGURES ?= docs
-ALL ?= reference
-SUITES ?= chain-easy chain-hard countdown-easy countdown-hard remainder-easy remainder-hard
-STUDY_SUITES ?= chain-hard remainder-hard countdown-easy
-STUDY_BUDGETS ?= 32 64 96 128 192 256
-STUDY_N ?= 50
-STUDY_SAMPLES ?= 256
-SOFT_SAMPLES ?= 32
-MEAN_SAMPLES ?= 64
-BUDGET_N ?= 50
-BUDGET_SAMPLES ?= 16
-STORED ?= --n 100 --samples 128
-FRESH ?= --n 40 --samples 128
-RIVAL_ROLLOUTS ?= --n 900 --samples 16
-RIVAL_VALUES ?= --n 300 --traces 4 --prefixes 3
-RIVAL_RECIPE ?= --balanced --rank 64 --epochs 3
-JUDGED ?= --n 20 --samples 64
-RL_SIZE ?= --steps 40 --prompts 16 --samples 8 --every 10 --held 60 --validated 4
-RL_RUNS ?= k1-0 k3-0 k1-1 k3-1 k1-2 k3-2 k2-0 k6-0 k3mean-0
-RL_TEST ?= --n 12 --samples 256
 
-.PHONY: demo test lint types pages bench fresh measure scorers ablations calibration deciding modes verifier study thinking study-rl policy clean
+.PHONY: demo test lint types pages bench fresh measure scorers ablations calibration deciding modes verifier study thinking study-rl policy clean stored-discrete stored-multiplex
 
 # torch comes first and by its pinned version, so that nothing else pulls in another build.
 $(STAMP): pyproject.toml constraints.txt
@@ -94,13 +99,11 @@ measure: $(STAMP)  ## pass@k, votes and score quality on 200 test problems a sui
 	mkdir -p results && cp runs/measure/discrete/results.json results/reference-discrete.json
 	cp runs/measure/multiplex/results.json results/reference-multiplex.json
 
-# Traces that policies are simulated on and scores are judged on, scored every 4 tokens.
+# Traces that policies are simulated on and scores are judged on, scored every 4 tokens. What is there already is not sampled again.
 DECIDING := $(RUNS)/deciding
-$(DECIDING)/%/results.json: $(STAMP)
+STORED_TRACES := stored-discrete stored-multiplex
+$(STORED_TRACES): stored-%: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/trueplex eval --suite $(ALL) --thinking $* $(STORED) --probe-every 4 --rows 256 $(QUIET) --out $(DECIDING)/$*
-
-STORED_TRACES := $(DECIDING)/discrete/results.json $(DECIDING)/multiplex/results.json
-.PRECIOUS: $(STORED_TRACES)
 
 # Every score on the same traces, those above: the shipped verifier, one from the rollouts that the paper's
 # rivals learn from here, those rivals, of its size, and untrained scores. Readers of texts see slot 0 of a merged thought. The
@@ -145,7 +148,7 @@ ablations: $(ABLATIONS:%=ablation-%)  ## ranks, labels, what a verifier learned 
 			--scorers $(subst $(space),$(comma),$(ABLATIONS:%=runs/ablations/%)) --out runs/ablations/of-$$mode || exit $$?; \
 		cp runs/ablations/of-$$mode/results.json results/ablations-$$mode.json; done
 	$(BIN)/trueplex report results/ablations-discrete.json results/ablations-multiplex.json --out runs/ablations/report.html --figures docs/scores
-	$(BIN)/python bench/perturb.py --stored runs/deciding/discrete --out results/perturb.json
+	$(BIN)/python bench/perturb.py --stored $(DECIDING)/discrete --out results/perturb.json
 
 ablation-%: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/trueplex train verifier $(or $(ABLATION_DATA_$*),$(RIVAL_DATA)) --balanced --epochs 0.5 $(ABLATION_$*) --out runs/ablations/$*
@@ -158,12 +161,12 @@ calibration: $(STORED_TRACES)  ## calibrate the shipped verifier
 		$(ROLLOUT) --thinking $$mode --data $$suite --split validation --n 100 --samples 32 --verifier auto --probe-every 16 \
 			--out runs/validation/$$mode/$$suite || exit $$?; done; done
 	$(BIN)/trueplex calibrate $(foreach m,discrete multiplex,$(SUITES:%=runs/validation/$m/%)) \
-		$(foreach m,discrete multiplex,$(SUITES:%=--test runs/deciding/$m/%)) $(CALIBRATED) --out runs/calibration
+		$(foreach m,discrete multiplex,$(SUITES:%=--test $(DECIDING)/$m/%)) $(CALIBRATED) --out runs/calibration
 	cp runs/calibration/results.json results/calibration.json
 
 # What deciding early saves: 128 traces a problem scored every 4 tokens, on which every policy is simulated; then live.
 deciding: $(STORED_TRACES)  ## policies and scorers, accuracy against tokens and seconds; the live part wants an idle machine
-	$(BIN)/python bench/deciding.py --stored runs/deciding --out results/deciding.json
+	$(BIN)/python bench/deciding.py --stored $(DECIDING) --out results/deciding.json
 	$(BIN)/python bench/deciding.py --live --out results/deciding-live.json
 	$(BIN)/python bench/deciding.py --queue --out results/deciding-queue.json
 	$(BIN)/python bench/deciding.py --picture

@@ -157,7 +157,8 @@ def main() -> None:
         parser.error("there is no CUDA device here; mend: bench/speed.py measures on the CPU")
     with tempfile.TemporaryDirectory() as folder:
         models = {"reference": measure("reference", options.repeats, True)}
-        print(models, flush=True)
+        told = {"machine": machine(), "traces": speed.TRACES, "tokens": TOKENS, "models": models}
+        speed.write(told, options.out)  # what is measured is kept, whatever becomes of the rest
         models["qwen3-0.6b, random weights"] = measure(random_model(Path(folder)), max(1, options.repeats - 1), False)
     table = Table("model", "what", "first /s", "second /s", "ratio", "range")
     for name, found in models.items():
@@ -168,7 +169,7 @@ def main() -> None:
     console.print(table)
     for name, found in models.items():
         console.print(name, found["halved"], found["memory"], found.get("tokens a second by rows", ""))
-    speed.write({"machine": machine(), "traces": speed.TRACES, "tokens": TOKENS, "models": models}, options.out)
+    speed.write(told, options.out)
 
 
 if __name__ == "__main__":

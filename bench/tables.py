@@ -275,7 +275,7 @@ def mode_parts() -> list[str]:
 def study_parts() -> list[str]:
     found = study()
     if "discrete" not in found:
-        return [missing("study/discrete.json", "study")]
+        return [missing("study/discrete.json", "thinking")]
     first = next(iter(found["discrete"]["suites"].values()))
     sizes = [f"pass@{k}" for k in ("1", "4", "16", "64", "256") if k in first["pass"]]
     parts = [

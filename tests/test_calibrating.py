@@ -229,6 +229,14 @@ def test_traces_that_teach_nothing_are_refused(trueplex, rollouts: Path, tmp_pat
     assert code == 2 and "between 0 and 1" in said
 
 
+def test_a_calibration_is_not_kept_in_what_was_fetched(trueplex, rollouts: Path) -> None:
+    """A verifier by its hub id is refused before anything is fetched; a reader's name may hold a hub id."""
+    code, _, err = trueplex("calibrate", str(rollouts), "--verifier", "some/verifier")
+    assert code == 2 and "hf download some/verifier" in err
+    code, _, err = trueplex("calibrate", str(rollouts), "--verifier", "prm:qwen:some/reader")
+    assert code == 2 and "cannot load reward model 'some/reader'" in err
+
+
 def test_problems_with_too_few_traces_are_left_out_and_said(trueplex, rollouts: Path, tmp_path: Path) -> None:
     """As an evaluation that was stopped leaves them; with none left, how to mend it."""
     verifier = tmp_path / "verifier"

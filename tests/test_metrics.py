@@ -61,7 +61,7 @@ def test_auroc_over_all_draws_problems_whole(rows: list[tuple[int, bool, int]]) 
     problems, correct, scores = zip(*rows, strict=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(metrics, "ALL_DRAWS", 40)
-        patch.setattr(metrics, "AT_ONCE", 7)
+        patch.setattr(metrics, "AT_ONCE", 70)
         found = auroc_over_all(problems, correct, scores)
     if all(correct) or not any(correct):
         assert found is None

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -94,14 +93,14 @@ def test_traces_are_scored_a_part_at_a_time_alike(monkeypatch: pytest.MonkeyPatc
     assert np.array_equal(whole.scores, parts.scores) and steps == [(2, 10), (2, 10), (1, 5)]
 
 
-def test_the_command_judges_stored_traces(tmp_path: Path) -> None:
-    def trueplex(*arguments: str) -> subprocess.CompletedProcess:
-        return subprocess.run([sys.executable, "-m", "trueplex.cli", *arguments], capture_output=True, text=True)
+def test_the_command_judges_stored_traces(tmp_path: Path, trueplex) -> None:
+    def run(*arguments: str) -> SimpleNamespace:
+        return SimpleNamespace(**dict(zip(("returncode", "stdout", "stderr"), trueplex(*arguments), strict=True)))
 
-    rolled = trueplex("rollout", "--data", "chain-hard", "--n", "6", "--samples", "8", "--thinking", "discrete", "--out",
+    rolled = run("rollout", "--data", "chain-hard", "--n", "6", "--samples", "8", "--thinking", "discrete", "--out",
                       str(tmp_path / "r"), "--quiet")  # fmt: skip
     assert rolled.returncode == 0, rolled.stderr
-    done = trueplex(
+    done = run(
         "eval-verifier", str(tmp_path / "r"), "--scorers", "auto,logprob,deepconf:tail@16", "--out", str(tmp_path / "q")
     )
     assert done.returncode == 0, done.stderr
@@ -115,7 +114,7 @@ def test_the_command_judges_stored_traces(tmp_path: Path) -> None:
     assert 0.5 < flops["auto"] / (2 * 1.2 * tokens) < 4
     assert figures["auto"]["within"]["1.0"]["mean"] > figures["deepconf:tail@16"]["within"]["1.0"]["mean"]
     assert "calibration" not in figures["deepconf:tail@16"] and result["config"]["fingerprint"]
-    few = trueplex("eval-verifier", str(tmp_path / "r"), "--scorers", "logprob", "--n", "3", "--samples", "4", "--out",
+    few = run("eval-verifier", str(tmp_path / "r"), "--scorers", "logprob", "--n", "3", "--samples", "4", "--out",
                    str(tmp_path / "few"), "--quiet")  # fmt: skip
     assert few.returncode == 0 and not few.stderr, few.stderr
     judged = json.loads((tmp_path / "few" / "results.json").read_text())
@@ -123,19 +122,24 @@ def test_the_command_judges_stored_traces(tmp_path: Path) -> None:
     whole = (tmp_path / "few" / "results.json").read_text()
     cut = {**judged, "suites": {}}  # as a kill leaves it, before the second suite
     (tmp_path / "few" / "results.json").write_text(json.dumps(cut))
-    again = trueplex("eval-verifier", str(tmp_path / "r"), "--scorers", "logprob", "--n", "3", "--samples", "4", "--out",
+    again = run("eval-verifier", str(tmp_path / "r"), "--scorers", "logprob", "--n", "3", "--samples", "4", "--out",
                      str(tmp_path / "few"), "--quiet")  # fmt: skip
     assert again.returncode == 0 and json.loads((tmp_path / "few" / "results.json").read_text()).keys() == judged.keys()
     judged["suites"]["r"]["right"] = "kept"  # what was judged is not judged again
     (tmp_path / "few" / "results.json").write_text(json.dumps(judged))
-    kept = trueplex("eval-verifier", str(tmp_path / "r"), "--scorers", "logprob", "--n", "3", "--samples", "4", "--out",
+    kept = run("eval-verifier", str(tmp_path / "r"), "--scorers", "logprob", "--n", "3", "--samples", "4", "--out",
                     str(tmp_path / "few"), "--quiet")  # fmt: skip
     assert kept.returncode == 0 and '"kept"' in (tmp_path / "few" / "results.json").read_text() and whole
-    other = trueplex(
+    judged["suites"]["r"]["scorers"]["logprob"]["over_all"]["1.0"] = 0.5  # as results were before that had an interval
+    (tmp_path / "few" / "results.json").write_text(json.dumps(judged))
+    anew = run("eval-verifier", str(tmp_path / "r"), "--scorers", "logprob", "--n", "3", "--samples", "4", "--out",
+               str(tmp_path / "few"), "--quiet")  # fmt: skip
+    assert anew.returncode == 0 and '"kept"' not in (tmp_path / "few" / "results.json").read_text()
+    other = run(
         "eval-verifier", str(tmp_path / "r"), "--scorers", "logprob", "--n", "2", "--out", str(tmp_path / "few")
     )
     assert other.returncode == 2 and "results of other scorers or traces" in other.stderr
-    twice = trueplex("eval-verifier", str(tmp_path / "r"), str(tmp_path / "r"), "--out", str(tmp_path / "q"))
+    twice = run("eval-verifier", str(tmp_path / "r"), str(tmp_path / "r"), "--out", str(tmp_path / "q"))
     assert twice.returncode == 2 and "two stores have the same name" in twice.stderr
-    wrong = trueplex("eval-verifier", str(tmp_path / "r"), "--scorers", "deepconf:most", "--out", str(tmp_path / "q"))
+    wrong = run("eval-verifier", str(tmp_path / "r"), "--scorers", "deepconf:most", "--out", str(tmp_path / "q"))
     assert wrong.returncode == 2 and "unknown DeepConf kind" in wrong.stderr

@@ -238,6 +238,8 @@ def test_in_bfloat16_what_is_learned_stays_in_float32(
         hook = layer.register_forward_hook(lambda module, arguments, output: hidden.append(output))
         found = forward(self, ids, mask, rows, columns, labels)
         hook.remove()
+        logits = found["logits"].detach()
+        assert (logits != logits.bfloat16().float()).any(), "rounded to 8 bits"
         seen.append((hidden[0].dtype, {n: p.detach().clone() for n, p in self.state_dict().items()}))
         return found
 

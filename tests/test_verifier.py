@@ -178,7 +178,8 @@ def test_a_verifier_is_had_from_the_hub_by_its_id(
     scorer = open_scorer(backbone, "some/verifier", print)
     assert scorer.fingerprint == qwen_verifier.fingerprint
     scorer.release()
-    assert asked == [("some/verifier", hub.FETCHED, True)] and not any("py" in p or "bin" in p for p in hub.FETCHED)
+    assert asked == [("some/verifier", hub.VERIFIER, True)] and not any("*" in p for p in hub.VERIFIER)
+    assert {p.name for p in (tmp_path / "snapshot").iterdir()} <= set(hub.VERIFIER)
     with pytest.raises(VerifierError, match=r"'some/other' is no folder, and cannot be had from the hub .404.*mend"):
         open_scorer(backbone, "some/other", print)
     qwen_verifier.save(tmp_path / "here" / "verifier")

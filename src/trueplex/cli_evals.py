@@ -85,7 +85,7 @@ def evaluate(
 def evaluate_verifier(
     data: Annotated[list[Path], typer.Argument(metavar="TRACES...", help="Graded traces: stores, or folders of rollouts or evaluations.", show_default=False)],
     out: Annotated[Path, typer.Option(help="Folder for results.json.")],
-    scorers: Annotated[str, typer.Option(help="What is judged, by commas: auto, verifier folders, deepconf[:KIND[@WINDOW]], logprob, entropy, orm:[acemath:]MODEL, prm:FORM:MODEL[@last|min|mean|product] (FORM: math-shepherd, versaprm, qwen, skywork), genrm:MODEL[@VOTES]. The others are held against the first.")] = "auto,deepconf:mean,deepconf:tail,deepconf:bottom,deepconf:lowest,logprob,entropy",
+    scorers: Annotated[str, typer.Option(help="What is judged, by commas: auto, verifiers by folder or hub id, deepconf[:KIND[@WINDOW]], logprob, entropy, orm:[acemath:]MODEL, prm:FORM:MODEL[@last|min|mean|product] (FORM: math-shepherd, versaprm, qwen, skywork), genrm:MODEL[@VOTES]. The others are held against the first.")] = "auto,deepconf:mean,deepconf:tail,deepconf:bottom,deepconf:lowest,logprob,entropy",
     n: Annotated[int | None, typer.Option(min=1, help="Most problems per store.", show_default="all")] = None,
     samples: Annotated[int | None, typer.Option(min=1, help="Most traces per problem.", show_default="all")] = None,
     model: Model = "reference",
@@ -118,7 +118,7 @@ def calibrate(
     data: Annotated[list[Path], typer.Argument(metavar="TRACES...", help="Graded, scored traces to learn from: stores, or folders of rollouts or evaluations.", show_default=False)],
     test: Annotated[list[Path] | None, typer.Option(help="Traces to judge by; may be given again.", show_default="the held-out half")] = None,
     model: Model = "reference",
-    verifier: Annotated[str, typer.Option(help="What scored them, as in `trueplex solve`; 'none' calibrates plain majorities.")] = "auto",
+    verifier: Annotated[str, typer.Option(help="What scored them, as in `trueplex solve`, but no hub id, as the calibration is kept in the verifier's folder; 'none' calibrates plain majorities.")] = "auto",
     paths: Annotated[list[str] | None, typer.Option(help="Paths of the runs to promise for; may be given again.", show_default="16")] = None,
     select: Annotated[list[str] | None, typer.Option(help="Their selectors; may be given again.", show_default="weighted; majority without a verifier")] = None,
     prune: Annotated[list[str] | None, typer.Option(help="Their policies; may be given again.", show_default="none")] = None,

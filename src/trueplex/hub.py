@@ -9,7 +9,7 @@ from huggingface_hub.utils import get_session
 
 from trueplex.errors import TrueplexError
 
-FETCHED = ["*.json", "*.safetensors", "README.md"]
+VERIFIER = ["verifier.json", "adapter_model.safetensors", "adapter_config.json", "calibration.json", "README.md"]
 SECONDS = 5  # how long the hub may take to answer before the files at hand are all there is
 
 
@@ -31,9 +31,9 @@ def is_id(name: str) -> bool:
 
 
 def fetched(name: str, wrong: type[TrueplexError]) -> Path:
-    """The folder of a repository's weights and cards, which are all that is fetched; raises `wrong` when it cannot be had."""
+    """The folder of a verifier's weights and cards, which are all that is fetched; raises `wrong` when it cannot be had."""
     try:
-        return Path(snapshot_download(name, allow_patterns=FETCHED, local_files_only=not answers()))
+        return Path(snapshot_download(name, allow_patterns=VERIFIER, local_files_only=not answers()))
     except Exception as error:  # no such repository, no network and nothing at hand: the library raises many kinds
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0][:200]
         raise wrong(

@@ -41,7 +41,8 @@ def within_auroc(problems: Sequence[Hashable], correct: Sequence[bool], scores: 
     return float(np.mean(values)) if values else float("nan")
 
 
-ALL_DRAWS, AT_ONCE = 1000, 100  # bootstrap draws of an AUROC over all traces, and how many are computed together
+ALL_DRAWS = 1000  # bootstrap draws of an AUROC over all traces
+AT_ONCE = 2**20  # traces, each as often as it is looked at, that are computed together
 
 
 def auroc_over_all(
@@ -68,9 +69,11 @@ def auroc_over_all(
         return np.divide(won, pairs, out=np.full(len(counts), np.nan), where=pairs > 0)
 
     mean = areas(np.ones((1, len(numbers)), dtype=np.int64))[0]
-    picks = _picks(0, ALL_DRAWS, len(numbers))
-    counts = np.stack([np.bincount(pick, minlength=len(numbers)) for pick in picks])
-    drawn = np.concatenate([areas(counts[at : at + AT_ONCE]) for at in range(0, ALL_DRAWS, AT_ONCE)])
+    picks, size = _picks(0, ALL_DRAWS, len(numbers)), max(1, AT_ONCE // len(order))
+    drawn = np.concatenate([
+        areas(np.stack([np.bincount(pick, minlength=len(numbers)) for pick in picks[at : at + size]]))
+        for at in range(0, ALL_DRAWS, size)
+    ])  # fmt: skip
     low, high = np.nanquantile(drawn, [0.025, 0.975])
     return {"mean": round(float(mean), 4), "low": round(float(low), 4), "high": round(float(high), 4)}
 

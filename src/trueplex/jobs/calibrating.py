@@ -32,11 +32,11 @@ def calibrate(
     selects: Sequence[str], prunes: Sequence[str], error: float, out: Path | None,
 ) -> None:  # fmt: skip
     """Calibrate every combination of paths, selector and policy on `data`, and judge it on `tests`."""
-    backbone = load(model, device)
-    scorer, settings = choose_scorer(backbone, Settings(verifier=verifier), say)
-    if hub.is_id(verifier) and not Path(verifier).exists():
+    if not Path(verifier).expanduser().exists() and hub.is_id(verifier) and verifier.partition(":")[0] not in PLAIN:
         raise OptionError(f"a calibration is kept in the verifier's folder, and {verifier} lies on the hub; mend: `hf download {verifier} "
                           "--local-dir FOLDER`, and --verifier FOLDER")  # fmt: skip
+    backbone = load(model, device)
+    scorer, settings = choose_scorer(backbone, Settings(verifier=verifier), say)
     runs = [replace(settings, paths=p, select=s, prune=r) for p in paths for s in selects for r in prunes]
     runs = [replace(run, paths=run.paths if run.waves.adaptive else run.waves.most) for run in runs]
     for run in runs:

@@ -142,7 +142,7 @@ def appraise(
 
 
 def _judged_before(out: Path, config: dict[str, Any]) -> dict[str, Any]:
-    """The suites that an earlier run of the same command has judged.
+    """The suites that an earlier run of the same command has judged; not those of before AUROC over all had an interval.
 
     Raises:
         StoreError: `out` holds the results of another command.
@@ -153,7 +153,8 @@ def _judged_before(out: Path, config: dict[str, Any]) -> dict[str, Any]:
     before = json.loads(path.read_text())
     if before["config"] != json.loads(json.dumps(config)):
         raise StoreError(f"{out} holds results of other scorers or traces; mend: give another --out folder")
-    return before["suites"]
+    return {suite: judged for suite, judged in before["suites"].items()
+            if all(isinstance(f["over_all"]["1.0"], dict | None) for f in judged["scorers"].values())}  # fmt: skip
 
 
 def _graded(path: Path, source: Origin, most: int | None, samples: int | None) -> list[Stored]:

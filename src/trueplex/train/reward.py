@@ -290,9 +290,9 @@ def train_reward(
     watch.restore()
     card: dict[str, Any] = {}
     if arguments.process_index == 0:
-        measured = judge(validation)
-        model = wrapped.merge_and_unload() if wrapped else learner.rewarding.model
-        model.to(backbone.dtype).save_pretrained(out)
+        model = (wrapped.merge_and_unload() if wrapped else learner.rewarding.model).to(backbone.dtype)
+        measured = judge(validation)  # of what is written: merged, in the base's precision
+        model.save_pretrained(out)
         learner.rewarding.tokenizer.save_pretrained(out)
         process = {"form": FORM, "steps": recipe.steps or "lines"} if recipe.kind == "process" else {}
         card = {"kind": recipe.kind, **process, "base": backbone.name, "base_fingerprint": backbone.fingerprint, "data": data,

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
+from torch.nn.functional import linear
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
@@ -74,7 +75,7 @@ class One(nn.Module):
         self.linear = linear
 
     def forward(self, hidden: Tensor) -> Tensor:
-        return self.linear(hidden).squeeze(-1)
+        return _in_float32(self.linear, hidden).squeeze(-1)
 
 
 class Against(nn.Module):
@@ -86,8 +87,20 @@ class Against(nn.Module):
         self.good, self.bad = good, bad
 
     def forward(self, hidden: Tensor) -> Tensor:
-        logits = self._outputs[0](hidden).float()
+        (outputs,) = self._outputs
+        if isinstance(outputs, nn.Linear):  # the two words of a vocabulary
+            good, bad = _in_float32(outputs, hidden, [self.good, self.bad]).unbind(-1)
+            return good - bad
+        logits = outputs(hidden).float()
         return logits[:, self.good] - logits[:, self.bad]
+
+
+def _in_float32(layer: Any, hidden: Tensor, rows: Sequence[int] | None = None) -> Tensor:
+    """What a linear layer gives, or so many rows of it, in float32: a score of 8 bits would tie traces that differ."""
+    kept = slice(None) if rows is None else rows
+    bias = None if getattr(layer, "bias", None) is None else layer.bias[kept].float()
+    with torch.autocast(hidden.device.type, enabled=False):
+        return linear(hidden.float(), layer.weight[kept].float(), bias)
 
 
 @torch.inference_mode()
@@ -250,9 +263,9 @@ def _head(form: forms.Form, name: str, model: Any, tokenizer: Any) -> nn.Module:
         return Against(model.get_output_embeddings(), good, bad)
     size = model.config.hidden_size
     if form.head == "value":
-        linear = nn.Linear(size, 1)
-        _read_weights(name, "v_head.summary.", linear)
-        return One(linear)
+        layer = nn.Linear(size, 1)
+        _read_weights(name, "v_head.summary.", layer)
+        return One(layer)
     layers = nn.Sequential(nn.Linear(size, size), nn.ReLU(), nn.Linear(size, 2))
     _read_weights(name, "score.", layers)
     return Against(layers, 1, 0)
