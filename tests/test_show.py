@@ -113,19 +113,13 @@ def test_wrong_problems_tokenizers_and_full_disks_are_said(tmp_path: Path) -> No
         write_page(Path("/proc/nowhere/p.html"), [written("1")], TOKENIZER)
 
 
-def test_show_from_the_command_line(tmp_path: Path) -> None:
+def test_show_from_the_command_line(tmp_path: Path, trueplex) -> None:
     """As a user does it: solve, save, show, and a page."""
-    import subprocess
-    import sys
-
-    def trueplex(*arguments: str) -> subprocess.CompletedProcess:
-        return subprocess.run([sys.executable, "-m", "trueplex.cli", *arguments], capture_output=True, text=True)
-
     problem = "Ann has 3 apples. Ann buys 4 more. How many apples are there now?"
     save, page = str(tmp_path / "t.arrow"), tmp_path / "t.html"
-    assert trueplex("solve", problem, "--paths", "3", "--save", save, "--quiet").returncode == 0
-    shown = trueplex("show", save, "--trace", "2", "--candidates")
-    assert shown.returncode == 0 and "trace 2, seed 0" in shown.stdout and "</think>" in shown.stdout
-    assert trueplex("show", save, "--html", str(page)).returncode == 0 and page.read_text().count("<details") == 3
-    missing = trueplex("show", save, "--trace", "9")
-    assert missing.returncode == 2 and "no trace 9" in missing.stderr
+    assert trueplex("solve", problem, "--paths", "3", "--save", save, "--quiet")[0] == 0
+    code, shown, _ = trueplex("show", save, "--trace", "2", "--candidates")
+    assert code == 0 and "trace 2, seed 0" in shown and "</think>" in shown
+    assert trueplex("show", save, "--html", str(page))[0] == 0 and page.read_text().count("<details") == 3
+    code, _, missing = trueplex("show", save, "--trace", "9")
+    assert code == 2 and "no trace 9" in missing
