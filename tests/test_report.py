@@ -135,6 +135,22 @@ def test_figures_are_files_of_their_own(folder: Path, tmp_path: Path, monkeypatc
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in tmp_path.iterdir())
 
 
+def test_an_ablation_joins_runs_of_the_same_problems(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A suite that only one width ran on has no line to draw, nor has a run of other problems a place on another's."""
+    from trueplex.report import figures, read
+
+    runs = read.read([folder / "discrete", folder / "k3"]).runs
+    suites = list(runs[0].suites)
+    groups = {"weighted": [(run.config["width"], run) for run in runs]}
+    drawn = figures.ablation(groups, suites, "K")
+    assert [axes.get_title("left") for axes in drawn.axes if axes.get_visible()] == suites
+    runs[1].suites[suites[0]]["ids"] = ["others"]
+    drawn = figures.ablation(groups, suites, "K")
+    assert [axes.get_title("left") for axes in drawn.axes if axes.get_visible()] == suites[1:]
+
+
 @pytest.mark.parametrize("arguments", [[], ["--format", "png"], ["--figures", "f", "--format", "gif"]])
 def test_options_that_cannot_act_are_refused(
     folder: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]

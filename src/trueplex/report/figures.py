@@ -271,21 +271,27 @@ def _numbers(values: Sequence[float | None]) -> np.ndarray:
 
 
 def ablation(groups: dict[str, list[tuple[float, Run]]], suites: Sequence[str], x: str) -> Any:
-    """pass@1 of runs that differ in one number (width, thinking budget): a line per group."""
+    """pass@1 of runs that differ in one number (width, thinking budget) on the same problems: a line per group."""
+
+    def along(members: list[tuple[float, Run]], suite: str) -> list[tuple[float, dict[str, float]]]:
+        there = [run.suites[suite]["ids"] for of in groups.values() for _, run in of if suite in run.suites]
+        same = [(v, run.suites[suite]) for v, run in members if suite in run.suites]
+        return sorted(((v, f["pass"]["1"]) for v, f in same if f["ids"] == there[0]), key=lambda point: point[0])
 
     def draw(axes: Any, suite: str) -> None:
         ticks = set()
         for place, (name, members) in enumerate(groups.items()):
-            points = sorted(
-                ((v, run.suites[suite]["pass"]["1"]) for v, run in members if suite in run.suites), key=lambda p: p[0]
-            )
+            points = along(members, suite)
+            if not points:
+                continue
             means = np.array([100 * c["mean"] for _, c in points])
             reach = np.abs(np.array([[100 * c["low"], 100 * c["high"]] for _, c in points]).T - means)
             axes.errorbar([v for v, _ in points], means, reach, label=name, capsize=2, elinewidth=0.8, **look(place))
             ticks |= {v for v, _ in points}
         axes.set_xticks(sorted(ticks), [f"{v:g}" for v in sorted(ticks)])
 
-    return panels(suites, draw, x, "pass@1, %", share_y=False)
+    told = [s for s in suites if any(len(along(members, s)) > 1 for members in groups.values())]
+    return panels(told, draw, x, "pass@1, %", share_y=False)
 
 
 LEARNT = {"reward": "reward", "right": "validation, right", "tokens": "tokens of a trace", "entropy": "entropy, nats",

@@ -57,7 +57,8 @@ def sections(material: Material) -> Iterator[Section]:
                      "the first.", figures.judged_along(run)),
                     (f"judged-reliability-{run.name}", "How often traces with such a score at their end are right.",
                      figures.judged_reliability(run))]  # fmt: skip
-        yield Section("Scores judged", "", pictures, [tables.scores(run)])
+        title = "Scores judged" if len(material.scores) == 1 else f"Scores judged: {run.name}"
+        yield Section(title, "", pictures, [tables.scores(run)])
     if material.learning:
         pictures = [("learning", "Each run smoothed over a tenth of its steps; validation as it was judged.",
                      figures.learning(material.learning))]  # fmt: skip
