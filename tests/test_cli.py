@@ -19,9 +19,10 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
 def start(*arguments: str, **options: object) -> subprocess.Popen[str]:
+    """A command as from a terminal: a shell's background jobs, and what they start, would not hear Ctrl-C."""
     return subprocess.Popen(
         [sys.executable, "-m", "trueplex.cli", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env=ENVIRONMENT, **options,
+        env=ENVIRONMENT, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler), **options,
     )  # fmt: skip
 
 

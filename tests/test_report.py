@@ -139,16 +139,21 @@ def test_an_ablation_joins_runs_of_the_same_problems(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A suite that only one width ran on has no line to draw, nor has a run of other problems a place on another's."""
-    from trueplex.report import figures, read
+    from trueplex.report import figures, page, read
 
     runs = read.read([folder / "discrete", folder / "k3"]).runs
     suites = list(runs[0].suites)
     groups = {"weighted": [(run.config["width"], run) for run in runs]}
+    assert figures.ablated(groups, suites) == suites
     drawn = figures.ablation(groups, suites, "K")
     assert [axes.get_title("left") for axes in drawn.axes if axes.get_visible()] == suites
     runs[1].suites[suites[0]]["ids"] = ["others"]
-    drawn = figures.ablation(groups, suites, "K")
-    assert [axes.get_title("left") for axes in drawn.axes if axes.get_visible()] == suites[1:]
+    assert figures.ablated(groups, suites) == suites[1:]
+    for run in runs[1:]:
+        run.result["suites"] = {f"other {name}": f for name, f in run.suites.items()}
+    assert figures.ablated(groups, [*suites, *runs[1].suites]) == []
+    titles = [part.title for part in page.sections(read.Material(runs))]
+    assert "Width and merge" not in titles and "pass@k" in titles
 
 
 @pytest.mark.parametrize("arguments", [[], ["--format", "png"], ["--figures", "f", "--format", "gif"]])

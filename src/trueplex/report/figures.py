@@ -270,18 +270,28 @@ def _numbers(values: Sequence[float | None]) -> np.ndarray:
     return np.array([np.nan if v is None else v for v in values], dtype=float)
 
 
-def ablation(groups: dict[str, list[tuple[float, Run]]], suites: Sequence[str], x: str) -> Any:
-    """pass@1 of runs that differ in one number (width, thinking budget) on the same problems: a line per group."""
+Groups = dict[str, list[tuple[float, Run]]]
 
-    def along(members: list[tuple[float, Run]], suite: str) -> list[tuple[float, dict[str, float]]]:
-        there = [run.suites[suite]["ids"] for of in groups.values() for _, run in of if suite in run.suites]
-        same = [(v, run.suites[suite]) for v, run in members if suite in run.suites]
-        return sorted(((v, f["pass"]["1"]) for v, f in same if f["ids"] == there[0]), key=lambda point: point[0])
+
+def _joined(groups: Groups, name: str, suite: str) -> list[tuple[float, dict[str, float]]]:
+    """pass@1 of a group's runs on the problems that the first of all runs had, by their number."""
+    there = [run.suites[suite]["ids"] for members in groups.values() for _, run in members if suite in run.suites]
+    own = [(v, run.suites[suite]) for v, run in groups[name] if suite in run.suites]
+    return sorted(((v, f["pass"]["1"]) for v, f in own if f["ids"] == there[0]), key=lambda point: point[0])
+
+
+def ablated(groups: Groups, suites: Sequence[str]) -> list[str]:
+    """The suites on which there is a line to draw."""
+    return [s for s in suites if any(len(_joined(groups, name, s)) > 1 for name in groups)]
+
+
+def ablation(groups: Groups, suites: Sequence[str], x: str) -> Any:
+    """pass@1 of runs that differ in one number (width, thinking budget) on the same problems: a line per group."""
 
     def draw(axes: Any, suite: str) -> None:
         ticks = set()
-        for place, (name, members) in enumerate(groups.items()):
-            points = along(members, suite)
+        for place, name in enumerate(groups):
+            points = _joined(groups, name, suite)
             if not points:
                 continue
             means = np.array([100 * c["mean"] for _, c in points])
@@ -290,8 +300,7 @@ def ablation(groups: dict[str, list[tuple[float, Run]]], suites: Sequence[str], 
             ticks |= {v for v, _ in points}
         axes.set_xticks(sorted(ticks), [f"{v:g}" for v in sorted(ticks)])
 
-    told = [s for s in suites if any(len(along(members, s)) > 1 for members in groups.values())]
-    return panels(told, draw, x, "pass@1, %", share_y=False)
+    return panels(suites, draw, x, "pass@1, %", share_y=False)
 
 
 LEARNT = {"reward": "reward", "right": "validation, right", "tokens": "tokens of a trace", "entropy": "entropy, nats",

@@ -141,13 +141,11 @@ def _ablations(runs: Sequence[Run], suites: Sequence[str]) -> Iterator[Section]:
             budgets.setdefault(describe(plain), []).append((limit, run))
     widths = {name: members for name, members in widths.items() if len({v for v, _ in members}) > 1}
     budgets = {name: members for name, members in budgets.items() if len({v for v, _ in members}) > 1}
-    if widths:
-        shown = [("width", "pass@1 with 95 % intervals; K = 1 is discrete.", figures.ablation(widths, suites, "K"))]
+    if there := figures.ablated(widths, suites):
+        shown = [("width", "pass@1 with 95 % intervals; K = 1 is discrete.", figures.ablation(widths, there, "K"))]
         yield Section("Width and merge", "What more samples a step change, and how they are merged.", shown, [])
-    if budgets:
-        shown = [
-            ("budget", "pass@1 with 95 % intervals.", figures.ablation(budgets, suites, "thinking tokens at most"))
-        ]
+    if there := figures.ablated(budgets, suites):
+        shown = [("budget", "pass@1 with 95 % intervals.", figures.ablation(budgets, there, "thinking tokens at most"))]
         yield Section("Length budget", "Accuracy when thinking is cut short and an answer is asked for.", shown, [])
 
 
