@@ -109,7 +109,7 @@ def test_beside_a_base_in_bfloat16_the_verifier_learns_in_float32(
     for base in (qwen, half):
         torch.manual_seed(RECIPE.seed)
         before = {n: p.detach().clone() for n, p in OneTokenVerifier(qwen, RECIPE.rank).named_parameters()}
-        after = trained(base, traces, replace(RECIPE, epochs=4, lr=3e-4), tmp_path / str(base.dtype))
+        after = trained(base, traces, replace(RECIPE, epochs=2, lr=3e-4, every=99), tmp_path / str(base.dtype))
         assert all(p.dtype == torch.float32 for p in after.values())
         learned.append(torch.cat([(after[n] - before[n]).flatten() for n in sorted(before)]))
     assert torch.cosine_similarity(*learned, dim=0) > 0.7
@@ -329,12 +329,15 @@ def rolled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(
     ("what", "weights"),
-    [("verifier --positions 4", "adapter_model.safetensors"), ("reward --kind outcome", "model.safetensors")],
+    [
+        ("verifier --positions 4 --every 2 --patience 9", "adapter_model.safetensors"),
+        ("reward --kind outcome --every 99", "model.safetensors"),
+    ],
     ids=["verifier", "reward"],
 )
 def test_two_processes_learn_what_one_learns(rolled: Path, tmp_path: Path, trueplex, what: str, weights: str) -> None:
     """torchrun with two CPU processes and the same global batch: the same weights, written once."""
-    options = ["train", *what.split(), "--data", str(rolled), "--batch", "8", "--rank", "2", "--every", "2", "--patience", "9",
+    options = ["train", *what.split(), "--data", str(rolled), "--batch", "8", "--rank", "2",
                "--device", "cpu"]  # fmt: skip
     code, _, said = trueplex(*options, "--out", str(tmp_path / "one"))
     assert code == 0, said
