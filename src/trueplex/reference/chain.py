@@ -46,18 +46,19 @@ def apply(value: int, op: str, n: int) -> int:
     return {"+": value + n, "-": value - n, "*": value * n, "/": value // n if n else 0}[op]
 
 
-def make(rng: Random, hard: bool) -> Chain:
+def make(rng: Random, steps: tuple[int, int]) -> Chain:
+    """A chain of this many steps, least and most."""
     name, things = rng.choice(NAMES), rng.choice(THINGS)
     value = start = rng.randint(5, 60)
-    length = rng.randint(5, 6) if hard else rng.randint(3, 4)
+    length = rng.randint(*steps)
     trap_at = rng.randrange(length) if rng.random() < 0.5 else -1
-    sentences, steps = [f"{name} has {start} {things}."], []
+    sentences, told = [f"{name} has {start} {things}."], []
     for i in range(length):
         if i == trap_at:
             sentence, op, rate = rng.choice(TRAPS)
             n = rng.randint(2, max(2, min(40, value)))
             sentences.append(sentence.format(name, n))
-            steps.append(Step(op, n, rate))
+            told.append(Step(op, n, rate))
             continue
         ops = ["+"] * (value + 2 <= LARGEST) + ["-"] * (value > 2)
         ops += ["*"] * (2 * value <= LARGEST) + ["/"] * (value % 2 == 0 and value > 2)
@@ -75,9 +76,9 @@ def make(rng: Random, hard: bool) -> Chain:
             n = 2
             sentences.append(HALF)
         value = apply(value, op, n)
-        steps.append(Step(op, n))
+        told.append(Step(op, n))
     sentences.append(f"How many {things} are there now?")
-    return Chain(" ".join(sentences), start, tuple(steps), str(value))
+    return Chain(" ".join(sentences), start, tuple(told), str(value))
 
 
 def _derive(rng: Random, lines: list[str], a: int, op: str, n: int) -> int:

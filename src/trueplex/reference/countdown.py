@@ -53,18 +53,19 @@ def befores(numbers: tuple[int, ...], target: int) -> Iterator[tuple[str, int, i
         yield "/", x, target // x if target % x == 0 else None, pairs
 
 
-def make(rng: Random, hard: bool) -> Countdown:
+def make(rng: Random, count: int, last: str) -> Countdown:
+    """A search among this many numbers, 3 or 4, made so that its last step is one of these signs."""
     while True:
-        numbers = tuple(rng.sample(range(2, 13), 4 if hard else 3))
+        numbers = tuple(rng.sample(range(2, 13), count))
         a, b, c = rng.sample(numbers, 3)
         before = rng.choice(list(pair_values(a, b)))
-        target = rng.choice((before + c, before - c, before * c))
+        target = rng.choice([{"+": before + c, "-": before - c, "*": before * c}[sign] for sign in last])
         if not 2 <= target <= 150 or target in numbers:
             continue
         answers = {v for _, _, v, pairs in befores(numbers, target) for p, q in pairs if v in pair_values(p, q)}
         if len(answers) == 1:
             listed = ", ".join(map(str, numbers))
-            use = "three of the numbers" if hard else "each of the numbers"
+            use = "three of the numbers" if count > 3 else "each of the numbers"
             text = (
                 f"Reach {target} with {use} {listed} once, using +, - and *, from left to right. "
                 "What is the value before the last step?"

@@ -31,16 +31,24 @@ class Remainders:
     answer: str
 
 
-def make(rng: Random, hard: bool) -> Remainders:
-    choices = range(8, 14) if hard else range(6, 11)
-    big, small = 0, 0
-    while big <= small or gcd(big, small) > 1:
-        big, small = rng.choice(choices), rng.choice(choices)
-    number = rng.randrange(1, big * small)
-    r_big, r_small = number % big, number % small
-    trap, wording = 0.0, rng.choice(PLAIN)
-    if r_small > 0 and 2 * r_small != small and rng.random() < 0.65:
-        wording, trap = rng.choice(TRAPS)
+def make(rng: Random, moduli: tuple[int, int], traps: float, listed: int = 0) -> Remainders:
+    """Two divisors, from the least to the most; a trap at this rate; nothing to be found in the first `listed` lines.
+
+    Misread as well as read right: else a thought that is led astray would be over at once.
+    """
+    choices = range(moduli[0], moduli[1] + 1)
+    while True:
+        big, small = 0, 0
+        while big <= small or gcd(big, small) > 1:
+            big, small = rng.choice(choices), rng.choice(choices)
+        number = rng.randrange(1, big * small)
+        r_big, r_small = number % big, number % small
+        trap, wording = 0.0, rng.choice(PLAIN)
+        if r_small > 0 and 2 * r_small != small and rng.random() < traps:
+            wording, trap = rng.choice(TRAPS)
+        found = (r_small, small - r_small) if trap else (r_small,)
+        if not any((r_big + line * big) % small in found for line in range(listed)):
+            break
     first = rng.choice(PLAIN).format(r=r_big, m=big)
     second = wording.format(r=r_small, c=small - r_small, m=small)
     text = f"Find the number below {big * small} that {first} and {second}."

@@ -1,13 +1,15 @@
 """The reference suites: three families, two difficulties, endless by seed, splits that cannot meet.
 
 A problem's split is decided by a hash of its text, so no seed can bring a test problem into
-training. Run ``trueplex problems chain-easy`` to see some.
+training. The suites ask what takes some thinking, about 60 tokens and more; the embedded model learned
+to think on `PRACTICE`, which has shorter problems too. Run ``trueplex problems chain-easy`` to see some.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -23,17 +25,29 @@ class Suite:
     """One family at one difficulty: how its problems are made and thought about."""
 
     name: str
-    make: Callable[[Random, bool], Any]
+    make: Callable[[Random], Any]
     think: Callable[[Random, Any], tuple[str, str]]
-    hard: bool
 
 
 SUITES = {
-    f"{family.__name__.rpartition('.')[2]}-{level}": Suite(
-        f"{family.__name__.rpartition('.')[2]}-{level}", family.make, family.think, level == "hard"
+    suite.name: suite
+    for suite in (
+        Suite("chain-easy", partial(chain.make, steps=(3, 4)), chain.think),
+        Suite("chain-hard", partial(chain.make, steps=(5, 6)), chain.think),
+        Suite("remainder-easy", partial(remainder.make, moduli=(8, 13), traps=0.4, listed=3), remainder.think),
+        Suite("remainder-hard", partial(remainder.make, moduli=(8, 13), traps=0.65, listed=4), remainder.think),
+        Suite("countdown-easy", partial(countdown.make, count=4, last="+*"), countdown.think),
+        Suite("countdown-hard", partial(countdown.make, count=4, last="+-*"), countdown.think),
     )
-    for family in (chain, remainder, countdown)
-    for level in ("easy", "hard")
+}
+
+PRACTICE = SUITES | {
+    suite.name: suite
+    for suite in (
+        Suite("remainder-easy", partial(remainder.make, moduli=(6, 10), traps=0.65), remainder.think),
+        Suite("remainder-hard", partial(remainder.make, moduli=(8, 13), traps=0.65), remainder.think),
+        Suite("countdown-easy", partial(countdown.make, count=3, last="+-*"), countdown.think),
+    )
 }
 
 
@@ -52,9 +66,18 @@ def tasks(suite: str, split: str, seed: int = 0) -> Iterator[Any]:
         raise OptionError(f"unknown suite {suite!r}; mend: one of reference, {', '.join(SUITES)}")
     if split not in SPLITS:
         raise OptionError(f"unknown split {split!r}; mend: one of {', '.join(SPLITS)}")
-    rng, seen = Random(f"{suite}/{split}/{seed}"), set()
+    return _distinct(SUITES[suite], split, seed)
+
+
+def practice(suite: str, seed: int = 0) -> Iterator[Any]:
+    """Endless distinct tasks of the training split to learn thinking from, the same for the same seed."""
+    return _distinct(PRACTICE[suite], "train", seed)
+
+
+def _distinct(suite: Suite, split: str, seed: int) -> Iterator[Any]:
+    rng, seen = Random(f"{suite.name}/{split}/{seed}"), set()
     while True:
-        task = SUITES[suite].make(rng, SUITES[suite].hard)
+        task = suite.make(rng)
         if split_of(task.text) == split and task.text not in seen:
             seen.add(task.text)
             yield task

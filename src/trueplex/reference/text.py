@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from trueplex.reference.tasks import SUITES, tasks
+from trueplex.reference.tasks import PRACTICE, practice
 from trueplex.types import Problem
 
 if TYPE_CHECKING:
@@ -29,12 +29,12 @@ VOCABULARY = 512
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Train the tokenizer on the texts of all suites; the same on every machine."""
+    """Train the tokenizer on the texts to learn from; the same on every machine."""
     from transformers import PreTrainedTokenizerFast
 
     sample = []
-    for suite in SUITES.values():
-        stream, rng = tasks(suite.name, "train"), Random(0)
+    for suite in PRACTICE.values():
+        stream, rng = practice(suite.name), Random(0)
         for _ in range(300):
             task = next(stream)
             thought, answer = suite.think(rng, task)
