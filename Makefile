@@ -172,7 +172,7 @@ deciding: $(STORED_TRACES)  ## policies and scorers, accuracy against tokens and
 	$(BIN)/python bench/deciding.py --picture
 
 fresh: $(STAMP)  ## the policies that were chosen by `make deciding`, on other problems
-	OMP_NUM_THREADS=1 $(BIN)/trueplex eval --suite $(ALL) --thinking discrete $(FRESH) --probe-every 4 --rows 256 --seed 1 \
+	OMP_NUM_THREADS=1 $(BIN)/trueplex eval --suite $(ALL) --split validation --thinking discrete $(FRESH) --probe-every 4 --rows 256 --seed 1 \
 		--quiet --methods majority,weighted,best,weighted~half:4/4+auto,weighted~half:4/8,weighted~half:4/4 --out $(RUNS)/fresh/discrete
 	mkdir -p $(RESULTS) && cp $(RUNS)/fresh/discrete/results.json $(RESULTS)/deciding-fresh.json
 

@@ -238,6 +238,14 @@ def test_the_order_in_which_traces_stopped_does_not_matter() -> None:
     assert len(first["ids"]) == len(first["right"]) == 5 and len(first["votes"]["majority"]) == 5
 
 
+def test_results_pair_only_where_the_texts_are_the_same() -> None:
+    """Two files may both name their first problem 1."""
+    traces = random_traces(3)
+    others = [replace(t, problem=replace(t.problem, text=f"{t.problem.text} Again?")) for t in traces]
+    assert {t.problem.id for t in traces} == {t.problem.id for t in others}
+    assert not set(summarise(traces)["ids"]) & set(summarise(others)["ids"])
+
+
 def test_curves_add_up() -> None:
     found = summarise(random_traces(4))
     curves = found["curves"]

@@ -7,15 +7,16 @@ from collections import Counter
 from itertools import islice, permutations, product
 from random import Random
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
 from trueplex.errors import OptionError
 from trueplex.loading import load, reference_path
-from trueplex.reference import countdown, slips
-from trueplex.reference.tasks import SUITES, problems, split_of, tasks
-from trueplex.reference.text import build_tokenizer, render
+from trueplex.reference import countdown, remainder, slips
+from trueplex.reference.tasks import PRACTICE, SUITES, practice, problems, split_of, tasks
+from trueplex.reference.text import build_tokenizer, conclude, render
 from trueplex.train.reward import _base as train_base
 
 
@@ -65,18 +66,56 @@ def test_texts_err_as_often_as_designed(name: str) -> None:
     assert right / 60 / 40 + 0.08 < majority / 60 < solvable / 60
 
 
-@pytest.mark.parametrize("hard", [False, True])
-def test_countdown_has_one_value_before_the_last_step(hard: bool) -> None:
+@pytest.mark.parametrize("name", SUITES)
+def test_thoughts_take_about_60_tokens_and_more(name: str) -> None:
+    """Of the texts that the model learned from: 5 % may be shorter, the longest end before the limit of 640."""
+    tokenizer, lengths = build_tokenizer(), []
+    for task in islice(tasks(name, "train"), 60):
+        for draw in range(20):
+            thought, answer = SUITES[name].think(Random(draw), task)
+            lengths.append(len(tokenizer(f"{thought}\n</think>{conclude(answer)}<|end|>")["input_ids"]))
+    assert 55 < np.quantile(lengths, 0.05) < 110 and max(lengths) < 640
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_what_a_suite_asks_was_practised(name: str) -> None:
+    """Sizes, sentences and families of the suites are among those that the base model learned from."""
+    if name.startswith("chain") or name == "countdown-hard":
+        assert SUITES[name] is PRACTICE[name]
+    elif name.startswith("remainder"):
+        learned = {(t.big, t.small) for n in PRACTICE if n.startswith("remainder") for t in islice(practice(n), 400)}
+        assert {(t.big, t.small) for t in islice(tasks(name, "train"), 400)} <= learned
+    else:
+        assert {len(t.numbers) for t in islice(tasks(name, "train"), 50)} == {4}
+        assert {len(t.numbers) for t in islice(practice("countdown-hard"), 50)} == {4}
+
+
+@pytest.mark.parametrize("listed", [0, 3, 6])
+def test_remainders_hold_nothing_to_find_in_the_first_lines(listed: int) -> None:
+    """Neither the number that is asked nor, where a sentence misleads, the one that a misreading finds."""
+    rng, early = Random(listed), 0
+    for _ in range(300):
+        task = remainder.make(rng, (8, 13), 0.65, listed)
+        lines = [task.r_big + i * task.big for i in range(max(listed, 1))]
+        found = {task.r_small, task.small - task.r_small} if task.trap else {task.r_small}
+        early += any(number % task.small in found for number in lines)
+        assert int(task.answer) % task.big == task.r_big and int(task.answer) % task.small == task.r_small
+    assert early == 0 if listed else early > 10
+
+
+@pytest.mark.parametrize(("count", "last"), [(3, "+-*"), (4, "+-*"), (4, "++**-")])
+def test_countdown_has_one_value_before_the_last_step(count: int, last: str) -> None:
     """Checked the other way: all expressions, forwards."""
     rng = Random(1)
     for _ in range(20):
-        task = countdown.make(rng, hard)
-        found = set()
+        task = countdown.make(rng, count, last)
+        assert len(task.numbers) == count
+        found = {}
         for a, b, c in permutations(task.numbers, 3):
-            for before, last in product((a + b, a * b, a - b), "+-*"):
-                if before > 0 and {"+": before + c, "-": before - c, "*": before * c}[last] == task.target:
-                    found.add(before)
-        assert found == {int(task.answer)}
+            for before, sign in product((a + b, a * b, a - b), "+-*"):
+                if before > 0 and {"+": before + c, "-": before - c, "*": before * c}[sign] == task.target:
+                    found.setdefault(before, set()).add(sign)
+        assert found.keys() == {int(task.answer)} and found[int(task.answer)] & set(last)
 
 
 def test_the_tokenizer_reads_anything_and_keeps_digits_apart() -> None:

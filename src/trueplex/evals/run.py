@@ -8,6 +8,7 @@ import platform
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,9 @@ SECONDS = 5.0  # between writings of the time spent
 
 
 def machine() -> dict[str, Any]:
-    """What a figure depends on besides the code: versions and hardware."""
+    """What a figure depends on: versions and hardware."""
     return {
-        "python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__,
+        "trueplex": version("trueplex"), "python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__,
         "processor": platform.machine(), "cores": os.cpu_count(), "threads": torch.get_num_threads(),
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }  # fmt: skip

@@ -37,8 +37,8 @@ def summarise(traces: Iterable[Trace], methods: Sequence[str] | None = None, ord
     """Figures of one suite: pass@k, every method at every size, lengths, entropy and the quality of scores.
 
     An answer that the grader could not judge counts as wrong here and is counted by itself. ``right`` and
-    ``ids`` are the number of right traces of each problem and its name, in the `order` of problem keys, so
-    that two results can be compared pair by pair. ``scored`` says whether the traces have scores; None looks. ``every`` is how
+    ``ids`` are the number of right traces of each problem, and its name with its `Problem.key` in hexadecimal, in the
+    `order` of problem keys: so two results can be compared pair by pair, and only where they asked the same. ``scored`` says whether the traces have scores; None looks. ``every`` is how
     many tokens lie between them.
 
     Raises:
@@ -77,7 +77,11 @@ def summarise(traces: Iterable[Trace], methods: Sequence[str] | None = None, ord
     if all(t.scores for t in whole):
         out |= _ranking(whole, problems, correct)
         out |= _gains(samples, right, n)
-    return out | {"curves": curves(samples), "ids": [s.problem.id for s in samples], "right": right}
+    return out | {
+        "curves": curves(samples),
+        "ids": [f"{s.problem.id}#{s.problem.key:016x}" for s in samples],
+        "right": right,
+    }
 
 
 def of_size(samples: Sequence[Samples], chosen: Chosen, size: int) -> Spent:

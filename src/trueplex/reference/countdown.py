@@ -54,7 +54,7 @@ def befores(numbers: tuple[int, ...], target: int) -> Iterator[tuple[str, int, i
 
 
 def make(rng: Random, count: int, last: str) -> Countdown:
-    """A search among this many numbers, 3 or 4, made so that its last step is one of these signs."""
+    """A search among this many numbers, 3 or 4; its last step is one of these signs, drawn as often as it stands there."""
     while True:
         numbers = tuple(rng.sample(range(2, 13), count))
         a, b, c = rng.sample(numbers, 3)

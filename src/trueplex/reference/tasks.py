@@ -36,7 +36,7 @@ SUITES = {
         Suite("chain-hard", partial(chain.make, steps=(5, 6)), chain.think),
         Suite("remainder-easy", partial(remainder.make, moduli=(8, 13), traps=0.4, listed=3), remainder.think),
         Suite("remainder-hard", partial(remainder.make, moduli=(8, 13), traps=0.65, listed=4), remainder.think),
-        Suite("countdown-easy", partial(countdown.make, count=4, last="+*"), countdown.think),
+        Suite("countdown-easy", partial(countdown.make, count=4, last="++**-"), countdown.think),
         Suite("countdown-hard", partial(countdown.make, count=4, last="+-*"), countdown.think),
     )
 }
