@@ -21,6 +21,17 @@ def missing(name: str, target: str) -> str:
     return f"No `results/{name}` yet: `make {target}` writes it."
 
 
+def older(*results: dict[str, Any] | None) -> str:
+    """What to know of figures from before 0.2.0, when three suites had shorter problems; nothing of later ones.
+
+    Files of that time do not say which version made them.
+    """
+    if all("trueplex" in result["machine"] for result in results if result):
+        return ""
+    return (" Made by 0.1.0, whose `remainder-easy`, `remainder-hard` and `countdown-easy` had shorter problems "
+            "([changes](../CHANGELOG.md)); not yet made anew.")  # fmt: skip
+
+
 def percent(figure: dict[str, float], interval: bool = True) -> str:
     text = f"{100 * figure['mean']:.1f}"
     return f"{text} [{100 * figure['low']:.0f}, {100 * figure['high']:.0f}]" if interval else text

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import claims
-from cells import counted, missing, percent, read, table
+from cells import counted, missing, older, percent, read, table
 
 
 def lost(cells: list[dict[str, Any]]) -> str:
@@ -53,7 +53,7 @@ def confidence_parts() -> list[str]:
     return [
         f"## Confidence\n\nLearned from validation problems, judged on test problems: the expected calibration error is under 0.05 "
         f"for {under} of {len(found['runs'])} ways to run. With `--max-error {found['config']['error']:g}`: how many are answered, and how many "
-        "of those wrongly.",
+        "of those wrongly." + older(found),
         table(["thinking", "paths", "select", "prune", "problems", "right, %", "calibration error", "answered, %", "wrong among them, %"],
               rows),
     ]  # fmt: skip
@@ -77,8 +77,8 @@ def fresh_parts() -> list[str]:
                          claims.points({"mean": sign * apart["mean"] + 0.0, "low": low, "high": high})])  # fmt: skip
     first = next(iter(found["suites"].values()))
     return [
-        f"### On problems that nothing was chosen on\n\n{first['problems']} other test problems a suite, {first['samples']} traces each "
-        f"({found['config']['thinking']}, seed {found['config']['seed']}).",
+        f"### On problems that nothing was chosen on\n\n{first['problems']} other problems a suite, {first['samples']} traces each "
+        f"({found['config']['thinking']}, seed {found['config']['seed']})." + older(found),
         table(["suite", "policy", "right", f"`weighted` of {first['samples']}", "tokens saved, %", "difference"], rows),
     ]
 
@@ -90,7 +90,7 @@ def deciding_parts() -> list[str]:
         f"## Deciding early\n\n{counted(sizes)} problems a suite, {found['paths']} traces each, "
         "stored once; policies simulated on them. `NAME~POLICY` is a vote on what the policy left, `NAME:SCORER` one by an untrained "
         "score. Tokens count every probe of a policy; the plain votes are charged one probe a trace. `half:4/4+auto` was added after the "
-        "others had been measured on these traces, so that its figures are not of an independent test.",
+        "others had been measured on these traces, so that its figures are not of an independent test." + older(found),
         "![Accuracy against tokens, for every policy](deciding.svg)",
     ]  # fmt: skip
     for mode, suites in (found or {"modes": {}})["modes"].items():
@@ -113,7 +113,7 @@ def deciding_parts() -> list[str]:
     return [
         *parts,
         f"### Live\n\n{live['problems']} problems of {', '.join(live['suites'])}, one at a time, {live['paths']} multiplex traces each, "
-        "weighted vote; seconds of the whole run, probes and waves counted.",
+        "weighted vote; seconds of the whole run, probes and waves counted." + older(live),
         table(["policy", "seconds a problem", "tokens", "right", "− none"], rows),
         "A step costs something of its own, however few its rows: with one problem alone, retiring some of few paths frees little "
         "time. Where problems wait, freed rows are theirs at once.",

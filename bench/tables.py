@@ -9,6 +9,7 @@ No number in either page is typed by hand. A results file that is not there yet 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 
 import claims
 import learning
-from cells import MODES, RESULTS, ROOT, missing, percent, ranking, read, spread, table
+from cells import MODES, RESULTS, ROOT, missing, older, percent, ranking, read, spread, table
 from deciding_tables import confidence_parts, deciding_parts
 from score_tables import ablation_parts, scorer_parts
 
@@ -194,8 +195,15 @@ def claim_parts(results: dict[str, Any]) -> list[str]:
         else ""
     )
     judged = {mode: scores for mode in MODES if (scores := read(f"scorers-{mode}.json"))}
+    decided = read("deciding.json")
+    made = {"thinking": found.values(), "the verifier": results.values(), "its rivals": judged.values(), "deciding early": [decided],
+            "learning": itertools.chain(*learned().values())}  # fmt: skip
+    told = [about for about, files in made.items() if older(*files)]
+    rough += (
+        f" Those about {', '.join(told)} rest on the problems of 0.1.0 ([changes](../CHANGELOG.md))." if told else ""
+    )
     rows = [*claims.thinking_claims(found), *claims.budget_claims(found), *claims.verifier_claims(results),
-            *claims.rival_claims(judged), *claims.deciding_claims(read("deciding.json") or {}),
+            *claims.rival_claims(judged), *claims.deciding_claims(decided or {}),
             *claims.learning_claims(learned())]  # fmt: skip
     if not rows:
         return []
@@ -217,6 +225,7 @@ def reference_parts(results: dict[str, Any]) -> list[str]:
             parts.append(
                 f"## The embedded model\n\n{first['problems']} test problems a suite; {describe(result)}. Percentages with 95 % "
                 "bootstrap intervals over problems; differences are paired on the same traces."
+                + older(*results.values())
             )
         parts += [f"### {mode}, {first['samples']} traces a problem", vote_table(suites), "AUROC of the verifier's score:",
                   score_table(suites)]  # fmt: skip
@@ -238,7 +247,7 @@ def policy_parts(results: dict[str, Any]) -> list[str]:
     return [
         f"## `reference-multiplex`\n\nThe embedded model after learning to think in multiplex tokens (K = 3): {first['problems']} test problems "
         f"a suite, {first['samples']} traces each, by the adapter as it ships; before, the embedded model thinking in the same way, on {base_problems} problems. How it was "
-        "made: [learning](learning.md).",
+        "made: [learning](learning.md)." + older(learned, base),
         table(
             [
                 "suite",
@@ -266,7 +275,8 @@ def mode_parts() -> list[str]:
     return [
         f"## Ways of thinking, none of them trained for\n\n{first['samples']} traces of {first['problems']} test problems a suite; "
         "temperature 1, no filters (top-k 30 for Dirichlet). Percentages with 95 % intervals; the difference to discrete is paired "
-        "on the same problems. Soft thinking draws nothing, so its traces of one problem differ after `</think>` alone.",
+        "on the same problems. Soft thinking draws nothing, so its traces of one problem differ after `</think>` alone."
+        + older(*results.values()),
         mode_tables(results),
         *(missing(f"modes/{name}.json", "modes") for name in THINKING if name not in results),
     ]
@@ -280,7 +290,7 @@ def study_parts() -> list[str]:
     sizes = [f"pass@{k}" for k in ("1", "4", "16", "64", "256") if k in first["pass"]]
     parts = [
         f"## The study\n\n{first['problems']} test problems a suite, {first['samples']} traces each ({describe(found['discrete'])}); "
-        "percent, with the paired difference to discrete at one sample.",
+        "percent, with the paired difference to discrete at one sample." + older(*found.values()),
         table(
             ["suite", "thinking", *sizes, "− discrete", "tokens", "truncated, %", "explored, %"],
             claims.study_table(found),
