@@ -21,7 +21,6 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor
-from torch.distributed import barrier, destroy_process_group
 from torch.utils.data import Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
@@ -38,7 +37,7 @@ from trueplex.train.policy_recipe import PolicyRecipe
 from trueplex.train.policy_sampling import problems_of_step, sample, seed_of_step
 from trueplex.train.policy_update import Clock, Learner, Outcome
 from trueplex.train.policy_watch import Record, judgement, picture, record, record_of
-from trueplex.train.watch import last_checkpoint, write_whole
+from trueplex.train.watch import last_checkpoint, leave_together, write_whole
 from trueplex.types import Problem, Trace
 
 Say = Callable[[str], None]
@@ -271,9 +270,8 @@ def train_policy(backbone: Backbone, problems: Sequence[Problem], validation: Se
         )
     folder = policy_weights.save(backbone, model, out, arguments.process_index == 0)
     policy_weights.release(backbone, model, recipe)
-    if arguments.world_size > 1:  # one process that leaves early would have the others killed before they have saved
-        barrier()
-        destroy_process_group()
+    del trainer
+    leave_together(arguments)
     return folder
 
 
