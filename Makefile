@@ -197,10 +197,10 @@ ROLLOUT := OMP_NUM_THREADS=1 $(BIN)/trueplex rollout --rows 256
 
 verifier: $(STAMP)  ## the embedded model's verifier, from rollouts to the folder; resumable
 	for mode in discrete multiplex; do \
-		$(ROLLOUT) --thinking $$mode --data reference --n 600 --samples 32 --out runs/rollouts/$$mode-reference || exit $$?; \
+		$(ROLLOUT) --thinking $$mode --data reference --split practice --n 600 --samples 32 --out runs/rollouts/$$mode-reference || exit $$?; \
 		for suite in $(SUITES); do \
 			case $$suite in remainder-*) n=800;; *) n=320;; esac; \
-			$(ROLLOUT) --thinking $$mode --data $$suite --n $$n --samples 12 --seed 5 --out runs/rollouts/$$mode-$$suite || exit $$?; \
+			$(ROLLOUT) --thinking $$mode --data $$suite --split practice --n $$n --samples 12 --seed 5 --out runs/rollouts/$$mode-$$suite || exit $$?; \
 		done; done
 	$(BIN)/trueplex train verifier $(foreach m,discrete multiplex,$(foreach s,reference $(SUITES),--data runs/rollouts/$m-$s)) \
 		--epochs 2 --out runs/verifier

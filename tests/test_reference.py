@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from itertools import islice, permutations, product
@@ -15,7 +16,7 @@ from transformers import AutoModelForSequenceClassification
 from trueplex.errors import OptionError
 from trueplex.loading import load, reference_path
 from trueplex.reference import countdown, remainder, slips
-from trueplex.reference.tasks import PRACTICE, SUITES, practice, problems, split_of, tasks
+from trueplex.reference.tasks import PRACTICE, SUITES, problems, split_of, tasks
 from trueplex.reference.text import build_tokenizer, conclude, render
 from trueplex.train.reward import _base as train_base
 
@@ -83,11 +84,13 @@ def test_what_a_suite_asks_was_practised(name: str) -> None:
     if name.startswith("chain") or name == "countdown-hard":
         assert SUITES[name] is PRACTICE[name]
     elif name.startswith("remainder"):
-        learned = {(t.big, t.small) for n in PRACTICE if n.startswith("remainder") for t in islice(practice(n), 400)}
+        learned = {
+            (t.big, t.small) for n in PRACTICE if n.startswith("remainder") for t in islice(tasks(n, "practice"), 400)
+        }
         assert {(t.big, t.small) for t in islice(tasks(name, "train"), 400)} <= learned
     else:
         assert {len(t.numbers) for t in islice(tasks(name, "train"), 50)} == {4}
-        assert {len(t.numbers) for t in islice(practice("countdown-hard"), 50)} == {4}
+        assert {len(t.numbers) for t in islice(tasks("countdown-hard", "practice"), 50)} == {4}
 
 
 @pytest.mark.parametrize("listed", [0, 3, 6])
@@ -130,6 +133,16 @@ def test_the_tokenizer_reads_anything_and_keeps_digits_apart() -> None:
     prompt, response = render("Hi", "1+1=2", "2")
     assert rendered == prompt and response.endswith("</think>Answer: \\boxed{2}<|end|>")
     assert build_tokenizer().get_vocab() == tokenizer.get_vocab()
+
+
+def test_the_weights_that_ship_learned_from_these_texts() -> None:
+    """Else the recipe would make another model (the tokenizer that ships is older, from texts a little different)."""
+    told = hashlib.sha256()
+    for name, suite in SUITES.items():
+        rng = Random(1)
+        for task in islice(tasks(name, "practice", 3), 40):
+            told.update(repr((task.text, *suite.think(rng, task))).encode())
+    assert told.hexdigest()[:16] == "73152aa6de7e933f"
 
 
 def test_wrong_names_are_refused() -> None:

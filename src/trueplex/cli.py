@@ -79,7 +79,12 @@ def solve(
 @app.command()
 def problems(
     suite: Annotated[str, typer.Argument(help="'reference' (all mixed) or one suite, e.g. chain-easy.")],
-    split: Annotated[str, typer.Option(help="train, validation or test; they never overlap.")] = "test",
+    split: Annotated[
+        str,
+        typer.Option(
+            help="train, validation or test, which never overlap; practice: training problems, shorter ones too."
+        ),
+    ] = "test",
     n: Annotated[int, typer.Option(help="How many.")] = 5,
     seed: Annotated[int, typer.Option(help="Which ones: every seed gives others.")] = 0,
 ) -> None:

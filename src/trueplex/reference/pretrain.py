@@ -19,7 +19,7 @@ import torch
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM, Trainer, TrainingArguments
 
-from trueplex.reference.tasks import PRACTICE, practice
+from trueplex.reference.tasks import SUITES, tasks
 from trueplex.reference.text import build_tokenizer, render
 from trueplex.train.watch import last_checkpoint
 
@@ -48,11 +48,11 @@ class Texts(Dataset):
     def _draw(self, draw: int) -> list[list[tuple[list[int], list[int]]]]:
         rng, texts = Random(f"{self.seed}/{draw}"), []
         count = self.rows * BATCHES_A_DRAW
-        streams = {name: practice(name, rng.randrange(2**32)) for name in PRACTICE}
+        streams = {name: tasks(name, "practice", rng.randrange(2**32)) for name in SUITES}
         for k in range(count):
-            name = list(PRACTICE)[k % len(PRACTICE)]
+            name = list(SUITES)[k % len(SUITES)]
             task = next(streams[name])
-            texts.append(render(task.text, *PRACTICE[name].think(rng, task)))
+            texts.append(render(task.text, *SUITES[name].think(rng, task)))
         prompts = self.tokenizer([p for p, _ in texts], add_special_tokens=False)["input_ids"]
         responses = self.tokenizer([r for _, r in texts], add_special_tokens=False)["input_ids"]
         pairs = sorted(zip(prompts, responses, strict=True), key=lambda pair: len(pair[0]) + len(pair[1]))

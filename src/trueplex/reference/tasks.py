@@ -1,8 +1,9 @@
 """The reference suites: three families, two difficulties, endless by seed, splits that cannot meet.
 
 A problem's split is decided by a hash of its text, so no seed can bring a test problem into
-training. The suites ask what takes some thinking, about 60 tokens and more; the embedded model learned
-to think on `PRACTICE`, which has shorter problems too. Run ``trueplex problems chain-easy`` to see some.
+training. The suites ask what takes some thinking, about 60 tokens and more; what the embedded model and its
+verifier learned from is the split ``practice``: training problems too, but with shorter ones among them.
+Run ``trueplex problems chain-easy`` to see some.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from trueplex.errors import OptionError
 from trueplex.reference import chain, countdown, remainder
 from trueplex.types import Problem
 
-SPLITS = ("train", "validation", "test")
+SPLITS = ("train", "validation", "test", "practice")
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ PRACTICE = SUITES | {
 
 
 def split_of(text: str) -> str:
-    """The only split that a problem with this text can belong to: 80 % train, 10 % each other."""
+    """The only split that a problem with this text can belong to: 80 % train (or practice), 10 % each other."""
     return {0: "validation", 1: "test"}.get(Problem(text).key % 10, "train")
 
 
@@ -66,19 +67,11 @@ def tasks(suite: str, split: str, seed: int = 0) -> Iterator[Any]:
         raise OptionError(f"unknown suite {suite!r}; mend: one of reference, {', '.join(SUITES)}")
     if split not in SPLITS:
         raise OptionError(f"unknown split {split!r}; mend: one of {', '.join(SPLITS)}")
-    return _distinct(SUITES[suite], split, seed)
-
-
-def practice(suite: str, seed: int = 0) -> Iterator[Any]:
-    """Endless distinct tasks of the training split to learn thinking from, the same for the same seed."""
-    return _distinct(PRACTICE[suite], "train", seed)
-
-
-def _distinct(suite: Suite, split: str, seed: int) -> Iterator[Any]:
-    rng, seen = Random(f"{suite.name}/{split}/{seed}"), set()
+    make, drawn = (PRACTICE[suite].make, "train") if split == "practice" else (SUITES[suite].make, split)
+    rng, seen = Random(f"{suite}/{drawn}/{seed}"), set()
     while True:
-        task = suite.make(rng)
-        if split_of(task.text) == split and task.text not in seen:
+        task = make(rng)
+        if split_of(task.text) == drawn and task.text not in seen:
             seen.add(task.text)
             yield task
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from trueplex.reference.tasks import PRACTICE, practice
+from trueplex.reference.tasks import SUITES, tasks
 from trueplex.types import Problem
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     from transformers import PreTrainedTokenizerFast
 
     sample = []
-    for suite in PRACTICE.values():
-        stream, rng = practice(suite.name), Random(0)
+    for suite in SUITES.values():
+        stream, rng = tasks(suite.name, "practice"), Random(0)
         for _ in range(300):
             task = next(stream)
             thought, answer = suite.think(rng, task)
