@@ -152,6 +152,10 @@ def test_wrong_names_are_refused() -> None:
         problems("chain-easy", "tests")
     with pytest.raises(OptionError, match="not negative"):
         problems(n=-1)
+    with pytest.raises(
+        OptionError, match=r"remainder-easy has \d+ problems for test, and no more; mend: a smaller --n"
+    ):
+        problems("remainder-easy", "test", 1000)
 
 
 def test_the_policy_that_ships_is_an_adapter_of_the_embedded_model(trueplex) -> None:

@@ -86,7 +86,7 @@ def problems(
         ),
     ] = "test",
     n: Annotated[int, typer.Option(help="How many.")] = 5,
-    seed: Annotated[int, typer.Option(help="Which ones: every seed gives others.")] = 0,
+    seed: Annotated[int, typer.Option(help="Which ones, and in which order.")] = 0,
 ) -> None:
     """Print problems of the embedded model's suites as JSON lines: id, problem, answers."""
     import json

@@ -1,1 +1,1 @@
-"""The embedded model: its endless tasks, its recipe and its weights. See `tasks` for the families."""
+"""The embedded model: its tasks, its recipe and its weights. See `tasks` for the families."""

@@ -1,4 +1,4 @@
-"""The reference suites: three families, two difficulties, endless by seed, splits that cannot meet.
+"""The reference suites: three families, two difficulties, made from a seed, splits that cannot meet.
 
 A problem's split is decided by a hash of its text, so no seed can bring a test problem into
 training. The suites ask what takes some thinking, about 60 tokens and more; what the embedded model and its
@@ -18,6 +18,7 @@ from trueplex.errors import OptionError
 from trueplex.reference import chain, countdown, remainder
 from trueplex.types import Problem
 
+PATIENCE = 20_000  # drawn tasks in a row, none of them new, after which a split counts as used up
 SPLITS = ("train", "validation", "test", "practice")
 
 
@@ -58,10 +59,10 @@ def split_of(text: str) -> str:
 
 
 def tasks(suite: str, split: str, seed: int = 0) -> Iterator[Any]:
-    """Endless distinct tasks of one suite and split, the same for the same seed.
+    """Distinct tasks of one suite and split, the same for the same seed, as long as there are any.
 
     Raises:
-        OptionError: the suite or the split does not exist.
+        OptionError: the suite or the split does not exist, or has no further task.
     """
     if suite not in SUITES:
         raise OptionError(f"unknown suite {suite!r}; mend: one of reference, {', '.join(SUITES)}")
@@ -69,11 +70,15 @@ def tasks(suite: str, split: str, seed: int = 0) -> Iterator[Any]:
         raise OptionError(f"unknown split {split!r}; mend: one of {', '.join(SPLITS)}")
     make, drawn = (PRACTICE[suite].make, "train") if split == "practice" else (SUITES[suite].make, split)
     rng, seen = Random(f"{suite}/{drawn}/{seed}"), set()
-    while True:
+    missed = 0
+    while missed < PATIENCE:
         task = make(rng)
+        missed += 1
         if split_of(task.text) == drawn and task.text not in seen:
+            missed = 0
             seen.add(task.text)
             yield task
+    raise OptionError(f"{suite} has {len(seen)} problems for {split}, and no more; mend: a smaller --n")
 
 
 def problems(suite: str = "reference", split: str = "test", n: int = 5, seed: int = 0) -> list[Problem]:
