@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
 from conftest import FAMILIES
@@ -44,6 +46,54 @@ def test_what_is_no_model_is_said_clearly(folder, tmp_path: Path) -> None:
         load(str(cut))
     with pytest.raises(ModelError, match="cannot load model 'nobody/nothing'"):
         load("nobody/nothing")
+
+
+def lacking(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.layers.1.self_attn.q_proj.weight"]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
+def misshapen(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"] = weights["model.norm.weight"][:8].clone()
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
+def without_tokenizer(folder: Path) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        (folder / name).unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lacking, r"no fitting weights for model\.layers\.1\.self_attn\.q_proj\.weight, which would be random"),
+        (misshapen, r"no fitting weights for model\.norm\.weight"),
+        (without_tokenizer, "mend: copy the tokenizer's files|cannot be given a problem"),
+        (
+            lambda folder: (folder / "chat_template.jinja").write_text("{% for %}"),
+            "correct its tokenizer and chat template",
+        ),
+    ],
+)
+def test_a_folder_that_is_not_whole_is_refused(
+    folder, tmp_path: Path, spoil: Callable[[Path], None], says: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Weights that are drawn at random would answer too."""
+    shutil.copytree(folder("qwen3"), tmp_path / "m")
+    spoil(tmp_path / "m")
+    with pytest.raises(ModelError, match=says):
+        load(str(tmp_path / "m"), device="cpu")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_names_that_no_file_can_have_and_devices_that_are_not_there() -> None:
+    for name in ("", "~nobody/f", "n" * 300):
+        with pytest.raises(ModelError, match=r"not a folder, nor a hub id|cannot load model"):
+            load(name)
+    with pytest.raises(ModelError, match=r"device .gpu. cannot be used: .*; mend: --device"):
+        load(device="gpu")
 
 
 def test_models_that_would_be_got_wrong_are_refused_with_the_reason(folder, tmp_path: Path) -> None:

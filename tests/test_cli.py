@@ -94,7 +94,12 @@ def test_a_model_without_a_verifier_is_said_and_votes_by_majority(trueplex, fold
         (["solve", PROBLEM, "--model", "nowhere"], "no model 'nowhere'"),
         (["solve", PROBLEM, "--width", "0"], "width is 0"),
         (["solve", PROBLEM, "--temperature", "-1"], "temperature is -1"),
-        (["solve", PROBLEM, "--prune", "half"], "half:EVERY"),
+        (["solve", PROBLEM, "--prune", "half"], "'' is not a positive whole number; mend: use none, half:EVERY"),
+        (["solve", PROBLEM, "--prune", "keep:0.5"], "does not say how often, as @EVERY"),
+        (["solve", PROBLEM, "--prune", "floor:x"], "the score 'x' is no number"),
+        (["solve", PROBLEM, "--verifier", "~nobody/v"], "is no verifier"),
+        (["solve", PROBLEM, "--verifier", "v" * 300], "mend"),
+        (["solve", "@~nobody/p.jsonl"], "cannot read ~nobody/p.jsonl"),
         (["solve", PROBLEM, "--prune", "half:8", "--verifier", "none"], "needs scores"),
         (["solve", PROBLEM, "--verifier", "/nowhere"], "is no verifier"),
         (["solve", PROBLEM, "--thinking", "discrete", "--width", "3"], "acts only on merged"),
@@ -111,7 +116,7 @@ def test_a_model_without_a_verifier_is_said_and_votes_by_majority(trueplex, fold
         (["solve", PROBLEM, "--paths", "0"], "paths is 0"),
         (["solve", PROBLEM, "--paths", "many"], "paths is 'many'"),
         (["solve", PROBLEM, "--colour", "red"], "No such option"),
-        (["solve"], "Missing argument"),
+        (["solve"], "Missing argument 'PROBLEM...'; mend: see 'trueplex solve --help'"),
         (["solve", "@/nowhere.jsonl"], "cannot read /nowhere.jsonl"),
         (["solve", "word " * 4000], "tokens long and the model holds"),
         (["solve", PROBLEM, "--save", "/proc/nowhere/t.jsonl"], "cannot write"),
@@ -128,11 +133,16 @@ def test_bad_usage_is_one_clear_line_and_exit_code_2(trueplex, arguments: list[s
 
 def test_good_lines_of_a_broken_file_are_still_solved(trueplex, tmp_path: Path) -> None:
     file = tmp_path / "p.jsonl"
-    file.write_bytes(b'{"problem": "1+1?"}\n{"problem": \n\n{"question": "x"}\n\xff\xfe\n{"problem": "2+2?"}\n')
+    file.write_bytes(b'{"problem": "1+1?"}\n{"problem": \n\n{"question": "x"}\n\xff\xfe\n{"problem": "2+2?"}\n' + b"[" * 200_000
+                     + b'\n{"problem": "' + b"word " * 4000 + b'"}\n')  # fmt: skip
     code, out, err = trueplex("solve", f"@{file}", "--json", "--paths", "2", "--quiet")
     assert code == 2 and [json.loads(line)["problem"] for line in out.splitlines()] == ["1+1?", "2+2?"]
-    for number in (2, 4, 5):
+    for number in (2, 4, 5, 7):
         assert f"line {number}:" in err
+    assert "p/8: the problem is" in err and len(err.splitlines()) == 5
+    file.write_text("1\n2\n")
+    code, out, err = trueplex("solve", f"@{file}", "--quiet")
+    assert code == 2 and not out and "line 1" in err.splitlines()[0] and "line 2" in err.splitlines()[1]
 
 
 def test_saved_traces_are_whole_and_a_full_disk_loses_no_answer(trueplex, tmp_path: Path) -> None:
@@ -283,6 +293,30 @@ def test_text_that_is_no_unicode_is_refused_and_the_rest_solved(tmp_path: Path) 
         [sys.executable, "-m", "trueplex.cli", "solve", "-"], input=b"\xff\xfe", capture_output=True, env=ENVIRONMENT
     )
     assert raw.returncode == 2 and raw.stderr.count(b"\n") == 1 and b"no Unicode" in raw.stderr
+
+
+def test_a_full_standard_output_loses_no_live_trace(tmp_path: Path) -> None:
+    file, save = tmp_path / "p.jsonl", tmp_path / "t.jsonl"
+    long = [p.text for p in problems("countdown-hard", "validation", 3)]
+    file.write_text("".join(json.dumps({"problem": text}) + "\n" for text in [PROBLEM, *long]))
+    command = [
+        sys.executable,
+        "-m",
+        "trueplex.cli",
+        "solve",
+        f"@{file}",
+        "--paths",
+        "2",
+        "--quiet",
+        "--json",
+        "--save",
+        str(save),
+    ]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "cannot write" in done.stderr
+    kept = [json.loads(line)["status"] for line in save.read_text().splitlines()]
+    assert len(kept) == 8 and kept.count("running") > 0
 
 
 @pytest.mark.parametrize("redirection", ["<&-", ">/dev/full", ">&-"])

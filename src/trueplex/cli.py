@@ -134,7 +134,7 @@ def main() -> None:
     try:
         if sys.stdout is None:
             raise StoreError("standard output is closed; mend: leave it open, or send it to /dev/null")
-        code: Any = app(standalone_mode=False)
+        code: Any = app(prog_name="trueplex", standalone_mode=False)
         sys.stdout.flush()
     except TrueplexError as error:
         code = _complain(str(error))
@@ -159,7 +159,11 @@ def main() -> None:
     except Exception as error:
         if type(error).__module__.split(".")[0] not in ("click", "typer"):
             raise
-        code = _complain(error.format_message() if hasattr(error, "format_message") else str(error))
+        told = error.format_message() if hasattr(error, "format_message") else str(error)
+        command = getattr(getattr(error, "ctx", None), "command_path", "trueplex")
+        code = (
+            _complain(f"{told.rstrip('.')}; mend: see '{command} --help'") if told else 2
+        )  # without any word, help was shown
     if code == 130:  # typer itself may have turned the interrupt into this code
         print("trueplex: interrupted; what was finished is kept", file=sys.stderr)
     sys.exit(code or 0)

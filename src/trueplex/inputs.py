@@ -7,6 +7,7 @@ or one text or number.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -69,7 +70,7 @@ def read_jsonl(path: str) -> tuple[list[Problem], list[str]]:
         InputError: the file cannot be read, or holds no problem at all.
     """
     try:
-        lines = Path(path).expanduser().read_bytes().splitlines()
+        lines = Path(os.path.expanduser(path)).read_bytes().splitlines()
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}; mend: check the path") from error
     problems: list[Problem] = []
@@ -78,8 +79,10 @@ def read_jsonl(path: str) -> tuple[list[Problem], list[str]]:
         if line.strip():
             try:
                 problems.append(_problem(line, f"{Path(path).stem}/{number}"))
-            except (ValueError, TypeError) as error:
-                complaints.append(f"{path}, line {number}: {error}; the line is skipped")
+            except (ValueError, TypeError, RecursionError) as error:
+                complaints.append(
+                    f'{path}, line {number}: {error}; the line is skipped; mend: write {{"problem": "…"}}'
+                )
     if not problems and not complaints:
         raise InputError(f'{path} holds no problems; mend: give lines like {{"problem": "…"}}')
     return problems, complaints
@@ -97,7 +100,7 @@ def read_parquet(path: str) -> tuple[list[Problem], list[str]]:
     except ImportError as error:
         raise MissingExtra("pyarrow", "train") from error
     try:
-        rows = pyarrow.parquet.read_table(Path(path).expanduser()).to_pylist()
+        rows = pyarrow.parquet.read_table(os.path.expanduser(path)).to_pylist()
     except (OSError, pyarrow.ArrowInvalid) as error:
         raise InputError(f"cannot read {path}: {str(error).splitlines()[0]}; mend: check the path") from error
     problems: list[Problem] = []

@@ -6,6 +6,10 @@ Only safetensors are read, and no remote code is run.
 from __future__ import annotations
 
 import json
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.resources import files
 from inspect import signature
 from pathlib import Path
@@ -19,7 +23,9 @@ from transformers.utils import logging as transformers_logging
 from trueplex import hub
 from trueplex.backbone import Backbone
 from trueplex.errors import ModelError
+from trueplex.prompt import make_prompt
 from trueplex.selfcheck import refuse, self_check
+from trueplex.types import Problem
 
 REFERENCE = "reference"
 SHIPPED = {
@@ -36,7 +42,7 @@ def reference_path(name: str = REFERENCE) -> Path:
 
 def folder_of(name: str) -> Path:
     """Where a model lies, if it is a folder: what belongs to it lies there too."""
-    return reference_path(name) if name in SHIPPED else Path(name).expanduser()
+    return reference_path(name) if name in SHIPPED else Path(os.path.expanduser(name))
 
 
 def default_device() -> str:
@@ -64,18 +70,24 @@ def load(name: str = REFERENCE, device: str | None = None, dtype: torch.dtype | 
         ModelError: nothing is there, it cannot be read, or the self-check shows that merged inputs,
             ragged rows or the cache would give wrong results with it.
     """
-    device = device or default_device()
+    device = _usable(device or default_device())
     path, adapters = weights_of(name)
-    transformers_logging.disable_progress_bar()
     try:
         local = at_hand(path)
         config = AutoConfig.from_pretrained(path, **local)
         refuse(config.get_text_config(decoder=True))
-        model = AutoModelForCausalLM.from_pretrained(
-            path, config=config, dtype=dtype or default_dtype(device), use_safetensors=True, **local
-        ).to(device)
+        with unreported():
+            model, report = AutoModelForCausalLM.from_pretrained(
+                path, config=config, dtype=dtype or default_dtype(device), use_safetensors=True,
+                output_loading_info=True, ignore_mismatched_sizes=True, **local,
+            )  # fmt: skip
+        if wrong := unfilled(report):
+            raise ModelError(
+                f"{path} has no fitting weights for {wrong}, which would be random; mend: copy or save the model again"
+            )
+        model = model.to(device)
         for adapter in adapters:
-            model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+            model = _merged(model, adapter)
         tokenizer = AutoTokenizer.from_pretrained(path, **local)
     except ModelError:
         raise
@@ -88,8 +100,58 @@ def load(name: str = REFERENCE, device: str | None = None, dtype: torch.dtype | 
         raise ModelError(f"{config.model_type} keeps a running state in place of a KV cache, and a probe has nothing to read; "
                          "mend: choose a model with attention")  # fmt: skip
     backbone = Backbone(name, model, tokenizer)
+    _check_words(backbone)
     self_check(backbone)
     return backbone
+
+
+def _usable(device: str) -> str:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # no such device, or a torch that was built without it
+        raise ModelError(
+            f"device {device!r} cannot be used: {str(error).splitlines()[0]}; mend: --device {default_device()}"
+        ) from error
+    return device
+
+
+@contextmanager
+def unreported() -> Iterator[None]:
+    """Weights that a model class does not know, or that it has to draw, are no news here: `unfilled` looks at them."""
+    transformers_logging.disable_progress_bar()
+    said = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(said)
+
+
+def unfilled(report: dict[str, Any]) -> str:
+    """A weight that a checkpoint does not hold, or holds in another shape, by transformers' report of it; else nothing."""
+    return next(iter(sorted(report["missing_keys"]) or sorted(key for key, *_ in report["mismatched_keys"])), "")
+
+
+def _merged(model: Any, adapter: str) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # between peft and transformers, and nobody's here to mend
+        warnings.filterwarnings("error", message="Found missing adapter keys")
+        return PeftModel.from_pretrained(model, adapter).merge_and_unload()
+
+
+def _check_words(backbone: Backbone) -> None:
+    """A problem can be put to the model: its template renders, and its tokenizer's ids are rows of the embeddings."""
+    try:
+        ids = make_prompt(Problem("What is 1 + 1?"), backbone).ids
+    except Exception as error:  # the template is a program of the folder's, and the tokenizer may be of any kind
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        raise ModelError(
+            f"{backbone.name} cannot be given a problem ({reason}); mend: correct its tokenizer and chat template"
+        ) from error
+    rows = backbone.model.get_input_embeddings().num_embeddings
+    if not ids or None in ids or max(ids) >= rows:
+        raise ModelError(f"the tokenizer of {backbone.name} is not that of its weights, which know {rows} words; "
+                         "mend: copy the tokenizer's files beside them")  # fmt: skip
 
 
 def at_hand(path: str) -> dict[str, bool]:
@@ -100,7 +162,7 @@ def at_hand(path: str) -> dict[str, bool]:
 def locate(name: str) -> str:
     """The folder or hub id to load from; a clear error for what can be seen to be neither."""
     path = folder_of(name)
-    if path.is_dir():
+    if name and os.path.isdir(path):
         pass
     elif hub.is_id(name):
         return name

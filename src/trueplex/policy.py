@@ -121,7 +121,9 @@ def _keep(name: str, rest: str, part: str) -> Keep:
     left = _count(least) if slash else 1
     if name == "half":
         return Keep(_count(rest), lambda n: (n + 1) // 2, part, left)
-    amount, every = rest.split("@")
+    amount, at, every = rest.partition("@")
+    if not at:
+        raise ValueError("it does not say how often, as @EVERY")
     if name == "drop":
         number = _count(amount)
         return Keep(_count(every), lambda n: n - number, part, left)
@@ -145,14 +147,16 @@ def _deepconf(rest: str, part: str) -> DeepConf:
 
 
 def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError(f"{text} is not a positive whole number")
+    if not text.strip().isdecimal() or not (number := int(text)):
+        raise ValueError(f"{text!r} is not a positive whole number")
     return number
 
 
 def _number(text: str, what: str, least: float, most: float) -> float:
-    number = float(text)
+    try:
+        number = float(text)
+    except ValueError:
+        raise ValueError(f"the {what} {text!r} is no number") from None
     if not (math.isfinite(number) and least <= number <= most):
         raise ValueError(f"the {what} {text} is not in [{least:g}, {most:g}]")
     return number

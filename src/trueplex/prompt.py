@@ -18,10 +18,10 @@ def make_prompt(problem: Problem, backbone: Backbone) -> Prompt:
         rendered = backbone.tokenizer.apply_chat_template(
             [{"role": "user", "content": text}], add_generation_prompt=True, tokenize=False
         )
-        ids = backbone.tokenizer(rendered, add_special_tokens=False)["input_ids"]
+        ids = backbone.tokenizer(rendered, add_special_tokens=False, verbose=False)["input_ids"]
     else:
         rendered = text + "\n"
-        ids = backbone.tokenizer(rendered)["input_ids"]
+        ids = backbone.tokenizer(rendered, verbose=False)["input_ids"]
     if len(ids) + 2 > backbone.max_positions:
         raise InputError(
             f"the problem is {len(ids)} tokens long and the model holds {backbone.max_positions} positions; "

@@ -6,6 +6,7 @@ The names: ``auto``, a folder or a hub id, a One-Token verifier · ``deepconf[:K
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -121,8 +122,8 @@ def verifier_folder(backbone: Backbone, name: str) -> Path:
     """
     if name == "auto":
         return folder_of(backbone.name) / "verifier"
-    folder = Path(name).expanduser()
-    return folder if folder.exists() or not hub.is_id(name) else hub.fetched(name, VerifierError)
+    folder = Path(os.path.expanduser(name))
+    return folder if os.path.exists(folder) or not hub.is_id(name) else hub.fetched(name, VerifierError)
 
 
 def choose_calibration(backbone: Backbone, scorer: Scorer | None, settings: Settings) -> Calibration | None:

@@ -110,7 +110,9 @@ def run(
         raise OptionError("--resume goes on from the --save file; mend: give --save FILE")
     problems, complaints = read_problems(arguments)
     if not problems:
-        raise InputError(complaints[0])
+        for complaint in complaints[:-1]:
+            say(complaint)
+        raise InputError(complaints[-1])
     backbone = load(model, device)
     scorer, settings = choose_scorer(backbone, settings, say)
     fitting = []
@@ -119,7 +121,7 @@ def run(
             make_prompt(problem, backbone)
             fitting.append(problem)
         except InputError as error:
-            complaints.append(str(error))
+            complaints.append(f"{problem.id}: {error}" if problem.id else str(error))
     for complaint in complaints:
         say(complaint)
     if not fitting:
@@ -145,9 +147,9 @@ def run(
                 if isinstance(event, Solved):
                     output.add(event.solution)
     except BaseException:  # Ctrl-C, or what nobody foresaw: what is finished is shown and kept all the same
-        output.flush()
         for trace in events.unfinished():
             store.keep(trace)
+        output.flush()  # last, as standard output may be what failed
         raise
     finally:
         store.close()

@@ -28,7 +28,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from trueplex.backbone import Backbone
 from trueplex.errors import InputError, OptionError
 from trueplex.evals.metrics import within_auroc
-from trueplex.loading import at_hand, weights_of
+from trueplex.loading import at_hand, unreported, weights_of
 from trueplex.train.batches import Labelled, Order
 from trueplex.train.memory import OrderedTrainer
 from trueplex.train.verifier import about, dtype_of, watched
@@ -36,7 +36,7 @@ from trueplex.train.watch import Watch, arguments_for, leave_together, run, writ
 from trueplex.verify import forms
 from trueplex.verify.generative import GenerativeReader
 from trueplex.verify.reading import Reader, Written, padded
-from trueplex.verify.reward import CARD, Against, One, OutcomeReader, ProcessReader, Rewarding, unreported
+from trueplex.verify.reward import CARD, Against, One, OutcomeReader, ProcessReader, Rewarding
 from trueplex.verify.stored import tokens_at
 from trueplex.verify.transcript import Words, separator
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,10 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import cached_file
-from transformers.utils import logging as transformers_logging
 
 from trueplex.errors import ModelError, OptionError, VerifierError
 from trueplex.fitting import Fitting
-from trueplex.loading import at_hand, default_device, default_dtype, locate
+from trueplex.loading import at_hand, default_device, default_dtype, locate, unfilled, unreported
 from trueplex.verify import forms
 from trueplex.verify.branches import Grafted
 from trueplex.verify.reading import Grouped, Written, padded
@@ -271,18 +269,6 @@ def _head(form: forms.Form, name: str, model: Any, tokenizer: Any) -> nn.Module:
     return Against(layers, 1, 0)
 
 
-@contextmanager
-def unreported() -> Iterator[None]:
-    """Weights that a model class does not know, or that it has to draw, are no news here: they are looked at apart."""
-    transformers_logging.disable_progress_bar()
-    said = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(said)
-
-
 def _load(kind: Any, name: str, device: str | None, **options: Any) -> tuple[Any, Any]:
     """Model and tokenizer, of safetensors alone and without remote code; a head that is not there is an error."""
     path, device = locate(name), device or default_device()
@@ -299,12 +285,8 @@ def _load(kind: Any, name: str, device: str | None, **options: Any) -> tuple[Any
         raise ModelError(
             f"cannot load reward model {name!r}: {reason}; mend: check the name, the files and the network"
         ) from error
-    missing = sorted(report["missing_keys"])
-    if missing or report["mismatched_keys"]:
-        wrong = missing or [key for key, *_ in report["mismatched_keys"]]
-        raise VerifierError(
-            f"{name} has no weights for {wrong[0]}, so it is no such reward model; mend: check its kind"
-        )
+    if wrong := unfilled(report):
+        raise VerifierError(f"{name} has no weights for {wrong}, so it is no such reward model; mend: check its kind")
     return model.to(device).eval().requires_grad_(False), tokenizer
 
 
