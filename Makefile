@@ -263,6 +263,7 @@ start-%: $(STAMP)
 	mkdir -p $(RESULTS)/learning/start && cp $(LEARNING)/start/$*/results.json $(RESULTS)/learning/start/$*.json
 
 # The shipped policy: multiplex learning by LoRA, what validated best of 60 steps, and a verifier from its own rollouts.
+# The one that ships was made by 0.1.0, whose training problems are the split `practice` of today.
 POLICY := runs/policy
 
 policy: $(STAMP)  ## `reference-multiplex`, from learning to its test; resumable, an hour

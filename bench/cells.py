@@ -26,9 +26,10 @@ def older(*results: dict[str, Any] | None) -> str:
 
     Files of that time do not say which version made them.
     """
-    if all("trueplex" in result["machine"] for result in results if result):
+    old = ["trueplex" not in result["machine"] for result in results if result]
+    if not any(old):
         return ""
-    return (" Made by 0.1.0, whose `remainder-easy`, `remainder-hard` and `countdown-easy` had shorter problems "
+    return (f" {'Made' if all(old) else 'Partly made'} by 0.1.0, whose `remainder-easy`, `remainder-hard` and `countdown-easy` had shorter problems "
             "([changes](../CHANGELOG.md)); not yet made anew.")  # fmt: skip
 
 

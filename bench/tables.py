@@ -163,6 +163,7 @@ def pages() -> dict[Path, str]:
         _, _, after = rest.partition(END)
         n = next(iter(results["discrete"]["suites"].values()))["problems"]
         caption = f"{n} test problems a suite, in %; votes are means over disjoint groups of 16 traces."
+        caption += older(*results.values()).replace("../", "")
         written[ROOT / "README.md"] = f"{before}{BEGIN}\n{main_table(results)}\n\n{caption}\n{END}{after}"
     return written
 

@@ -97,6 +97,7 @@ def test_a_model_without_a_verifier_is_said_and_votes_by_majority(trueplex, fold
         (["solve", PROBLEM, "--prune", "half"], "'' is not a positive whole number; mend: use none, half:EVERY"),
         (["solve", PROBLEM, "--prune", "keep:0.5"], "does not say how often, as @EVERY"),
         (["solve", PROBLEM, "--prune", "floor:x"], "the score 'x' is no number"),
+        (["solve", PROBLEM, "--verifier", ""], "the verifier's name is empty"),
         (["solve", PROBLEM, "--verifier", "~nobody/v"], "is no verifier"),
         (["solve", PROBLEM, "--verifier", "v" * 300], "mend"),
         (["solve", "@~nobody/p.jsonl"], "cannot read ~nobody/p.jsonl"),

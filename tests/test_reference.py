@@ -11,7 +11,7 @@ from random import Random
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from trueplex.errors import OptionError
 from trueplex.loading import load, reference_path
@@ -70,7 +70,7 @@ def test_texts_err_as_often_as_designed(name: str) -> None:
 @pytest.mark.parametrize("name", SUITES)
 def test_thoughts_take_about_60_tokens_and_more(name: str) -> None:
     """Of the texts that the model learned from: 5 % may be shorter, the longest end before the limit of 640."""
-    tokenizer, lengths = build_tokenizer(), []
+    tokenizer, lengths = AutoTokenizer.from_pretrained(reference_path()), []
     for task in islice(tasks(name, "train"), 60):
         for draw in range(20):
             thought, answer = SUITES[name].think(Random(draw), task)

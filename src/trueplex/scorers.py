@@ -122,6 +122,8 @@ def verifier_folder(backbone: Backbone, name: str) -> Path:
     """
     if name == "auto":
         return folder_of(backbone.name) / "verifier"
+    if not name:
+        raise VerifierError("the verifier's name is empty; mend: 'auto', 'none', or the folder of one")
     folder = Path(os.path.expanduser(name))
     return folder if os.path.exists(folder) or not hub.is_id(name) else hub.fetched(name, VerifierError)
 
