@@ -74,7 +74,7 @@ def shorter(results: Results, one: str, other: str) -> dict[str, dict[str, Any]]
         return None
     a, b = results[one]["suites"], results[other]["suites"]
     cells = {}
-    for suite in set(a) & set(b):
+    for suite in (s for s in a if s in b and same_problems(a[s], b[s])):
         low, high = (1 - a[suite]["tokens"][x] / b[suite]["tokens"][y] for x, y in (("high", "low"), ("low", "high")))
         cells[suite] = {"mean": 1 - a[suite]["tokens"]["mean"] / b[suite]["tokens"]["mean"], "low": low, "high": high}
     return dict(sorted(cells.items()))

@@ -117,6 +117,6 @@ def perturb_parts(found: dict[str, Any]) -> list[str]:
             for suite, changes in found["suites"].items() for what, f in changes.items()]  # fmt: skip
     return [
         "### What a score makes of a changed text\n\nRight discrete traces, read again with one thing in them changed; the score at the "
-        "end. A useful score falls with the first two and stays with the last.",
+        "end. A useful score falls with the first two and stays with the last." + older(found),
         table(["suite", "changed", "traces", "before", "after", "fell, %", "change"], rows),
     ]

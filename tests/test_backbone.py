@@ -92,8 +92,9 @@ def test_names_that_no_file_can_have_and_devices_that_are_not_there() -> None:
     for name in ("", "~nobody/f", "n" * 300):
         with pytest.raises(ModelError, match=r"not a folder, nor a hub id|cannot load model"):
             load(name)
-    with pytest.raises(ModelError, match=r"device .gpu. cannot be used: .*; mend: --device"):
-        load(device="gpu")
+    for device in ("gpu", "hpu", "privateuseone"):
+        with pytest.raises(ModelError, match=rf"device '{device}' cannot be used \(.*\); mend: --device"):
+            load(device=device)
 
 
 def test_models_that_would_be_got_wrong_are_refused_with_the_reason(folder, tmp_path: Path) -> None:

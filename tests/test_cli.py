@@ -97,6 +97,10 @@ def test_a_model_without_a_verifier_is_said_and_votes_by_majority(trueplex, fold
         (["solve", PROBLEM, "--prune", "half"], "'' is not a positive whole number; mend: use none, half:EVERY"),
         (["solve", PROBLEM, "--prune", "keep:0.5"], "does not say how often, as @EVERY"),
         (["solve", PROBLEM, "--prune", "floor:x"], "the score 'x' is no number"),
+        (["solve", PROBLEM, "--verifier", "orm:" + "v" * 300], "mend"),
+        (["solve", PROBLEM, "--verifier", "genrm:~nobody/m"], "mend"),
+        (["calibrate", "/nowhere.jsonl", "--verifier", "~nobody/v"], "is no verifier"),
+        (["eval", "--suite", "s" * 300 + ".jsonl", "--out", "/tmp/never"], "cannot read"),
         (["solve", PROBLEM, "--verifier", ""], "the verifier's name is empty"),
         (["solve", PROBLEM, "--verifier", "~nobody/v"], "is no verifier"),
         (["solve", PROBLEM, "--verifier", "v" * 300], "mend"),
@@ -140,6 +144,7 @@ def test_good_lines_of_a_broken_file_are_still_solved(trueplex, tmp_path: Path) 
     assert code == 2 and [json.loads(line)["problem"] for line in out.splitlines()] == ["1+1?", "2+2?"]
     for number in (2, 4, 5, 7):
         assert f"line {number}:" in err
+    assert 'line 4: it is skipped: it has no text "problem"; mend: give one' in err
     assert "p/8: the problem is" in err and len(err.splitlines()) == 5
     file.write_text("1\n2\n")
     code, out, err = trueplex("solve", f"@{file}", "--quiet")
@@ -261,6 +266,13 @@ def test_eval_measures_and_resumes(trueplex, tmp_path: Path) -> None:
     assert trueplex(*arguments)[0] == 0
     assert json.loads((tmp_path / "e" / "results.json").read_text()) == first
     assert trueplex(*arguments, "--seed", "1")[0] == 2
+
+
+def test_the_version_is_told_and_recorded(trueplex) -> None:
+    from trueplex import __version__
+    from trueplex.evals.run import machine
+
+    assert trueplex("--version") == (0, f"trueplex {__version__}\n", "") and machine()["trueplex"] == __version__
 
 
 def test_help_is_quick_and_names_every_command() -> None:

@@ -39,7 +39,7 @@ def imported(path: Path) -> set[str]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "trueplex":
             base = (node.module or "").removeprefix("trueplex").lstrip(".")
-            for alias in node.names:
+            for alias in (a for a in node.names if a.name != "__version__"):  # the package's own, of no module
                 whole = f"{base}.{alias.name}".lstrip(".")
                 names.add(whole if whole in RANK else base)
         elif isinstance(node, ast.Import):

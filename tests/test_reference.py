@@ -152,10 +152,15 @@ def test_wrong_names_are_refused() -> None:
         problems("chain-easy", "tests")
     with pytest.raises(OptionError, match="not negative"):
         problems(n=-1)
-    with pytest.raises(
-        OptionError, match=r"remainder-easy has \d+ problems for test, and no more; mend: a smaller --n"
-    ):
-        problems("remainder-easy", "test", 1000)
+
+
+def test_a_suite_gives_what_it_has_and_says_so(trueplex) -> None:
+    """The remainder suites are finite; asked for more, they never ended."""
+    code, out, said = trueplex("problems", "remainder-easy", "--n", "1000")
+    number = len(out.splitlines())
+    assert code == 0 and 400 < number < 1000
+    assert said == f"trueplex: remainder-easy has {number} problems for test, and no more\n"
+    assert len({json.loads(line)["problem"] for line in out.splitlines()}) == number
 
 
 def test_the_policy_that_ships_is_an_adapter_of_the_embedded_model(trueplex) -> None:

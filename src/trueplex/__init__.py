@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from trueplex.settings import Settings
     from trueplex.types import Problem, Solution, Trace
 
+__version__ = "0.2.0"
+
 _HOMES = {
     "Backbone": "backbone", "Budget": "budget", "load": "loading", "Sampling": "engine.sampling", "Thinking": "engine.thinking",
     "TrueplexError": "errors", "Settings": "settings", "solve": "api", "stream": "pipeline",

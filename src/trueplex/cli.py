@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from trueplex import cli_evals, cli_train
+from trueplex import __version__, cli_evals, cli_train
 from trueplex.cli_options import Device, Model, thinks
 from trueplex.errors import StoreError, TrueplexError
 
@@ -27,6 +27,21 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Reason along many paths at once, and know which to trust.\n\nTry: trueplex problems reference --n 1 | trueplex solve @/dev/stdin",
 )  # fmt: skip
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"trueplex {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", is_eager=True, callback=_version, help="Print the version.")] = False,
+) -> None:  # fmt: skip
+    """Options of no command."""
+
+
 app.add_typer(cli_evals.app)
 app.add_typer(cli_train.app, name="train")
 
@@ -93,7 +108,10 @@ def problems(
 
     from trueplex.reference import tasks
 
-    for problem in tasks.problems(suite, split, n, seed):
+    found = tasks.problems(suite, split, n, seed)
+    if len(found) < n:
+        print(f"trueplex: {suite} has {len(found)} problems for {split}, and no more", file=sys.stderr)
+    for problem in found:
         print(json.dumps({"id": problem.id, "problem": problem.text, "answers": list(problem.answers or ())}))
 
 

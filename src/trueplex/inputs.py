@@ -79,10 +79,8 @@ def read_jsonl(path: str) -> tuple[list[Problem], list[str]]:
         if line.strip():
             try:
                 problems.append(_problem(line, f"{Path(path).stem}/{number}"))
-            except (ValueError, TypeError, RecursionError) as error:
-                complaints.append(
-                    f'{path}, line {number}: {error}; the line is skipped; mend: write {{"problem": "…"}}'
-                )
+            except (ValueError, TypeError) as error:
+                complaints.append(f"{path}, line {number}: it is skipped: {error}")
     if not problems and not complaints:
         raise InputError(f'{path} holds no problems; mend: give lines like {{"problem": "…"}}')
     return problems, complaints
@@ -109,28 +107,32 @@ def read_parquet(path: str) -> tuple[list[Problem], list[str]]:
         try:
             problems.append(problem_of(row, f"{Path(path).stem}/{number}"))
         except (ValueError, TypeError) as error:
-            complaints.append(f"{path}, row {number}: {error}; it is left out")
+            complaints.append(f"{path}, row {number}: it is left out: {error}")
     if not problems and not complaints:
         raise InputError(f"{path} holds no problems; mend: give rows with a column problem")
     return problems, complaints
 
 
 def _problem(line: bytes, name: str) -> Problem:
-    return problem_of(json.loads(line), name, LINE)
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f'no JSON ({error}); mend: write {{"problem": "…"}}') from error
+    return problem_of(row, name, LINE)
 
 
 def problem_of(row: Any, name: str, columns: Columns = ANY) -> Problem:
     """The problem of a row. Raises ValueError where its problem is no text or its answers cannot be read."""
     if not isinstance(row, Mapping):
-        raise ValueError('not an object with a text "problem"')
+        raise ValueError('no object; mend: write {"problem": "…"}')
     text = next((row[column] for column in columns.problem if column in row), None)
     if not isinstance(text, str):
-        raise ValueError(f'not an object with a text "{columns.problem[0]}"')
+        raise ValueError(f'it has no text "{columns.problem[0]}"; mend: give one')
     column = next((column for column in columns.answers if column in row), columns.answers[0])
     given = row.get(column)
     listed = given if isinstance(given, list) else [] if given is None else [given]
     if any(isinstance(answer, bool) or not isinstance(answer, (str, int, float)) for answer in listed):
-        raise ValueError(f'"{column}" is no text, no number and no list of them')
+        raise ValueError(f'"{column}" is no text, no number and no list of them; mend: write it as one')
     return Problem(text, str(row.get("id", name)), tuple(map(_spelled, listed)) or None)
 
 

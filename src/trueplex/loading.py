@@ -67,8 +67,8 @@ def load(name: str = REFERENCE, device: str | None = None, dtype: torch.dtype | 
     the hub cannot be reached.
 
     Raises:
-        ModelError: nothing is there, it cannot be read, or the self-check shows that merged inputs,
-            ragged rows or the cache would give wrong results with it.
+        ModelError: nothing is there, it cannot be read or lacks weights, its tokenizer or chat template does not fit, the device
+            cannot be used, or the self-check shows that merged inputs, ragged rows or the cache would give wrong results.
     """
     device = _usable(device or default_device())
     path, adapters = weights_of(name)
@@ -108,10 +108,10 @@ def load(name: str = REFERENCE, device: str | None = None, dtype: torch.dtype | 
 def _usable(device: str) -> str:
     try:
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # no such device, or a torch that was built without it
-        raise ModelError(
-            f"device {device!r} cannot be used: {str(error).splitlines()[0]}; mend: --device {default_device()}"
-        ) from error
+    except Exception as error:  # no such device, a busy one, or a torch that was built without it: each its own kind
+        other = "cpu" if device == default_device() else default_device()
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:100]
+        raise ModelError(f"device {device!r} cannot be used ({reason}); mend: --device {other}") from error
     return device
 
 

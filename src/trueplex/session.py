@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -129,7 +130,7 @@ def run(
     console = Console()
     output = Output(fitting, as_json, console)
     source = origin(settings.thinking, backbone, _decided(settings, backbone, scorer))
-    stored = read_traces(save, say, source) if save and resume and save.exists() else ()
+    stored = read_traces(save, say, source) if save and resume and os.path.exists(save) else ()
     # What this run would grow itself: the file may hold other seeds, and more paths.
     begun = [_freed(t, settings) for t, _ in stored if t.seed == settings.seed and t.index < settings.waves.most]
     events = stream(backbone, fitting, settings, scorer, begun, choose_calibration(backbone, scorer, settings))

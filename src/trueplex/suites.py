@@ -7,6 +7,7 @@ DIR/NAME.parquet: nothing is fetched then.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,10 +73,14 @@ def problems_of(
         raise OptionError(f"n is {n}; mend: at least one problem")
     path = Path(name.removeprefix("@"))
     if name == "reference" or name in tasks.SUITES:
-        return tasks.problems(name, split or default_split, 200 if n is None else n, seed)
+        split, n = split or default_split, 200 if n is None else n
+        found = tasks.problems(name, split, n, seed)
+        if len(found) < n:
+            say(f"{name} has {len(found)} problems for {split}, and no more")
+        return found
     if data_dir is not None and path.suffix not in READERS:
         path = _in_folder(name, data_dir)
-    if path.suffix in READERS and (path.exists() or "/" not in name or path.is_absolute()):
+    if path.suffix in READERS and (os.path.exists(path) or "/" not in name or path.is_absolute()):
         _no_split(name, split)
         problems, complaints = READERS[path.suffix](str(path))
     elif name in PRESETS:
@@ -136,5 +141,5 @@ def _read(rows: Iterable[Any], name: str, columns: Columns) -> tuple[list[Proble
         try:
             problems.append(problem_of(row, f"{name}/{number}", columns))
         except (ValueError, TypeError) as error:
-            complaints.append(f"{name}, row {number}: {error}; it is left out")
+            complaints.append(f"{name}, row {number}: it is left out: {error}")
     return problems, complaints

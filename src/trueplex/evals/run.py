@@ -8,13 +8,13 @@ import platform
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 
+from trueplex import __version__
 from trueplex.backbone import Backbone
 from trueplex.evals.methods import choose
 from trueplex.evals.summary import summarise
@@ -32,7 +32,7 @@ SECONDS = 5.0  # between writings of the time spent
 def machine() -> dict[str, Any]:
     """What a figure depends on: versions and hardware."""
     return {
-        "trueplex": version("trueplex"), "python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__,
+        "trueplex": __version__, "python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__,
         "processor": platform.machine(), "cores": os.cpu_count(), "threads": torch.get_num_threads(),
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +33,11 @@ def calibrate(
     selects: Sequence[str], prunes: Sequence[str], error: float, out: Path | None,
 ) -> None:  # fmt: skip
     """Calibrate every combination of paths, selector and policy on `data`, and judge it on `tests`."""
-    if not Path(verifier).expanduser().exists() and hub.is_id(verifier) and verifier.partition(":")[0] not in PLAIN:
+    if (
+        not os.path.exists(os.path.expanduser(verifier))
+        and hub.is_id(verifier)
+        and verifier.partition(":")[0] not in PLAIN
+    ):
         raise OptionError(f"a calibration is kept in the verifier's folder, and {verifier} lies on the hub; mend: `hf download {verifier} "
                           "--local-dir FOLDER`, and --verifier FOLDER")  # fmt: skip
     backbone = load(model, device)

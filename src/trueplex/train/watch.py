@@ -115,13 +115,13 @@ def last_checkpoint(folder: Path) -> str | None:
 def leave_together(arguments: TrainingArguments) -> None:
     """One process that leaves early would have the others killed before they have saved.
 
-    Call it when nothing else holds the trainer. Its wrapped model holds the group, whose threads would otherwise outlive the
+    Call it when no name holds the trainer. Its wrapped model holds the group, whose threads would otherwise outlive the
     interpreter, and sometimes abort the process ("terminate called without an active exception") after all is done.
     """
     if arguments.world_size > 1:
         barrier()
-        destroy_process_group()
         gc.collect()
+        destroy_process_group()
 
 
 def _claim(out: Path, own: dict[str, Any], first: bool) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -246,8 +247,8 @@ def card_of(name: str, kind: str, form: str | None = None) -> dict[str, Any] | N
     Raises:
         VerifierError: it is of another kind or form.
     """
-    path = Path(name).expanduser() / CARD
-    if not path.is_file():
+    path = Path(os.path.expanduser(name)) / CARD
+    if not os.path.isfile(path):
         return None
     card = json.loads(path.read_text())
     if (card["kind"], card.get("form")) != (kind, form):
