@@ -81,11 +81,11 @@ def test_thoughts_take_about_60_tokens_and_more(name: str) -> None:
 @pytest.mark.parametrize("name", SUITES)
 def test_what_a_suite_asks_was_practised(name: str) -> None:
     """Sizes, sentences and families of the suites are among those that the base model learned from."""
-    if name.startswith("chain") or name == "countdown-hard":
-        assert SUITES[name] is PRACTICE[name]
+    if name not in PRACTICE:
+        assert list(islice(tasks(name, "train"), 9)) == list(islice(tasks(name, "practice"), 9))
     elif name.startswith("remainder"):
         learned = {
-            (t.big, t.small) for n in PRACTICE if n.startswith("remainder") for t in islice(tasks(n, "practice"), 400)
+            (t.big, t.small) for n in SUITES if n.startswith("remainder") for t in islice(tasks(n, "practice"), 400)
         }
         assert {(t.big, t.small) for t in islice(tasks(name, "train"), 400)} <= learned
     else:

@@ -43,13 +43,10 @@ SUITES = {
     )
 }
 
-PRACTICE = SUITES | {
-    suite.name: suite
-    for suite in (
-        Suite("remainder-easy", partial(remainder.make, moduli=(6, 10), traps=0.65), remainder.think),
-        Suite("remainder-hard", partial(remainder.make, moduli=(8, 13), traps=0.65), remainder.think),
-        Suite("countdown-easy", partial(countdown.make, count=3, last="+-*"), countdown.think),
-    )
+PRACTICE: dict[str, Callable[[Random], Any]] = {  # of the other suites it is the same
+    "remainder-easy": partial(remainder.make, moduli=(6, 10), traps=0.65),
+    "remainder-hard": partial(remainder.make, moduli=(8, 13), traps=0.65),
+    "countdown-easy": partial(countdown.make, count=3, last="+-*"),
 }
 
 
@@ -68,7 +65,9 @@ def tasks(suite: str, split: str, seed: int = 0) -> Iterator[Any]:
         raise OptionError(f"unknown suite {suite!r}; mend: one of reference, {', '.join(SUITES)}")
     if split not in SPLITS:
         raise OptionError(f"unknown split {split!r}; mend: one of {', '.join(SPLITS)}")
-    make, drawn = (PRACTICE[suite].make, "train") if split == "practice" else (SUITES[suite].make, split)
+    make, drawn = SUITES[suite].make, split
+    if split == "practice":
+        make, drawn = PRACTICE.get(suite, make), "train"
     rng, seen = Random(f"{suite}/{drawn}/{seed}"), set()
     missed = 0
     while missed < PATIENCE:
