@@ -145,7 +145,8 @@ def test_good_lines_of_a_broken_file_are_still_solved(trueplex, tmp_path: Path) 
     for number in (2, 4, 5, 7):
         assert f"line {number}:" in err
     assert 'line 4: it is skipped: it has no text "problem"; mend: give one' in err
-    assert "p/8: the problem is" in err and len(err.splitlines()) == 5
+    complaints = [line for line in err.splitlines() if "is skipped" in line or "p/8: the problem is" in line]
+    assert len(complaints) == 5
     file.write_text("1\n2\n")
     code, out, err = trueplex("solve", f"@{file}", "--quiet")
     assert code == 2 and not out and "line 1" in err.splitlines()[0] and "line 2" in err.splitlines()[1]

@@ -323,7 +323,10 @@ def rolled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Rollouts of the embedded model."""
     settings = Settings(8, Thinking("discrete"), "none")
     return rollout(
-        load("reference", "cpu"), tasks.problems("remainder-easy", "train", 12), settings, tmp_path_factory.mktemp("r")
+        load("reference", "cpu"),
+        tasks.problems("remainder-easy", "practice", 12),
+        settings,
+        tmp_path_factory.mktemp("r"),
     )
 
 
