@@ -108,10 +108,7 @@ def problems(
 
     from trueplex.reference import tasks
 
-    found = tasks.problems(suite, split, n, seed)
-    if len(found) < n:
-        print(f"trueplex: {suite} has {len(found)} problems for {split}, and no more", file=sys.stderr)
-    for problem in found:
+    for problem in tasks.problems(suite, split, n, seed, _complain):
         print(json.dumps({"id": problem.id, "problem": problem.text, "answers": list(problem.answers or ())}))
 
 
@@ -179,9 +176,8 @@ def main() -> None:
             raise
         told = error.format_message() if hasattr(error, "format_message") else str(error)
         command = getattr(getattr(error, "ctx", None), "command_path", "trueplex")
-        code = (
-            _complain(f"{told.rstrip('.')}; mend: see '{command} --help'") if told else 2
-        )  # without any word, help was shown
+        # Without any word, the help was shown.
+        code = _complain(f"{told.rstrip('.')}; mend: see '{command} --help'") if told else 2
     if code == 130:  # typer itself may have turned the interrupt into this code
         print("trueplex: interrupted; what was finished is kept", file=sys.stderr)
     sys.exit(code or 0)

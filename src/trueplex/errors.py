@@ -5,6 +5,11 @@ Each leaf is also the builtin that callers would catch without knowing trueplex,
 """
 
 
+def reason(error: Exception, most: int = 300) -> str:
+    """What a library's error says, as part of a line: its first line, or else its kind, cut to so many characters."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:most]
+
+
 class TrueplexError(Exception):
     """Root of every error that trueplex raises on purpose; the command line prints it as one line."""
 

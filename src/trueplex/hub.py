@@ -7,7 +7,7 @@ from pathlib import Path
 from huggingface_hub import constants, snapshot_download
 from huggingface_hub.utils import get_session
 
-from trueplex.errors import TrueplexError
+from trueplex.errors import TrueplexError, reason
 
 VERIFIER = ["verifier.json", "adapter_model.safetensors", "adapter_config.json", "calibration.json", "README.md"]
 SECONDS = 5  # how long the hub may take to answer before the files at hand are all there is
@@ -35,7 +35,6 @@ def fetched(name: str, wrong: type[TrueplexError]) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=VERIFIER, local_files_only=not answers()))
     except Exception as error:  # no such repository, no network and nothing at hand: the library raises many kinds
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0][:200]
         raise wrong(
-            f"{name!r} is no folder, and cannot be had from the hub ({reason}); mend: check the spelling and the network"
+            f"{name!r} is no folder, and cannot be had from the hub ({reason(error).split('. ')[0][:200]}); mend: check the spelling and the network"
         ) from error

@@ -22,7 +22,7 @@ from transformers.utils import logging as transformers_logging
 
 from trueplex import hub
 from trueplex.backbone import Backbone
-from trueplex.errors import ModelError
+from trueplex.errors import ModelError, reason
 from trueplex.prompt import make_prompt
 from trueplex.selfcheck import refuse, self_check
 from trueplex.types import Problem
@@ -92,9 +92,8 @@ def load(name: str = REFERENCE, device: str | None = None, dtype: torch.dtype | 
     except ModelError:
         raise
     except Exception as error:  # transformers, safetensors and the hub raise many kinds for one cause
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
         raise ModelError(
-            f"cannot load model {name!r}: {reason}; mend: check the name, the files and the network"
+            f"cannot load model {name!r}: {reason(error)}; mend: check the name, the files and the network"
         ) from error
     if "past_key_values" not in signature(model.forward).parameters:
         raise ModelError(f"{config.model_type} keeps a running state in place of a KV cache, and a probe has nothing to read; "
@@ -110,8 +109,7 @@ def _usable(device: str) -> str:
         torch.empty(0, device=device)
     except Exception as error:  # no such device, a busy one, or a torch that was built without it: each its own kind
         other = "cpu" if device == default_device() else default_device()
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:100]
-        raise ModelError(f"device {device!r} cannot be used ({reason}); mend: --device {other}") from error
+        raise ModelError(f"device {device!r} cannot be used ({reason(error, 100)}); mend: --device {other}") from error
     return device
 
 
@@ -144,9 +142,8 @@ def _check_words(backbone: Backbone) -> None:
     try:
         ids = make_prompt(Problem("What is 1 + 1?"), backbone).ids
     except Exception as error:  # the template is a program of the folder's, and the tokenizer may be of any kind
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
         raise ModelError(
-            f"{backbone.name} cannot be given a problem ({reason}); mend: correct its tokenizer and chat template"
+            f"{backbone.name} cannot be given a problem ({reason(error)}); mend: correct its tokenizer and chat template"
         ) from error
     rows = backbone.model.get_input_embeddings().num_embeddings
     if not ids or None in ids or max(ids) >= rows:
@@ -209,7 +206,6 @@ def load_tokenizer(name: str) -> Any:
     try:
         return AutoTokenizer.from_pretrained(path, **at_hand(path))
     except Exception as error:  # transformers, tokenizers and the hub raise many kinds for one cause
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
         raise ModelError(
-            f"cannot load the tokenizer of {name!r}: {reason}; mend: check the name, the files and the network"
+            f"cannot load the tokenizer of {name!r}: {reason(error)}; mend: check the name, the files and the network"
         ) from error

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from trueplex import hub
-from trueplex.errors import InputError, MissingExtra, OptionError
+from trueplex.errors import InputError, MissingExtra, OptionError, reason
 from trueplex.inputs import ANY, Columns, problem_of, read_jsonl, read_parquet
 from trueplex.reference import tasks
 from trueplex.types import Problem
@@ -73,11 +73,7 @@ def problems_of(
         raise OptionError(f"n is {n}; mend: at least one problem")
     path = Path(name.removeprefix("@"))
     if name == "reference" or name in tasks.SUITES:
-        split, n = split or default_split, 200 if n is None else n
-        found = tasks.problems(name, split, n, seed)
-        if len(found) < n:
-            say(f"{name} has {len(found)} problems for {split}, and no more")
-        return found
+        return tasks.problems(name, split or default_split, 200 if n is None else n, seed, say)
     if data_dir is not None and path.suffix not in READERS:
         path = _in_folder(name, data_dir)
     if path.suffix in READERS and (os.path.exists(path) or "/" not in name or path.is_absolute()):
@@ -127,8 +123,7 @@ def _from_hub(name: str, repository: str, configuration: str | None, split: str)
     try:
         return datasets.load_dataset(repository, configuration, split=split)
     except Exception as error:  # the hub, the network and the file formats raise many kinds for one cause
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise InputError(f"cannot read {repository} from the hub ({reason}); mend: go online once, unset HF_HUB_OFFLINE, or give "
+        raise InputError(f"cannot read {repository} from the hub ({reason(error, 200)}); mend: go online once, unset HF_HUB_OFFLINE, or give "
                          f"--data-dir DIR with DIR/{Path(name).name}.jsonl") from error  # fmt: skip
     finally:
         datasets.config.HF_HUB_OFFLINE = offline

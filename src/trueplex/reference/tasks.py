@@ -79,8 +79,14 @@ def tasks(suite: str, split: str, seed: int = 0) -> Iterator[Any]:
             yield task
 
 
-def problems(suite: str = "reference", split: str = "test", n: int = 5, seed: int = 0) -> list[Problem]:
-    """At most `n` problems of a suite; ``reference`` mixes all suites in turn. Raises OptionError as `tasks`."""
+def problems(
+    suite: str = "reference", split: str = "test", n: int = 5, seed: int = 0,
+    say: Callable[[str], object] = lambda message: None,
+) -> list[Problem]:  # fmt: skip
+    """At most `n` problems of a suite, and a word where it has fewer; ``reference`` mixes all suites in turn.
+
+    Raises OptionError as `tasks`.
+    """
     if n < 0:
         raise OptionError(f"n is {n}; mend: give a number of problems that is not negative")
     names = list(SUITES) if suite == "reference" else [suite]
@@ -91,4 +97,6 @@ def problems(suite: str = "reference", split: str = "test", n: int = 5, seed: in
         if task:
             name = names[i % len(names)]
             out.append(Problem(task.text, f"{name}/{split}/{seed}/{i // len(names)}", (task.answer,)))
+    if len(out) < n:
+        say(f"{suite} has {len(out)} problems for {split}, and no more")
     return out

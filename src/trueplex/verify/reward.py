@@ -21,7 +21,7 @@ from torch.nn.functional import linear
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import cached_file
 
-from trueplex.errors import ModelError, OptionError, VerifierError
+from trueplex.errors import ModelError, OptionError, VerifierError, reason
 from trueplex.fitting import Fitting
 from trueplex.loading import at_hand, default_device, default_dtype, locate, unfilled, unreported
 from trueplex.verify import forms
@@ -282,9 +282,8 @@ def _load(kind: Any, name: str, device: str | None, **options: Any) -> tuple[Any
             )  # fmt: skip
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, **local)
     except Exception as error:  # transformers, safetensors and the hub raise many kinds for one cause
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
         raise ModelError(
-            f"cannot load reward model {name!r}: {reason}; mend: check the name, the files and the network"
+            f"cannot load reward model {name!r}: {reason(error)}; mend: check the name, the files and the network"
         ) from error
     if wrong := unfilled(report):
         raise VerifierError(f"{name} has no weights for {wrong}, so it is no such reward model; mend: check its kind")
