@@ -23,14 +23,14 @@ from rich.table import Table
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 import speed
-from trueplex.backbone import Backbone
-from trueplex.engine import engine
-from trueplex.engine.ending import Ending
+from trueplex.data.embedded.tasks import problems
+from trueplex.engine import start as engine
+from trueplex.engine.limits import Ending
 from trueplex.engine.thinking import Thinking
 from trueplex.evals.run import machine
-from trueplex.loading import default_device, load, load_tokenizer
-from trueplex.prompt import make_prompt
-from trueplex.reference.tasks import problems
+from trueplex.models.backbone import Backbone
+from trueplex.models.load import default_device, load, load_tokenizer
+from trueplex.models.prompt import make_prompt
 from trueplex.types import Problem, Prompt
 from trueplex.verify.one_token import OneTokenVerifier
 from trueplex.verify.probe import OneTokenScorer

@@ -31,24 +31,24 @@ from rich.progress import track
 from rich.table import Table
 
 from speed import write
-from trueplex import policy
-from trueplex.answers import grade
-from trueplex.backbone import Backbone
-from trueplex.engine.live import LiveBatch
+from trueplex.data.embedded.tasks import SUITES, problems
+from trueplex.data.traces import read_traces
+from trueplex.decide import pruning as policy
+from trueplex.decide.pruning import Policy
+from trueplex.engine.batch import LiveBatch
 from trueplex.evals.budget import Spent
 from trueplex.evals.methods import Chosen, choose
 from trueplex.evals.metrics import figure, paired
 from trueplex.evals.run import machine
 from trueplex.evals.samples import Samples, gather
 from trueplex.evals.summary import of_size
-from trueplex.loading import load
-from trueplex.pipeline import Solved, Stopped, stream
-from trueplex.policy import Policy
-from trueplex.reference.tasks import SUITES, problems
-from trueplex.scorers import choose_scorer
-from trueplex.settings import Settings
-from trueplex.solving import Run
-from trueplex.store import read_traces
+from trueplex.grading.answers import grade
+from trueplex.models.backbone import Backbone
+from trueplex.models.load import load
+from trueplex.solving.loop import Solved, Stopped, stream
+from trueplex.solving.run import Run
+from trueplex.solving.scorers import choose_scorer
+from trueplex.solving.settings import Settings
 from trueplex.verify.one_token import OneTokenVerifier
 from trueplex.verify.probe import OneTokenScorer
 

@@ -24,15 +24,15 @@ import torch
 
 from cells import older
 from claims import same_problems
-from trueplex.engine import engine
+from trueplex.data.embedded import tasks
+from trueplex.data.embedded.tasks import SUITES
+from trueplex.engine import start as engine
 from trueplex.engine.thinking import Thinking
 from trueplex.evals.metrics import pass_at
 from trueplex.evals.run import machine, write_results
-from trueplex.loading import load
-from trueplex.prompt import make_prompt
-from trueplex.reference import tasks
-from trueplex.reference.tasks import SUITES
-from trueplex.train.policy_sampling import sample
+from trueplex.models.load import load
+from trueplex.models.prompt import make_prompt
+from trueplex.train.grpo.sampling import sample
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "results" / "learning"

@@ -29,13 +29,13 @@ from transformers import (
 )
 
 from speed import engine_rate, paired, write
-from trueplex.engine.ending import Ending
+from trueplex.data.embedded.tasks import problems
+from trueplex.engine.limits import Ending
 from trueplex.engine.sampling import Sampling
 from trueplex.engine.thinking import Thinking, think
 from trueplex.evals.run import machine
-from trueplex.loading import load
-from trueplex.prompt import make_prompt
-from trueplex.reference.tasks import problems
+from trueplex.models.load import load
+from trueplex.models.prompt import make_prompt
 
 TRACES, TOKENS, VOCABULARY = 64, 128, 150_000
 MODES = {

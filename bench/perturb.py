@@ -24,16 +24,16 @@ from rich.console import Console
 from rich.table import Table
 
 from speed import write
-from trueplex.backbone import Backbone
+from trueplex.data.embedded.chain import NAMES
+from trueplex.data.embedded.tasks import SUITES
+from trueplex.data.traces import read_traces
 from trueplex.evals.metrics import figure
 from trueplex.evals.run import machine
-from trueplex.loading import load
-from trueplex.prompt import make_prompt
-from trueplex.reference.chain import NAMES
-from trueplex.reference.tasks import SUITES
-from trueplex.scorers import open_scorer
-from trueplex.settings import origin
-from trueplex.store import read_traces
+from trueplex.models.backbone import Backbone
+from trueplex.models.load import load
+from trueplex.models.prompt import make_prompt
+from trueplex.solving.scorers import open_scorer
+from trueplex.solving.settings import origin
 from trueplex.types import Problem, Trace
 from trueplex.verify.stored import Stored
 

@@ -22,15 +22,15 @@ from rich.console import Console
 from rich.table import Table
 
 from speed import paired, write
-from trueplex.engine import engine
-from trueplex.engine.cache import Plan, SlotCache
-from trueplex.engine.ending import Ending
+from trueplex.data.embedded.tasks import problems
+from trueplex.engine import start as engine
+from trueplex.engine.limits import Ending
 from trueplex.engine.thinking import Thinking
 from trueplex.evals.run import machine
-from trueplex.loading import load, reference_path
-from trueplex.prompt import make_prompt
-from trueplex.reference.tasks import problems
-from trueplex.train.batches import Labelled, Probes, collate
+from trueplex.models.cache import Plan, SlotCache
+from trueplex.models.load import load, reference_path
+from trueplex.models.prompt import make_prompt
+from trueplex.train.common.batches import Labelled, Probes, collate
 from trueplex.train.verifier import ProbeTask, Recipe
 from trueplex.verify.one_token import OneTokenVerifier
 from trueplex.verify.probe import pad_inputs

@@ -13,13 +13,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from trueplex.data.embedded.tasks import problems
 from trueplex.engine.thinking import Thinking
-from trueplex.loading import load
-from trueplex.pipeline import Solved, stream
-from trueplex.race import table, verdict
-from trueplex.reference.tasks import problems
-from trueplex.scorers import choose_scorer
-from trueplex.settings import Settings
+from trueplex.models.load import load
+from trueplex.report.race import table, verdict
+from trueplex.solving.loop import Solved, stream
+from trueplex.solving.scorers import choose_scorer
+from trueplex.solving.settings import Settings
 
 
 def main() -> None:

@@ -26,17 +26,17 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from trueplex.backbone import Backbone
-from trueplex.engine import engine
-from trueplex.engine.ending import Ending
+from trueplex.data.embedded.tasks import problems
+from trueplex.engine import start as engine
+from trueplex.engine.limits import Ending
 from trueplex.engine.thinking import Thinking
 from trueplex.evals.run import machine
-from trueplex.loading import load
-from trueplex.pipeline import stream
-from trueplex.prompt import make_prompt
-from trueplex.reference.tasks import problems
-from trueplex.scorers import choose_scorer
-from trueplex.settings import Settings
+from trueplex.models.backbone import Backbone
+from trueplex.models.load import load
+from trueplex.models.prompt import make_prompt
+from trueplex.solving.loop import stream
+from trueplex.solving.scorers import choose_scorer
+from trueplex.solving.settings import Settings
 from trueplex.types import Problem
 from trueplex.verify.probe import OneTokenScorer
 
@@ -165,7 +165,7 @@ def peak(traces: int, count: int) -> None:
 def command_seconds(*arguments: str) -> float:
     started = time.perf_counter()
     environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
-    subprocess.run([sys.executable, "-m", "trueplex.cli", *arguments], capture_output=True, check=True, env=environment)
+    subprocess.run([sys.executable, "-m", "trueplex", *arguments], capture_output=True, check=True, env=environment)
     return round(time.perf_counter() - started, 2)
 
 

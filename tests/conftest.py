@@ -15,10 +15,10 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from trueplex import cli
-from trueplex.backbone import Backbone
-from trueplex.loading import load
-from trueplex.prompt import make_prompt
+from trueplex.cli import main as cli
+from trueplex.models.backbone import Backbone
+from trueplex.models.load import load
+from trueplex.models.prompt import make_prompt
 from trueplex.reference.text import build_tokenizer
 from trueplex.types import Problem, Prompt, Status, Steps, Trace
 

@@ -11,23 +11,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trueplex.api import solve
-    from trueplex.backbone import Backbone
-    from trueplex.budget import Budget
+    from trueplex.decide.budget import Budget
     from trueplex.engine.sampling import Sampling
     from trueplex.engine.thinking import Thinking
     from trueplex.errors import TrueplexError
-    from trueplex.loading import load
-    from trueplex.pipeline import stream
-    from trueplex.settings import Settings
+    from trueplex.models.backbone import Backbone
+    from trueplex.models.load import load
+    from trueplex.solving.api import solve
+    from trueplex.solving.loop import stream
+    from trueplex.solving.settings import Settings
     from trueplex.types import Problem, Solution, Trace
 
 __version__ = "0.2.0"
 
 _HOMES = {
-    "Backbone": "backbone", "Budget": "budget", "load": "loading", "Sampling": "engine.sampling", "Thinking": "engine.thinking",
-    "TrueplexError": "errors", "Settings": "settings", "solve": "api", "stream": "pipeline",
-    "Problem": "types", "Solution": "types", "Trace": "types",
+    "Backbone": "models.backbone", "Budget": "decide.budget", "load": "models.load", "Sampling": "engine.sampling",
+    "Thinking": "engine.thinking", "TrueplexError": "errors", "Settings": "solving.settings", "solve": "solving.api",
+    "stream": "solving.loop", "Problem": "types", "Solution": "types", "Trace": "types",
 }  # fmt: skip
 __all__ = ["Backbone", "Budget", "Problem", "Sampling", "Settings", "Solution", "Thinking", "Trace", "TrueplexError", "load",
            "solve", "stream"]  # fmt: skip

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trueplex.backbone import Backbone
-from trueplex.engine.cache import Plan, SlotCache
 from trueplex.engine.thinking import merged
+from trueplex.models.backbone import Backbone
+from trueplex.models.cache import Plan, SlotCache
 from trueplex.types import Steps
 
 PREFILL_TOKENS = 16384  # padded tokens fed at once: bounds the memory of a prefill

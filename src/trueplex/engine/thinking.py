@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from trueplex.engine import sampling as draws
-from trueplex.engine.ending import Ending
+from trueplex.engine.limits import Ending
 from trueplex.engine.sampling import GAMMA_DRAWS, Sampling, draw, filtered, keep, log_softmax
 from trueplex.errors import OptionError
 

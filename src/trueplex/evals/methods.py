@@ -3,11 +3,11 @@
 `METHODS` is the whole registry of votes: name → function of k traces of one problem, by index, whose equal answers
 are spelled equally → the answer and the tokens spent on it. A vote that needs scores reads ``trace.scores``,
 as the verifier gave them while the trace grew; with ``NAME:SCORER`` it gets the traces scored anew by that
-scorer. A further one is one more line; ``weighted:POWER``, ``weighted:odds`` and ``top:SHARE`` are those of `trueplex.vote`, by
+scorer. A further one is one more line; ``weighted:POWER``, ``weighted:odds`` and ``top:SHARE`` are those of `trueplex.decide.voting`, by
 the verifier's scores. ``NAME~POLICY`` and ``NAME:SCORER~POLICY`` are the same vote on what a pruning
 policy would have left of the k traces, simulated; ``auto`` in the policy begins few and adds more while the vote is open.
 
-The votes are those of `trueplex.vote`, with its rules for ties (a test holds them together); this form counts
+The votes are those of `trueplex.decide.voting`, with its rules for ties (a test holds them together); this form counts
 hundreds of thousands of small votes without asking the grader again.
 """
 
@@ -18,13 +18,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from trueplex import policy, vote
+from trueplex.decide import pruning as policy
+from trueplex.decide import voting as vote
+from trueplex.decide.adaptive import FIRST, Waves
+from trueplex.decide.pruning import Policy
+from trueplex.decide.simulate import simulate, spent
 from trueplex.errors import OptionError
-from trueplex.policy import Policy
-from trueplex.simulate import simulate, spent
 from trueplex.types import Status, Trace
 from trueplex.verify import confidence
-from trueplex.waves import FIRST, Waves
 
 
 class Outcome(NamedTuple):
@@ -65,7 +66,7 @@ METHODS: dict[str, Method] = {
 
 
 def _voted(name: str) -> Method | None:
-    """The vote of that name in the grammar of `trueplex.vote`, where it has an option."""
+    """The vote of that name in the grammar of `trueplex.decide.voting`, where it has an option."""
     if name in METHODS:
         return None
     if weigh := vote.weighing(name):

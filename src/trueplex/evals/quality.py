@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from torch.utils.flop_counter import FlopCounterMode
 
-from trueplex import vote
+from trueplex.decide import voting as vote
 from trueplex.evals.metrics import auroc_over_all, interval, per_problem_auroc
 from trueplex.evals.summary import Votes, chosen_right, figure
 from trueplex.types import Trace

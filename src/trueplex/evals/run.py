@@ -15,14 +15,14 @@ import torch
 import transformers
 
 from trueplex import __version__
-from trueplex.backbone import Backbone
+from trueplex.data.traces import read_traces
 from trueplex.evals.methods import choose
 from trueplex.evals.summary import summarise
-from trueplex.pipeline import Scorer
-from trueplex.prompt import make_prompt
-from trueplex.settings import Settings, configuration
-from trueplex.store import read_traces
-from trueplex.train.rollouts import rollout
+from trueplex.models.backbone import Backbone
+from trueplex.models.prompt import make_prompt
+from trueplex.solving.loop import Scorer
+from trueplex.solving.rollouts import rollout
+from trueplex.solving.settings import Settings, configuration
 from trueplex.types import Problem
 
 RESULTS, TIMING = "results.json", "timing.json"

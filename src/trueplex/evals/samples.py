@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from trueplex.answers import extract, grade, group
+from trueplex.grading.answers import extract, grade, group
 from trueplex.types import Problem, Status, Trace
 from trueplex.verify import confidence
 

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from trueplex.answers import grade
 from trueplex.evals.budget import Spent, equal_budgets
 from trueplex.evals.curves import curves, score_at
 from trueplex.evals.methods import Chosen, choose
 from trueplex.evals.metrics import auroc_over_all, figure, paired, pass_at, per_problem_auroc
 from trueplex.evals.samples import Samples, gather, outcomes
+from trueplex.grading.answers import grade
 from trueplex.types import Trace, Vote
 
 SHARES = (0.25, 0.5, 0.75, 1.0)  # of a trace, where scores are judged

@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from trueplex.loading import ADAPTER, REFERENCE, SHIPPED, reference_path
+from trueplex.models.load import ADAPTER, REFERENCE, SHIPPED, reference_path
 
 MAX_NEW_TOKENS = 640
 POLICY = "reference-multiplex"

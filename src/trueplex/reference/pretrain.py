@@ -19,9 +19,9 @@ import torch
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM, Trainer, TrainingArguments
 
-from trueplex.reference.tasks import SUITES, tasks
+from trueplex.data.embedded.tasks import SUITES, tasks
 from trueplex.reference.text import build_tokenizer, render
-from trueplex.train.watch import last_checkpoint
+from trueplex.train.common.watch import last_checkpoint
 
 SHAPE = {"hidden_size": 128, "num_hidden_layers": 6, "intermediate_size": 384, "num_attention_heads": 4,
          "num_key_value_heads": 2, "head_dim": 32}  # fmt: skip

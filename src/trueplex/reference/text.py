@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from trueplex.reference.tasks import SUITES, tasks
+from trueplex.data.embedded.tasks import SUITES, tasks
 from trueplex.types import Problem
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Learn what a confidence means from stored traces of problems with answers (`trueplex.calibration` applies it).
+"""Learn what a confidence means from stored traces of problems with answers (`trueplex.decide.calibration` applies it).
 
 Half of the problems, by a bit of their name, fits the logistic functions and the curve of scores; the other half is held
 out, so that what is promised of them was not fitted to them. A run with other paths, policy or selector is simulated on
@@ -15,12 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from trueplex import policy, vote
-from trueplex.answers import grade
-from trueplex.calibration import Band, Calibration, band_of, condition, looks, safe_threshold
+from trueplex.decide import pruning as policy
+from trueplex.decide import voting as vote
+from trueplex.decide.calibration import Band, Calibration, band_of, condition, looks, safe_threshold
+from trueplex.decide.simulate import simulate
 from trueplex.errors import InputError, MissingExtra
-from trueplex.settings import Settings
-from trueplex.simulate import simulate
+from trueplex.grading.answers import grade
+from trueplex.solving.settings import Settings
 from trueplex.types import Status, Trace, Vote
 
 ELSEWHERE = (

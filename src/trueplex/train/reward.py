@@ -25,20 +25,20 @@ from torch.nn.modules.module import _IncompatibleKeys
 from torch.utils.data import Dataset
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from trueplex.backbone import Backbone
 from trueplex.errors import InputError, OptionError
 from trueplex.evals.metrics import within_auroc
-from trueplex.loading import at_hand, unreported, weights_of
-from trueplex.train.batches import Labelled, Order
-from trueplex.train.memory import OrderedTrainer
+from trueplex.models.backbone import Backbone
+from trueplex.models.load import at_hand, unreported, weights_of
+from trueplex.train.common.batches import Labelled, Order
+from trueplex.train.common.memory import OrderedTrainer
+from trueplex.train.common.watch import Watch, arguments_for, leave_together, run, write_whole
 from trueplex.train.verifier import about, dtype_of, watched
-from trueplex.train.watch import Watch, arguments_for, leave_together, run, write_whole
-from trueplex.verify import forms
-from trueplex.verify.generative import GenerativeReader
-from trueplex.verify.reading import Reader, Written, padded
-from trueplex.verify.reward import CARD, Against, One, OutcomeReader, ProcessReader, Rewarding
+from trueplex.verify.readers import forms
+from trueplex.verify.readers.generative import GenerativeReader
+from trueplex.verify.readers.reading import Reader, Written, padded
+from trueplex.verify.readers.reward import CARD, Against, One, OutcomeReader, ProcessReader, Rewarding
+from trueplex.verify.readers.transcript import Words, separator
 from trueplex.verify.stored import tokens_at
-from trueplex.verify.transcript import Words, separator
 
 FORM = "math-shepherd"  # of the process models that are trained here
 SHARES = (0.5, 1.0)  # of a trace, where a model is judged while it learns

@@ -18,16 +18,16 @@ from typing import Any
 
 import numpy as np
 
-from trueplex.backbone import Backbone
-from trueplex.engine.ending import Ending
+from trueplex.data.traces import read, read_traces
+from trueplex.engine.limits import Ending
 from trueplex.engine.sampling import Sampling
 from trueplex.engine.thinking import Thinking
 from trueplex.errors import InputError, OptionError, StoreError
-from trueplex.pipeline import Solved, Stopped, stream
-from trueplex.settings import Settings, origin, thinking_options
-from trueplex.store import read, read_traces
+from trueplex.models.backbone import Backbone
+from trueplex.solving.loop import Solved, Stopped, stream
+from trueplex.solving.settings import Settings, origin, thinking_options
 from trueplex.types import Problem, Status, Steps, Trace
-from trueplex.verify.transcript import Words, separator
+from trueplex.verify.readers.transcript import Words, separator
 
 VALUES, MANIFEST = "values.jsonl", "values.json"
 APART = 1 << 40  # added to the seed: a continuation with the draws of its own trace would only repeat it

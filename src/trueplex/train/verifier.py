@@ -20,17 +20,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
-from trueplex.backbone import Backbone
+from trueplex.data.traces import read_traces
 from trueplex.errors import InputError, OptionError
 from trueplex.evals.metrics import within_auroc
 from trueplex.evals.quality import calibration
-from trueplex.settings import origin
-from trueplex.store import read_traces
-from trueplex.train.batches import Labelled, Order, Probes, collate
-from trueplex.train.labels import MONTE_CARLO, known
-from trueplex.train.memory import OrderedTrainer
+from trueplex.models.backbone import Backbone
+from trueplex.solving.settings import origin
+from trueplex.train.common.batches import Labelled, Order, Probes, collate
+from trueplex.train.common.labels import MONTE_CARLO, known
+from trueplex.train.common.memory import OrderedTrainer
+from trueplex.train.common.watch import Watch, arguments_for, leave_together, run
 from trueplex.train.values import read_values
-from trueplex.train.watch import Watch, arguments_for, leave_together, run
 from trueplex.types import Status
 from trueplex.verify.one_token import OneTokenVerifier
 from trueplex.verify.probe import base_pass, probe_pass, score_shares

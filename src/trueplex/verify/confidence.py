@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trueplex.engine.live import LiveBatch, Rider
+from trueplex.engine.batch import LiveBatch, Rider
 from trueplex.errors import OptionError
 from trueplex.types import Steps
 from trueplex.verify.stored import Stored, tokens_at

@@ -29,8 +29,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from trueplex.backbone import Backbone
 from trueplex.errors import OptionError, VerifierError
+from trueplex.models.backbone import Backbone
 
 WEIGHTS, CARD = "adapter_model.safetensors", "verifier.json"
 PREFIX = "base_model.model."  # PEFT's names are seen from its own wrapper

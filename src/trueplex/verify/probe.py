@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trueplex.attention import ProbePass
-from trueplex.backbone import Backbone
-from trueplex.engine.cache import Plan, SlotCache
-from trueplex.engine.live import LiveBatch, Rider
+from trueplex.engine.batch import LiveBatch, Rider
+from trueplex.engine.fitting import Fitting
 from trueplex.engine.prefill import inputs_of
-from trueplex.fitting import Fitting
+from trueplex.models.attention import ProbePass
+from trueplex.models.backbone import Backbone
+from trueplex.models.cache import Plan, SlotCache
 from trueplex.types import Steps
 from trueplex.verify.one_token import OneTokenVerifier
 from trueplex.verify.stored import Stored, tokens_at

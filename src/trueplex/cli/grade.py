@@ -1,0 +1,61 @@
+"""`trueplex grade`: predictions of a file against their accepted answers, or an audit of the graders."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+
+from trueplex.errors import InputError
+from trueplex.grading.answers import grade_many
+from trueplex.grading.audit import NAMES, audit_many
+
+
+def grade_file(file: Path, audited: bool) -> None:
+    """A line per prediction, in order, and their numbers on standard error; with an audit a line per disagreement, and their number on standard error."""
+    pairs = read_pairs(file)
+    if not audited:
+        counts: Counter[str] = Counter()
+        for g in grade_many(pairs):
+            print(json.dumps({"correct": g.correct, "extracted": g.extracted, "why": g.why}))
+            missed = "untold" if g.correct is None else "none" if g.extracted is None else "wrong"
+            counts["right" if g.correct else missed] += 1
+        print(f"trueplex: {len(pairs)} predictions: {counts['right']} right, {counts['wrong']} wrong, {counts['none']} without an "
+              f"answer, {counts['untold']} that the grader cannot tell", file=sys.stderr)  # fmt: skip
+        return
+    found: Counter[str] = Counter()
+    for number, ((_, answers), a) in enumerate(zip(pairs, audit_many(pairs), strict=True), 1):
+        verdicts = {name: getattr(a, name) for name in NAMES}
+        found["ungradable"] += a.grade.correct is None
+        if a.disagree:
+            found["disagreements"] += 1
+            found.update(name for name, verdict in verdicts.items() if {verdict, a.grade.correct} == {True, False})
+            ours = {"correct": a.grade.correct, "why": a.grade.why}
+            print(json.dumps({"line": number, "extracted": a.grade.extracted, "answers": answers, **ours, **verdicts}))
+    against = ", ".join(f"{found[name]} with {name}" for name in NAMES)
+    print(f"trueplex: {len(pairs)} predictions, {found['disagreements']} disagreements (ours: {against}), "
+          f"{found['ungradable']} that ours cannot tell", file=sys.stderr)  # fmt: skip
+
+
+def read_pairs(file: Path) -> list[tuple[str | None, list[str]]]:
+    """(prediction, answers) of each line. Raises InputError naming the first line that has none."""
+    pairs = []
+    try:
+        lines = file.read_text(encoding="utf-8-sig").rstrip().split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read {file}: {error}; mend: check the path") from error
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+            prediction, answers = row["prediction"], row["answers"]
+            if not isinstance(prediction, (str, type(None))) or not isinstance(answers, list):
+                raise TypeError("prediction is no text, or answers no list")
+            if not all(isinstance(answer, str) for answer in answers):
+                raise TypeError("an answer is no text")
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f'{file}, line {number}: no {{"prediction", "answers"}} ({error}); mend: correct that line'
+            ) from error
+        pairs.append((prediction, answers))
+    return pairs

@@ -1,0 +1,211 @@
+"""The rules that a pruning policy is made of: what each retires of one problem's traces, and when.
+
+A rule compares within a problem. Only live traces can be retired: one that has finished stays a
+candidate for the vote. Ties go to the lower trace index, never to luck.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+from trueplex.decide.voting import candidates, tally
+from trueplex.errors import OptionError
+from trueplex.types import Trace
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where one problem stands: its live traces, and those that have stopped."""
+
+    live: Sequence[Trace]
+    stopped: Sequence[Trace] = ()
+
+
+class Rule(Protocol):
+    """One rule of a policy.
+
+    ``every`` is the cadence in tokens that it needs, 0 when it acts at every look; ``spelled`` is how it
+    was written.
+    """
+
+    @property
+    def every(self) -> int: ...
+    @property
+    def spelled(self) -> str: ...
+    @property
+    def needs_scores(self) -> bool: ...
+
+    def __call__(self, standing: Standing) -> list[Trace]:
+        """The live traces to retire."""
+
+    def inert(self, paths: int, longest: int) -> str | None:
+        """Why the rule could never act on so many traces of at most so many tokens, and the mend; or None."""
+
+
+def score_of(trace: Trace) -> float:
+    """The latest score. Raises OptionError when there is none, or it is no number."""
+    score = trace.score
+    if score is None or math.isnan(score):
+        raise OptionError(f"trace {trace.index} has score {score}; mend: prune with a scorer that scores every trace")
+    return score
+
+
+def ranked(traces: Sequence[Trace]) -> list[Trace]:
+    """Best score first; ties by the lower trace index."""
+    return sorted(traces, key=lambda t: (-score_of(t), t.index))
+
+
+def _too_late(at: int, longest: int) -> str | None:
+    if at < longest:
+        return None
+    return f"it first looks at token {at} and no trace is longer than {longest}; mend: a smaller number"
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Every `every` tokens keep the best `kept(n)` of n live traces of a problem, and never fewer than `least`."""
+
+    every: int
+    kept: Callable[[int], int]
+    spelled: str
+    least: int = 1
+    needs_scores: ClassVar[bool] = True
+
+    def __call__(self, standing: Standing) -> list[Trace]:
+        due = [t for t in standing.live if t.tokens and t.tokens % self.every == 0]
+        keeps = max(self.least, self.kept(len(due)))
+        return ranked(due)[keeps:] if len(due) > keeps else []
+
+    def inert(self, paths: int, longest: int) -> str | None:
+        if paths <= self.least:
+            return f"it leaves at least {self.least} and there are {paths} paths; mend: more paths"
+        if all(max(self.least, self.kept(n)) >= n for n in range(1, paths + 1)):
+            return f"of {paths} paths or fewer it keeps all; mend: more paths, or keep less"
+        return _too_late(self.every, longest)
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """At `at` tokens, once, keep the single best live trace of a problem."""
+
+    at: int
+    spelled: str
+    needs_scores: ClassVar[bool] = True
+
+    @property
+    def every(self) -> int:
+        return self.at
+
+    def __call__(self, standing: Standing) -> list[Trace]:
+        return ranked([t for t in standing.live if t.tokens == self.at])[1:]
+
+    def inert(self, paths: int, longest: int) -> str | None:
+        return "there is one path; mend: more paths" if paths < 2 else _too_late(self.at, longest)
+
+
+@dataclass(frozen=True, slots=True)
+class Floor:
+    """Whenever scored, retire traces under `score`, but never the last live one of a problem."""
+
+    score: float
+    spelled: str
+    every: ClassVar[int] = 0
+    needs_scores: ClassVar[bool] = True
+
+    def __call__(self, standing: Standing) -> list[Trace]:
+        return [t for t in ranked(standing.live)[1:] if score_of(t) < self.score]
+
+    def inert(self, paths: int, longest: int) -> str | None:
+        if self.score <= 0:
+            return "no score is below 0; mend: a higher one"
+        return "there is one path; mend: more paths" if paths < 2 else None
+
+
+@dataclass(frozen=True, slots=True)
+class DeepConf:
+    """Online DeepConf (arXiv 2508.15260): a bar from warm-up traces, under which no other may fall.
+
+    The first `warmup` traces of a problem run to their end. The bar is the percentile of their lowest
+    scores that `keeps` of them pass: ``high`` keeps 90 % of them, ``low`` 10 %. From then on a trace of at least
+    `after` tokens whose score is under the bar is retired, and warm-up traces under it do not vote.
+
+    With the scorer ``deepconf:tail@W`` or ``deepconf:lowest@W`` and ``after`` W these are the published
+    group confidences; with any other scorer, the same rule on its scores.
+    """
+
+    KEEPS: ClassVar[dict[str, float]] = {"high": 0.9, "low": 0.1}
+    AFTER: ClassVar[int] = 2048  # the published window
+    WARMUP: ClassVar[int] = 16
+
+    keeps: float
+    spelled: str
+    after: int = 2048
+    warmup: int = 16
+    every: ClassVar[int] = 0
+    needs_scores: ClassVar[bool] = True
+
+    def lowest(self, trace: Trace) -> float:
+        """The lowest score from `after` tokens on; the last one of a shorter trace."""
+        score_of(trace)
+        return min([s for at, s in trace.scores if at >= self.after] or [trace.scores[-1][1]])
+
+    def bar(self, stopped: Sequence[Trace]) -> float | None:
+        """The score to pass, by linear interpolation; None until all warm-up traces have stopped."""
+        lows = sorted(self.lowest(t) for t in stopped if t.index < self.warmup)
+        if len(lows) < self.warmup:
+            return None
+        place = (1 - self.keeps) * (len(lows) - 1)
+        below = math.floor(place)
+        above = min(below + 1, len(lows) - 1)
+        return lows[below] + (place - below) * (lows[above] - lows[below])
+
+    def __call__(self, standing: Standing) -> list[Trace]:
+        bar = self.bar(standing.stopped)
+        if bar is None:
+            return []
+        return [t for t in standing.live if t.index >= self.warmup and t.tokens >= self.after and score_of(t) < bar]
+
+    def voters(self, traces: Sequence[Trace]) -> list[Trace]:
+        bar = self.bar(traces)
+        return [t for t in traces if bar is None or t.index >= self.warmup or self.lowest(t) >= bar]
+
+    def inert(self, paths: int, longest: int) -> str | None:
+        if paths <= self.warmup:
+            return f"its first {self.warmup} traces are the warm-up and there are {paths} paths; mend: more paths, or deepconf:…@AFTER/WARMUP"
+        return _too_late(self.after, longest)
+
+
+@dataclass(frozen=True, slots=True)
+class Consensus:
+    """Stop all of a problem when its leading answer holds `share` of the weight of all its traces.
+
+    Finished traces weigh their scores, 1 without a scorer. Running ones weigh theirs as if all of them would
+    vote otherwise: from ½ on, what has the share cannot lose the vote by those that run.
+    """
+
+    share: float
+    spelled: str
+    every: ClassVar[int] = 0
+    needs_scores: ClassVar[bool] = False
+
+    def __call__(self, standing: Standing) -> list[Trace]:
+        if not candidates(standing.stopped):
+            return []
+        votes = tally(standing.stopped, _weight)
+        total = sum(v.weight for v in votes) + sum(map(_weight, standing.live))
+        return list(standing.live) if votes[0].weight >= self.share * total else []
+
+    def reached(self, stopped: Sequence[Trace]) -> bool:
+        """Whether the answer has its share among traces that have all stopped."""
+        votes = tally(stopped, _weight)
+        return len(candidates(stopped)) > 1 and votes[0].weight >= self.share * sum(v.weight for v in votes)
+
+    def inert(self, paths: int, longest: int) -> str | None:
+        return "there is one path; mend: more paths" if paths < 2 else None
+
+
+def _weight(trace: Trace) -> float:
+    return 1.0 if trace.score is None else max(0.0, trace.score)

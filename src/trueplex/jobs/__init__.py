@@ -1,1 +1,0 @@
-"""The long jobs of the command line. Each can be stopped and taken up again."""

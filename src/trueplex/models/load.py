@@ -1,0 +1,211 @@
+"""A name → a Backbone: the embedded model, a local folder, a hub id, or a PEFT adapter that is merged into its base.
+
+Only safetensors are read, and no remote code is run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.resources import files
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from trueplex.errors import ModelError, reason
+from trueplex.models import hub
+from trueplex.models.backbone import Backbone
+from trueplex.models.check import refuse, self_check
+from trueplex.models.prompt import make_prompt
+from trueplex.types import Problem
+
+REFERENCE = "reference"
+SHIPPED = {
+    REFERENCE: "model",
+    "reference-multiplex": "multiplex",
+}  # inside the package: the embedded model, and adapters to it
+ADAPTER = "adapter_config.json"
+
+
+def reference_path(name: str = REFERENCE) -> Path:
+    """The folder of a model that ships inside the package."""
+    return Path(str(files("trueplex.reference") / SHIPPED[name]))
+
+
+def folder_of(name: str) -> Path:
+    """Where a model lies, if it is a folder: what belongs to it lies there too."""
+    return reference_path(name) if name in SHIPPED else Path(os.path.expanduser(name))
+
+
+def default_device() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def default_dtype(device: str) -> torch.dtype:
+    """float32 on CPU, bfloat16 where the accelerator has it, else float16."""
+    if device == "cpu":
+        return torch.float32
+    if device.startswith("cuda") and not torch.cuda.is_bf16_supported():
+        return torch.float16
+    return torch.bfloat16
+
+
+def load(name: str = REFERENCE, device: str | None = None, dtype: torch.dtype | None = None) -> Backbone:
+    """Load a model by ``reference``, ``reference-multiplex``, local folder or hub id, and check that it can be driven here.
+
+    A folder may also be a PEFT adapter, as `trueplex train policy` writes it. What is at hand of a hub id is used when
+    the hub cannot be reached.
+
+    Raises:
+        ModelError: nothing is there, it cannot be read or lacks weights, its tokenizer or chat template does not fit, the device
+            cannot be used, or the self-check shows that merged inputs, ragged rows or the cache would give wrong results.
+    """
+    device = _usable(device or default_device())
+    path, adapters = weights_of(name)
+    try:
+        local = at_hand(path)
+        config = AutoConfig.from_pretrained(path, **local)
+        refuse(config.get_text_config(decoder=True))
+        with unreported():
+            model, report = AutoModelForCausalLM.from_pretrained(
+                path, config=config, dtype=dtype or default_dtype(device), use_safetensors=True,
+                output_loading_info=True, ignore_mismatched_sizes=True, **local,
+            )  # fmt: skip
+        if wrong := unfilled(report):
+            raise ModelError(
+                f"{path} has no fitting weights for {wrong}, which would be random; mend: copy or save the model again"
+            )
+        model = model.to(device)
+        for adapter in adapters:
+            model = _merged(model, adapter)
+        tokenizer = AutoTokenizer.from_pretrained(path, **local)
+    except ModelError:
+        raise
+    except Exception as error:  # transformers, safetensors and the hub raise many kinds for one cause
+        raise ModelError(
+            f"cannot load model {name!r}: {reason(error)}; mend: check the name, the files and the network"
+        ) from error
+    if "past_key_values" not in signature(model.forward).parameters:
+        raise ModelError(f"{config.model_type} keeps a running state in place of a KV cache, and a probe has nothing to read; "
+                         "mend: choose a model with attention")  # fmt: skip
+    backbone = Backbone(name, model, tokenizer)
+    _check_words(backbone)
+    self_check(backbone)
+    return backbone
+
+
+def _usable(device: str) -> str:
+    try:
+        torch.empty(0, device=device)
+    except Exception as error:  # no such device, a busy one, or a torch that was built without it: each its own kind
+        other = "cpu" if device == default_device() else default_device()
+        raise ModelError(f"device {device!r} cannot be used ({reason(error, 100)}); mend: --device {other}") from error
+    return device
+
+
+@contextmanager
+def unreported() -> Iterator[None]:
+    """Weights that a model class does not know, or that it has to draw, are no news here: `unfilled` looks at them."""
+    transformers_logging.disable_progress_bar()
+    said = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(said)
+
+
+def unfilled(report: dict[str, Any]) -> str:
+    """A weight that a checkpoint does not hold, or holds in another shape, by transformers' report of it; else nothing."""
+    return next(iter(sorted(report["missing_keys"]) or sorted(key for key, *_ in report["mismatched_keys"])), "")
+
+
+def _merged(model: Any, adapter: str) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # between peft and transformers, and nobody's here to mend
+        warnings.filterwarnings("error", message="Found missing adapter keys")
+        return PeftModel.from_pretrained(model, adapter).merge_and_unload()
+
+
+def _check_words(backbone: Backbone) -> None:
+    """A problem can be put to the model: its template renders, and its tokenizer's ids are rows of the embeddings."""
+    try:
+        ids = make_prompt(Problem("What is 1 + 1?"), backbone).ids
+    except Exception as error:  # the template is a program of the folder's, and the tokenizer may be of any kind
+        raise ModelError(
+            f"{backbone.name} cannot be given a problem ({reason(error)}); mend: correct its tokenizer and chat template"
+        ) from error
+    rows = backbone.model.get_input_embeddings().num_embeddings
+    if not ids or None in ids or max(ids) >= rows:
+        raise ModelError(f"the tokenizer of {backbone.name} is not that of its weights, which know {rows} words; "
+                         "mend: copy the tokenizer's files beside them")  # fmt: skip
+
+
+def at_hand(path: str) -> dict[str, bool]:
+    """How `from_pretrained` looks for `path`: among the files at hand alone when it is a hub id and the hub does not answer."""
+    return {} if Path(path).is_dir() or hub.answers() else {"local_files_only": True}
+
+
+def locate(name: str) -> str:
+    """The folder or hub id to load from; a clear error for what can be seen to be neither."""
+    path = folder_of(name)
+    if name and os.path.isdir(path):
+        pass
+    elif hub.is_id(name):
+        return name
+    else:
+        raise ModelError(
+            f"no model {name!r}: not a folder, nor a hub id of the form OWNER/NAME; mend: check the spelling"
+        )
+    if not any((path / file).is_file() for file in ("config.json", ADAPTER)):
+        raise ModelError(f"{path} has no config.json; mend: give the folder of a Hugging Face model")
+    if not any(path.glob("*.safetensors")):
+        raise ModelError(f"{path} has no *.safetensors weights; mend: save the model with safe serialization")
+    return str(path)
+
+
+def weights_of(name: str) -> tuple[str, list[str]]:
+    """Where the model's weights and tokenizer lie, and the PEFT adapters that are merged into them, in their order."""
+    path, adapters = locate(name), list[str]()
+    while (Path(path) / ADAPTER).is_file():
+        if path in adapters:
+            raise ModelError(f"{path} is an adapter to itself; mend: correct base_model_name_or_path in {ADAPTER}")
+        adapters.insert(0, path)
+        path = locate(_base_of(path))
+    return path, adapters
+
+
+def _base_of(adapter: str) -> str:
+    """The model that a PEFT adapter belongs to. Raises ModelError for a verifier, which is no adapter of the model."""
+    if (Path(adapter) / "verifier.json").is_file():
+        raise ModelError(f"{adapter} is a verifier, not a model; mend: give it as --verifier")
+    try:
+        base = json.loads((Path(adapter) / ADAPTER).read_text()).get("base_model_name_or_path")
+    except (OSError, ValueError, AttributeError) as error:
+        raise ModelError(f"{adapter}/{ADAPTER} cannot be read ({error}); mend: copy the adapter again") from error
+    if not base:
+        raise ModelError(
+            f"{adapter} does not say which model it belongs to; mend: add base_model_name_or_path to {ADAPTER}"
+        )
+    return base
+
+
+def load_tokenizer(name: str) -> Any:
+    """The tokenizer of a model by any name that `load` takes; raises ModelError when it cannot be read."""
+    path, _ = weights_of(name)
+    try:
+        return AutoTokenizer.from_pretrained(path, **at_hand(path))
+    except Exception as error:  # transformers, tokenizers and the hub raise many kinds for one cause
+        raise ModelError(
+            f"cannot load the tokenizer of {name!r}: {reason(error)}; mend: check the name, the files and the network"
+        ) from error

@@ -1,0 +1,118 @@
+"""The race, live on a terminal: a row per trace with its score over time, then the vote."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from trueplex.solving.loop import Advanced, Event, Solved, Stopped
+from trueplex.types import Solution, Status, Trace
+
+BARS = "▁▂▃▄▅▆▇█"
+SPARK = 16  # scores shown, the latest ones
+MARKS = {Status.RUNNING: "…", Status.FINISHED: "✓", Status.PRUNED: "✗", Status.TRUNCATED: "…"}
+STYLES = {Status.RUNNING: "", Status.FINISHED: "bold", Status.PRUNED: "bright_black", Status.TRUNCATED: "yellow"}
+
+
+def sparkline(scores: list[float]) -> str:
+    """Bars up to 1, or up to the highest score where scores are not bounded."""
+    most = max([1.0, *scores])
+    scores = [score / most for score in scores]
+    return "".join(BARS[min(7, max(0, int(s * 8)))] for s in scores[-SPARK:])
+
+
+class Race:
+    """Draws events as they come; a context manager, so the terminal is always given back."""
+
+    def __init__(self, console: Console, problems: int) -> None:
+        self.console, self.problems = console, problems
+        self.solved = 0
+        self.traces: dict[int, dict[int, Trace]] = {}
+        self._live = Live(console=console, transient=True, refresh_per_second=8)
+
+    def __enter__(self) -> Race:
+        self._live.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._live.__exit__(*error)  # type: ignore[arg-type]
+
+    def show(self, event: Event) -> None:
+        if isinstance(event, Solved):
+            self.solved += 1
+            self.traces.pop(event.solution.problem.key, None)
+            if self.traces:
+                self._live.update(self._picture())
+        elif isinstance(event, Stopped):
+            self.traces.setdefault(event.trace.problem.key, {})[event.trace.index] = event.trace
+        elif isinstance(event, Advanced):
+            for trace in event.traces:
+                self.traces.setdefault(trace.problem.key, {})[trace.index] = trace
+            self._live.update(self._picture())
+
+    def _picture(self) -> Group:
+        """The problem in front: the earliest one that is not solved."""
+        key = next(iter(self.traces))
+        rows = sorted(self.traces[key].values(), key=lambda t: t.index)
+        head = Text(
+            f"{self.solved} of {self.problems} solved · {rows[0].problem.text}",
+            style="cyan",
+            overflow="ellipsis",
+            no_wrap=True,
+        )
+        room = max(4, self.console.height - 5)
+        shown = Group(head, table(rows[:room]))
+        if len(rows) > room:
+            shown.renderables.append(Text(f"… and {len(rows) - room} more paths", style="bright_black"))
+        return shown
+
+
+def table(traces: list[Trace]) -> Table:
+    """A row per trace: mark, index, tokens, score over time, answer; retired traces greyed."""
+    grid = Table(box=None, padding=(0, 1))
+    for name, side in (
+        ("", "left"),
+        ("path", "right"),
+        ("tokens", "right"),
+        ("score", "left"),
+        ("", "right"),
+        ("answer", "left"),
+    ):
+        grid.add_column(name, justify=side)  # type: ignore[arg-type]
+    for t in traces:
+        score = "" if t.score is None else f"{t.score:.2f}"
+        what = t.answer or (t.reason if t.status in (Status.PRUNED, Status.TRUNCATED) else "")
+        line = sparkline([s for _, s in t.scores])
+        grid.add_row(MARKS[t.status], str(t.index), str(t.tokens), line, score, what, style=STYLES[t.status])
+    return grid
+
+
+def verdict(solution: Solution) -> Group:
+    """The answer, the vote and what it cost, for people."""
+    usage = solution.usage
+    said = {"none": "no answer", "uncertain": "I do not know"}.get(solution.state, solution.answer or "")
+    answer = Text(said, style="bold green" if solution.state == "answered" else "bold red")
+    sure = f"(confidence {solution.confidence:.2f})"
+    if solution.state == "uncertain":
+        sure = f"(leading: {solution.votes[0].answer}, confidence {solution.confidence:.2f})"
+    lines = [Text.assemble(Text("answer      "), answer, f"   {sure}")]
+    for alarm in solution.alarms[:5]:
+        lines.append(Text(f"  alarm: path {alarm.index} at {alarm.tokens} tokens: {alarm.why}", style="red"))
+    for vote in solution.votes[:5]:
+        lines.append(Text(f"  {vote.answer:<12} weight {vote.weight:7.2f}   {vote.paths} paths"))
+    if trusts := Counter(t.trust for t in solution.traces if t.trust):
+        counts = ", ".join(f"{trusts[state]} {state}" for state in ("trusted", "uncertain", "doubted"))
+        lines.append(Text(f"  finished paths, by their scores: {counts}", style="bright_black"))
+    spent = usage.thinking_tokens + usage.answer_tokens
+    lines.append(
+        Text(
+            f"  {len(solution.traces)} paths, {spent} tokens, {usage.probe_tokens} probes, about {usage.saved_tokens} tokens saved, "
+            f"{solution.seconds:.1f} s",
+            style="bright_black",
+        )
+    )
+    return Group(*lines)

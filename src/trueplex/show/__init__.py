@@ -1,1 +1,0 @@
-"""Seeing thought: stored traces for people to read, on a terminal and as a page."""

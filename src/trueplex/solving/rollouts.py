@@ -1,0 +1,165 @@
+"""Sample, grade and store traces; resumable after a kill at any moment.
+
+Traces are appended to one file as they stop, a few at a time. A trace belongs to (seed, problem,
+index) alone, so a run that is taken up again stores what an uninterrupted one would have stored.
+After Ctrl-C unfinished traces are stored too, and go on where they were.
+
+Rows that stand together in another batch than before differ in their last bits, which in a near-tie is
+another word. Evaluations, which promise the same file, therefore go by rounds: one that was broken off is
+thought again from its beginning, in the same batches.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from trueplex.data.traces import ARROW, Row, Store, open_store, read, read_traces, to_row
+from trueplex.engine import start as engine
+from trueplex.errors import InputError, StoreError
+from trueplex.models.backbone import Backbone
+from trueplex.models.prompt import make_prompt
+from trueplex.solving.loop import Scorer, Stopped, stream
+from trueplex.solving.settings import Settings, configuration, origin
+from trueplex.types import Problem, Status, Trace
+
+MANIFEST, TRACES = "rollout.json", f"traces{ARROW}"
+BATCH_BYTES, SECONDS = 1 << 17, 2.0  # traces are written when they are so large, or this long after the last time
+ROUND = 4  # batches of rows in a round: fewer would leave rows empty at the end of each, more would repeat more after a kill
+
+Stops = dict[str, set[int]]  # by problem text, the numbers of the traces that are stored whole
+
+
+def rollout(
+    backbone: Backbone, problems: Sequence[Problem], settings: Settings, out: str | Path,
+    scorer: Scorer | None = None, progress: Callable[[int, int], None] = lambda done, tokens: None,
+    say: Callable[[str], None] = lambda message: None, exact: bool = False,
+) -> Path:  # fmt: skip
+    """Sample `settings.paths` traces of every problem into `out`/traces.arrow; returns that path.
+
+    Taken up again, no work is repeated and every trace has the draws that it would have had. With ``exact`` it has
+    the same bits, too, and what is repeated is the round that was broken off, at most ROUND batches of rows.
+
+    ``progress`` is called with the number of traces newly stored and of tokens newly thought.
+
+    Raises:
+        InputError: a problem has no answers to grade by.
+        StoreError: `out` holds rollouts of another configuration or of other problems.
+    """
+    unlabelled = [p for p in problems if not p.answers]
+    if unlabelled:
+        raise InputError(
+            f"{len(unlabelled)} problems have no answers, the first {unlabelled[0].text[:60]!r}; mend: add them"
+        )
+    out, paths = Path(out), settings.waves.most
+    source = origin(settings.thinking, backbone)
+    rows = settings.rows or engine.ROWS.get(backbone.device.type, engine.ROWS["cpu"])
+    _claim(out, {"config": configuration(settings, backbone), "problems": [p.key for p in problems],
+                 "scorer": scorer.fingerprint if scorer else None})  # fmt: skip
+    store = open_store(out / TRACES)
+    stops, unique = _stops(out / TRACES, say), list({p.key: p for p in problems}.values())
+    progress(sum(min(len(stops.get(p.text, ())), paths) for p in problems), 0)
+    writer = _Writer(store)
+    rounds = (
+        _rounds(unique, stops, paths, ROUND * rows, say) if exact else _left(unique, stops, paths, out / TRACES, say)
+    )
+    try:
+        for chosen, begun in rounds:
+            prompts = {p.key: make_prompt(p, backbone).ids for p in chosen}
+            run = stream(backbone, chosen, settings, scorer, begun)
+            try:
+                for event in run:
+                    if isinstance(event, Stopped):
+                        trace = event.trace
+                        new = trace.index not in stops.get(trace.problem.text, ())
+                        if new:
+                            writer.add(to_row(trace, prompts[trace.problem.key], source))
+                        progress(int(new), trace.tokens)
+            except KeyboardInterrupt:
+                if not exact:
+                    for trace in run.unfinished():
+                        writer.add(to_row(trace, prompts[trace.problem.key], source))
+                raise
+    finally:
+        writer.flush()
+        store.close()
+    return out / TRACES
+
+
+class _Writer:
+    """Appends traces a few at a time: a batch costs some 4 KiB and a millisecond of its own in a columnar file.
+
+    Long traces, beside which that is nothing, are written one by one; of short ones a file that is cut off loses at most
+    BATCH_BYTES, less than a second's work.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.rows: list[Row] = []
+        self.bytes = 0
+        self.written = time.monotonic()
+
+    def add(self, row: Row) -> None:
+        self.rows.append(row)
+        self.bytes += sum(column.nbytes for column in row.values() if isinstance(column, np.ndarray))
+        if self.bytes >= BATCH_BYTES or time.monotonic() - self.written > SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        rows, self.rows, self.bytes = self.rows, [], 0
+        self.store.append(rows)
+        self.written = time.monotonic()
+
+
+def _stops(path: Path, say: Callable[[str], None]) -> Stops:
+    """Which traces of which problems are stored whole."""
+    stops: Stops = {}
+    for row in read(path, say, ("problem", "index", "status")):
+        if row["status"] != Status.RUNNING.value:
+            stops.setdefault(row["problem"], set()).add(row["index"])
+    return stops
+
+
+def _left(
+    problems: Sequence[Problem], stops: Stops, paths: int, path: Path, say: Callable[[str], None]
+) -> Iterator[tuple[list[Problem], list[Trace]]]:
+    """At once, all problems whose traces are not all there, and those of their traces that are, or were begun."""
+    left = [p for p in problems if len(stops.get(p.text, ())) < paths]
+    texts = {p.text for p in left}
+    if left:
+        yield left, [t for t, _ in read_traces(path, say) if t.problem.text in texts]
+
+
+def _rounds(
+    problems: Sequence[Problem], stops: Stops, paths: int, traces: int, say: Callable[[str], None]
+) -> Iterator[tuple[list[Problem], list[Trace]]]:
+    """Round by round, some problems that are always thought about together; a round that is stored is passed over."""
+    size = max(1, traces // paths)
+    for first in range(0, len(problems), size):
+        chosen = list(problems[first : first + size])
+        stored = sum(min(len(stops.get(p.text, ())), paths) for p in chosen)
+        if stored == len(chosen) * paths:
+            continue
+        if stored:
+            say(f"{stored} traces of a round that was broken off are thought again, so that the results are those of a run that "
+                "was not")  # fmt: skip
+        yield chosen, []
+
+
+def _claim(out: Path, manifest: dict) -> None:
+    """Write the manifest of a new folder, or check that an old one says the same."""
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / MANIFEST
+    if path.exists():
+        told, own = json.loads(path.read_text()), json.loads(json.dumps(manifest))
+        if told != {name: own[name] for name in own if name in told}:  # an older folder may not tell all
+            raise StoreError(f"{out} holds rollouts of another configuration; mend: give another --out folder")
+        return
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(manifest))
+    os.replace(temporary, path)

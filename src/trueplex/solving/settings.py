@@ -1,0 +1,137 @@
+"""What a run is asked to do, and what it effectively did: options in, configuration out."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from trueplex.data.traces import Origin
+from trueplex.decide import adaptive as waves
+from trueplex.decide import alarms
+from trueplex.decide import pruning as policy
+from trueplex.decide import voting as vote
+from trueplex.decide.budget import Budget
+from trueplex.engine.thinking import Thinking
+from trueplex.errors import OptionError
+from trueplex.models.backbone import Backbone
+
+DEFAULT_STRIDE = 32  # tokens between looks at the traces when nothing asks for a finer cadence
+
+
+@dataclass(slots=True, frozen=True)
+class Settings:
+    """What a run is asked to do; validated whole, before any token is spent.
+
+    Attributes:
+        paths: traces of each problem: a number, ``auto`` or ``auto:LIMIT`` (`trueplex.decide.adaptive`).
+        prune, select, alarms: in the grammars of `trueplex.decide.pruning`, `trueplex.decide.voting` and `trueplex.decide.alarms`;
+            ``select`` None is weighted with a scorer and majority without; an alarm may be a function, too.
+        abstain_below: give no answer at a lower confidence.
+        max_error: give answers only as far as at most this share of them is wrong, by the calibration.
+        rows: traces decoded together; None is the device's own.
+
+    Raises:
+        OptionError: a value is out of range, or an option could not act in this combination.
+    """
+
+    paths: int | str = 16
+    thinking: Thinking = field(default_factory=Thinking)
+    verifier: str = "auto"
+    prune: str = "none"
+    select: str | None = None
+    seed: int = 0
+    probe_every: int = DEFAULT_STRIDE
+    rows: int | None = None
+    alarms: tuple[str | alarms.Look, ...] = ()
+    budget: Budget = field(default_factory=Budget)
+    abstain_below: float | None = None
+    max_error: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**63:
+            raise OptionError(f"seed is {self.seed}; mend: a whole number from 0 to 2^63 − 1")
+        if self.probe_every < 1:
+            raise OptionError(f"probe-every is {self.probe_every}; mend: at least 1")
+        if self.select is not None:
+            vote.selector(self.select)
+        rule, adaptive = policy.parse(self.prune), waves.parse(self.paths).adaptive
+        for alarm in self.alarms:
+            alarms.parse(alarm)
+        if self.verifier == "none":
+            self._without_scores(rule)
+        if rule.warmup and adaptive:
+            raise OptionError(
+                f"{self.prune!r} has a warm-up of its own, so paths cannot be {self.paths!r}; mend: a number"
+            )
+        for name in ("abstain_below", "max_error"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < 1:
+                raise OptionError(f"{name.replace('_', '-')} is {value}; mend: a share between 0 and 1")
+        if self.abstain_below is not None and self.max_error is not None:
+            raise OptionError("abstain-below and max-error both set the least confidence; mend: give one of them")
+        if self.max_error is not None and (self.alarms or self.budget != Budget()):
+            raise OptionError("max-error promises for runs that end by themselves, and alarms and budgets cut them short; mend: "
+                              "drop them, or use abstain-below")  # fmt: skip
+
+    def _without_scores(self, rule: policy.Policy) -> None:
+        if rule.needs_scores:
+            raise OptionError(f"pruning {self.prune!r} needs scores; mend: --prune none, or give a verifier")
+        if self.select not in (None, "majority"):
+            raise OptionError(f"selecting by {self.select!r} needs scores; mend: --select majority, or give a verifier")
+        if wanting := [a for a in self.alarms if alarms.parse(a).needs_scores]:
+            raise OptionError(f"the alarm {wanting[0]!r} needs scores; mend: drop it, or give a verifier")
+
+    @property
+    def waves(self) -> waves.Waves:
+        """When a problem gets how many traces: behind a warm-up, if the policy has one."""
+        asked, warmup = waves.parse(self.paths), policy.parse(self.prune).warmup
+        return waves.Waves(min(warmup, asked.most), asked.most) if warmup else asked
+
+
+def thinking_options(thinking: Thinking) -> dict[str, Any]:
+    """How traces think, defaults filled in; options that do not act in the mode are None."""
+    stochastic = thinking.mode == "stochastic-soft"
+    return {
+        "thinking": thinking.mode,
+        "width": thinking.k,
+        "merge": thinking.merge_kind,
+        "replacement": thinking.replacement if thinking.mode == "multiplex" else None,
+        "noise": thinking.noise_kind,
+        "strength": (thinking.strength or 1.0) if stochastic else None,
+        "sampling": asdict(thinking.sampling),
+        "answer_sampling": asdict(thinking.answering),
+        "ending": asdict(thinking.ending),
+    }
+
+
+def origin(thinking: Thinking | None, backbone: Backbone, decided: dict[str, Any] | None = None) -> Origin:
+    """What is stored with every trace of a run; without thinking, what is asked of traces that may think in any way.
+
+    ``decided`` is what else a trace's scores and its end came from, where that must be the same to go on.
+    """
+    options = json.dumps(thinking_options(thinking) | ({"decided": decided} if decided else {})) if thinking else ""
+    return Origin(backbone.fingerprint, backbone.tokenizer_fingerprint, options)
+
+
+def configuration(settings: Settings, backbone: Backbone) -> dict[str, Any]:
+    """The effective configuration, defaults filled in, as stored beside every result (law 10)."""
+    thinking = settings.thinking
+    return {
+        "model": backbone.name,
+        "fingerprint": backbone.fingerprint,
+        "device": str(backbone.device),
+        "dtype": str(backbone.dtype).removeprefix("torch."),
+        "paths": settings.paths if waves.parse(settings.paths).adaptive else settings.waves.most,
+        **thinking_options(thinking),
+        "max_tokens": thinking.ending.most(backbone.default_max_tokens),
+        "verifier": settings.verifier,
+        "prune": settings.prune,
+        "select": settings.select,
+        "alarms": [alarms.parse(alarm).spelled for alarm in settings.alarms],
+        "budget": asdict(settings.budget),
+        "abstain_below": settings.abstain_below,
+        "max_error": settings.max_error,
+        "probe_every": settings.probe_every,
+        "seed": settings.seed,
+    }

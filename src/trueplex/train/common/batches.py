@@ -1,0 +1,156 @@
+"""Which traces make a batch, and where they are probed: pure functions of (seed, epoch), so that training resumes exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+from transformers.trainer_pt_utils import get_length_grouped_indices
+
+from trueplex.models.backbone import Backbone
+from trueplex.train.common.labels import labels
+from trueplex.types import Steps
+from trueplex.verify.probe import pad_inputs
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A stored trace with its label: prompt ids, steps, right or wrong, and its problem's key and text.
+
+    ``values`` are its Monte-Carlo values where it was valued: numbers of tokens [V], rising, and values [V].
+    """
+
+    prompt: tuple[int, ...]
+    steps: Steps
+    correct: bool
+    problem: int
+    text: str = ""
+    values: tuple[np.ndarray, np.ndarray] | None = None
+
+    def __len__(self) -> int:
+        return len(self.prompt) + len(self.steps)
+
+
+@dataclass(frozen=True)
+class Probed:
+    """A trace and where it is probed this time: token positions [M]."""
+
+    trace: Labelled
+    positions: np.ndarray
+
+
+class Probes(Dataset):
+    """Labelled traces, each with positions drawn from (seed, epoch, its number); the last token always.
+
+    ``positions`` None probes every token. With ``together``, traces of one problem are probed at the same
+    shares of their length, so that they can be compared.
+    """
+
+    def __init__(self, traces: Sequence[Labelled], positions: int | None, seed: int, together: bool = False) -> None:
+        self.traces, self.positions, self.seed, self.together = traces, positions, seed, together
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.traces)
+
+    def __getitem__(self, number: int) -> Probed:
+        trace = self.traces[number]
+        length = len(trace.steps)
+        if self.positions is None:
+            return Probed(trace, np.arange(length))
+        name = trace.problem & 0xFFFFFFFF if self.together else number
+        shares = np.sort(np.random.default_rng((self.seed, self.epoch, name)).random(self.positions - 1))
+        return Probed(trace, np.append((shares * length).astype(np.int64), length - 1))
+
+
+class Shown(Protocol):
+    """What is ordered: a trace, or a text that shows one."""
+
+    @property
+    def problem(self) -> int: ...
+    @property
+    def correct(self) -> bool: ...
+    def __len__(self) -> int: ...
+
+
+class Ordered(Protocol):
+    """A dataset with an order of its own in every epoch."""
+
+    epoch: int
+
+    @property
+    def traces(self) -> Sequence[Shown]: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def together(self) -> bool: ...
+    def __len__(self) -> int: ...
+
+
+class Order(Sampler[int]):
+    """The order of an epoch: traces of like length together, or of one problem; see `Recipe`."""
+
+    def __init__(self, data: Ordered, rows: int, balanced: bool) -> None:
+        self.data, self.rows = data, rows
+        self._sides: dict[int, tuple[list[int], list[int]]] = {}
+        for number, trace in enumerate(data.traces):
+            self._sides.setdefault(trace.problem, ([], []))[0 if trace.correct else 1].append(number)
+        self.balanced = balanced
+
+    def set_epoch(self, epoch: int) -> None:
+        self.data.epoch = epoch
+
+    def __len__(self) -> int:
+        if self.balanced:
+            return sum(2 * min(len(right), len(wrong)) for right, wrong in self._sides.values())
+        return len(self.data)
+
+    def __iter__(self) -> Iterator[int]:
+        rng = np.random.default_rng((self.data.seed, self.data.epoch))
+        problems = [self._of_problem(sides, rng) for sides in self._sides.values()]
+        if self.data.together:  # a batch holds whole problems, as far as it reaches
+            return iter([number for i in rng.permutation(len(problems)) for number in problems[i]])
+        numbers = [number for problem in problems for number in problem]
+        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        lengths = [len(self.data.traces[number]) for number in numbers]
+        return iter([numbers[i] for i in get_length_grouped_indices(lengths, self.rows, generator=generator)])
+
+    def _of_problem(self, sides: tuple[list[int], list[int]], rng: np.random.Generator) -> list[int]:
+        """The problem's traces in random order; balanced, as many right as wrong ones."""
+        most = min(map(len, sides)) if self.balanced else max(map(len, sides))
+        chosen = [number for side in sides for number in rng.permutation(side)[:most]]
+        return [int(number) for number in rng.permutation(chosen)]
+
+
+def collate(backbone: Backbone, kind: str) -> Any:
+    """Probed traces → inputs [B, N, H], probed columns, labels and weights [B, M], right or wrong [B], problems [B].
+
+    Rows with fewer probes repeat their last, which then weighs nothing. ``final`` weighs the last probe alone.
+    """
+
+    def batch(probed: list[Probed]) -> dict[str, Tensor]:
+        inputs, _ = pad_inputs(backbone, [(p.trace.prompt, p.trace.steps) for p in probed])
+        most = max(len(p.positions) for p in probed)
+        columns, targets, weights = [], [], []
+        for p in probed:
+            count, length = len(p.positions), len(p.trace.steps)
+            at = np.pad(p.positions, (0, most - count), mode="edge")
+            weight = (np.arange(most) < count).astype(np.float32)
+            columns.append(at + len(p.trace.prompt))
+            targets.append(labels(kind, length, at, p.trace.correct, p.trace.values))
+            weights.append(weight * (at == length - 1) if kind == "final" else weight)
+        return {
+            "inputs": inputs,
+            "columns": torch.from_numpy(np.stack(columns)),
+            "labels": torch.from_numpy(np.stack(targets)),
+            "weights": torch.from_numpy(np.stack(weights).astype(np.float32)),
+            "correct": torch.tensor([p.trace.correct for p in probed]),
+            "problems": torch.tensor([p.trace.problem >> 1 for p in probed]),  # 63 bits: torch has no unsigned ids
+        }
+
+    return batch

@@ -1,0 +1,149 @@
+"""What a training run leaves for people to read: figures, TensorBoard, rollouts, judgements and alarms.
+
+Everything is cut back to the step that a run is taken up at, so a run that was killed leaves the same files as one
+that was not.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from trueplex.data.traces import Origin, open_store, to_row
+from trueplex.errors import MissingExtra
+from trueplex.train.common.watch import write_whole
+from trueplex.train.grpo.batches import Rollout
+from trueplex.train.grpo.watch import cheating, signs
+
+METRICS, VALIDATION, ALARMS = "metrics.jsonl", "validation.jsonl", "alarms.jsonl"
+SAMPLED = 8  # traces on a page of an alarm
+
+Say = Callable[[str], None]
+
+
+class Lines:
+    """A file of JSON lines, each of a step; cut back to the steps up to the one that a run is taken up at."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        self.path = path
+        self.rows = [row for row in _read(path) if row["step"] <= step]
+        write_whole(path, "".join(json.dumps(row) + "\n" for row in self.rows))
+
+    def append(self, row: dict[str, Any]) -> None:
+        row = _finite(row)
+        self.rows.append(row)
+        with self.path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    """The same with None for what is no number, as JSON has none of that."""
+    if isinstance(value, dict):
+        return {name: _finite(inner) for name, inner in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:  # a line that a kill cut off
+            break
+    return rows
+
+
+def writer(folder: Path, step: int) -> Any:
+    """A TensorBoard writer that forgets what a killed run wrote after `step`. Raises MissingExtra."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise MissingExtra("tensorboard", "train") from error
+    return SummaryWriter(str(folder), purge_step=step + 1)
+
+
+class Journal:
+    """The files of a run, from step `step` on; only the first process keeps one."""
+
+    def __init__(self, out: Path, step: int, say: Say) -> None:
+        self.out, self.say = out, say
+        self.metrics = Lines(out / METRICS, step)
+        self.validation = Lines(out / VALIDATION, step)
+        self.alarms = Lines(out / ALARMS, step)
+        self.board = writer(out / "tensorboard", step)
+        self._sounding = {row["sign"] for row in self.alarms.rows if row["step"] == step}
+
+    def step(self, figures: dict[str, Any]) -> None:
+        """A step's figures; an alarm is sounded when it begins, not at every step that it lasts."""
+        self.metrics.append(figures)
+        for name, value in flat(figures):
+            self.board.add_scalar(name, value, figures["step"])
+        self.board.flush()
+        found = signs(figures, self.metrics.rows[0])
+        for name in found.keys() - self._sounding:
+            self._alarm(figures["step"], name, found[name])
+        self._sounding = set(found)
+
+    def judge(self, judgement: dict[str, Any], rollouts: Sequence[Rollout]) -> None:
+        """A judgement on validation; `rollouts` are those of the last step, to be read if something looks wrong."""
+        since = self.validation.rows[-1]["step"] if self.validation.rows else 0
+        rewards = [m["reward"] for m in self.metrics.rows if m["step"] > since and m["reward"] is not None]
+        judgement = {**judgement, "reward": sum(rewards) / len(rewards) if rewards else None}
+        self.validation.append(judgement)
+        for name, value in flat(judgement):
+            self.board.add_scalar(f"validation/{name}", value, judgement["step"])
+        self.board.flush()
+        if cheating(self.validation.rows):
+            page = self.out / "alarms" / f"step-{judgement['step']:06d}.md"
+            page.parent.mkdir(exist_ok=True)
+            page.write_text(sample_page(judgement["step"], rollouts))
+            self._alarm(judgement["step"], "validation", f"the reward rises while validation falls; read {page}")
+
+    def _alarm(self, step: int, sign: str, what: str) -> None:
+        self.alarms.append({"step": step, "sign": sign, "what": what})
+        self.say(f"ALARM at step {step}: {what}")
+
+    def close(self) -> None:
+        self.board.close()
+
+
+def keep(out: Path, step: int, rollouts: Sequence[Rollout], origin: Origin, kept: int, process: int) -> None:
+    """Store what a process rolled out in a step, and forget its steps long past, but for the last `kept`."""
+    folder, own = out / "rollouts", f"-{process}" if process else ""
+    path = folder / f"step-{step:06d}{own}.arrow"
+    path.unlink(missing_ok=True)
+    store = open_store(path)
+    store.append([to_row(r.trace, r.prompt, origin) for r in rollouts])
+    store.close()
+    for old in sorted(folder.glob(f"step-??????{own}.arrow"))[:-kept]:
+        old.unlink()
+
+
+def flat(figures: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:
+    """The numbers of nested figures with their names, a slash between levels."""
+    found: list[tuple[str, float]] = []
+    for name, value in figures.items():
+        if isinstance(value, dict):
+            found += flat(value, f"{prefix}{name}/")
+        elif isinstance(value, (int, float)) and name != "step":
+            found.append((prefix + name, float(value)))
+    return found
+
+
+def sample_page(step: int, rollouts: Sequence[Rollout]) -> str:
+    """Traces to read, the best rewarded first, as Markdown."""
+    chosen = sorted(rollouts, key=lambda r: (-r.reward, r.number, r.trace.index))[:SAMPLED]
+    parts = [
+        f"# Step {step}: the reward rises while validation falls\n\nThe best rewarded of {len(rollouts)} rollouts."
+    ]
+    for r in chosen:
+        text = r.trace.text.replace("```", "'''")
+        parts.append(
+            f"## {r.trace.problem.id or 'problem'}, trace {r.trace.index}: reward {r.reward:g}, correct: {r.trace.correct}\n\n"
+            f"{r.trace.problem.text}\n\nAnswer: {r.trace.answer}; accepted: {', '.join(r.trace.problem.answers or ()) or 'unknown'}; "
+            f"{r.trace.tokens} tokens, {r.trace.status.value}.\n\n```text\n{text}\n```"
+        )
+    return "\n\n".join(parts) + "\n"

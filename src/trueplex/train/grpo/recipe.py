@@ -1,0 +1,117 @@
+"""How a policy is trained: one frozen object, validated whole, saved beside the run."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from trueplex.engine.thinking import Thinking
+from trueplex.errors import OptionError
+from trueplex.train.grpo.loss import AGGREGATIONS, NORMS, Clip
+
+TRAINABLE = ("discrete", "multiplex")
+# What decides how fast a run is and what it keeps, not what it learns: may differ when it is taken up again.
+FREE = ("steps", "micro_tokens", "rows", "checkpointing", "kept")
+
+
+@dataclass(frozen=True)
+class PolicyRecipe:
+    """How to train. The defaults are the paper's where it gives them (arXiv 2601.08808, appendix).
+
+    Attributes:
+        thinking: how rollouts think; ``discrete`` is the same training at K = 1.
+        steps: batches of rollouts.
+        prompts: problems a step, over all processes.
+        samples: rollouts a problem: the group whose mean is the baseline.
+        lr, warmup: peak learning rate, and the steps over which it rises; it is constant then.
+        epochs: passes over the rollouts of a step.
+        minibatches: optimizer updates a pass.
+        norm: ``std`` divides advantages by the group's deviation, ``none`` does not.
+        aggregation: ``token``, ``trace`` or ``constant``; see `grpo.step_weights`.
+        clip: where ratios stop to matter.
+        kl: weight of the divergence from the model that training began with; 0 as published.
+        rank: LoRA rank; 0 trains all weights.
+        targets: ends of the names of the layers that get LoRA; empty for all linear layers.
+        rewards: names of reward functions, summed; see `rewards.load`.
+        max_norm: gradients are scaled down to this norm.
+        most_skipped: so many updates in a row without a finite gradient end the run.
+        every: steps between checkpoints, where validation is judged.
+        validated: traces of each validation problem.
+        kept: steps whose rollouts stay on the disk.
+        micro_tokens: most tokens, padding included, of one forward pass of training.
+        rows: traces decoded together; None is the device's own number.
+        bf16: forward passes in bfloat16, weights in float32.
+        checkpointing: recompute activations in the backward pass: slower, in less memory.
+
+    Raises:
+        OptionError: a value is out of range, or an option could not act.
+    """
+
+    thinking: Thinking = field(default_factory=Thinking)
+    steps: int = 300
+    prompts: int = 128
+    samples: int = 8
+    lr: float = 1e-6
+    warmup: int = 0
+    epochs: int = 1
+    minibatches: int = 1
+    norm: str = "std"
+    aggregation: str = "token"
+    clip: Clip = field(default_factory=Clip)
+    kl: float = 0.0
+    rank: int = 0
+    targets: tuple[str, ...] = ()
+    rewards: tuple[str, ...] = ("correct",)
+    max_norm: float = 1.0
+    most_skipped: int = 5
+    every: int = 25
+    validated: int = 4
+    kept: int = 20
+    micro_tokens: int = 4096
+    rows: int | None = None
+    bf16: bool = False
+    checkpointing: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "prompts", "lr", "epochs", "minibatches", "max_norm", "most_skipped", "every", "validated",
+                     "micro_tokens"):  # fmt: skip
+            if not 0 < getattr(self, name) < float("inf"):
+                raise OptionError(f"{name.replace('_', '-')} is {getattr(self, name)}; mend: a positive number")
+        for name in ("warmup", "kl", "rank", "kept"):
+            if getattr(self, name) < 0:
+                raise OptionError(f"{name} is {getattr(self, name)}; mend: 0 turns it off")
+        if self.samples < 2:
+            raise OptionError(f"samples is {self.samples}; mend: at least 2, as a trace is judged against its group")
+        for name, known in (("norm", NORMS), ("aggregation", AGGREGATIONS)):
+            if getattr(self, name) not in known:
+                raise OptionError(f"unknown {name} {getattr(self, name)!r}; mend: one of {', '.join(known)}")
+        if self.prompts % self.minibatches:
+            raise OptionError(
+                f"{self.prompts} prompts do not make {self.minibatches} even minibatches; mend: a divisor"
+            )
+        if self.rank == 0 and self.targets:
+            raise OptionError("targets choose layers for LoRA and rank is 0; mend: drop them or give a rank")
+        if not self.rewards:
+            raise OptionError("there is no reward; mend: 'correct', or 'module:function'")
+        self._refuse_what_has_no_gradient()
+
+    def _refuse_what_has_no_gradient(self) -> None:
+        thinking = self.thinking
+        if thinking.mode not in TRAINABLE:
+            raise OptionError(f"a {thinking.mode} step is not drawn word by word and has no log-probability to train on; "
+                              "mend: --thinking multiplex or discrete")  # fmt: skip
+        if not thinking.replacement:
+            raise OptionError("samples without replacement are not independent draws, so their log-probabilities do not "
+                              "add up; mend: drop --without-replacement")  # fmt: skip
+        if thinking.sampling.temperature == 0 or thinking.answering.temperature == 0:
+            raise OptionError("greedy rollouts of one problem are all the same; mend: a positive temperature")
+
+    @property
+    def updates(self) -> int:
+        """Optimizer updates a step."""
+        return self.epochs * self.minibatches
+
+    def identity(self) -> dict[str, Any]:
+        """What a run must have in common with the one that it goes on with."""
+        return {name: value for name, value in asdict(self).items() if name not in FREE}

@@ -1,0 +1,90 @@
+"""Which weights of a model learn, and the folders that the learned ones are written to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+
+from trueplex.errors import ModelError
+from trueplex.models.backbone import Backbone
+from trueplex.train.common.sharded import full_state
+from trueplex.train.grpo.batches import merge_inputs
+from trueplex.train.grpo.recipe import PolicyRecipe
+from trueplex.verify.one_token import linear_names
+
+MODEL, ADAPTER = "model", "adapter"  # the folder that a run writes what it learned to
+BEST = "best"  # the folder with such a folder in it, of what validated best
+
+
+def trainable(backbone: Backbone, recipe: PolicyRecipe) -> Any:
+    """The module to train: the model itself, or a `PeftModel` around it; the engine goes on to use `backbone`.
+
+    The model stays in evaluation mode, as dropout would make the ratio another than 1; with ``checkpointing`` its
+    layers alone believe to be trained, which is what makes them forget their activations.
+
+    Raises:
+        ModelError: the model is not in float32, in which small updates would be lost.
+        OptionError: no linear layer is called as a target says.
+    """
+    model = backbone.model
+    if backbone.dtype != torch.float32:
+        raise ModelError(f"weights in {backbone.dtype} would lose small updates; mend: load the model in float32, and use "
+                         "--bf16 for the forward passes")  # fmt: skip
+    if recipe.rank:
+        names = linear_names(backbone, recipe.targets)
+        torch.manual_seed(recipe.seed)
+        model = get_peft_model(model, LoraConfig(r=recipe.rank, lora_alpha=2 * recipe.rank, lora_dropout=0.0,
+                                                 target_modules=names, task_type="CAUSAL_LM"))  # fmt: skip
+        model.peft_config["default"].base_model_name_or_path = backbone.name
+    else:
+        model.requires_grad_(True)
+    model.eval()
+    model.register_forward_pre_hook(merge_inputs, with_kwargs=True)
+    if recipe.checkpointing:
+        backbone.model.gradient_checkpointing_enable({"use_reentrant": False})
+    return model
+
+
+def forgetful(backbone: Backbone, on: bool) -> None:
+    """Have the layers that can recompute their activations do so, or not, as the engine's cache needs."""
+    for module in backbone.model.modules():
+        if getattr(module, "gradient_checkpointing", False):
+            module.training = on
+
+
+def frozen(reference: Backbone | None) -> Any:
+    """A second copy of a model, ready to read merged inputs; it never learns."""
+    if reference is None:
+        return None
+    reference.model.register_forward_pre_hook(merge_inputs, with_kwargs=True)
+    return reference.model
+
+
+def save(backbone: Backbone, model: Any, out: Path, writes: bool) -> Path:
+    """Write what was learned: a folder that `--model` takes, or, with LoRA, a PEFT adapter; returns it.
+
+    All processes call it, as each may hold a part of the weights, and one ``writes``.
+    """
+    folder, state = folder_of(model, out), full_state(model)
+    if writes:
+        model.save_pretrained(str(folder), state_dict=state)
+        if folder.name == MODEL:
+            backbone.tokenizer.save_pretrained(folder)
+    return folder
+
+
+def folder_of(model: Any, out: Path) -> Path:
+    return out / (ADAPTER if isinstance(model, PeftModel) else MODEL)
+
+
+def release(backbone: Backbone, model: Any, recipe: PolicyRecipe) -> None:
+    """Leave the model as it was found, but for what it learned."""
+    model._forward_pre_hooks.clear()
+    model._forward_pre_hooks_with_kwargs.clear()
+    if recipe.checkpointing:
+        backbone.model.gradient_checkpointing_disable()
+    backbone.model.eval().requires_grad_(False)
+    backbone.__dict__.pop("fingerprint", None)

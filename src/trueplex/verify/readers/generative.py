@@ -1,0 +1,131 @@
+"""GenRM (arXiv 2408.15240): a language model is asked whether a solution is right, and its chance of "Yes" is the score.
+
+Prompted or tuned (`trueplex train reward --kind generative`), the question is the same. With votes, the
+model first writes as many rationales, drawn by the engine from (seed, text, number), and the chance of
+"Yes" behind each is averaged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from trueplex.engine import start as engine
+from trueplex.engine.fitting import Fitting
+from trueplex.engine.limits import Ending
+from trueplex.engine.prefill import prefill, prompt_inputs
+from trueplex.engine.sampling import Sampling
+from trueplex.engine.thinking import Thinking
+from trueplex.models.backbone import Backbone
+from trueplex.models.cache import SlotCache
+from trueplex.types import Problem, Prompt
+from trueplex.verify.readers import forms
+from trueplex.verify.readers.branches import Grafted
+from trueplex.verify.readers.reading import Grouped, Written
+from trueplex.verify.readers.transcript import Words
+
+ROWS = 32  # texts read together at first
+RATIONALE_TOKENS = 512
+STRIDE = 64
+TEMPERATURE = 0.7  # of rationales
+
+Asked = tuple[list[int], int, int]  # ids up to the verdict, and the ids of Yes and No
+
+
+class GenerativeReader:
+    """A generative verifier. ``votes`` None reads the verdict at once; a number lets it write so many rationales first."""
+
+    def __init__(
+        self, verifier: Backbone, words: Words, votes: int | None, say: Callable[[str], None], seed: int = 0
+    ) -> None:
+        self.verifier, self.words, self.votes, self.seed = verifier, words, votes, seed
+        self._grouped = Grouped(verifier.config, Fitting(ROWS, say), lambda ids: (list(ids), 1, 2), self._alone, self._grafted,
+                                verifier.device)  # fmt: skip
+        forms.fork(verifier.tokenizer, self._text("1+1?", []))
+
+    def read(self, written: Sequence[Written], at: Sequence[Sequence[int]]) -> tuple[list[list[float]], list[int]]:
+        texts = [[self._text(w.problem, w.ids[:n]) for n in counts] for w, counts in zip(written, at, strict=True)]
+        if self.votes is None:
+            asked = [[forms.fork(self.verifier.tokenizer, text) for text in own] for own in texts]
+            return self._grouped(asked), [self._grouped.cost(own) for own in asked]
+        found = iter(self._after_rationales([text for own in texts for text in own], self.votes))
+        each = [[next(found) for _ in own] for own in texts]
+        return [[score for score, _ in own] for own in each], [sum(tokens for _, tokens in own) for own in each]
+
+    def most(self, written: Written) -> int:
+        asked = len(self.show(written.problem, written.ids)[0])
+        if self.votes is None:
+            return asked
+        # The prompt once, and for each vote its rationale, and all of it read again up to the verdict.
+        again = len(forms.fork(self.verifier.tokenizer, f"\nVerification: {forms.QUESTION} ")[0]) + 1
+        prompt = len(
+            self.verifier.tokenizer(self._text(written.problem, written.ids), add_special_tokens=False)["input_ids"]
+        )
+        return prompt + self.votes * (2 * RATIONALE_TOKENS + prompt + again)
+
+    def show(self, problem: str, ids: Sequence[int]) -> Asked:
+        """What the model is shown of a solution, when it is asked at once."""
+        return forms.fork(self.verifier.tokenizer, self._text(problem, ids))
+
+    def _text(self, problem: str, ids: Sequence[int]) -> str:
+        solution = forms.solution_for(self.verifier.tokenizer, lambda tags: self.words.text(ids, tags))
+        return forms.asked(self.verifier.tokenizer, problem, solution, self.votes is not None)
+
+    def _after_rationales(self, texts: Sequence[str], votes: int) -> list[tuple[float, int]]:
+        tokenizer, think_end = self.verifier.tokenizer, self.verifier.think_end
+        room = self.verifier.max_positions
+        prompts = []
+        for text in dict.fromkeys(texts):  # one text is asked about once
+            ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+            prompts.append(Prompt(Problem(text), tuple(ids), text))
+        thinking = Thinking("discrete", sampling=Sampling(TEMPERATURE), ending=Ending(min(RATIONALE_TOKENS, room)))
+        live = engine.start(self.verifier, prompts, votes, thinking, self.seed)
+        while live:
+            live.advance(STRIDE)
+        suffix, yes, no = forms.fork(tokenizer, f"\nVerification: {forms.QUESTION} ")
+        begun = {p.problem.key: p for p in prompts}
+        asked, owners = [], []
+        for trace in sorted(live.finished, key=lambda t: t.index):
+            assert trace.steps is not None
+            prompt, rationale = begun[trace.problem.key], trace.steps.ids[:, 0].tolist()
+            stops = [i for i, token in enumerate(rationale) if token == think_end or token in self.verifier.ends]
+            rationale = rationale[: stops[0]] if stops else rationale
+            closed = [think_end] if prompt.text.rstrip().endswith(forms.THINK) and think_end is not None else []
+            asked.append(([*prompt.ids, *rationale, *closed, *suffix], yes, no))
+            owners.append((prompt.text, len(trace.steps) + len(asked[-1][0])))
+        scores: dict[str, list[float]] = {}
+        tokens = {p.text: len(p.ids) for p in prompts}
+        for (text, spent), (score,) in zip(owners, self._grouped([[one] for one in asked]), strict=True):
+            scores.setdefault(text, []).append(score)
+            tokens[text] += spent
+        firsts = set(dict.fromkeys(texts))
+        out = []
+        for text in texts:  # what was asked once is paid once
+            out.append((sum(scores[text]) / votes, tokens[text] if text in firsts else 0))
+            firsts.discard(text)
+        return out
+
+    def _alone(self, asked: Sequence[Asked]) -> Tensor:
+        """The chance of Yes [n] after each text."""
+        inputs = [prompt_inputs(self.verifier, ids) for ids, _, _ in asked]
+        logits = prefill(self.verifier, SlotCache(self.verifier.layers, len(asked)), inputs, 0)
+        return _yes(logits, torch.tensor([words for _, *words in asked], device=logits.device))
+
+    def _grafted(self, groups: Sequence[Sequence[Asked]], grafted: Grafted) -> Tensor:
+        """The chance of Yes [B, R] after each text of each group, in one pass without a cache."""
+        mask = grafted.mask(self.verifier.dtype)
+        logits = self.verifier.model(
+            input_ids=grafted.ids, position_ids=grafted.positions, use_cache=False, logits_to_keep=grafted.ends,
+            attention_mask={"full_attention": mask} if self.verifier.mask_by_kind else mask,
+        ).logits  # fmt: skip
+        words = torch.zeros(*logits.shape[:2], 2, dtype=torch.long)
+        for row, group in enumerate(groups):
+            words[row, : len(group)] = torch.tensor([own for _, *own in group])
+        return _yes(logits, words.to(logits.device))
+
+
+def _yes(logits: Tensor, words: Tensor) -> Tensor:
+    """The chance [...] of the first of two words [..., 2] against the second, by logits [..., V]."""
+    return torch.softmax(logits.gather(-1, words).double(), dim=-1)[..., 0]

@@ -1,0 +1,236 @@
+"""The laws of decoding, on tiny random models of every family, with ragged prompts in one batch."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from conftest import SEED, prompts_for
+from trueplex.data.traces import from_row, open_store, read, to_row
+from trueplex.engine import start as engine
+from trueplex.engine.limits import Ending
+from trueplex.engine.sampling import Sampling
+from trueplex.engine.thinking import Thinking
+from trueplex.models.backbone import Backbone
+from trueplex.solving.loop import Solved, Stopped, stream
+from trueplex.solving.settings import Settings, origin
+from trueplex.types import Problem, Trace
+
+GREEDY = Thinking("discrete", sampling=Sampling(0), ending=Ending(30))
+MULTIPLEX = Thinking("multiplex", 3, ending=Ending(30))
+MEAN = Thinking("multiplex", 3, "mean", ending=Ending(30))
+Key = tuple[str, int]
+
+
+def decode(backbone: Backbone, thinking: Thinking, paths: int = 3, rows: int | None = None, stride: int = 7,
+           retire: set[Key] = frozenset(), order: int = 1) -> dict[Key, Trace]:  # fmt: skip
+    live = engine.start(backbone, prompts_for(backbone)[::order], paths, thinking, seed=SEED, rows=rows)
+    while live:
+        live.advance(stride)
+        live.retire([t for t in live.traces if (t.problem.text, t.index) in retire])
+    return {(t.problem.text, t.index): t for t in live.finished}
+
+
+def same_steps(a: Trace, b: Trace) -> bool:
+    return np.array_equal(a.steps.ids, b.steps.ids) and np.allclose(a.steps.weights, b.steps.weights, atol=1e-3)
+
+
+def test_law_1_multiplex_of_width_1_is_discrete(backbone: Backbone) -> None:
+    one = decode(backbone, Thinking("multiplex", 1, ending=Ending(30)))
+    plain = decode(backbone, Thinking("discrete", ending=Ending(30)))
+    assert all(same_steps(one[k], plain[k]) for k in plain)
+
+
+@pytest.mark.parametrize("thinking", [MULTIPLEX, MEAN], ids=["weighted", "mean"])
+def test_law_1_weights_sum_to_one_and_answers_are_one_hot(qwen: Backbone, thinking: Thinking) -> None:
+    for trace in decode(qwen, thinking, paths=8).values():
+        assert np.allclose(trace.steps.weights.sum(1), 1, atol=1e-5)
+        assert (trace.steps.weights[trace.thinking_tokens :, 0] == 1).all()
+        if thinking is MEAN:
+            before = trace.steps.weights[: trace.thinking_tokens - 1]
+            assert np.allclose(before, 1 / 3)
+
+
+def test_law_2_greedy_is_generate(backbone: Backbone) -> None:
+    """The plain model, as transformers loads it, with its own eager attention and its own cache."""
+    traces = decode(backbone, GREEDY)
+    plain = AutoModelForCausalLM.from_pretrained(backbone.name, attn_implementation="eager").to(backbone.device)
+    for prompt in prompts_for(backbone):
+        ids = torch.tensor([prompt.ids], device=backbone.device)
+        expected = plain.generate(
+            ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=30,
+            eos_token_id=list(backbone.ends), pad_token_id=backbone.tokenizer.pad_token_id,
+        )[0, len(prompt.ids) :]  # fmt: skip
+        for index in range(3):
+            assert traces[prompt.problem.text, index].steps.ids[:, 0].tolist() == expected.tolist()
+
+
+SHORT = Ending(30, think_tokens=20)
+EVERY_MODE = {
+    "weighted": MULTIPLEX, "mean": MEAN, "discrete": Thinking("discrete", ending=SHORT),
+    "without replacement": Thinking("multiplex", 3, replacement=False, ending=SHORT),
+    "soft": Thinking("soft", 4, ending=SHORT), "gumbel": Thinking("stochastic-soft", 4, ending=SHORT),
+    "dirichlet": Thinking("stochastic-soft", 4, noise="dirichlet", ending=SHORT),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("thinking", EVERY_MODE.values(), ids=list(EVERY_MODE))
+def test_law_3_replay_and_law_8_log_probs(backbone: Backbone, thinking: Thinking, tmp_path) -> None:
+    prompts = {p.problem.text: p for p in prompts_for(backbone)}
+    store = open_store(tmp_path / "traces.arrow")
+    for trace in decode(backbone, thinking).values():
+        store.append([to_row(trace, prompts[trace.problem.text].ids, origin(thinking, backbone))])
+    store.close()
+    rows = list(read(tmp_path / "traces.arrow", print))
+    assert len(rows) == 9
+    for row in rows:
+        trace, prompt_ids = from_row(row)
+        again = engine.replay(backbone, prompt_ids, trace.steps).cpu().numpy()
+        kept = trace.steps.weights > 0  # slots behind a one-hot step repeat slot 0
+        assert np.abs(again - trace.steps.logps)[kept].max() < 2e-4
+
+
+def test_law_4_the_batch_does_not_matter(backbone: Backbone) -> None:
+    whole = decode(backbone, MULTIPLEX, paths=4)
+    keys = list(whole)
+    gone = {keys[0], keys[3], keys[6]}
+    fewer = decode(backbone, MULTIPLEX, paths=4, rows=4, stride=3, retire=gone)
+    turned = decode(backbone, MULTIPLEX, paths=4, order=-1, stride=11)
+    alone = decode(backbone, MULTIPLEX, paths=2)
+    for key in keys:
+        assert same_steps(whole[key], turned[key])
+        if key not in gone:
+            assert same_steps(whole[key], fewer[key])
+    assert all(same_steps(whole[key], alone[key]) for key in alone)
+    assert all(fewer[key].status.value == "pruned" and fewer[key].tokens == 3 for key in gone)
+
+
+def test_law_4_another_seed_gives_other_traces(qwen: Backbone) -> None:
+    first = engine.start(qwen, prompts_for(qwen)[:1], 2, MULTIPLEX, seed=1)
+    second = engine.start(qwen, prompts_for(qwen)[:1], 2, MULTIPLEX, seed=2)
+    for live in (first, second):
+        live.advance(10)
+        live.retire(list(live.traces))
+    ids = [t.steps.ids.tolist() for live in (first, second) for t in live.finished]
+    assert len({str(i) for i in ids}) == 4
+
+
+def test_law_9_usage_is_the_sum_of_what_was_spent(qwen: Backbone) -> None:
+    problems = [p.problem for p in prompts_for(qwen)]
+    settings = Settings(paths=4, thinking=MULTIPLEX, verifier="none")
+    stopped, solutions = [], []
+    for event in stream(qwen, problems, settings):
+        if isinstance(event, Stopped):
+            stopped.append(event.trace)
+        elif isinstance(event, Solved):
+            solutions.append(event.solution)
+    assert len(solutions) == 3 and len(stopped) == 12
+    for solution in solutions:
+        own = [t for t in stopped if t.problem.text == solution.problem.text]
+        usage = solution.usage
+        assert (
+            usage.thinking_tokens + usage.answer_tokens == sum(len(t.steps) for t in own) == sum(t.tokens for t in own)
+        )
+        assert usage.probe_tokens == 0 and usage.saved_tokens == 0
+    lengths = [len(p.ids) for p in prompts_for(qwen)]
+    by_text = {s.problem.text: s.usage.prompt_tokens for s in solutions}
+    assert [by_text[p.text] for p in problems] == lengths
+
+
+def test_law_10_the_effective_configuration_is_stored(qwen: Backbone) -> None:
+    settings = Settings(paths=2, thinking=Thinking(ending=Ending(5)), verifier="none", seed=3)
+    (solution,) = [e.solution for e in stream(qwen, [Problem("Hi")], settings) if isinstance(e, Solved)]
+    config = solution.config
+    assert config["width"] == 3 and config["merge"] == "weighted" and config["select"] == "majority"
+    assert config["max_tokens"] == 5 and config["seed"] == 3 and config["fingerprint"] == qwen.fingerprint
+
+
+def test_the_same_problem_twice_is_solved_once(qwen: Backbone) -> None:
+    settings = Settings(paths=2, thinking=Thinking(ending=Ending(5)), verifier="none")
+    solved = [e for e in stream(qwen, [Problem("Hi"), Problem("Hi")], settings) if isinstance(e, Solved)]
+    assert len(solved) == 1
+
+
+def test_answer_sampling_really_acts(qwen: Backbone) -> None:
+    """The official multiplex code sampled answers with the thinking options; ours must not."""
+    # Force the answer phase at once by making every token close the thinking.
+    hot, cold = Sampling(2.0), Sampling(0)
+    texts = {}
+    for name, answering in (("hot", hot), ("cold", cold)):
+        live = engine.start(
+            qwen, prompts_for(qwen)[:1], 6, Thinking("multiplex", 2, None, hot, answering, Ending(12)), seed=1
+        )
+        live.admit()
+        live._rows.answering[:6] = True
+        while live:
+            live.advance(4)
+        texts[name] = {tuple(t.steps.ids[:, 0].tolist()) for t in live.finished}
+    assert len(texts["cold"]) == 1 and len(texts["hot"]) > 1
+
+
+@pytest.mark.parametrize(
+    "option", [Sampling(0.3), Sampling(top_k=2), Sampling(top_p=0.2), Sampling(min_p=0.7)], ids=str
+)
+def test_every_answer_option_acts_on_the_answer_alone(qwen: Backbone, option: Sampling) -> None:
+    ending = Ending(24, think_tokens=8)
+    plain, other = (decode(qwen, Thinking("multiplex", 2, answer_sampling=o, ending=ending)) for o in (None, option))
+    closed = [k for k in plain if plain[k].closing and plain[k].tokens > plain[k].thinking_tokens]
+    cut = {k: plain[k].thinking_tokens for k in closed}
+    assert all(np.array_equal(plain[k].steps.ids[: cut[k]], other[k].steps.ids[: cut[k]]) for k in closed)
+    assert any(not np.array_equal(plain[k].steps.ids[cut[k] :], other[k].steps.ids[cut[k] :]) for k in closed)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_logits_that_are_not_finite_are_named(qwen: Backbone, value: float) -> None:
+    from trueplex.errors import ModelError
+
+    live = engine.start(qwen, prompts_for(qwen)[:1], 2, MULTIPLEX)
+    live.advance(2)
+    live._logits[1, 3] = value
+    with pytest.raises(ModelError, match=r"trace 1 .* step 2"):
+        live.advance(1)
+
+
+def test_a_prefill_in_pieces_and_blocks_of_rows_change_nothing(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two roads to the same tokens: prompts fed together or apart, ragged rows read in blocks or whole."""
+    from trueplex.engine import prefill
+    from trueplex.models import attention
+
+    whole = decode(backbone, MULTIPLEX, paths=4)
+    monkeypatch.setattr(prefill, "PREFILL_TOKENS", 10)
+    monkeypatch.setattr(attention, "BLOCK", 2)
+    apart = decode(backbone, MULTIPLEX, paths=4)
+    assert all(same_steps(whole[k], apart[k]) for k in whole)
+    assert attention.row_blocks(np.array([50, 50, 9, 9])) == [(0, 2, 50), (2, 4, 9)]
+    assert attention.row_blocks(np.array([50, 50, 50, 49])) == []
+    assert attention.row_blocks(np.array([50, 9, 9, 9, 9, 9, 9, 9]), most=2) == [(0, 4, 50), (4, 8, 9)]
+
+
+@pytest.mark.parametrize("thinking", [MULTIPLEX, GREEDY], ids=["multiplex", "greedy"])
+def test_law_4_one_problem_alone_reads_its_shared_prompt_once_and_thinks_the_same(
+    backbone: Backbone, thinking: Thinking
+) -> None:
+    whole = decode(backbone, thinking, paths=4)
+    prompt = prompts_for(backbone)[2]
+    live = engine.start(backbone, [prompt], 4, thinking, seed=SEED)
+    while live:
+        live.advance(7)
+    for trace in live.finished:
+        assert same_steps(whole[prompt.problem.text, trace.index], trace)
+
+
+def test_attention_beside_a_shared_prefix_is_attention() -> None:
+    from trueplex.models.attention import _beside_prefix
+
+    query, key, value = torch.randn(5, 2, 3, 8), torch.randn(5, 2, 11, 8), torch.randn(5, 2, 11, 8)
+    key[:, :, :4], value[:, :, :4] = key[:1, :, :4], value[:1, :, :4]
+    plain = torch.nn.functional.scaled_dot_product_attention(query, key, value, scale=0.3)
+    assert torch.allclose(_beside_prefix(query, key, value, None, 4, 0.3), plain, atol=1e-5)
+    mask = torch.zeros(1, 1, 3, 11)
+    mask[..., 0, 9:] = mask[..., 1, 10:] = torch.finfo(torch.float32).min
+    plain = torch.nn.functional.scaled_dot_product_attention(query, key, value, mask, scale=0.3)
+    assert torch.allclose(_beside_prefix(query, key, value, mask, 4, 0.3), plain, atol=1e-5)

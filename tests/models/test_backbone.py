@@ -1,0 +1,234 @@
+"""Loading: what is refused, and why; what a fingerprint sees."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig
+
+from conftest import FAMILIES
+from trueplex.errors import InputError, ModelError
+from trueplex.models.check import self_check
+from trueplex.models.load import load
+from trueplex.models.prompt import make_prompt
+from trueplex.types import Problem
+
+
+def edited(folder: Path, target: Path, **changes: object) -> Path:
+    shutil.copytree(folder, target)
+    config = json.loads((target / "config.json").read_text())
+    (target / "config.json").write_text(json.dumps(config | changes))
+    return target
+
+
+def test_what_is_no_model_is_said_clearly(folder, tmp_path: Path) -> None:
+    good = folder("qwen3")
+    with pytest.raises(ModelError, match="not a folder, nor a hub id"):
+        load("no-such-model")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ModelError, match=r"no config\.json"):
+        load(str(tmp_path / "empty"))
+    bare = tmp_path / "bare"
+    shutil.copytree(good, bare)
+    (bare / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"no \*\.safetensors"):
+        load(str(bare))
+    cut = tmp_path / "cut"
+    shutil.copytree(good, cut)
+    (cut / "model.safetensors").write_bytes((good / "model.safetensors").read_bytes()[:5000])
+    with pytest.raises(ModelError, match="cannot load model"):
+        load(str(cut))
+    with pytest.raises(ModelError, match="cannot load model 'nobody/nothing'"):
+        load("nobody/nothing")
+
+
+def lacking(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.layers.1.self_attn.q_proj.weight"]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
+def misshapen(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"] = weights["model.norm.weight"][:8].clone()
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
+def without_tokenizer(folder: Path) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        (folder / name).unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lacking, r"no fitting weights for model\.layers\.1\.self_attn\.q_proj\.weight, which would be random"),
+        (misshapen, r"no fitting weights for model\.norm\.weight"),
+        (without_tokenizer, "mend: copy the tokenizer's files|cannot be given a problem"),
+        (
+            lambda folder: (folder / "chat_template.jinja").write_text("{% for %}"),
+            "correct its tokenizer and chat template",
+        ),
+    ],
+)
+def test_a_folder_that_is_not_whole_is_refused(
+    folder, tmp_path: Path, spoil: Callable[[Path], None], says: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Weights that are drawn at random would answer too."""
+    shutil.copytree(folder("qwen3"), tmp_path / "m")
+    spoil(tmp_path / "m")
+    with pytest.raises(ModelError, match=says):
+        load(str(tmp_path / "m"), device="cpu")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_names_that_no_file_can_have_and_devices_that_are_not_there() -> None:
+    for name in ("", "~nobody/f", "n" * 300):
+        with pytest.raises(ModelError, match=r"not a folder, nor a hub id|cannot load model"):
+            load(name)
+    for device in ("gpu", "hpu", "privateuseone"):
+        with pytest.raises(ModelError, match=rf"device '{device}' cannot be used \(.*\); mend: --device"):
+            load(device=device)
+
+
+def test_models_that_would_be_got_wrong_are_refused_with_the_reason(folder, tmp_path: Path) -> None:
+    linear = edited(folder("qwen3"), tmp_path / "linear", layer_types=["linear_attention", "full_attention"])
+    with pytest.raises(ModelError, match="linear_attention"):
+        load(str(linear))
+    layered = edited(folder("qwen3"), tmp_path / "layered", hidden_size_per_layer_input=8)
+    with pytest.raises(ModelError, match="per-layer embeddings"):
+        load(str(layered))
+
+
+def test_the_self_check_sees_a_model_that_scales_on_the_ids_path_only(folder) -> None:
+    """falcon_h1 multiplies token embeddings only when given ids; merged inputs would silently be wrong."""
+    backbone = load(str(folder("qwen3")))
+    inner = backbone.model.model
+    plain = type(inner).forward
+
+    def scaled(self, input_ids=None, inputs_embeds=None, **kwargs):
+        if input_ids is not None:
+            inputs_embeds = 3.0 * self.embed_tokens(input_ids)
+        return plain(self, inputs_embeds=inputs_embeds, **kwargs)
+
+    inner.forward = scaled.__get__(inner)
+    with pytest.raises(ModelError, match="reads embeddings unlike token ids"):
+        self_check(backbone)
+
+
+def test_the_self_check_sees_masks_that_are_ignored(folder) -> None:
+    backbone = load(str(folder("mistral")))
+    backbone.kinds = ["full_attention"] * len(backbone.kinds)
+    with pytest.raises(ModelError, match="slot cache"):
+        self_check(backbone)
+    assert backbone.config.sliding_window == 12  # which was shortened only for the check
+
+
+def test_a_fingerprint_names_the_weights_not_the_dtype(folder, tmp_path: Path) -> None:
+    path = str(folder("qwen3"))
+    a, b = load(path), load(path, dtype=torch.bfloat16)
+    assert a.fingerprint == b.fingerprint
+    changed = load(path)
+    with torch.no_grad():
+        changed.model.model.layers[0].mlp.up_proj.weight[0, 0] += 0.5
+    assert changed.fingerprint != a.fingerprint
+
+
+def test_padded_words_are_never_sampled(folder, tmp_path: Path) -> None:
+    from trueplex.engine import start as engine
+    from trueplex.engine.limits import Ending
+    from trueplex.engine.sampling import Sampling
+    from trueplex.engine.thinking import Thinking
+
+    backbone = load(str(folder("llama")))
+    backbone.vocabulary, backbone.padded = 300, True
+    self_check(backbone)
+    live = engine.start(
+        backbone, [make_prompt(Problem("Hi"), backbone)], 16, Thinking(sampling=Sampling(3.0), ending=Ending(20))
+    )
+    while live:
+        live.advance(5)
+    assert max(t.steps.ids.max() for t in live.finished) < 300
+    assert all(t.steps.logps.min() > float("-inf") for t in live.finished)
+
+
+def test_empty_and_over_long_problems(qwen) -> None:
+    with pytest.raises(InputError, match="empty"):
+        Problem("  \n")
+    with pytest.raises(InputError, match=r"tokens long and the model holds 512"):
+        make_prompt(Problem("word " * 600), qwen)
+
+
+@pytest.mark.parametrize(
+    ("family", "says", "options"),
+    [
+        ("mamba", "no model that trueplex can drive|not attention|layers of kind", {"state_size": 4}),
+        ("qwen3_next", "linear_attention", {"head_dim": 16, "num_experts": 4, "num_experts_per_tok": 2}),
+        ("falcon_h1", "layers of kind|state", {"head_dim": 16}),
+        (
+            "gemma3n_text",
+            "per-layer embeddings",
+            {"num_kv_shared_layers": 0, "head_dim": 16, "vocab_size_per_layer_input": 64},
+        ),
+        ("gemma4_text", "per-layer embeddings", {"head_dim": 16, "vocab_size_per_layer_input": 64}),
+    ],
+)
+def test_state_space_hybrid_and_per_layer_models_are_refused_before_weights_are_read(
+    family: str, says: str, options: dict, tmp_path: Path
+) -> None:
+    """Their state cannot be rolled back after a probe, or a merged thought has no id to look up."""
+    config = AutoConfig.for_model(family, vocab_size=64, hidden_size=64, num_hidden_layers=2, num_attention_heads=4,
+                                  num_key_value_heads=2, **options)  # fmt: skip
+    config.save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"")  # never looked at
+    with pytest.raises(ModelError, match=says):
+        load(str(tmp_path))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_bfloat16_decodes_in_every_family(folder, family: str) -> None:
+    from trueplex.engine import start as engine
+    from trueplex.engine.limits import Ending
+    from trueplex.engine.thinking import Thinking
+
+    backbone = load(str(folder(family)), dtype=torch.bfloat16)
+    live = engine.start(backbone, [make_prompt(Problem("Hi"), backbone)], 3, Thinking(ending=Ending(10)))
+    while live:
+        live.advance(4)
+    assert all(t.tokens == 10 or t.status.value == "finished" for t in live.finished)
+
+
+def test_an_adapter_of_an_adapter_is_merged_into_both(folder, tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    def adapter(name: str, base: str, seed: int) -> str:
+        torch.manual_seed(seed)
+        model = get_peft_model(
+            AutoModelForCausalLM.from_pretrained(folder("qwen3")),
+            LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False),
+        )
+        model.peft_config["default"].base_model_name_or_path = base
+        model.save_pretrained(tmp_path / name)
+        return str(tmp_path / name)
+
+    plain = str(folder("qwen3"))
+    one = adapter("one", plain, 1)
+    alone, both = load(adapter("two", plain, 2)), load(adapter("three", one, 2))
+    first, base = load(one), load(plain)
+    name = "model.layers.0.self_attn.q_proj.weight"
+    of = lambda backbone: backbone.model.state_dict()[name]  # noqa: E731
+    assert torch.allclose(of(both) - of(base), (of(first) - of(base)) + (of(alone) - of(base)), atol=1e-6)
+    config = tmp_path / "one" / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": one}))
+    with pytest.raises(ModelError, match="an adapter to itself"):
+        load(one)
+    config.write_text("{")
+    with pytest.raises(ModelError, match="cannot be read"):
+        load(one)

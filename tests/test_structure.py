@@ -1,0 +1,69 @@
+"""The one direction: a folder imports itself and the folders before it."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import trueplex
+
+ROOT = Path(trueplex.__file__).parent
+ORDER = "grading decide models data engine verify solving evals train reference report serve scale cli".split()
+NO_TORCH = ("types", "errors", "files", "grading", "decide")
+MOST_LINES, MOST_IN_FUNCTION = 400, 60
+
+
+def rank(module: str) -> int:
+    """The place of a dotted name inside the package; modules of the root come before every folder."""
+    first = module.split(".")[0]
+    return ORDER.index(first) if (ROOT / first).is_dir() else -1
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Names inside the package that a file imports, anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        if names == ["trueplex"]:
+            names = [f"trueplex.{alias.name}" for alias in node.names if alias.name != "__version__"]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        yield from (name.removeprefix("trueplex.") for name in names if name.startswith("trueplex."))
+
+
+def sources() -> Iterator[tuple[str, Path]]:
+    """Every module that belongs to the order: the package's front page and `python -m` stand outside."""
+    for path in sorted(ROOT.rglob("*.py")):
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        if name not in ("__init__", "__main__"):
+            yield name, path
+
+
+def test_folders_import_only_those_before_them() -> None:
+    assert {p.name for p in ROOT.iterdir() if p.is_dir() and p.name != "__pycache__"} <= set(ORDER)
+    wrong = [
+        f"{name} imports {other}" for name, path in sources() for other in imported(path) if rank(other) > rank(name)
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_engine_knows_neither_decisions_nor_grades() -> None:
+    for name, path in sources():
+        if name.startswith("engine."):
+            assert not [other for other in imported(path) if other.startswith(("decide", "grading"))], name
+
+
+@pytest.mark.parametrize("module", NO_TORCH)
+def test_deciding_and_grading_need_no_torch(module: str) -> None:
+    names = [name for name, _ in sources() if name == module or name.startswith(f"{module}.")]
+    assert names
+    code = "import sys, importlib\n" + "".join(
+        f"importlib.import_module('trueplex.{n.removesuffix('.__init__')}')\n" for n in names
+    )
+    code += "print(*{m.split('.')[0] for m in sys.modules} & {'torch', 'transformers', 'peft'})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stdout + done.stderr

@@ -1,0 +1,396 @@
+"""Training a verifier: exact resume, two processes, and every option doing what it says."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from trueplex.data.embedded import tasks
+from trueplex.engine import start as engine
+from trueplex.engine.limits import Ending
+from trueplex.engine.thinking import Thinking
+from trueplex.errors import InputError, OptionError, TrueplexError
+from trueplex.models.backbone import Backbone
+from trueplex.models.load import load, reference_path
+from trueplex.models.prompt import make_prompt
+from trueplex.solving.rollouts import rollout
+from trueplex.solving.settings import Settings
+from trueplex.train import verifier as verifier_module
+from trueplex.train.common.batches import Labelled, Order, Probes, collate
+from trueplex.train.common.labels import labels
+from trueplex.train.verifier import ProbeTask, Recipe, ranking_loss, read_labelled, train_verifier, watched
+from trueplex.types import Problem, Trace
+from trueplex.verify.one_token import OneTokenVerifier
+from trueplex.verify.probe import OneTokenScorer, score_stored
+
+RECIPE = Recipe(rank=4, positions=4, rows=8, epochs=1, lr=1e-2, every=3)
+
+
+@pytest.fixture(scope="module")
+def traces(qwen: Backbone, tmp_path_factory: pytest.TempPathFactory) -> list[Labelled]:
+    """Random traces, right when their first id is even."""
+
+    def odd_or_even(trace: Trace) -> None:
+        trace.correct = bool(trace.steps.ids[0, 0] % 2 == 0)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("trueplex.solving.run.label", odd_or_even)
+        problems = [Problem(f"Problem {i}", answers=("1",)) for i in range(8)]
+        settings = Settings(paths=8, thinking=Thinking("discrete", ending=Ending(12)), verifier="none")
+        return read_labelled(rollout(qwen, problems, settings, tmp_path_factory.mktemp("r")), qwen)
+
+
+def trained(qwen: Backbone, traces: list[Labelled], recipe: Recipe, out: Path) -> dict[str, torch.Tensor]:
+    verifier = train_verifier(qwen, traces, traces, recipe, out)
+    weights = {n: p.detach().clone() for n, p in verifier.named_parameters()}
+    verifier.detach()
+    return weights
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], tolerance: float = 0.0) -> bool:
+    return a.keys() == b.keys() and all((a[n] - b[n]).abs().max() <= tolerance for n in a)
+
+
+@pytest.mark.parametrize("recipe", [replace(RECIPE, epochs=2), replace(RECIPE, epochs=2, ranking=0.5, balanced=True)])
+def test_a_run_that_was_killed_ends_in_the_same_weights(
+    qwen: Backbone, traces: list[Labelled], tmp_path: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Golden trajectory: killed in the second epoch, between checkpoints, and taken up again."""
+    whole = trained(qwen, traces, recipe, tmp_path / "whole")
+    forward, calls = ProbeTask.forward, 0
+
+    def dies(self: ProbeTask, inputs, columns, labels, weights, correct, problems) -> dict[str, torch.Tensor]:
+        nonlocal calls
+        calls += 1
+        if calls == 11:
+            raise KeyboardInterrupt
+        return forward(self, inputs, columns, labels, weights, correct, problems)
+
+    monkeypatch.setattr(ProbeTask, "forward", dies)
+    with pytest.raises(KeyboardInterrupt):
+        train_verifier(qwen, traces, traces, recipe, tmp_path / "cut")
+    for module in qwen.model.modules():  # the run died with its verifier attached
+        if hasattr(module.forward, "func"):
+            module.forward = module.forward.args[0]
+    monkeypatch.undo()
+    again = trained(qwen, traces, recipe, tmp_path / "cut")
+    assert same(whole, again)
+    with pytest.raises(InputError, match="another recipe"):
+        train_verifier(qwen, traces, traces, replace(recipe, lr=1e-3), tmp_path / "cut")
+
+
+def test_a_run_that_is_at_its_end_learns_no_further(qwen: Backbone, traces: list[Labelled], tmp_path: Path) -> None:
+    """Half an epoch ends in its midst, which transformers notices one step late; with best weights kept, as well."""
+    for patience in (0, 9):
+        out, recipe = tmp_path / str(patience), replace(RECIPE, epochs=0.5, every=2, patience=patience)
+        first = trained(qwen, traces, recipe, out)
+        steps = sorted(p.name for p in (out / "checkpoints").iterdir())
+        assert same(first, trained(qwen, traces, recipe, out))
+        assert steps == sorted(p.name for p in (out / "checkpoints").iterdir()) and len(steps) == 2
+
+
+def test_beside_a_base_in_bfloat16_the_verifier_learns_in_float32(
+    qwen: Backbone, traces: list[Labelled], tmp_path: Path
+) -> None:
+    """The same up to the base's rounding; its live scores are the stored ones."""
+    half = load(qwen.name, "cpu", torch.bfloat16)
+    learned = []
+    for base in (qwen, half):
+        torch.manual_seed(RECIPE.seed)
+        before = {n: p.detach().clone() for n, p in OneTokenVerifier(qwen, RECIPE.rank).named_parameters()}
+        after = trained(base, traces, replace(RECIPE, epochs=2, lr=3e-4, every=99), tmp_path / str(base.dtype))
+        assert all(p.dtype == torch.float32 for p in after.values())
+        learned.append(torch.cat([(after[n] - before[n]).flatten() for n in sorted(before)]))
+    assert torch.cosine_similarity(*learned, dim=0) > 0.7
+    verifier = OneTokenVerifier.load(tmp_path / "torch.bfloat16", half)
+    assert verifier.card["dtype"] == "bfloat16"
+    prompt = make_prompt(Problem("Problem 0"), half)
+    scorer = OneTokenScorer(verifier, 4)
+    live = engine.start(half, [prompt], 3, Thinking("discrete", ending=Ending(12)))
+    while live:
+        live.advance(4, scorer.rider)
+        live.record(scorer(live))
+    for trace, scores in zip(
+        live.finished, score_stored(verifier, [(prompt.ids, t.steps) for t in live.finished]), strict=True
+    ):
+        for tokens, score in trace.scores:
+            assert score == pytest.approx(scores[tokens - 1], abs=0.02)
+    verifier.detach()
+
+
+def test_a_run_knows_its_base_and_its_traces(
+    qwen: Backbone, backbones: Callable[[str], Backbone], traces: list[Labelled], tmp_path: Path
+) -> None:
+    """Else it would be certified for what it never saw."""
+    trained(qwen, traces, RECIPE, tmp_path)
+    for other, what in (
+        (traces[8:], "traces"),
+        ([replace(traces[0], correct=not traces[0].correct), *traces[1:]], "traces"),
+    ):
+        with pytest.raises(InputError, match=rf"another recipe \({what}\)"):
+            train_verifier(qwen, other, traces, RECIPE, tmp_path)
+    with pytest.raises(InputError, match=r"another recipe \(base\)"):
+        train_verifier(backbones("qwen2"), traces, traces, RECIPE, tmp_path)
+
+
+def test_a_checkpoint_that_a_kill_left_unjudged_is_judged(
+    qwen: Backbone, traces: list[Labelled], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed while judging the best checkpoint: it is the best of the run that goes on, too."""
+    figures = {2: 0.9, 4: 0.5, 5: 0.4}
+    state = {"calls": 0}
+
+    def judged(verifier: object, validation: object) -> dict[str, float]:
+        state["calls"] += 1
+        if state["calls"] == 1:
+            raise KeyboardInterrupt
+        return {
+            "within_auroc@1.0": list(figures.values())[min(state["calls"] - 2, 2)],
+            "ece@1.0": 0.0,
+            "brier@1.0": 0.0,
+        }
+
+    monkeypatch.setattr("trueplex.train.verifier.quality", judged)
+    recipe = replace(RECIPE, every=2, epochs=0.5, patience=9)
+    with pytest.raises(KeyboardInterrupt):
+        train_verifier(qwen, traces, traces, recipe, tmp_path)
+    for module in qwen.model.modules():  # the run died with its verifier attached
+        if hasattr(module.forward, "func"):
+            module.forward = module.forward.args[0]
+    trained(qwen, traces, recipe, tmp_path)
+    log = [json.loads(line) for line in (tmp_path / "validation.jsonl").read_text().splitlines()]
+    assert [(r["step"], r["within_auroc@1.0"]) for r in log][:2] == [(2, 0.9), (4, 0.5)]
+
+
+def test_what_is_watched_is_whole_problems_of_all(traces: list[Labelled], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verifier_module, "WATCHED", 16)
+    few = watched(traces)
+    assert 8 <= len(few) <= 24 and few[-1].problem != few[0].problem
+    assert all(
+        sum(t.problem == p for t in few) == sum(t.problem == p for t in traces) for p in {t.problem for t in few}
+    )
+    problems = list(dict.fromkeys(t.problem for t in traces))
+    assert [problems.index(p) for p in dict.fromkeys(t.problem for t in few)][-1] >= len(problems) // 2
+
+
+CHANGES: list[dict[str, object]] = [
+    {"labels": "constant"}, {"labels": "power"}, {"labels": "final", "positions": 1}, {"loss": "bce"}, {"ranking": 1.0},
+    {"balanced": True}, {"positions": None}, {"rank": 0}, {"targets": ("q_proj", "v_proj")}, {"seed": 1}, {"lr": 1e-3},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=str)
+def test_every_option_changes_what_is_learned(
+    qwen: Backbone, traces: list[Labelled], tmp_path: Path, change: dict, plain: dict[str, torch.Tensor]
+) -> None:
+    other = trained(qwen, traces, replace(RECIPE, **change), tmp_path)
+    assert not same(plain, other)
+    card = json.loads((tmp_path / "verifier.json").read_text())
+    assert {"within_auroc@1.0", "ece@1.0", "brier@1.0"} <= card["validation"].keys()
+    assert f"- ece@1.0: {card['validation']['ece@1.0']:.3f}" in (tmp_path / "README.md").read_text()
+    if "targets" in change:
+        assert {name.rpartition(".")[2] for name in card["targets"]} == {"q_proj", "v_proj"}
+        loaded = OneTokenVerifier.load(tmp_path, qwen)
+        assert loaded.targets == card["targets"]
+        loaded.detach()
+    if change.get("rank") == 0:
+        assert {n.split(".")[0] for n in other} == {"probe"}
+
+
+@pytest.fixture(scope="module")
+def plain(qwen: Backbone, traces: list[Labelled], tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    return trained(qwen, traces, RECIPE, tmp_path_factory.mktemp("plain"))
+
+
+@pytest.mark.parametrize("family", ["qwen3", "gemma2", "gpt_oss"])
+def test_recomputing_activations_changes_no_gradient(
+    backbones: Callable[[str], Backbone], family: str, tmp_path: Path
+) -> None:
+    backbone = backbones(family)
+    from trueplex.models.prompt import make_prompt
+    from trueplex.types import Steps
+
+    rng = np.random.default_rng(0)
+    ids = rng.integers(9, 200, (10, 1)).astype(np.int32)
+    ones = np.ones((10, 1), dtype=np.float32)
+    prompt = make_prompt(Problem("Hi"), backbone).ids
+    batch_of = [Labelled(prompt, Steps(ids, ones, ones, ones[:, 0], ones[:, 0]), right, 3) for right in (True, False)]
+    probes = Probes(batch_of, 5, 0)
+    batch = collate(backbone, "ramp")([probes[0], probes[1]])
+    gradients = []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        verifier = OneTokenVerifier(backbone, 4)
+        task = ProbeTask(verifier, Recipe(checkpointing=checkpointing))
+        task(**batch)["loss"].backward()
+        gradients.append({n: p.grad.clone() for n, p in verifier.named_parameters()})
+        task.release()
+        verifier.detach()
+    assert not any(m.training for m in backbone.model.modules())
+    assert all(g.abs().max() > 0 for n, g in gradients[0].items() if "lora_B" in n or "probe" in n)
+    assert same(gradients[0], gradients[1], 1e-6)
+
+
+def test_patience_stops_early_and_keeps_the_best(
+    qwen: Backbone, traces: list[Labelled], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures = iter([0.6, 0.9, 0.8, 0.7, 0.6, 0.5])
+    kept: list[dict] = []
+
+    def judged(verifier: OneTokenVerifier, validation: object) -> dict[str, float]:
+        kept.append({n: p.detach().clone() for n, p in verifier.named_parameters()})
+        return {"within_auroc@1.0": next(figures)}
+
+    monkeypatch.setattr("trueplex.train.verifier.quality", judged)
+    best = trained(qwen, traces, replace(RECIPE, epochs=9, patience=2), tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "validation.jsonl").read_text().splitlines()]
+    assert [r["within_auroc@1.0"] for r in lines] == [0.6, 0.9, 0.8, 0.7]
+    assert same(best, kept[1])
+
+
+def test_ranking_compares_right_with_wrong_traces_of_one_problem() -> None:
+    logits = torch.tensor([[1.0, 0.0], [3.0, 0.0], [2.0, -1.0], [9.0, 9.0]])
+    correct = torch.tensor([True, False, True, False])
+    problems = torch.tensor([7, 7, 7, 8])
+    soft = torch.nn.functional.softplus
+    expected = torch.stack([soft(torch.tensor(3.0 - 1)), soft(torch.tensor(0.0)), soft(torch.tensor(3.0 - 2)),
+                            soft(torch.tensor(0.0 + 1))]).mean()  # fmt: skip
+    assert torch.allclose(ranking_loss(logits, correct, problems), expected)
+    assert ranking_loss(logits[:1], correct[:1], problems[:1]) == 0
+
+
+def test_labels_as_stated() -> None:
+    at = np.arange(5)
+    assert labels("constant", 5, at, True).tolist() == [1] * 5 and labels("constant", 5, at, False).tolist() == [0] * 5
+    assert labels("power", 5, at, True).tolist() == [0.5, 0.53125, 0.625, 0.78125, 1.0]
+    for kind in ("ramp", "power"):  # of a right and of a wrong trace, mirrored
+        assert np.allclose(labels(kind, 9, np.arange(9), True) + labels(kind, 9, np.arange(9), False), 1)
+    with pytest.raises(OptionError, match="unknown labels"):
+        Recipe(labels="ladder")
+
+
+def test_balance_order_and_positions(qwen: Backbone, traces: list[Labelled]) -> None:
+    data = Probes(traces, 4, 0, together=True)
+    order = Order(data, 8, balanced=True)
+    drawn = list(order)
+    sides = Counter((traces[i].problem, traces[i].correct) for i in drawn)
+    assert len(drawn) == len(order) == len(set(drawn))
+    assert all(sides[p, True] == sides[p, False] for p, _ in sides)
+    runs = [p for i, p in enumerate(traces[n].problem for n in drawn) if i == 0 or p != traces[drawn[i - 1]].problem]
+    assert len(runs) == len(set(runs))  # a problem's traces stand together
+    shares = {
+        tuple(np.round(data[i].positions / len(traces[i].steps), 0)) for i in drawn if traces[i].problem == runs[0]
+    }
+    first = list(order)
+    order.set_epoch(1)
+    assert first == drawn != list(order)
+    assert all(data[i].positions[-1] == len(traces[i].steps) - 1 for i in drawn) and shares
+    whole = Order(Probes(traces, None, 0), 8, balanced=False)
+    assert sorted(whole) == list(range(len(traces)))
+    batch = collate(qwen, "ramp")([Probes(traces, None, 0)[i] for i in range(8)])
+    lengths = [len(t.steps) for t in traces[:8]]
+    assert batch["weights"].sum(1).tolist() == lengths and batch["columns"].shape[1] == max(lengths)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"rank": 0, "targets": ("q_proj",)}, {"ranking": 1.0, "positions": None}, {"labels": "final"}, {"loss": "mae"},
+     {"patience": -1}, {"every": 0}],
+)  # fmt: skip
+def test_recipes_that_cannot_act_are_refused(options: dict) -> None:
+    with pytest.raises(OptionError, match="mend"):
+        Recipe(**options)
+
+
+def test_unknown_targets_are_refused_with_the_known_ones(qwen: Backbone) -> None:
+    with pytest.raises(OptionError, match=r"no linear layer is called 'query'.*q_proj"):
+        OneTokenVerifier(qwen, 4, targets=("query",))
+
+
+@pytest.fixture(scope="module")
+def rolled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Rollouts of the embedded model."""
+    settings = Settings(8, Thinking("discrete"), "none")
+    return rollout(
+        load("reference", "cpu"),
+        tasks.problems("remainder-easy", "practice", 12),
+        settings,
+        tmp_path_factory.mktemp("r"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("what", "weights"),
+    [
+        ("verifier --positions 4 --every 2 --patience 9", "adapter_model.safetensors"),
+        ("reward --kind outcome --every 99", "model.safetensors"),
+    ],
+    ids=["verifier", "reward"],
+)
+def test_two_processes_learn_what_one_learns(rolled: Path, tmp_path: Path, trueplex, what: str, weights: str) -> None:
+    """torchrun with two CPU processes and the same global batch: the same weights, written once."""
+    options = ["train", *what.split(), "--data", str(rolled), "--batch", "8", "--rank", "2",
+               "--device", "cpu"]  # fmt: skip
+    code, _, said = trueplex(*options, "--out", str(tmp_path / "one"))
+    assert code == 0, said
+    two = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "trueplex",
+                          *options, "--out", str(tmp_path / "two")],
+                         capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})  # fmt: skip
+    assert two.returncode == 0, two.stderr[-2000:]
+    a, b = (load_file(tmp_path / name / weights) for name in ("one", "two"))
+    assert same(a, b, 2e-4)
+    before = load_file(reference_path() / "model.safetensors")
+    moved = [(t.float() - before[n].float() if n in before else t).abs().max() for n, t in a.items()]
+    assert max(moved) > 1e-3
+
+
+@pytest.mark.parametrize("most", [4, 3, 1])
+def test_a_batch_that_does_not_fit_is_learned_from_in_parts(
+    qwen: Backbone, traces: list[Labelled], tmp_path: Path, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same weights, whatever fits, and it is said once; where nothing is to be parted, how to mend it.
+
+    Memory runs out in a later part too, when some gradient is there already, and traces count by their lengths.
+    """
+    recipe = replace(RECIPE, positions=None)
+    whole = trained(qwen, traces, recipe, tmp_path / "whole")
+    forward, calls = ProbeTask.forward, Counter()
+
+    def small(self: ProbeTask, inputs: torch.Tensor, **others: torch.Tensor) -> dict[str, torch.Tensor]:
+        size = len(inputs)
+        calls[size] += size > most
+        if size > most and (size == RECIPE.rows or calls[size] == 2):
+            raise torch.OutOfMemoryError("no room")
+        return forward(self, inputs, **others)
+
+    monkeypatch.setattr(ProbeTask, "forward", small)
+    said: list[str] = []
+    verifier = train_verifier(qwen, traces, traces, recipe, tmp_path / "parts", say=said.append)
+    parted = {n: p.detach().clone() for n, p in verifier.named_parameters()}
+    verifier.detach()
+    assert same(whole, parted, 2e-4) and len(said) == {4: 1, 3: 2, 1: 3}[most] and "do not fit into memory" in said[0]
+
+    def nothing(self: ProbeTask, **batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr(ProbeTask, "forward", nothing)
+    for refused, why in (
+        (recipe, "out of memory with 1 trace at once"),
+        (replace(RECIPE, ranking=0.5), "8 traces .*keeps a batch whole.*smaller --batch"),
+    ):
+        with pytest.raises(TrueplexError, match=why):
+            train_verifier(qwen, traces, traces, refused, tmp_path / str(refused.ranking))
+        for module in qwen.model.modules():  # it broke off with its verifier attached
+            if hasattr(module.forward, "func"):
+                module.forward = module.forward.args[0]

@@ -1,0 +1,336 @@
+"""The laws of probing, and a verifier's life: attach, score, train, save, load, refuse."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from conftest import SEED, prompts_for
+from trueplex.engine import start as engine
+from trueplex.engine.limits import Ending
+from trueplex.engine.thinking import Thinking
+from trueplex.errors import InputError, StoreError, VerifierError
+from trueplex.models import hub
+from trueplex.models.backbone import Backbone
+from trueplex.solving.loop import Solved, stream
+from trueplex.solving.rollouts import rollout
+from trueplex.solving.scorers import open_scorer
+from trueplex.solving.settings import Settings
+from trueplex.train.common.labels import labels
+from trueplex.train.verifier import ProbeTask, Recipe, read_labelled, train_verifier
+from trueplex.types import Problem, Trace
+from trueplex.verify.one_token import OneTokenVerifier
+from trueplex.verify.probe import OneTokenScorer, base_pass, pad_inputs, probe_pass, score_stored
+
+MULTIPLEX = Thinking("multiplex", 3, ending=Ending(24))
+
+
+def random_verifier(backbone: Backbone, rank: int = 4) -> OneTokenVerifier:
+    """A verifier whose LoRA really acts: a fresh one adds exactly nothing."""
+    torch.manual_seed(3)
+    verifier = OneTokenVerifier(backbone, rank)
+    for name, parameter in verifier.named_parameters():
+        if "lora_B" in name or "token" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    return verifier
+
+
+@pytest.fixture
+def verifier(backbone: Backbone) -> Iterator[OneTokenVerifier]:
+    verifier = random_verifier(backbone)
+    yield verifier
+    verifier.detach()
+
+
+@pytest.fixture
+def qwen_verifier(qwen: Backbone) -> Iterator[OneTokenVerifier]:
+    verifier = random_verifier(qwen)
+    yield verifier
+    verifier.detach()
+
+
+def decode(backbone: Backbone, verifier: OneTokenVerifier | None, stride: int = 1) -> list[Trace]:
+    live = engine.start(backbone, prompts_for(backbone), 3, MULTIPLEX, seed=SEED)
+    scorer = OneTokenScorer(verifier, stride) if verifier else None
+    while live:
+        live.advance(stride, scorer.rider if scorer else None)
+        if scorer:
+            live.record(scorer(live))
+    return sorted(live.finished, key=lambda t: (t.problem.text, t.index))
+
+
+def test_law_5_the_traces_are_the_same_with_and_without_a_verifier(backbone: Backbone) -> None:
+    plain = decode(backbone, None)
+    verifier = random_verifier(backbone)
+    probed = decode(backbone, verifier)
+    verifier.detach()
+    for a, b in zip(plain, probed, strict=True):
+        assert np.array_equal(a.steps.ids, b.steps.ids)
+        assert a.probe_tokens == 0 and b.probe_tokens == b.tokens == len(b.scores)
+
+
+def test_law_5_live_scores_are_stored_scores_at_every_position(verifier: OneTokenVerifier) -> None:
+    backbone = verifier.backbone
+    prompts = {p.problem.text: p.ids for p in prompts_for(backbone)}
+    traces = decode(backbone, verifier)
+    stored = score_stored(verifier, [(prompts[t.problem.text], t.steps) for t in traces], chunk=7)
+    for trace, scores in zip(traces, stored, strict=True):
+        assert [at for at, _ in trace.scores] == list(range(1, trace.tokens + 1))
+        assert np.abs(np.array([s for _, s in trace.scores]) - scores).max() < 1e-4
+        assert np.ptp(scores) > 1e-3  # a constant score would agree with anything
+
+
+def test_law_5_a_coarser_cadence_reads_the_same_scores_and_every_last_token(qwen_verifier: OneTokenVerifier) -> None:
+    fine, coarse = (
+        decode(qwen_verifier.backbone, qwen_verifier),
+        decode(qwen_verifier.backbone, qwen_verifier, stride=5),
+    )
+    for a, b in zip(fine, coarse, strict=True):
+        assert b.scores[-1][0] == b.tokens
+        for at, score in b.scores:
+            assert score == pytest.approx(dict(a.scores)[at], abs=1e-4)
+
+
+def test_law_6_a_loaded_verifier_leaves_the_base_as_it_was(backbone: Backbone, tmp_path: Path) -> None:
+    ids = torch.tensor([prompts_for(backbone)[0].ids], device=backbone.device)
+    before = backbone.model(input_ids=ids).logits
+    verifier = random_verifier(backbone)
+    verifier.save(tmp_path)
+    verifier.detach()
+    names = set(backbone.model.state_dict())
+    loaded = OneTokenVerifier.load(tmp_path, backbone)
+    assert torch.equal(backbone.model(input_ids=ids).logits, before)
+    assert set(backbone.model.state_dict()) == names
+    with loaded.riding(1):
+        assert not torch.equal(backbone.model(input_ids=ids).logits, before)
+    loaded.detach()
+    with loaded.riding(1):
+        assert torch.equal(backbone.model(input_ids=ids).logits, before)
+
+
+def test_law_7_the_parallel_pass_and_its_gradients_are_those_of_one_probe_at_a_time(verifier: OneTokenVerifier) -> None:
+    backbone = verifier.backbone
+    prompts = {p.problem.text: p.ids for p in prompts_for(backbone)}
+    traces = [(prompts[t.problem.text], t.steps) for t in decode(backbone, None)[::3]]
+    inputs, lengths = pad_inputs(backbone, traces)
+    columns = torch.tensor([[int(n) - 1 - 3 * i for i in range(6)] for n in lengths], device=backbone.device)
+    targets = torch.rand(columns.shape, generator=torch.Generator().manual_seed(0)).to(backbone.device)
+
+    together = probe_pass(verifier, base_pass(backbone, inputs), columns)
+    (torch.sigmoid(together) - targets).square().mean().backward()
+    gradients = {n: p.grad.clone() for n, p in verifier.named_parameters()}
+    verifier.zero_grad()
+
+    alone = torch.zeros_like(together)
+    for row in range(len(traces)):
+        for i, column in enumerate(columns[row].tolist()):
+            base = base_pass(backbone, inputs[row : row + 1, : column + 1])
+            alone[row, i] = probe_pass(verifier, base, columns[row : row + 1, i : i + 1])[0, 0]
+    (torch.sigmoid(alone) - targets).square().mean().backward()
+    assert (together - alone).abs().max() < 1e-4
+    for name, parameter in verifier.named_parameters():
+        assert torch.allclose(gradients[name], parameter.grad, atol=1e-5), name
+    assert all(g.abs().sum() > 0 for n, g in gradients.items() if "v_proj" not in n)
+    assert all(p.grad is None for p in backbone.model.parameters())
+
+
+def test_the_folder_is_a_peft_adapter(qwen_verifier: OneTokenVerifier, folder, tmp_path: Path) -> None:
+    """PEFT reads it onto a base that has a `probe`, and computes what we compute when every row is adapted."""
+    from peft import PeftModel
+
+    verifier, backbone = qwen_verifier, qwen_verifier.backbone
+    verifier.save(tmp_path)
+    base = AutoModelForCausalLM.from_pretrained(folder("qwen3"))
+    base.probe = type(verifier.probe)(backbone.hidden_size)
+    model = PeftModel.from_pretrained(base, tmp_path).eval().to(backbone.device)
+    ids = torch.tensor([prompts_for(backbone)[0].ids], device=backbone.device)
+    with verifier.riding(ids.shape[1]):
+        ours = backbone.model(input_ids=ids).logits
+    assert torch.allclose(model(input_ids=ids).logits, ours, atol=1e-4)
+    plain = backbone.model(input_ids=ids).logits
+    assert not torch.allclose(plain, ours, atol=1e-2)
+    assert torch.equal(base.probe.modules_to_save["default"].token, verifier.probe.token)
+
+
+def test_a_verifier_is_had_from_the_hub_by_its_id(
+    qwen_verifier: OneTokenVerifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its weights and its cards alone; without a network, what is at hand."""
+    backbone, asked = qwen_verifier.backbone, []
+    qwen_verifier.save(tmp_path / "snapshot")
+
+    def download(name: str, allow_patterns: tuple[str, ...], local_files_only: bool) -> str:
+        asked.append((name, allow_patterns, local_files_only))
+        if name != "some/verifier":
+            raise RuntimeError("404: no such repository")
+        return str(tmp_path / "snapshot")
+
+    monkeypatch.setattr(hub, "snapshot_download", download)
+    monkeypatch.setattr(hub, "answers", lambda: False)
+    monkeypatch.chdir(tmp_path)
+    scorer = open_scorer(backbone, "some/verifier", print)
+    assert scorer.fingerprint == qwen_verifier.fingerprint
+    scorer.release()
+    assert asked == [("some/verifier", hub.VERIFIER, True)] and not any("*" in p for p in hub.VERIFIER)
+    assert {p.name for p in (tmp_path / "snapshot").iterdir()} <= set(hub.VERIFIER)
+    with pytest.raises(VerifierError, match=r"'some/other' is no folder, and cannot be had from the hub .404.*mend"):
+        open_scorer(backbone, "some/other", print)
+    qwen_verifier.save(tmp_path / "here" / "verifier")
+    open_scorer(backbone, "here/verifier", print).release()  # a folder of that name comes first
+    assert len(asked) == 2
+
+
+def test_a_verifier_is_refused_by_another_base_and_when_broken(
+    qwen_verifier: OneTokenVerifier, backbones, tmp_path: Path
+) -> None:
+    good = tmp_path / "good"
+    qwen_verifier.save(good)
+    with pytest.raises(VerifierError, match="trained for base model"):
+        OneTokenVerifier.load(good, backbones("llama"))
+    with pytest.raises(VerifierError, match="is no verifier"):
+        OneTokenVerifier.load(tmp_path / "none", qwen_verifier.backbone)
+    for name in ("adapter_model.safetensors", "verifier.json"):
+        broken = tmp_path / f"broken-{name}"
+        shutil.copytree(good, broken)
+        (broken / name).write_bytes((good / name).read_bytes()[:100])
+        with pytest.raises(VerifierError, match="cannot be read"):
+            OneTokenVerifier.load(broken, qwen_verifier.backbone)
+    card = json.loads((good / "verifier.json").read_text())
+    (good / "verifier.json").write_text(json.dumps(card | {"rank": 2}))
+    with pytest.raises(VerifierError, match="other layers"):
+        OneTokenVerifier.load(good, qwen_verifier.backbone)
+
+
+def test_labels_run_from_one_half_to_the_outcome() -> None:
+    assert labels("ramp", 5, np.arange(5), True).tolist() == [0.5, 0.625, 0.75, 0.875, 1.0]
+    assert labels("ramp", 5, np.arange(5), False).tolist() == [0.5, 0.375, 0.25, 0.125, 0.0]
+    assert labels("ramp", 1, np.array([0]), True).tolist() == [0.5]
+
+
+def test_live_pruning_retires_by_score_and_counts_probes(qwen_verifier: OneTokenVerifier) -> None:
+    settings = Settings(paths=8, thinking=Thinking("discrete", ending=Ending(32)), prune="half:8", probe_every=8)
+    events = list(
+        stream(qwen_verifier.backbone, [Problem("What is 2 + 2?")], settings, OneTokenScorer(qwen_verifier, 8))
+    )
+    (solution,) = [e.solution for e in events if isinstance(e, Solved)]
+    pruned = [t for t in solution.traces if t.status.value == "pruned"]
+    ended = [t for t in solution.traces if t.status.value != "pruned"]
+    at_eight = [t for t in solution.traces if t.tokens >= 8]
+    assert len(pruned) >= 5 and all(t.tokens % 8 == 0 for t in pruned)
+    first_out = [t for t in pruned if t.tokens == 8]
+    assert len(first_out) == len(at_eight) // 2
+    assert max(t.score for t in first_out) <= min(dict(t.scores)[8] for t in at_eight if t not in first_out)
+    usage = solution.usage
+    assert usage.probe_tokens == sum(len(t.scores) for t in solution.traces)
+    assert usage.thinking_tokens + usage.answer_tokens == sum(t.tokens for t in solution.traces)
+    assert usage.saved_tokens > 0 and ended
+
+
+@pytest.fixture
+def rollouts(qwen: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Random traces with labels that can be read from them: right when the first id is even."""
+
+    def odd_or_even(trace: Trace) -> None:
+        trace.correct = bool(trace.steps.ids[0, 0] % 2 == 0)
+
+    monkeypatch.setattr("trueplex.solving.run.label", odd_or_even)
+    problems = [Problem(f"Problem {i}", answers=("1",)) for i in range(12)]
+    settings = Settings(paths=8, thinking=Thinking("discrete", ending=Ending(90, stop=("7",))), verifier="none")
+    return rollout(qwen, problems, settings, tmp_path / "rollouts")
+
+
+def test_training_lowers_the_loss_resumes_and_saves_what_it_trained(
+    qwen: Backbone, rollouts: Path, tmp_path: Path
+) -> None:
+    traces = read_labelled(rollouts, qwen)
+    assert len(traces) == 96
+    before = {n: p.clone() for n, p in qwen.model.named_parameters()}
+    recipe = Recipe(rank=4, positions=4, rows=16, epochs=12, lr=1e-2)
+    verifier = train_verifier(qwen, traces, traces, recipe, tmp_path / "v")
+    card = json.loads((tmp_path / "v" / "verifier.json").read_text())
+    assert card["validation"]["within_auroc@1.0"] > 0.8
+    assert all(torch.equal(before[n], p) for n, p in qwen.model.named_parameters())
+    wanted = score_stored(verifier, [(t.prompt, t.steps) for t in traces[:4]])
+    verifier.detach()
+    again = OneTokenVerifier.load(tmp_path / "v", qwen)
+    for a, b in zip(wanted, score_stored(again, [(t.prompt, t.steps) for t in traces[:4]]), strict=True):
+        assert np.abs(a - b).max() < 1e-6
+    again.detach()
+
+
+def test_traces_that_cannot_teach_are_refused(qwen: Backbone, backbones, tmp_path: Path) -> None:
+    problems = [Problem("Hi", answers=("1",))]
+    settings = Settings(paths=2, thinking=Thinking("discrete", ending=Ending(90, stop=("7",))), verifier="none")
+    out = rollout(qwen, problems, settings, tmp_path / "r")
+    with pytest.raises(InputError, match="0 right"):
+        read_labelled(out, qwen)
+    with pytest.raises(StoreError, match="traces of model"):
+        read_labelled(out, backbones("llama"))
+    with pytest.raises(InputError, match="no answers"):
+        rollout(qwen, [Problem("Hi")], settings, tmp_path / "s")
+    with pytest.raises(StoreError, match="cannot read"):
+        read_labelled(tmp_path / "nothing", qwen)
+
+
+def test_the_task_is_one_module_with_one_loss(qwen_verifier: OneTokenVerifier) -> None:
+    task = ProbeTask(qwen_verifier, Recipe())
+    trainable = {n for n, p in task.named_parameters() if p.requires_grad}
+    assert trainable == {f"verifier.{n}" for n, _ in qwen_verifier.named_parameters()}
+
+
+def test_a_probe_beside_a_shared_prompt_reads_the_same_score(verifier: OneTokenVerifier) -> None:
+    """One problem alone takes the shared-prefix path; among others its traces take the plain one."""
+    backbone = verifier.backbone
+    among = {(t.problem.text, t.index): t for t in decode(backbone, verifier)}
+    prompt = prompts_for(backbone)[1]
+    live = engine.start(backbone, [prompt], 3, MULTIPLEX, seed=SEED)
+    while live:
+        live.advance(1, verifier)
+        live.record(live.readings.tolist())
+    for trace in live.finished:
+        other = among[prompt.problem.text, trace.index]
+        assert np.array_equal(trace.steps.ids, other.steps.ids)
+        assert np.allclose([s for _, s in trace.scores], [s for _, s in other.scores], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "dtype", "near"),
+    [(4, 2, torch.float32, 1e-5), (3, 3, torch.float32, 1e-5), (4, 1, torch.bfloat16, 0.05)],
+)
+def test_the_fused_attention_of_probes_and_its_gradients_are_those_of_the_plain_one(
+    heads: int, kv_heads: int, dtype: torch.dtype, near: float
+) -> None:
+    """Also where a probe sees nothing but itself, and rows differ in what they see."""
+    from trueplex.models import attention_probe as probing
+
+    torch.manual_seed(0)
+    rows, probes, columns, size = 3, 7, 40, 16
+
+    def drawn(count: int, length: int) -> torch.Tensor:
+        return torch.randn(rows, count, length, size).to(dtype)
+
+    query, key, value = (drawn(n, probes).requires_grad_() for n in (heads, kv_heads, kv_heads))
+    base_key, base_value = drawn(kv_heads, columns), drawn(kv_heads, columns)
+    seen = torch.randint(1, columns, (rows, 1, probes, 1))
+    seen[0, 0, 0] = 0
+    mask = torch.zeros(rows, 1, probes, columns, dtype=dtype)
+    mask.masked_fill_(torch.arange(columns) >= seen, torch.finfo(dtype).min)
+    extras, slope = probing.Extras(size**-0.5, None, None), torch.randn(rows, probes, heads, size).to(dtype)
+    results = []
+    for way in (probing.plain, probing.probe):
+        out = way(query, key, value, base_key, base_value, mask, extras)
+        results.append((out, *torch.autograd.grad(out, (query, key, value), slope)))
+    assert "Fused" in str(results[1][0].grad_fn.next_functions[0][0].next_functions[0][0].name())
+    for one, other in zip(*results, strict=True):
+        assert one.shape == other.shape and one.dtype == other.dtype
+        assert (one - other).abs().max() <= near * max(1.0, float(one.abs().max().detach()))
+    # Latent attention has values of another size than its keys, which the kernel does not take.
+    narrow = (query, key, value[..., :8], base_key, base_value[..., :8], mask, extras)
+    assert torch.equal(probing.probe(*narrow), probing.plain(*narrow))
