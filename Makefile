@@ -9,7 +9,7 @@ export HF_HUB_OFFLINE ?= 1
 # Where what is measured goes, how much of it is measured, and on what. `make study QUICK=1` is a handful of everything, for CI.
 ifdef QUICK
 ifneq ($(filter bench measure modes mode-% deciding calibration verifier ablations ablation-% policy,$(MAKECMDGOALS)),)
-$(error QUICK is for the study and its parts, and would write a handful of figures over whole ones; mend: make study QUICK=1)
+$(error QUICK is for the study and its parts, and would write a handful of figures over whole ones. Try: make study QUICK=1)
 endif
 RUNS := runs/study-quick
 RESULTS := $(RUNS)/results

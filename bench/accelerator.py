@@ -154,7 +154,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="paired runs of each comparison")
     options = parser.parse_args()
     if default_device() != "cuda":
-        parser.error("there is no CUDA device here; mend: bench/speed.py measures on the CPU")
+        parser.error("there is no CUDA device here. Try: bench/speed.py measures on the CPU")
     with tempfile.TemporaryDirectory() as folder:
         models = {"reference": measure("reference", options.repeats, True)}
         told = {"machine": machine(), "traces": speed.TRACES, "tokens": TOKENS, "models": models}

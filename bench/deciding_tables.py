@@ -113,7 +113,7 @@ def deciding_parts() -> list[str]:
     return [
         *parts,
         f"### Live\n\n{live['problems']} problems of {', '.join(live['suites'])}, one at a time, {live['paths']} multiplex traces each, "
-        "weighted vote; seconds of the whole run, probes and waves counted." + older(live),
+        "weighted vote; seconds of the whole run, probes and schedule counted." + older(live),
         table(["policy", "seconds a problem", "tokens", "right", "− none"], rows),
         "A step costs something of its own, however few its rows: with one problem alone, retiring some of few paths frees little "
         "time. Where problems wait, freed rows are theirs at once.",

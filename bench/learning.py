@@ -306,7 +306,7 @@ def main() -> None:
         draw(found)
         PAGE.write_text(page(found))
     if options.check and PAGE.read_text() != page(results()):
-        sys.exit("docs/learning.md is not what results/learning says; mend: python bench/learning.py --page")
+        sys.exit("docs/learning.md is not what results/learning says. Try: python bench/learning.py --page")
 
 
 if __name__ == "__main__":

@@ -104,7 +104,7 @@ def reading(batch: list[Labelled]) -> tuple[Callable[[], float], Callable[[], fl
     def probe() -> None:
         at = torch.tensor([[length]])
         cache.write(Plan(0, rows, at, length + 1, length))
-        with verifier.riding(1):
+        with verifier.probing(1):
             _, hidden = backbone.forward(verifier.embedding.expand(rows, 1, -1), at, cache, length + 1, whole=True)
         verifier.read(hidden[:, 0])
 

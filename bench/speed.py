@@ -89,7 +89,7 @@ def engine_rate(
     started = time.perf_counter()
     live = engine.start(backbone, prompts, TRACES, thinking, rows=TRACES)
     while live:
-        live.advance(scorer.every if scorer else 32, scorer.rider if scorer else None)
+        live.advance(scorer.every if scorer else 32, scorer.probe if scorer else None)
         if scorer:
             live.record(scorer(live))
     seconds = time.perf_counter() - started

@@ -324,7 +324,7 @@ def main() -> None:
     check = parser.parse_args().check
     for path, text in pages().items():
         if check and path.read_text() != text:
-            sys.exit(f"{path.name} is not what results/ says; mend: python bench/tables.py")
+            sys.exit(f"{path.name} is not what results/ says. Try: python bench/tables.py")
         if not check:
             path.write_text(text)
 

@@ -13,7 +13,22 @@ import pytest
 import trueplex
 
 ROOT = Path(trueplex.__file__).parent
-ORDER = "grading decide models data engine verify solving evals train reference report serve scale cli".split()
+ORDER = [
+    "grading",
+    "decide",
+    "models",
+    "data",
+    "engine",
+    "verify",
+    "solving",
+    "evals",
+    "train",
+    "reference",
+    "report",
+    "serve",
+    "scale",
+    "cli",
+]
 NO_TORCH = ("types", "errors", "files", "grading", "decide")
 MOST_LINES, MOST_IN_FUNCTION = 400, 60
 

@@ -1,4 +1,4 @@
-"""What can go wrong, named. Every error says what, why and how to mend it.
+"""What can go wrong, named. Every error says what, why and how to fix it.
 
 Each leaf is also the builtin that callers would catch without knowing trueplex, so
 ``except ValueError`` keeps working.
@@ -38,4 +38,4 @@ class MissingExtra(TrueplexError, ImportError):
     """An optional dependency is absent; the message names the extra that brings it."""
 
     def __init__(self, package: str, extra: str) -> None:
-        super().__init__(f"{package} is not installed; mend: pip install 'trueplex[{extra}]'")
+        super().__init__(f"{package} is not installed. Try: pip install 'trueplex[{extra}]'")

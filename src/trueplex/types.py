@@ -39,11 +39,11 @@ class Problem:
 
     def __post_init__(self) -> None:
         if not self.text.strip():
-            raise InputError("the problem is empty; mend: give some text, '-' or @FILE.jsonl")
+            raise InputError("the problem is empty. Try: give some text, '-' or @FILE.jsonl")
         try:
             self.text.encode()
         except UnicodeEncodeError as error:
-            raise InputError(f"the problem is no Unicode text at character {error.start}; mend: give UTF-8") from error
+            raise InputError(f"the problem is no Unicode text at character {error.start}. Try: give UTF-8") from error
 
     @property
     def key(self) -> int:
@@ -65,7 +65,7 @@ class Usage:
     """Tokens spent. One count per forward row: nothing twice, nothing free (law 9).
 
     ``prompt_tokens`` counts a problem's prompt as often as it was prefilled: once, and again where traces begin in
-    waves.
+    schedule.
     ``saved_tokens`` estimates what retired traces did not spend: the mean length of the
     problem's finished traces less what each retired trace had spent, never below 0.
     """

@@ -94,16 +94,16 @@ def test_a_model_without_a_verifier_is_said_and_votes_by_majority(trueplex, fold
         (["solve", PROBLEM, "--model", "nowhere"], "no model 'nowhere'"),
         (["solve", PROBLEM, "--width", "0"], "width is 0"),
         (["solve", PROBLEM, "--temperature", "-1"], "temperature is -1"),
-        (["solve", PROBLEM, "--prune", "half"], "'' is not a positive whole number; mend: use none, half:EVERY"),
+        (["solve", PROBLEM, "--prune", "half"], "'' is not a positive whole number. Try: use none, half:EVERY"),
         (["solve", PROBLEM, "--prune", "keep:0.5"], "does not say how often, as @EVERY"),
         (["solve", PROBLEM, "--prune", "floor:x"], "the score 'x' is no number"),
-        (["solve", PROBLEM, "--verifier", "orm:" + "v" * 300], "mend"),
-        (["solve", PROBLEM, "--verifier", "genrm:~nobody/m"], "mend"),
+        (["solve", PROBLEM, "--verifier", "orm:" + "v" * 300], "Try:"),
+        (["solve", PROBLEM, "--verifier", "genrm:~nobody/m"], "Try:"),
         (["calibrate", "/nowhere.jsonl", "--verifier", "~nobody/v"], "is no verifier"),
         (["eval", "--suite", "s" * 300 + ".jsonl", "--out", "/tmp/never"], "cannot read"),
         (["solve", PROBLEM, "--verifier", ""], "the verifier's name is empty"),
         (["solve", PROBLEM, "--verifier", "~nobody/v"], "is no verifier"),
-        (["solve", PROBLEM, "--verifier", "v" * 300], "mend"),
+        (["solve", PROBLEM, "--verifier", "v" * 300], "Try:"),
         (["solve", "@~nobody/p.jsonl"], "cannot read ~nobody/p.jsonl"),
         (["solve", PROBLEM, "--prune", "half:8", "--verifier", "none"], "needs scores"),
         (["solve", PROBLEM, "--verifier", "/nowhere"], "is no verifier"),
@@ -121,7 +121,7 @@ def test_a_model_without_a_verifier_is_said_and_votes_by_majority(trueplex, fold
         (["solve", PROBLEM, "--paths", "0"], "paths is 0"),
         (["solve", PROBLEM, "--paths", "many"], "paths is 'many'"),
         (["solve", PROBLEM, "--colour", "red"], "No such option"),
-        (["solve"], "Missing argument 'PROBLEM...'; mend: see 'trueplex solve --help'"),
+        (["solve"], "Missing argument 'PROBLEM...'. Try: see 'trueplex solve --help'"),
         (["solve", "@/nowhere.jsonl"], "cannot read /nowhere.jsonl"),
         (["solve", "word " * 4000], "tokens long and the model holds"),
         (["solve", PROBLEM, "--save", "/proc/nowhere/t.jsonl"], "cannot write"),
@@ -144,7 +144,7 @@ def test_good_lines_of_a_broken_file_are_still_solved(trueplex, tmp_path: Path) 
     assert code == 2 and [json.loads(line)["problem"] for line in out.splitlines()] == ["1+1?", "2+2?"]
     for number in (2, 4, 5, 7):
         assert f"line {number}:" in err
-    assert 'line 4: it is skipped: it has no text "problem"; mend: give one' in err
+    assert 'line 4: it is skipped: it has no text "problem". Try: give one' in err
     complaints = [line for line in err.splitlines() if "is skipped" in line or "p/8: the problem is" in line]
     assert len(complaints) == 5
     file.write_text("1\n2\n")
@@ -342,7 +342,7 @@ def test_closed_and_full_streams_are_one_line(redirection: str) -> None:
     done = subprocess.run(["bash", "-c", f"echo '{PROBLEM}' | {command}" if ">" in redirection else command],
                           capture_output=True, text=True, env=ENVIRONMENT)  # fmt: skip
     said = [line for line in done.stderr.splitlines() if line.startswith("trueplex: ")]
-    assert done.returncode == 2 and "Traceback" not in done.stderr and "mend" in said[-1], done.stderr
+    assert done.returncode == 2 and "Traceback" not in done.stderr and "Try:" in said[-1], done.stderr
 
 
 def test_a_save_file_is_gone_on_with_only_by_the_options_it_was_begun_with(trueplex, tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def test_no_network_is_found_out_at_once(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     started = time.monotonic()
-    assert not hub.answers() and loading.at_hand("nobody/nothing") == {"local_files_only": True}
+    assert not hub.answers() and loading.cached_only("nobody/nothing") == {"local_files_only": True}
     with pytest.raises(ModelError, match="cannot load model 'nobody/nothing'"):
         loading.load("nobody/nothing")
     with pytest.raises(InputError, match="from the hub"):

@@ -238,7 +238,7 @@ def test_a_calibration_is_not_kept_in_what_was_fetched(trueplex, rollouts: Path)
 
 
 def test_problems_with_too_few_traces_are_left_out_and_said(trueplex, rollouts: Path, tmp_path: Path) -> None:
-    """As an evaluation that was stopped leaves them; with none left, how to mend it."""
+    """As an evaluation that was stopped leaves them; with none left, how to fix it."""
     verifier = tmp_path / "verifier"
     shutil.copytree(reference_path() / "verifier", verifier)
     rows = list(read(rollouts, print))

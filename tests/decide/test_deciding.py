@@ -1,4 +1,4 @@
-"""Rules with a memory, waves, alarms, budgets and the third state: plain numbers first, then in the decode loop."""
+"""Rules with a memory, schedule, alarms, budgets and the third state: plain numbers first, then in the decode loop."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+from test_policy_and_vote import look, running, stopped
 
 from conftest import SEED, TEXTS, prompts_for
-from test_policy_and_vote import look, running, stopped
 from trueplex.data.embedded import tasks
-from trueplex.decide import adaptive as waves
+from trueplex.decide import adaptive as schedule
 from trueplex.decide import alarms
 from trueplex.decide import voting as vote
 from trueplex.decide.budget import Budget
@@ -26,7 +26,7 @@ from trueplex.engine.thinking import Thinking
 from trueplex.errors import OptionError, VerifierError
 from trueplex.models.backbone import Backbone
 from trueplex.models.load import load
-from trueplex.solving.loop import Advanced, Rang, Solved, Stopped, stream
+from trueplex.solving.loop import Advanced, AlarmRaised, Solved, Stopped, stream
 from trueplex.solving.settings import Settings, configuration
 from trueplex.types import Problem, Solution, Status, Trace, Vote
 from trueplex.verify.confidence import Confidence, ConfidenceScorer
@@ -116,33 +116,33 @@ def test_unknown_selectors_are_refused(name: str) -> None:
         vote.selector(name)
 
 
-# -- waves ----------------------------------------------------------------------------------------
+# -- schedule ----------------------------------------------------------------------------------------
 
 
 @given(st.floats(1, 300), st.floats(1, 300))
 def test_the_mass_above_half_is_that_of_scipy(a: float, b: float) -> None:
-    assert waves.beats(a, b) == pytest.approx(stats.beta.sf(0.5, a, b), abs=1e-7)
+    assert schedule.beats(a, b) == pytest.approx(stats.beta.sf(0.5, a, b), abs=1e-7)
 
 
 def test_auto_begins_few_and_doubles_while_the_vote_is_open() -> None:
-    auto = waves.parse("auto:40")
+    auto = schedule.parse("auto:40")
     assert (auto.first, auto.most) == (8, 40)
     assert auto.more(stopped([("1", 1.0)] * 8)) == 0
     split = stopped([("1", 1.0), ("2", 1.0)] * 20)
     assert [auto.more(split[:n]) for n in (8, 16, 32, 40)] == [8, 16, 8, 0]
     assert auto.more(stopped([(None, 1.0)] * 8)) == 8  # no vote yet settles nothing
-    fixed = waves.parse("12")
+    fixed = schedule.parse("12")
     assert (fixed.first, fixed.more(split[:12])) == (12, 0)
 
 
 @pytest.mark.parametrize("paths", ["0", "-1", "auto:", "auto:8", "auto:x", "many", "1.5"])
 def test_malformed_paths_are_refused(paths: str) -> None:
     with pytest.raises(OptionError, match="paths is"):
-        waves.parse(paths)
+        schedule.parse(paths)
 
 
 def test_a_warm_up_comes_first() -> None:
-    warm = Settings(paths=20, prune="deepconf:low@8/6").waves
+    warm = Settings(paths=20, prune="deepconf:low@8/6").schedule
     assert warm.first == 6 and warm.more(stopped([("1", 1.0)] * 6)) == 14 and warm.more(stopped([("1", 1.0)] * 20)) == 0
     with pytest.raises(OptionError, match="warm-up of its own"):
         Settings(paths="auto", prune="deepconf:low@8/6")
@@ -297,7 +297,7 @@ def test_a_budget_of_paths_goes_in_the_order_of_the_problems(qwen: Backbone) -> 
 def test_alarms_stop_what_they_say(qwen: Backbone) -> None:
     for scope in ("trace", "problem"):
         events = solve(qwen, replace(SURE, paths=8, alarms=(f"call:{__name__}:no_sevens={scope}",)))
-        rang = [e for e in events if isinstance(e, Rang)]
+        rang = [e for e in events if isinstance(e, AlarmRaised)]
         assert [(e.problem.text, e.alarm.index, e.alarm.stopped) for e in rang] == [
             (TEXTS[0], 7, scope),
             (TEXTS[1], 7, scope),
@@ -308,12 +308,12 @@ def test_alarms_stop_what_they_say(qwen: Backbone) -> None:
         assert alarmed == ([7] if scope == "trace" else [t.index for t in solution.traces if t.tokens == 4])
         assert all(t.status is Status.PRUNED for t in solution.traces if t.index in alarmed)
     events = solve(qwen, replace(SURE, paths=8, alarms=(f"call:{__name__}:no_sevens=run",)))
-    assert len([e for e in events if isinstance(e, Rang)]) == 1 and len(solutions(events)) == 2
+    assert len([e for e in events if isinstance(e, AlarmRaised)]) == 1 and len(solutions(events)) == 2
 
 
 def test_alarms_of_ones_own_may_be_functions_and_their_mistakes_are_told(qwen: Backbone) -> None:
     events = solve(qwen, replace(SURE, paths=8, alarms=(no_sevens,)))
-    assert {(e.alarm.index, e.alarm.why) for e in events if isinstance(e, Rang)} == {(7, "a seven")}
+    assert {(e.alarm.index, e.alarm.why) for e in events if isinstance(e, AlarmRaised)} == {(7, "a seven")}
     assert solutions(events)[TEXTS[0]].config["alarms"] == ["call:no_sevens"]
 
     def broken(trace: Trace) -> str | None:

@@ -52,7 +52,7 @@ def test_simulated_and_live_leave_the_same(reference: Backbone, grown: dict, opt
     rule = parse(settings.prune)
     acted = 0
     for key, live in grow(reference, settings).items():
-        stored = simulate(grown[key], rule, settings.waves, math.gcd(rule.stride, 8))
+        stored = simulate(grown[key], rule, settings.schedule, math.gcd(rule.stride, 8))
         assert [_seen(t) for t in stored] == [_seen(t) for t in live]
         for a, b in zip(stored, live, strict=True):  # scores differ in the last bits: the batch has another shape
             assert [at for at, _ in a.scores] == [at for at, _ in b.scores]
@@ -68,6 +68,6 @@ def _seen(trace: Trace) -> tuple:
 def test_what_was_not_scored_or_grown_cannot_be_simulated(grown: dict) -> None:
     traces = next(iter(grown.values()))
     with pytest.raises(OptionError, match="no score at 4 tokens"):
-        simulate(traces, parse("half:4"), SETTINGS.waves, 4)
+        simulate(traces, parse("half:4"), SETTINGS.schedule, 4)
     with pytest.raises(OptionError, match="may need 20"):
-        simulate(traces, parse("none"), replace(SETTINGS, paths=20).waves, 8)
+        simulate(traces, parse("none"), replace(SETTINGS, paths=20).schedule, 8)

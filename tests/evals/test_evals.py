@@ -20,7 +20,7 @@ from scipy import stats
 from conftest import stored_trace
 from trueplex.decide import pruning as policy
 from trueplex.decide import voting as vote
-from trueplex.decide.adaptive import Waves
+from trueplex.decide.adaptive import PathSchedule
 from trueplex.decide.simulate import simulate
 from trueplex.errors import OptionError
 from trueplex.evals.budget import Spent, at_budget, equal_budgets
@@ -140,7 +140,7 @@ def test_a_vote_behind_a_policy_is_that_of_the_run(seed: int, name: str, prune: 
         group = [replace(t, index=t.index - first) for t in one.traces[first : first + 6]]
         if name == "majority" and not rule.needs_scores:  # such a run has no scorer
             group = [replace(t, scores=[], probe_tokens=0) for t in group]
-        left = simulate(group, rule, Waves(6, 6), rule.stride or 4)
+        left = simulate(group, rule, PathSchedule(6, 6), rule.stride or 4)
         votes = vote.selector(name)(rule.voters(left))
         found = chosen.method(one.traces[first : first + 6])
         assert found.answer == (votes[0].answer if votes else None)
@@ -160,7 +160,7 @@ def test_a_policy_saves_and_an_untrained_score_costs_nothing() -> None:
     for view in one.views["logprob"]:
         assert view.scores == [(at, pytest.approx(float(np.exp(traces[view.index].steps.logps[:at, 0].mean()))))
                                for at in (*range(4, view.tokens, 4), view.tokens)]  # fmt: skip
-    survivors = simulate(one.views["logprob"], policy.parse("half:4"), Waves(12, 12), 4)
+    survivors = simulate(one.views["logprob"], policy.parse("half:4"), PathSchedule(12, 12), 4)
     assert untrained == sum(t.tokens for t in survivors)
 
 

@@ -70,7 +70,7 @@ def without_tokenizer(folder: Path) -> None:
     [
         (lacking, r"no fitting weights for model\.layers\.1\.self_attn\.q_proj\.weight, which would be random"),
         (misshapen, r"no fitting weights for model\.norm\.weight"),
-        (without_tokenizer, "mend: copy the tokenizer's files|cannot be given a problem"),
+        (without_tokenizer, "Try: copy the tokenizer's files|cannot be given a problem"),
         (
             lambda folder: (folder / "chat_template.jinja").write_text("{% for %}"),
             "correct its tokenizer and chat template",
@@ -93,7 +93,7 @@ def test_names_that_no_file_can_have_and_devices_that_are_not_there() -> None:
         with pytest.raises(ModelError, match=r"not a folder, nor a hub id|cannot load model"):
             load(name)
     for device in ("gpu", "hpu", "privateuseone"):
-        with pytest.raises(ModelError, match=rf"device '{device}' cannot be used \(.*\); mend: --device"):
+        with pytest.raises(ModelError, match=rf"device '{device}' cannot be used \(.*\). Try: --device"):
             load(device=device)
 
 

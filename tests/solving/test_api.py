@@ -30,7 +30,7 @@ def test_solve_and_stream() -> None:
 
 
 def test_wrong_options_are_refused_before_any_token() -> None:
-    with pytest.raises(OptionError, match="mend"):
+    with pytest.raises(OptionError, match="Try:"):
         trueplex.solve("reference", PROBLEM, prune="quarter:3")
     with pytest.raises(ValueError, match="needs scores"):
         trueplex.solve("reference", PROBLEM, prune="half:3", verifier="none")

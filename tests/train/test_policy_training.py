@@ -548,7 +548,7 @@ def test_an_adapter_learns_under_fsdp_as_alone(tmp_path: Path) -> None:
 def test_weights_that_cannot_be_gathered_are_refused(kind: str, stage: int | None, what: str) -> None:
     state = SimpleNamespace(deepspeed_plugin=SimpleNamespace(zero_stage=stage))
     accelerator = SimpleNamespace(distributed_type=DistributedType[kind], is_fsdp2=False, state=state)
-    with pytest.raises(OptionError, match=f"rollouts cannot use weights that {what} has parted; mend"):
+    with pytest.raises(OptionError, match=f"rollouts cannot use weights that {what} has parted. Try"):
         sharded.check(accelerator)
     accelerator.is_fsdp2, state.deepspeed_plugin.zero_stage = True, 2
     sharded.check(accelerator)

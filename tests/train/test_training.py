@@ -119,7 +119,7 @@ def test_beside_a_base_in_bfloat16_the_verifier_learns_in_float32(
     scorer = OneTokenScorer(verifier, 4)
     live = engine.start(half, [prompt], 3, Thinking("discrete", ending=Ending(12)))
     while live:
-        live.advance(4, scorer.rider)
+        live.advance(4, scorer.probe)
         live.record(scorer(live))
     for trace, scores in zip(
         live.finished, score_stored(verifier, [(prompt.ids, t.steps) for t in live.finished]), strict=True
@@ -309,7 +309,7 @@ def test_balance_order_and_positions(qwen: Backbone, traces: list[Labelled]) -> 
      {"patience": -1}, {"every": 0}],
 )  # fmt: skip
 def test_recipes_that_cannot_act_are_refused(options: dict) -> None:
-    with pytest.raises(OptionError, match="mend"):
+    with pytest.raises(OptionError, match="Try:"):
         Recipe(**options)
 
 
@@ -359,7 +359,7 @@ def test_two_processes_learn_what_one_learns(rolled: Path, tmp_path: Path, truep
 def test_a_batch_that_does_not_fit_is_learned_from_in_parts(
     qwen: Backbone, traces: list[Labelled], tmp_path: Path, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same weights, whatever fits, and it is said once; where nothing is to be parted, how to mend it.
+    """The same weights, whatever fits, and it is said once; where nothing is to be parted, how to fix it.
 
     Memory runs out in a later part too, when some gradient is there already, and traces count by their lengths.
     """

@@ -93,5 +93,5 @@ def test_spelling() -> None:
         "deepconf:mean@5",
         "logprob:3",
     ):
-        with pytest.raises(OptionError, match="mend"):
+        with pytest.raises(OptionError, match="Try:"):
             parse(text)

@@ -149,7 +149,7 @@ def test_values_need_right_and_wrong_traces(qwen: Backbone, tmp_path: Path) -> N
     with pytest.raises(InputError, match="no problem with right and wrong traces"):
         value(qwen, tmp_path, VALUING)
     for wrong in ({"traces": 0}, {"steps": "pages"}):
-        with pytest.raises(OptionError, match="mend"):
+        with pytest.raises(OptionError, match="Try:"):
             Valuing(**wrong)
 
 
@@ -212,7 +212,7 @@ def test_what_is_trained_learns_and_loads_by_name(
     assert [r["step"] for r in log] == [4, 6] and all(f"within_auroc@{s}" in log[0] for s in SHARES)
     assert not any(p.requires_grad for p in reference.model.parameters())
     for other in {"orm:{}", "prm:versaprm:{}", "genrm:{}"} - {NAMES[kind]}:
-        with pytest.raises(VerifierError, match=f"is another reward model; mend: {NAMES[kind].format('')}"):
+        with pytest.raises(VerifierError, match=f"is another reward model. Try: {NAMES[kind].format('')}"):
             open_scorer(reference, other.format(tmp_path), print)
 
 
@@ -319,5 +319,5 @@ def test_a_run_that_was_killed_ends_in_the_same_weights(
     "wrong", [{"kind": "best"}, {"rank": -1}, {"lr": 0}, {"steps": "lines"}, {"kind": "process", "steps": "pages"}]
 )
 def test_recipes_that_cannot_act_are_refused(wrong: dict) -> None:
-    with pytest.raises(OptionError, match="mend"):
+    with pytest.raises(OptionError, match="Try:"):
         RewardRecipe(**wrong)

@@ -60,7 +60,7 @@ def decode(backbone: Backbone, verifier: OneTokenVerifier | None, stride: int = 
     live = engine.start(backbone, prompts_for(backbone), 3, MULTIPLEX, seed=SEED)
     scorer = OneTokenScorer(verifier, stride) if verifier else None
     while live:
-        live.advance(stride, scorer.rider if scorer else None)
+        live.advance(stride, scorer.probe if scorer else None)
         if scorer:
             live.record(scorer(live))
     return sorted(live.finished, key=lambda t: (t.problem.text, t.index))
@@ -108,10 +108,10 @@ def test_law_6_a_loaded_verifier_leaves_the_base_as_it_was(backbone: Backbone, t
     loaded = OneTokenVerifier.load(tmp_path, backbone)
     assert torch.equal(backbone.model(input_ids=ids).logits, before)
     assert set(backbone.model.state_dict()) == names
-    with loaded.riding(1):
+    with loaded.probing(1):
         assert not torch.equal(backbone.model(input_ids=ids).logits, before)
     loaded.detach()
-    with loaded.riding(1):
+    with loaded.probing(1):
         assert torch.equal(backbone.model(input_ids=ids).logits, before)
 
 
@@ -151,7 +151,7 @@ def test_the_folder_is_a_peft_adapter(qwen_verifier: OneTokenVerifier, folder, t
     base.probe = type(verifier.probe)(backbone.hidden_size)
     model = PeftModel.from_pretrained(base, tmp_path).eval().to(backbone.device)
     ids = torch.tensor([prompts_for(backbone)[0].ids], device=backbone.device)
-    with verifier.riding(ids.shape[1]):
+    with verifier.probing(ids.shape[1]):
         ours = backbone.model(input_ids=ids).logits
     assert torch.allclose(model(input_ids=ids).logits, ours, atol=1e-4)
     plain = backbone.model(input_ids=ids).logits
@@ -180,7 +180,7 @@ def test_a_verifier_is_had_from_the_hub_by_its_id(
     scorer.release()
     assert asked == [("some/verifier", hub.VERIFIER, True)] and not any("*" in p for p in hub.VERIFIER)
     assert {p.name for p in (tmp_path / "snapshot").iterdir()} <= set(hub.VERIFIER)
-    with pytest.raises(VerifierError, match=r"'some/other' is no folder, and cannot be had from the hub .404.*mend"):
+    with pytest.raises(VerifierError, match=r"'some/other' is no folder, and cannot be had from the hub .404.*Try:"):
         open_scorer(backbone, "some/other", print)
     qwen_verifier.save(tmp_path / "here" / "verifier")
     open_scorer(backbone, "here/verifier", print).release()  # a folder of that name comes first

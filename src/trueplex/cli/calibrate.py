@@ -39,14 +39,14 @@ def calibrate(
         and hub.is_id(verifier)
         and verifier.partition(":")[0] not in PLAIN
     ):
-        raise OptionError(f"a calibration is kept in the verifier's folder, and {verifier} lies on the hub; mend: `hf download {verifier} "
+        raise OptionError(f"a calibration is kept in the verifier's folder, and {verifier} lies on the hub. Try: `hf download {verifier} "
                           "--local-dir FOLDER`, and --verifier FOLDER")  # fmt: skip
     backbone = load(model, device)
     scorer, settings = choose_scorer(backbone, Settings(verifier=verifier), say)
     runs = [replace(settings, paths=p, select=s, prune=r) for p in paths for s in selects for r in prunes]
-    runs = [replace(run, paths=run.paths if run.waves.adaptive else run.waves.most) for run in runs]
+    runs = [replace(run, paths=run.paths if run.schedule.adaptive else run.schedule.most) for run in runs]
     for run in runs:
-        policy.parse(run.prune).check(run.waves.most, backbone.default_max_tokens)
+        policy.parse(run.prune).check(run.schedule.most, backbone.default_max_tokens)
     source = origin(None, backbone)
     seen, traces = _votes(data, runs, scorer, source)
     made = fit(seen, traces, error, belongs(backbone, scorer, verifier))
@@ -83,7 +83,7 @@ def _votes(stores: Sequence[Path], runs: Sequence[Settings], scorer: Scorer | No
     """
     seen: list[Seen] = []
     every: dict[str, list[Trace]] = {}
-    most = max(run.waves.most for run in runs)
+    most = max(run.schedule.most for run in runs)
     for path in stores:
         _check_scorer(path, runs[0].verifier, scorer)
         groups: dict[int, list[Trace]] = {}
@@ -100,13 +100,13 @@ def _votes(stores: Sequence[Path], runs: Sequence[Settings], scorer: Scorer | No
         traces = [t for group in groups.values() for t in group]
         if not traces or not any(t.correct is not None for t in traces):
             raise InputError(
-                f"{path} holds no graded traces; mend: give rollouts or evaluations of problems with answers"
+                f"{path} holds no graded traces. Try: give rollouts or evaluations of problems with answers"
             )
         if scorer is None:
             for trace in traces:
                 trace.scores = []
         elif not all(t.scores for t in traces):
-            raise InputError(f"{path} holds traces without scores; mend: roll out with --verifier and --probe-every")
+            raise InputError(f"{path} holds traces without scores. Try: roll out with --verifier and --probe-every")
         thinking = next(iter(read(path, say, ("thinking",))))["thinking"]
         cadence = traces[0].scores[0][0] if scorer else 32
         for run in runs:
@@ -125,11 +125,11 @@ def _check_scorer(path: Path, verifier: str, scorer: Scorer | None) -> None:
     made, weights = told["config"]["verifier"], told.get("scorer")
     if weights and scorer and scorer.fingerprint and weights != scorer.fingerprint:
         raise InputError(
-            f"{path} was scored by a verifier of other weights ({made}); mend: roll out with --verifier {verifier}"
+            f"{path} was scored by a verifier of other weights ({made}). Try: roll out with --verifier {verifier}"
         )
     kinds = [name if name.partition(":")[0] in PLAIN else "a verifier folder" for name in (made, verifier)]
     if made != "none" and kinds[0] != kinds[1]:
-        raise InputError(f"{path} was scored by {made!r}, and {verifier!r} is to be calibrated; mend: --verifier {made}, or roll out "
+        raise InputError(f"{path} was scored by {made!r}, and {verifier!r} is to be calibrated. Try: --verifier {made}, or roll out "
                          f"with --verifier {verifier}")  # fmt: skip
 
 

@@ -131,6 +131,6 @@ def calibrate(
     from trueplex.errors import OptionError
 
     if not 0 < error < 1:
-        raise OptionError(f"error is {error}; mend: a share between 0 and 1")
+        raise OptionError(f"error is {error}. Try: a share between 0 and 1")
     selects = select or ["majority" if verifier == "none" else "weighted"]
     learn(data, test or [], model, device, verifier, paths or ["16"], selects, prune or ["none"], error, out)

@@ -37,14 +37,14 @@ def measure(
     names = names_of(suites)
     if len({label(name) for name in names}) < len(names):
         raise OptionError(
-            "two suites have the same name and would share a folder; mend: give each once, or rename a file"
+            "two suites have the same name and would share a folder. Try: give each once, or rename a file"
         )
     if data_dir is not None and all(name in tasks.SUITES for name in names):
-        raise OptionError("--data-dir acts on none of these suites; mend: drop it")
+        raise OptionError("--data-dir acts on none of these suites. Try: drop it")
     chosen = {label(name): problems_of(name, split, n, settings.seed, say, data_dir) for name in names}
     backbone = load(model, device)
     scorer, settings = choose_scorer(backbone, settings, say)
-    with Bar(sum(map(len, chosen.values())) * settings.waves.most, quiet) as bar:
+    with Bar(sum(map(len, chosen.values())) * settings.schedule.most, quiet) as bar:
         result = evaluate(backbone, chosen, settings, out, scorer, bar.step, say, methods, read_truncated)
     console = Console(width=None if sys.stdout.isatty() else 160)
     for name, figures in result["suites"].items():
@@ -101,7 +101,7 @@ def appraise(
         for path in data
     }
     if len(stores) < len(data):
-        raise OptionError("two stores have the same name and would share a place in the results; mend: rename one")
+        raise OptionError("two stores have the same name and would share a place in the results. Try: rename one")
     config = {"model": backbone.name, "fingerprint": backbone.fingerprint, "scorers": list(scorers),
               "data": [str(p) for p in data], "problems": most, "samples": samples}  # fmt: skip
     suites = _judged_before(out, config)
@@ -152,7 +152,7 @@ def _judged_before(out: Path, config: dict[str, Any]) -> dict[str, Any]:
         return {}
     before = json.loads(path.read_text())
     if before["config"] != json.loads(json.dumps(config)):
-        raise StoreError(f"{out} holds results of other scorers or traces; mend: give another --out folder")
+        raise StoreError(f"{out} holds results of other scorers or traces. Try: give another --out folder")
     return {suite: judged for suite, judged in before["suites"].items()
             if all(isinstance(f["over_all"]["1.0"], dict | None) for f in judged["scorers"].values())}  # fmt: skip
 
@@ -163,5 +163,5 @@ def _graded(path: Path, source: Origin, most: int | None, samples: int | None) -
     texts = set(list(dict.fromkeys(t.problem.text for t, _ in stored))[:most])
     kept = [s for s in stored if s[0].problem.text in texts and (samples is None or s[0].index < samples)]
     if not any(t.correct is not None for t, _ in kept):
-        raise InputError(f"{path} holds no graded traces; mend: give rollouts or evaluations of problems with answers")
+        raise InputError(f"{path} holds no graded traces. Try: give rollouts or evaluations of problems with answers")
     return kept

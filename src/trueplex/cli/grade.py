@@ -44,7 +44,7 @@ def read_pairs(file: Path) -> list[tuple[str | None, list[str]]]:
     try:
         lines = file.read_text(encoding="utf-8-sig").rstrip().split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read {file}: {error}; mend: check the path") from error
+        raise InputError(f"cannot read {file}: {error}. Try: check the path") from error
     for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line)
@@ -55,7 +55,7 @@ def read_pairs(file: Path) -> list[tuple[str | None, list[str]]]:
                 raise TypeError("an answer is no text")
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(
-                f'{file}, line {number}: no {{"prediction", "answers"}} ({error}); mend: correct that line'
+                f'{file}, line {number}: no {{"prediction", "answers"}} ({error}). Try: correct that line'
             ) from error
         pairs.append((prediction, answers))
     return pairs

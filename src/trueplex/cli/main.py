@@ -150,7 +150,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _ended)
     try:
         if sys.stdout is None:
-            raise StoreError("standard output is closed; mend: leave it open, or send it to /dev/null")
+            raise StoreError("standard output is closed. Try: leave it open, or send it to /dev/null")
         code: Any = app(prog_name="trueplex", standalone_mode=False)
         sys.stdout.flush()
     except TrueplexError as error:
@@ -165,13 +165,13 @@ def main() -> None:
             raise
         # The reader has gone; give Python a sink, or it would complain again on exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = _complain("standard output was closed before all was written; mend: read it to the end, or use --save")
+        code = _complain("standard output was closed before all was written. Try: read it to the end, or use --save")
     except OSError as error:
         if error.errno not in FULL:
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = _complain(
-            f"cannot write: {error.strerror}; mend: make room and run again (what --save or --out holds is kept)"
+            f"cannot write: {error.strerror}. Try: make room and run again (what --save or --out holds is kept)"
         )
     except Exception as error:
         if type(error).__module__.split(".")[0] not in ("click", "typer"):
@@ -179,7 +179,7 @@ def main() -> None:
         told = error.format_message() if hasattr(error, "format_message") else str(error)
         command = getattr(getattr(error, "ctx", None), "command_path", "trueplex")
         # Without any word, the help was shown.
-        code = _complain(f"{told.rstrip('.')}; mend: see '{command} --help'") if told else 2
+        code = _complain(f"{told.rstrip('.')}. Try: see '{command} --help'") if told else 2
     if code == 130:  # typer itself may have turned the interrupt into this code
         print("trueplex: interrupted; what was finished is kept", file=sys.stderr)
     sys.exit(code or 0)

@@ -21,7 +21,7 @@ def gather(data: str, split: str, n: int, seed: int) -> list[Problem]:
     """`n` problems of suites or files given by commas, as many of each."""
     names = [name for part in data.split(",") if (name := part.strip())]
     if not names:
-        raise OptionError("data is empty; mend: 'reference', suites by commas, or FILE.jsonl")
+        raise OptionError("data is empty. Try: 'reference', suites by commas, or FILE.jsonl")
     return [p for name in names for p in problems_of(name, None, -(-n // len(names)), seed, say, default_split=split)]
 
 
@@ -39,7 +39,7 @@ def practise(data: str, validation: str | None, n: int, held: int, model: str, d
         judging = [p for p in problems if (p.key >> 32) % HELD == 0][:held]
         problems = [p for p in problems if (p.key >> 32) % HELD]
     if not judging:
-        raise OptionError("no problem is left to judge by; mend: give --validation, or more problems")
+        raise OptionError("no problem is left to judge by. Try: give --validation, or more problems")
     backbone = load(model, device, torch.float32)
     reference = load(model, device, torch.float32) if recipe.kl and not recipe.rank else None
     folder = train_policy(backbone, problems, judging, recipe, out, reference, say=say if not quiet else _nothing)

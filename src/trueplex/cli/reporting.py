@@ -23,10 +23,10 @@ def report(sources: Sequence[Path], out: Path | None, tables: Path | None, pictu
         OptionError: nothing is asked for, or a format without pictures. InputError: see `report.read.read`.
     """
     if out is None and tables is None and pictures is None:
-        raise OptionError("nothing to write; mend: give --out PAGE.html, --markdown FILE.md or --figures DIR")
+        raise OptionError("nothing to write. Try: give --out PAGE.html, --markdown FILE.md or --figures DIR")
     if form is not None and (pictures is None or form not in FORMATS):
         raise OptionError(
-            f"--format {form} acts on --figures and is one of {', '.join(FORMATS)}; mend: give both so, or neither"
+            f"--format {form} acts on --figures and is one of {', '.join(FORMATS)}. Try: give both so, or neither"
         )
     material = read(sources)
     parts = list(sections(material))
@@ -49,5 +49,5 @@ def _write(path: Path, content: bytes) -> Path:
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise StoreError(f"cannot write {path}: {error.strerror}; mend: choose another file") from error
+        raise StoreError(f"cannot write {path}: {error.strerror}. Try: choose another file") from error
     return path

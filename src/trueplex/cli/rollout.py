@@ -21,5 +21,5 @@ def roll(
     problems = problems_of(data, split, n, settings.seed, say, data_dir, default_split="train")
     backbone = load(model, device)
     scorer, settings = choose_scorer(backbone, settings, say)
-    with Bar(len(problems) * settings.waves.most, quiet) as bar:
+    with Bar(len(problems) * settings.schedule.most, quiet) as bar:
         rollout(backbone, problems, settings, out, scorer, bar.step, say)

@@ -23,7 +23,7 @@ def look(path: Path, number: int, index: int | None, with_candidates: bool, page
     chosen = [t for t in traces if index is None or t.index == index]
     if not chosen:
         known = ", ".join(str(t.index) for t in traces[:20])
-        raise InputError(f"problem {number} has no trace {index}; mend: one of {known}")
+        raise InputError(f"problem {number} has no trace {index}. Try: one of {known}")
     print_trace(Console(), chosen[0], pieces(chosen[0], tokenizer), with_candidates)
     say(
         f"problem {number} of {problems}, {len(traces)} traces; --problem and --trace choose, --html writes all to a page"

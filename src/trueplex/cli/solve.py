@@ -22,7 +22,7 @@ from trueplex.models.backbone import Backbone
 from trueplex.models.load import load
 from trueplex.models.prompt import make_prompt
 from trueplex.report.race import Race, verdict
-from trueplex.solving.loop import Event, Rang, Scorer, Solved, Stopped, stream
+from trueplex.solving.loop import AlarmRaised, Event, Scorer, Solved, Stopped, stream
 from trueplex.solving.scorers import belongs, choose_calibration, choose_scorer
 from trueplex.solving.settings import Settings, origin
 from trueplex.types import Problem, Solution, Status, Trace
@@ -109,7 +109,7 @@ def run(
     What cannot be read, or does not fit the model, is said and skipped; the rest is solved.
     """
     if resume and save is None:
-        raise OptionError("--resume goes on from the --save file; mend: give --save FILE")
+        raise OptionError("--resume goes on from the --save file. Try: give --save FILE")
     problems, complaints = read_problems(arguments)
     if not problems:
         for complaint in complaints[:-1]:
@@ -133,7 +133,7 @@ def run(
     source = origin(settings.thinking, backbone, _decided(settings, backbone, scorer))
     stored = read_traces(save, say, source) if save and resume and os.path.exists(save) else ()
     # What this run would grow itself: the file may hold other seeds, and more paths.
-    begun = [_freed(t, settings) for t, _ in stored if t.seed == settings.seed and t.index < settings.waves.most]
+    begun = [_freed(t, settings) for t, _ in stored if t.seed == settings.seed and t.index < settings.schedule.most]
     events = stream(backbone, fitting, settings, scorer, begun, choose_calibration(backbone, scorer, settings))
     store = _Saving(save, backbone, source)
     # The race shares the console of the answers; beside JSON it may only have standard error to itself.
@@ -226,7 +226,7 @@ class _Lines:
         if isinstance(event, Stopped):
             self.stopped += 1
             self.retired += event.trace.status is Status.PRUNED
-        if isinstance(event, Rang) and not self.quiet:
+        if isinstance(event, AlarmRaised) and not self.quiet:
             say(
                 f"alarm: path {event.alarm.index} at {event.alarm.tokens} tokens: {event.alarm.why}; stopped: {event.alarm.stopped}"
             )

@@ -41,7 +41,7 @@ def verifier(
     from trueplex.train.verifier import Recipe
 
     if positions != "all" and not positions.isdigit():
-        raise OptionError(f"positions is {positions!r}; mend: a number, or 'all'")
+        raise OptionError(f"positions is {positions!r}. Try: a number, or 'all'")
     names = tuple(name.strip() for name in targets.split(",")) if targets else ()
     recipe = Recipe(rank, names, None if positions == "all" else int(positions), batch, epochs, lr, seed, labels, loss,
                     ranking, balanced, patience, every, checkpointing)  # fmt: skip

@@ -32,7 +32,7 @@ def teach(
     if recipe.labels in (MONTE_CARLO, MEASURED):
         valued = [t for t in traces if t.values is not None]
         if not valued:
-            raise InputError("no trace has Monte-Carlo values; mend: `trueplex train values` on the same folders first")
+            raise InputError("no trace has Monte-Carlo values. Try: `trueplex train values` on the same folders first")
         fate = "are left out" if recipe.labels == MONTE_CARLO else "are labelled by the ramp"
         say(f"{len(traces) - len(valued)} of {len(traces)} traces have no Monte-Carlo values and {fate}")
         traces = valued if recipe.labels == MONTE_CARLO else traces
@@ -54,7 +54,7 @@ def teach_reward(
     if recipe.kind == "process":
         for folder, valued in ((folder, steps_of(folder)) for folder in data):
             if valued and valued != (recipe.steps or valued):
-                raise InputError(f"{folder} was valued behind {valued} and steps are {recipe.steps}, so none would match; mend: "
+                raise InputError(f"{folder} was valued behind {valued} and steps are {recipe.steps}, so none would match. Try: "
                                  f"--steps {valued}, or roll out and value anew")  # fmt: skip
         say(f"{sum(t.values is not None for t in traces)} of {len(traces)} traces have Monte-Carlo values; the others teach "
             "their last step alone")  # fmt: skip
@@ -100,9 +100,7 @@ def _split(
         traces = [t for t in traces if (t.problem >> 32) % 10]
     sampled, traces, held = len(traces), mixed(traces), mixed(held)
     if not held or not traces:
-        raise TrueplexError(
-            "too few problems with right and wrong traces to learn and to judge by; mend: roll out more"
-        )
+        raise TrueplexError("too few problems with right and wrong traces to learn and to judge by. Try: roll out more")
     say(
         f"{len(traces)} traces to learn from (of {sampled}: problems with both right and wrong ones), {len(held)} to judge by"
     )

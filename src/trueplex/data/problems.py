@@ -54,12 +54,12 @@ def read_problems(arguments: Iterable[str]) -> tuple[list[Problem], list[str]]:
 
 def _standard_input() -> str:
     if sys.stdin is None:
-        raise InputError("standard input is closed; mend: give the problem's text, or @FILE.jsonl")
+        raise InputError("standard input is closed. Try: give the problem's text, or @FILE.jsonl")
     try:
         return sys.stdin.read()
     except UnicodeDecodeError as error:
         raise InputError(
-            f"standard input is no Unicode text ({error.reason} at byte {error.start}); mend: give UTF-8"
+            f"standard input is no Unicode text ({error.reason} at byte {error.start}). Try: give UTF-8"
         ) from error
 
 
@@ -72,7 +72,7 @@ def read_jsonl(path: str) -> tuple[list[Problem], list[str]]:
     try:
         lines = Path(os.path.expanduser(path)).read_bytes().splitlines()
     except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}; mend: check the path") from error
+        raise InputError(f"cannot read {path}: {error.strerror}. Try: check the path") from error
     problems: list[Problem] = []
     complaints: list[str] = []
     for number, line in enumerate(lines, 1):
@@ -82,7 +82,7 @@ def read_jsonl(path: str) -> tuple[list[Problem], list[str]]:
             except (ValueError, TypeError) as error:
                 complaints.append(f"{path}, line {number}: it is skipped: {error}")
     if not problems and not complaints:
-        raise InputError(f'{path} holds no problems; mend: give lines like {{"problem": "…"}}')
+        raise InputError(f'{path} holds no problems. Try: give lines like {{"problem": "…"}}')
     return problems, complaints
 
 
@@ -100,7 +100,7 @@ def read_parquet(path: str) -> tuple[list[Problem], list[str]]:
     try:
         rows = pyarrow.parquet.read_table(os.path.expanduser(path)).to_pylist()
     except (OSError, pyarrow.ArrowInvalid) as error:
-        raise InputError(f"cannot read {path}: {str(error).splitlines()[0]}; mend: check the path") from error
+        raise InputError(f"cannot read {path}: {str(error).splitlines()[0]}. Try: check the path") from error
     problems: list[Problem] = []
     complaints: list[str] = []
     for number, row in enumerate(rows, 1):
@@ -109,7 +109,7 @@ def read_parquet(path: str) -> tuple[list[Problem], list[str]]:
         except (ValueError, TypeError) as error:
             complaints.append(f"{path}, row {number}: it is left out: {error}")
     if not problems and not complaints:
-        raise InputError(f"{path} holds no problems; mend: give rows with a column problem")
+        raise InputError(f"{path} holds no problems. Try: give rows with a column problem")
     return problems, complaints
 
 
@@ -117,22 +117,22 @@ def _problem(line: bytes, name: str) -> Problem:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f'no JSON ({error}); mend: write {{"problem": "…"}}') from error
+        raise ValueError(f'no JSON ({error}). Try: write {{"problem": "…"}}') from error
     return problem_of(row, name, LINE)
 
 
 def problem_of(row: Any, name: str, columns: Columns = ANY) -> Problem:
     """The problem of a row. Raises ValueError where its problem is no text or its answers cannot be read."""
     if not isinstance(row, Mapping):
-        raise ValueError('no object; mend: write {"problem": "…"}')
+        raise ValueError('no object. Try: write {"problem": "…"}')
     text = next((row[column] for column in columns.problem if column in row), None)
     if not isinstance(text, str):
-        raise ValueError(f'it has no text "{columns.problem[0]}"; mend: give one')
+        raise ValueError(f'it has no text "{columns.problem[0]}". Try: give one')
     column = next((column for column in columns.answers if column in row), columns.answers[0])
     given = row.get(column)
     listed = given if isinstance(given, list) else [] if given is None else [given]
     if any(isinstance(answer, bool) or not isinstance(answer, (str, int, float)) for answer in listed):
-        raise ValueError(f'"{column}" is no text, no number and no list of them; mend: write it as one')
+        raise ValueError(f'"{column}" is no text, no number and no list of them. Try: write it as one')
     return Problem(text, str(row.get("id", name)), tuple(map(_spelled, listed)) or None)
 
 

@@ -70,7 +70,7 @@ def problems_of(
         InputError: there is no such suite, or it cannot be read. MissingExtra: `datasets` is not installed.
     """
     if n is not None and n < 1:
-        raise OptionError(f"n is {n}; mend: at least one problem")
+        raise OptionError(f"n is {n}. Try: at least one problem")
     path = Path(name.removeprefix("@"))
     if name == "reference" or name in tasks.SUITES:
         return tasks.problems(name, split or default_split, 200 if n is None else n, seed, say)
@@ -89,18 +89,18 @@ def problems_of(
         rows = _from_hub(repository, repository, configuration or None, split or default_split)
         problems, complaints = _read(rows, label(name), ANY)
     else:
-        raise InputError(f"no suite or file {name!r}; mend: a path, OWNER/NAME on the hub, or one of reference, "
+        raise InputError(f"no suite or file {name!r}. Try: a path, OWNER/NAME on the hub, or one of reference, "
                          f"{', '.join([*tasks.SUITES, *PRESETS])}")  # fmt: skip
     for complaint in complaints:
         say(complaint)
     if not problems:
-        raise InputError(f"{name} holds no problem that can be read; mend: see what was said of its lines")
+        raise InputError(f"{name} holds no problem that can be read. Try: see what was said of its lines")
     return problems[:n]
 
 
 def _no_split(name: str, split: str | None) -> None:
     if split is not None:
-        raise OptionError(f"{name} has no splits to choose from, and split is {split!r}; mend: drop --split")
+        raise OptionError(f"{name} has no splits to choose from, and split is {split!r}. Try: drop --split")
 
 
 def _in_folder(name: str, folder: Path) -> Path:
@@ -109,7 +109,7 @@ def _in_folder(name: str, folder: Path) -> Path:
         if path.exists():
             return path
     raise InputError(
-        f"{folder} holds no {found[0].name} and no {found[1].name}; mend: put one there, or drop --data-dir"
+        f"{folder} holds no {found[0].name} and no {found[1].name}. Try: put one there, or drop --data-dir"
     )
 
 
@@ -123,7 +123,7 @@ def _from_hub(name: str, repository: str, configuration: str | None, split: str)
     try:
         return datasets.load_dataset(repository, configuration, split=split)
     except Exception as error:  # the hub, the network and the file formats raise many kinds for one cause
-        raise InputError(f"cannot read {repository} from the hub ({reason(error, 200)}); mend: go online once, unset HF_HUB_OFFLINE, or give "
+        raise InputError(f"cannot read {repository} from the hub ({reason(error, 200)}). Try: go online once, unset HF_HUB_OFFLINE, or give "
                          f"--data-dir DIR with DIR/{Path(name).name}.jsonl") from error  # fmt: skip
     finally:
         datasets.config.HF_HUB_OFFLINE = offline

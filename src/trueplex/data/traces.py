@@ -48,10 +48,10 @@ class Origin:
         """Raise StoreError for a record of another model or tokenizer, or that thinks otherwise if ``thinking`` is set."""
         for name, own in (("model", self.model), ("tokenizer", self.tokenizer)):
             if own is not None and row[name] != own:
-                raise StoreError(f"{path} holds traces of {name} {row[name]}, and this {name} is {own}; mend: give the "
+                raise StoreError(f"{path} holds traces of {name} {row[name]}, and this {name} is {own}. Try: give the "
                                  "model that they were made with")  # fmt: skip
         if self.thinking and row["thinking"] != self.thinking:
-            raise StoreError(f"the traces in {path} were made by other options ({row['thinking']}); mend: go on with those, or "
+            raise StoreError(f"the traces in {path} were made by other options ({row['thinking']}). Try: go on with those, or "
                              "give another file")  # fmt: skip
 
 
@@ -88,7 +88,7 @@ def from_row(row: Row) -> tuple[Trace, tuple[int, ...]]:
         )  # fmt: skip
         return trace, tuple(row["prompt_ids"])
     except (KeyError, ValueError, TypeError) as error:
-        raise StoreError(f"a stored trace is malformed ({error!r}); mend: make it again with this version") from error
+        raise StoreError(f"a stored trace is malformed ({error!r}). Try: make it again with this version") from error
 
 
 class Store(Protocol):
@@ -122,7 +122,7 @@ def read(path: str | Path, say: Say, columns: Iterable[str] | None = None, probl
     try:
         file = path.open("rb")
     except OSError as error:
-        raise StoreError(f"cannot read {path}: {error.strerror}; mend: check the path") from error
+        raise StoreError(f"cannot read {path}: {error.strerror}. Try: check the path") from error
     with file:
         yield from (_read_arrow if path.suffix == ARROW else _read_lines)(path, file, say, columns, problem)
 
@@ -154,7 +154,7 @@ class _Appended:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self.path.open("ab", buffering=0)
         except OSError as error:
-            raise StoreError(f"cannot write {self.path}: {error.strerror}; mend: choose another file") from error
+            raise StoreError(f"cannot write {self.path}: {error.strerror}. Try: choose another file") from error
 
     def _write(self, record: bytes) -> None:
         left = memoryview(record)
@@ -166,7 +166,7 @@ class _Appended:
             with contextlib.suppress(OSError):  # not a regular file: there is nothing to take back
                 self._file.truncate(start)
             raise StoreError(
-                f"cannot write {self.path}: {error.strerror}; mend: free some space; whole traces are kept"
+                f"cannot write {self.path}: {error.strerror}. Try: free some space; whole traces are kept"
             ) from error
 
     def close(self) -> None:
@@ -259,10 +259,10 @@ def _batches(pa: Any, path: Path, file: io.BufferedReader) -> Iterator[tuple[int
     except (pa.ArrowInvalid, EOFError, StopIteration, OSError) as error:
         file.seek(0)
         if not _is_cut_off_head(pa, file.read()):
-            raise StoreError(f"{path} is no store of traces; mend: give another file") from error
+            raise StoreError(f"{path} is no store of traces. Try: give another file") from error
         return
     if found != schema:
-        raise StoreError(f"{path} was written by another version; mend: make its traces again")
+        raise StoreError(f"{path} was written by another version. Try: make its traces again")
     yield file.tell(), None
     while True:
         try:

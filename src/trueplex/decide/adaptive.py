@@ -21,7 +21,7 @@ SETTLED = 0.95  # as published for Adaptive-Consistency (arXiv 2305.11860)
 
 
 @dataclass(frozen=True, slots=True)
-class Waves:
+class PathSchedule:
     """`first` traces, then up to `most`: at once when ``adaptive`` is off, else only while the vote is open.
 
     Attributes:
@@ -42,7 +42,7 @@ class Waves:
         return min(begun if self.adaptive else self.most, self.most - begun)
 
 
-def parse(paths: int | str) -> Waves:
+def parse(paths: int | str) -> PathSchedule:
     """A number of paths, ``auto`` or ``auto:LIMIT``. Raises OptionError for anything else."""
     text = str(paths)
     name, colon, limit = text.partition(":")
@@ -50,16 +50,16 @@ def parse(paths: int | str) -> Waves:
         most = int(limit) if colon else LIMIT
         if most <= FIRST:
             raise OptionError(
-                f"paths is {text!r}, and auto starts with {FIRST}; mend: auto:LIMIT with more, or a number"
+                f"paths is {text!r}, and auto starts with {FIRST}. Try: auto:LIMIT with more, or a number"
             )
-        return Waves(FIRST, most, adaptive=True)
+        return PathSchedule(FIRST, most, adaptive=True)
     try:
         number = int(text)
     except ValueError as error:
-        raise OptionError(f"paths is {text!r}; mend: a number, auto or auto:LIMIT") from error
+        raise OptionError(f"paths is {text!r}. Try: a number, auto or auto:LIMIT") from error
     if number < 1:
-        raise OptionError(f"paths is {number}; mend: at least 1")
-    return Waves(number, number)
+        raise OptionError(f"paths is {number}. Try: at least 1")
+    return PathSchedule(number, number)
 
 
 def sure(stopped: Sequence[Trace]) -> float:

@@ -39,20 +39,20 @@ class Alarm:
     span: int = 0
 
     def inert(self, every: int, longest: int, highest: float) -> str | None:
-        """Why it could never ring, or would stop every trace, and the mend.
+        """Why it could never ring, or would stop every trace, and what to try.
 
         With scores up to `highest`, every so many tokens of traces of at most ``longest`` tokens.
         """
         if self.drop > highest:
-            return f"no score can fall by {self.drop:g}; mend: at most {highest:g}"
+            return f"no score can fall by {self.drop:g}. Try: at most {highest:g}"
         if self.drop and self.span < every:
-            return f"there is one score in {self.span} tokens; mend: a span of at least {every}, or --probe-every {self.span}"
+            return f"there is one score in {self.span} tokens. Try: a span of at least {every}, or --probe-every {self.span}"
         if self.level > highest:
-            return f"it would stop every trace, as no score is above {highest:g}; mend: at most {highest:g}"
+            return f"it would stop every trace, as no score is above {highest:g}. Try: at most {highest:g}"
         # What stays under a level has been looked at for a whole span, and is looked at again before its end.
         needed = -(-(every + self.span) // every) * every if self.level else self.span
         if needed >= longest:
-            return f"no trace is longer than {longest}; mend: a smaller span, or a smaller --probe-every"
+            return f"no trace is longer than {longest}. Try: a smaller span, or a smaller --probe-every"
         return None
 
     def __call__(self, trace: Trace) -> str | None:
@@ -95,7 +95,7 @@ def parse(text: str | Look) -> Alarm:
         if not 0 < level < math.inf or tokens < 1:
             raise ValueError(f"{rest!r} is not a positive number and a number of tokens")
     except ValueError as error:
-        raise OptionError(f"cannot read alarm {text!r}: {error}; mend: use {GRAMMAR}") from error
+        raise OptionError(f"cannot read alarm {text!r}: {error}. Try: use {GRAMMAR}") from error
     look: Look = partial(fall, drop=level, span=tokens) if name == "fall" else partial(under, score=level, span=tokens)
     return Alarm(look, scope, text, drop=level if name == "fall" else 0.0,
                  level=level if name == "under" else 0.0, span=tokens)  # fmt: skip
@@ -122,7 +122,7 @@ def _careful(look: Look, name: str) -> Look:
         try:
             return look(trace)
         except Exception as error:
-            raise OptionError(f"the alarm {name!r} failed on trace {trace.index} at {trace.tokens} tokens: {error!r}; mend: "
+            raise OptionError(f"the alarm {name!r} failed on trace {trace.index} at {trace.tokens} tokens: {error!r}. Try: "
                               "let it return why to stop, or None") from error  # fmt: skip
 
     return asked

@@ -30,7 +30,7 @@ class Budget:
         for name in ("tokens", "seconds", "paths"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
-                raise OptionError(f"the budget of {name} is {value}; mend: a positive number")
+                raise OptionError(f"the budget of {name} is {value}. Try: a positive number")
 
     def stride(self, wanted: int, spent: int, rows: int, probe: bool) -> int:
         """The largest stride up to `wanted` that `rows` traces can afford, one probe each included; 0 for none."""

@@ -170,12 +170,12 @@ class Calibration:
             OptionError: `name` (a `condition`) was not calibrated, or there are too few problems for such an error.
         """
         if name not in self.held:
-            raise OptionError("--max-error needs a calibration with exactly these options; mend: run `trueplex calibrate` "
+            raise OptionError("--max-error needs a calibration with exactly these options. Try: run `trueplex calibrate` "
                               "with them, or use --abstain-below")  # fmt: skip
         threshold = safe_threshold(self.held[name], error)
         if threshold is None:
             raise OptionError(f"no confidence is high enough to promise an error of at most {error:g} from "
-                              f"{len(self.held[name])} calibration problems; mend: a larger error, or more problems")  # fmt: skip
+                              f"{len(self.held[name])} calibration problems. Try: a larger error, or more problems")  # fmt: skip
         return threshold
 
     def beside(self, other: Calibration | None) -> Calibration:
@@ -215,7 +215,7 @@ class Calibration:
             bands = {name: Band.restored(band) for name, band in content["bands"].items()}
             return cls(content["votes"], held, points, bands, belongs)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise VerifierError(f"{path} cannot be read ({error!r}); mend: run `trueplex calibrate` again") from error
+            raise VerifierError(f"{path} cannot be read ({error!r}). Try: run `trueplex calibrate` again") from error
 
 
 def safe_threshold(pairs: Sequence[tuple[float, bool]], error: float, delta: float = DELTA) -> float | None:

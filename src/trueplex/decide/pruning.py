@@ -86,7 +86,7 @@ class Policy:
         """
         for rule in self.rules:
             if isinstance(rule, Floor) and rule.score > highest:
-                raise OptionError(f"the pruning rule {rule.spelled!r} is above every score; mend: at most {highest:g}")
+                raise OptionError(f"the pruning rule {rule.spelled!r} is above every score. Try: at most {highest:g}")
             if why := rule.inert(paths, longest):
                 raise OptionError(f"the pruning rule {rule.spelled!r} could never act: {why}")
 
@@ -112,8 +112,8 @@ def _rule(part: str) -> Rule:
         if name == "deepconf":
             return _deepconf(rest, part)
     except ValueError as error:
-        raise OptionError(f"cannot read pruning rule {part!r}: {error}; mend: use {GRAMMAR}") from error
-    raise OptionError(f"unknown pruning rule {part!r}; mend: use {GRAMMAR}")
+        raise OptionError(f"cannot read pruning rule {part!r}: {error}. Try: use {GRAMMAR}") from error
+    raise OptionError(f"unknown pruning rule {part!r}. Try: use {GRAMMAR}")
 
 
 def _keep(name: str, rest: str, part: str) -> Keep:

@@ -42,14 +42,14 @@ class Rule(Protocol):
         """The live traces to retire."""
 
     def inert(self, paths: int, longest: int) -> str | None:
-        """Why the rule could never act on so many traces of at most so many tokens, and the mend; or None."""
+        """Why the rule could never act on so many traces of at most so many tokens, and what to try; or None."""
 
 
 def score_of(trace: Trace) -> float:
     """The latest score. Raises OptionError when there is none, or it is no number."""
     score = trace.score
     if score is None or math.isnan(score):
-        raise OptionError(f"trace {trace.index} has score {score}; mend: prune with a scorer that scores every trace")
+        raise OptionError(f"trace {trace.index} has score {score}. Try: prune with a scorer that scores every trace")
     return score
 
 
@@ -61,7 +61,7 @@ def ranked(traces: Sequence[Trace]) -> list[Trace]:
 def _too_late(at: int, longest: int) -> str | None:
     if at < longest:
         return None
-    return f"it first looks at token {at} and no trace is longer than {longest}; mend: a smaller number"
+    return f"it first looks at token {at} and no trace is longer than {longest}. Try: a smaller number"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +81,9 @@ class Keep:
 
     def inert(self, paths: int, longest: int) -> str | None:
         if paths <= self.least:
-            return f"it leaves at least {self.least} and there are {paths} paths; mend: more paths"
+            return f"it leaves at least {self.least} and there are {paths} paths. Try: more paths"
         if all(max(self.least, self.kept(n)) >= n for n in range(1, paths + 1)):
-            return f"of {paths} paths or fewer it keeps all; mend: more paths, or keep less"
+            return f"of {paths} paths or fewer it keeps all. Try: more paths, or keep less"
         return _too_late(self.every, longest)
 
 
@@ -103,7 +103,7 @@ class Stop:
         return ranked([t for t in standing.live if t.tokens == self.at])[1:]
 
     def inert(self, paths: int, longest: int) -> str | None:
-        return "there is one path; mend: more paths" if paths < 2 else _too_late(self.at, longest)
+        return "there is one path. Try: more paths" if paths < 2 else _too_late(self.at, longest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +120,8 @@ class Floor:
 
     def inert(self, paths: int, longest: int) -> str | None:
         if self.score <= 0:
-            return "no score is below 0; mend: a higher one"
-        return "there is one path; mend: more paths" if paths < 2 else None
+            return "no score is below 0. Try: a higher one"
+        return "there is one path. Try: more paths" if paths < 2 else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +174,7 @@ class DeepConf:
 
     def inert(self, paths: int, longest: int) -> str | None:
         if paths <= self.warmup:
-            return f"its first {self.warmup} traces are the warm-up and there are {paths} paths; mend: more paths, or deepconf:…@AFTER/WARMUP"
+            return f"its first {self.warmup} traces are the warm-up and there are {paths} paths. Try: more paths, or deepconf:…@AFTER/WARMUP"
         return _too_late(self.after, longest)
 
 
@@ -204,7 +204,7 @@ class Consensus:
         return len(candidates(stopped)) > 1 and votes[0].weight >= self.share * sum(v.weight for v in votes)
 
     def inert(self, paths: int, longest: int) -> str | None:
-        return "there is one path; mend: more paths" if paths < 2 else None
+        return "there is one path. Try: more paths" if paths < 2 else None
 
 
 def _weight(trace: Trace) -> float:

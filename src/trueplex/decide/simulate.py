@@ -1,6 +1,6 @@
 """A policy on stored traces: who would have been retired, when, and what the run would have spent.
 
-The same policy, waves and selectors as in the decode loop look at the same numbers at the same moments, so the same
+The same policy, schedule and selectors as in the decode loop look at the same numbers at the same moments, so the same
 traces survive (a law: tests/test_simulate.py). Needs traces that were grown to their end, scored at every look.
 """
 
@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from trueplex.decide.adaptive import Waves
+from trueplex.decide.adaptive import PathSchedule
 from trueplex.decide.pruning import Policy
 from trueplex.decide.rules import Standing
 from trueplex.errors import OptionError
 from trueplex.types import Status, Trace
 
 
-def simulate(grown: Sequence[Trace], rule: Policy, waves: Waves, stride: int) -> list[Trace]:
+def simulate(grown: Sequence[Trace], rule: Policy, schedule: PathSchedule, stride: int) -> list[Trace]:
     """The traces of one problem as a run would have left them, in the order of their index.
 
     Args:
@@ -28,10 +28,10 @@ def simulate(grown: Sequence[Trace], rule: Policy, waves: Waves, stride: int) ->
     """
     whole = {t.index: t for t in grown}
     scores = {t.index: dict(t.scores) for t in grown}
-    if not set(whole) >= set(range(waves.most)):
-        raise OptionError(f"{len(whole)} traces are stored and the run may need {waves.most}; mend: fewer paths")
+    if not set(whole) >= set(range(schedule.most)):
+        raise OptionError(f"{len(whole)} traces are stored and the run may need {schedule.most}. Try: fewer paths")
     stopped: list[Trace] = []
-    more = waves.first
+    more = schedule.first
     while more:
         begun = len(stopped)
         live = [replace(whole[begun + i], status=Status.RUNNING, tokens=0, scores=[], answer=None, correct=None,
@@ -47,7 +47,7 @@ def simulate(grown: Sequence[Trace], rule: Policy, waves: Waves, stride: int) ->
                 trace.status, trace.thinking_tokens = Status.PRUNED, min(trace.tokens, trace.thinking_tokens)
                 stopped.append(trace)
             live = [t for t in live if t.status is Status.RUNNING]
-        more = 0 if rule.settled(stopped) else waves.more(stopped)
+        more = 0 if rule.settled(stopped) else schedule.more(stopped)
     return sorted(stopped, key=lambda t: t.index)
 
 
@@ -61,7 +61,7 @@ def _advance(trace: Trace, whole: Trace, scores: Mapping[int, float], tokens: in
         score = scores.get(trace.tokens)
         if score is None:
             raise OptionError(
-                f"trace {trace.index} has no score at {trace.tokens} tokens; mend: score the traces at every look"
+                f"trace {trace.index} has no score at {trace.tokens} tokens. Try: score the traces at every look"
             )
         trace.scores.append((trace.tokens, score))
         trace.probe_tokens += whole.probe_tokens > 0

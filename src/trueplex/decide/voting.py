@@ -64,7 +64,7 @@ def top(traces: Sequence[Trace], share: float) -> list[Vote]:
 
 def _score(trace: Trace) -> float:
     if trace.score is None or math.isnan(trace.score):
-        raise OptionError(f"trace {trace.index} has score {trace.score}; mend: give a verifier or --select majority")
+        raise OptionError(f"trace {trace.index} has score {trace.score}. Try: give a verifier or --select majority")
     return trace.score
 
 
@@ -90,7 +90,7 @@ def selector(name: str) -> Selector:
         return partial(weighted, weigh=weigh)
     if kept := top_share(name):
         return partial(top, share=kept)
-    raise OptionError(f"unknown selector {name!r}; mend: one of {GRAMMAR}; POWER above 0, SHARE between 0 and 1")
+    raise OptionError(f"unknown selector {name!r}. Try: one of {GRAMMAR}; POWER above 0, SHARE between 0 and 1")
 
 
 def weighing(name: str) -> Weigh | None:

@@ -33,18 +33,18 @@ from trueplex.models.cache import Plan, SlotCache
 from trueplex.types import Prompt, Status, Steps, Trace
 
 
-class Rider(Protocol):
+class ProbeColumn(Protocol):
     """A query column that rides beside each trace's token, reads its KV, and leaves nothing behind."""
 
     @property
     def embedding(self) -> Tensor:
-        """The rider's input embedding, [H]."""
+        """The probe's input embedding, [H]."""
 
-    def riding(self, columns: int) -> AbstractContextManager[None]:
-        """What must hold in the model while the last `columns` query columns are riders."""
+    def probing(self, columns: int) -> AbstractContextManager[None]:
+        """What must hold in the model while the last `columns` query columns are probes."""
 
     def read(self, hidden: Tensor) -> Tensor:
-        """Final hidden states [B, H] of the rider's column → values [B]."""
+        """Final hidden states [B, H] of the probe's column → values [B]."""
 
 
 class LiveBatch:
@@ -53,7 +53,7 @@ class LiveBatch:
     Attributes:
         traces: the live traces, in row order.
         finished: every trace that stopped, in the order in which they stopped.
-        readings: what the last rider read, for `scorable`; None if none rode.
+        readings: what the last probe read, for `scorable`; None if none rode.
         prompt_tokens: by problem, how many tokens of its prompt were read: once for all traces that enter together.
         deadline: the moment of `time.monotonic` at which every trace is truncated.
     """
@@ -85,14 +85,14 @@ class LiveBatch:
 
     @property
     def scorable(self) -> list[Trace]:
-        """The live traces and those that ended by themselves in the last stride: what a rider reads."""
+        """The live traces and those that ended by themselves in the last stride: what a probe reads."""
         return self.traces + self._leaving
 
     @torch.inference_mode()
-    def advance(self, stride: int, rider: Rider | None = None) -> None:
+    def advance(self, stride: int, probe: ProbeColumn | None = None) -> None:
         """Grow every live trace by up to `stride` tokens; waiting problems take the freed rows first.
 
-        A rider rides in the last forward pass and reads every trace right after its last token,
+        A probe rides in the last forward pass and reads every trace right after its last token,
         those that ended within the stride included.
 
         Raises:
@@ -103,9 +103,9 @@ class LiveBatch:
         for step in range(stride):
             self._sample()
             last = step == stride - 1 or not self.traces
-            rows = len(self.traces) + (len(self._leaving) if rider and last else 0)
+            rows = len(self.traces) + (len(self._leaving) if probe and last else 0)
             if rows:
-                self._forward(rows, rider if last else None)
+                self._forward(rows, probe if last else None)
             if last:
                 break
         for trace, tokens in zip(self.traces, self._rows.tokens, strict=False):
@@ -207,7 +207,7 @@ class LiveBatch:
             bad = self.traces[int(wrong.nonzero()[0])]
             raise ModelError(
                 f"the logits of trace {bad.index} of problem {bad.problem.id or bad.problem.text[:40]!r} are not finite "
-                f"at step {int(self._rows.tokens[self.traces.index(bad)])}; mend: load the model in float32 or bfloat16"
+                f"at step {int(self._rows.tokens[self.traces.index(bad)])}. Try: load the model in float32 or bfloat16"
             )
 
     def _close(self, step: Step, logits: Tensor, thinking: np.ndarray) -> tuple[Step, np.ndarray]:
@@ -249,10 +249,10 @@ class LiveBatch:
             trace.reason = next(name for name, where in reasons if where[row])
         self._leave(leaving)
 
-    def _forward(self, rows: int, rider: Rider | None) -> None:
-        """Feed the pending inputs of the first `rows` rows, a rider behind each if there is one."""
+    def _forward(self, rows: int, probe: ProbeColumn | None) -> None:
+        """Feed the pending inputs of the first `rows` rows, a probe behind each if there is one."""
         lengths = self._rows.lengths[:rows]
-        columns = 2 if rider else 1
+        columns = 2 if probe else 1
         shared = int(lengths[0]) if (lengths == lengths[0]).all() else None
         # Rows of one length share one mask and one set of rotary angles.
         start = lengths[:1] if shared is not None else lengths
@@ -262,20 +262,20 @@ class LiveBatch:
         blocks = () if shared is not None else row_blocks(lengths + columns, self._most_blocks)
         embeddings = self._pending[:rows, None]
         prefix = self._shared_prompt() if shared is not None else 0
-        if rider is None:
+        if probe is None:
             whole = shared is not None
             logits, _ = self.backbone.forward(
                 embeddings, positions, self._cache, seen, whole=whole, row_blocks=blocks,
                 shared_prefix=prefix,
             )  # fmt: skip
         else:
-            beside = rider.embedding.to(embeddings.dtype).expand(rows, 1, -1)
-            with rider.riding(1):
+            beside = probe.embedding.to(embeddings.dtype).expand(rows, 1, -1)
+            with probe.probing(1):
                 logits, hidden = self.backbone.forward(
                     torch.cat([embeddings, beside], 1), positions, self._cache, seen, row_blocks=blocks,
                     shared_prefix=prefix,
                 )  # fmt: skip
-            self.readings = rider.read(hidden[:, 1]).float().cpu().numpy()
+            self.readings = probe.read(hidden[:, 1]).float().cpu().numpy()
             for trace in chain(self.traces, self._leaving):
                 trace.probe_tokens += 1
         self._logits[:rows] = logits

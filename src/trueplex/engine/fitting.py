@@ -44,7 +44,7 @@ class Fitting:
                 longest = max(lengths[i] for i in chosen)
                 if len(chosen) == 1:
                     raise ModelError(
-                        f"a text of {longest} tokens does not fit into memory; mend: a smaller model, or --device cpu"
+                        f"a text of {longest} tokens does not fit into memory. Try: a smaller model, or --device cpu"
                     ) from error
                 self.rows = len(chosen) // 2
                 self.say(

@@ -44,16 +44,16 @@ class Ending:
         for name in ("max_tokens", "think_tokens", "cold_entropy", "cold_steps", "max_seconds"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
-                raise OptionError(f"{name.replace('_', '-')} is {value}; mend: a positive number")
+                raise OptionError(f"{name.replace('_', '-')} is {value}. Try: a positive number")
         if self.cold_steps is not None and self.cold_entropy is None:
-            raise OptionError("cold-steps acts only with a cold-entropy; mend: give one, or drop cold-steps")
+            raise OptionError("cold-steps acts only with a cold-entropy. Try: give one, or drop cold-steps")
         if self.think_tokens and self.max_tokens and self.think_tokens >= self.max_tokens:
             raise OptionError(
-                f"think-tokens {self.think_tokens} leaves no answer within max-tokens {self.max_tokens}; "
-                "mend: lower it or raise max-tokens"
+                f"think-tokens {self.think_tokens} leaves no answer within max-tokens {self.max_tokens}. "
+                "Try: lower it or raise max-tokens"
             )
         if not all(self.stop):
-            raise OptionError("a stop string is empty; mend: drop it")
+            raise OptionError("a stop string is empty. Try: drop it")
 
     @property
     def closes(self) -> bool:
@@ -72,8 +72,8 @@ class Ending:
         """
         most = self.most(default)
         if self.think_tokens is not None and self.think_tokens >= most:
-            raise OptionError(f"think-tokens {self.think_tokens} leaves no answer within the model's {most} tokens; "
-                              "mend: lower it or give max-tokens")  # fmt: skip
+            raise OptionError(f"think-tokens {self.think_tokens} leaves no answer within the model's {most} tokens. "
+                              "Try: lower it or give max-tokens")  # fmt: skip
         limits = np.minimum(most, room)
         if self.think_tokens is None:
             return limits, np.full_like(limits, np.iinfo(np.int64).max)

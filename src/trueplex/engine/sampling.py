@@ -30,15 +30,15 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < float("inf"):
-            raise OptionError(f"temperature is {self.temperature}; mend: 0 (greedy) or a positive number")
+            raise OptionError(f"temperature is {self.temperature}. Try: 0 (greedy) or a positive number")
         if not 0 < self.top_p <= 1:
-            raise OptionError(f"top-p is {self.top_p}; mend: a share in (0, 1]")
+            raise OptionError(f"top-p is {self.top_p}. Try: a share in (0, 1]")
         if self.top_k < 0:
-            raise OptionError(f"top-k is {self.top_k}; mend: 0 (keep all) or a positive count")
+            raise OptionError(f"top-k is {self.top_k}. Try: 0 (keep all) or a positive count")
         if not 0 <= self.min_p < 1:
-            raise OptionError(f"min-p is {self.min_p}; mend: a share in [0, 1)")
+            raise OptionError(f"min-p is {self.min_p}. Try: a share in [0, 1)")
         if self.temperature == 0 and self.filters:
-            raise OptionError("greedy sampling (temperature 0) ignores top-p, top-k and min-p; mend: drop them (of the answer: "
+            raise OptionError("greedy sampling (temperature 0) ignores top-p, top-k and min-p. Try: drop them (of the answer: "
                               "--answer-top-p 1, --answer-top-k 0, --answer-min-p 0)")  # fmt: skip
 
     @property

@@ -37,12 +37,12 @@ def start(backbone: Backbone, prompts: Sequence[Prompt], paths: int | Sequence[i
     """
     counts = [paths] * len(prompts) if isinstance(paths, int) else list(paths)
     if min(counts, default=1) < 1 and isinstance(paths, int):
-        raise OptionError(f"paths is {paths}; mend: at least 1")
+        raise OptionError(f"paths is {paths}. Try: at least 1")
     if rows is not None and rows < 1:
-        raise OptionError(f"rows is {rows}; mend: at least 1")
+        raise OptionError(f"rows is {rows}. Try: at least 1")
     thinking.fit(backbone.vocabulary)
     if backbone.think_end is None and (thinking.ending.closes or thinking.answer_sampling):
-        raise OptionError(f"{backbone.name!r} has no </think>, so its thinking cannot be closed and has no answer apart; mend: "
+        raise OptionError(f"{backbone.name!r} has no </think>, so its thinking cannot be closed and has no answer apart. Try: "
                           "drop think-tokens, cold-entropy and answer sampling, or choose a reasoning model")  # fmt: skip
     if thinking.ending.think_tokens is not None:
         thinking.ending.limits(np.zeros(0, dtype=np.int64), backbone.default_max_tokens)
@@ -53,7 +53,7 @@ def start(backbone: Backbone, prompts: Sequence[Prompt], paths: int | Sequence[i
         if (trace.seed, width) != (seed, thinking.k) or trace.index >= most:
             raise OptionError(
                 f"begun trace {trace.index} has seed {trace.seed} and width {width}, and this run seed {seed}, width "
-                f"{thinking.k} and {most} paths; mend: go on with the options that it was begun with"
+                f"{thinking.k} and {most} paths. Try: go on with the options that it was begun with"
             )
     groups = []
     for prompt, count in zip(prompts, counts, strict=True):

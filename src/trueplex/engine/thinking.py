@@ -59,56 +59,56 @@ class Thinking:
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
-            raise OptionError(f"unknown thinking mode {self.mode!r}; mend: one of {', '.join(MODES)}")
+            raise OptionError(f"unknown thinking mode {self.mode!r}. Try: one of {', '.join(MODES)}")
         if self.width is not None and not 1 <= self.width <= 64:
-            raise OptionError(f"width is {self.width}; mend: a number of samples a step from 1 to 64")
+            raise OptionError(f"width is {self.width}. Try: a number of samples a step from 1 to 64")
         if self.mode == "discrete" and self.width not in (None, 1):
-            raise OptionError("width acts only on merged thoughts; mend: drop it or choose another --thinking")
+            raise OptionError("width acts only on merged thoughts. Try: drop it or choose another --thinking")
         if self.mode != "multiplex" and (self.merge is not None or not self.replacement):
-            raise OptionError("merge and replacement act only in multiplex thinking; mend: drop them or "
+            raise OptionError("merge and replacement act only in multiplex thinking. Try: drop them or "
                               "--thinking multiplex")  # fmt: skip
         if self.mode != "stochastic-soft" and (self.noise is not None or self.strength is not None):
-            raise OptionError("noise and its strength act only in stochastic-soft thinking; mend: drop them or "
+            raise OptionError("noise and its strength act only in stochastic-soft thinking. Try: drop them or "
                               "--thinking stochastic-soft")  # fmt: skip
         if self.mode == "multiplex" and self.width == 1 and (self.merge is not None or not self.replacement):
-            raise OptionError("one sample a step is merged with nothing, so merge and replacement act on nothing; mend: drop them "
+            raise OptionError("one sample a step is merged with nothing, so merge and replacement act on nothing. Try: drop them "
                               "or raise the width")  # fmt: skip
         if self.merge is not None and self.merge not in MERGES:
-            raise OptionError(f"unknown merge {self.merge!r}; mend: one of {', '.join(MERGES)}")
+            raise OptionError(f"unknown merge {self.merge!r}. Try: one of {', '.join(MERGES)}")
         if self.noise is not None and self.noise not in NOISES:
-            raise OptionError(f"unknown noise {self.noise!r}; mend: one of {', '.join(NOISES)}")
+            raise OptionError(f"unknown noise {self.noise!r}. Try: one of {', '.join(NOISES)}")
         if self.strength is not None and not 0 < self.strength < float("inf"):
-            raise OptionError(f"the noise's strength is {self.strength}; mend: a positive number")
+            raise OptionError(f"the noise's strength is {self.strength}. Try: a positive number")
         self._refuse_what_greedy_ignores()
         top_k = self.sampling.top_k
         if top_k and self.width and self.mode != "multiplex" and self.width > top_k:
-            raise OptionError(f"width {self.width} is more than the {top_k} words that top-k keeps; mend: lower the "
+            raise OptionError(f"width {self.width} is more than the {top_k} words that top-k keeps. Try: lower the "
                               "width or raise top-k")  # fmt: skip
         ranked_only = self.mode == "soft" or self.noise_kind == "gumbel"
         if ranked_only and self.sampling.top_p == 1 and top_k >= (self.width or DEFAULT_WIDTH[self.mode]):
-            raise OptionError(f"top-k {top_k} keeps no fewer words than the {self.k} that are merged and acts on nothing; "
-                              "mend: drop it, lower it, or give a top-p, which is measured after it")  # fmt: skip
+            raise OptionError(f"top-k {top_k} keeps no fewer words than the {self.k} that are merged and acts on nothing. "
+                              "Try: drop it, lower it, or give a top-p, which is measured after it")  # fmt: skip
         if top_k and not self.replacement and self.k > top_k:
-            raise OptionError(f"{self.k} samples without replacement are more than the {top_k} words that top-k keeps; "
-                              "mend: lower the width or raise top-k")  # fmt: skip
+            raise OptionError(f"{self.k} samples without replacement are more than the {top_k} words that top-k keeps. "
+                              "Try: lower the width or raise top-k")  # fmt: skip
 
     def _refuse_what_greedy_ignores(self) -> None:
         if self.sampling.temperature > 0:
             return
         if self.mode in ("soft", "stochastic-soft"):
-            raise OptionError(f"temperature 0 leaves one word, and {self.mode} thinking merges several; mend: a positive "
+            raise OptionError(f"temperature 0 leaves one word, and {self.mode} thinking merges several. Try: a positive "
                               "temperature or --thinking discrete")  # fmt: skip
         if self.mode == "multiplex" and ((self.width or 1) > 1 or self.merge or not self.replacement):
             raise OptionError("at temperature 0 all samples of a step are one word, so width, merge and replacement act "
-                              "on nothing; mend: drop them or raise the temperature")  # fmt: skip
+                              "on nothing. Try: drop them or raise the temperature")  # fmt: skip
 
     def fit(self, vocabulary: int) -> None:
         """Raise OptionError when these options cannot act with a vocabulary of this size."""
         if self.k > vocabulary and (self.mode != "multiplex" or not self.replacement):
-            raise OptionError(f"width {self.k} is more than the {vocabulary} words of the vocabulary; mend: lower it")
+            raise OptionError(f"width {self.k} is more than the {vocabulary} words of the vocabulary. Try: lower it")
         if self.noise_kind == "dirichlet" and self.candidates(vocabulary) > MOST_DIRICHLET_WORDS:
             raise OptionError(
-                f"Dirichlet noise draws for every word that the filters keep, here {self.candidates(vocabulary)}; mend: a "
+                f"Dirichlet noise draws for every word that the filters keep, here {self.candidates(vocabulary)}. Try: a "
                 f"top-k of at most {MOST_DIRICHLET_WORDS} (30 in the published runs)"
             )
 

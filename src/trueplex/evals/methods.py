@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from trueplex.decide import pruning as policy
 from trueplex.decide import voting as vote
-from trueplex.decide.adaptive import FIRST, Waves
+from trueplex.decide.adaptive import FIRST, PathSchedule
 from trueplex.decide.pruning import Policy
 from trueplex.decide.simulate import simulate, spent
 from trueplex.errors import OptionError
@@ -106,10 +106,10 @@ def after(rule: Policy, adaptive: bool, every: int, method: Method, reads: bool)
 
     def thinned(traces: Sequence[Trace]) -> Outcome:
         size = len(traces)
-        waves = Waves(FIRST, size, adaptive=True) if adaptive and size > FIRST else Waves(size, size)
+        schedule = PathSchedule(FIRST, size, adaptive=True) if adaptive and size > FIRST else PathSchedule(size, size)
         grown = [replace(t, index=i) if reads else replace(t, index=i, scores=[], probe_tokens=0)
                  for i, t in enumerate(traces)]  # fmt: skip
-        left = simulate(grown, rule, waves, every)
+        left = simulate(grown, rule, schedule, every)
         return Outcome(method(rule.voters(left)).answer, spent(left))
 
     return thinned
@@ -151,11 +151,11 @@ def choose(names: Sequence[str] | None, scored: bool, every: int = 32, paths: in
         optioned = _voted(called)
         base, _, scorer = (called, "", "") if optioned or called in METHODS else called.partition(":")
         if not (optioned or base in METHODS) or (scorer and base in BLIND and not thins):
-            raise OptionError(f"unknown method {name!r}; mend: one of {', '.join(METHODS)}, or NAME:SCORER with a scorer such "
+            raise OptionError(f"unknown method {name!r}. Try: one of {', '.join(METHODS)}, or NAME:SCORER with a scorer such "
                               f"as {', '.join(UNTRAINED)}, weighted:POWER, weighted:odds or top:SHARE, each also with ~POLICY "
                               "(pass@k is always there)")  # fmt: skip
         if scorer and confidence.parse(scorer) is None:
-            raise OptionError(f"{name!r}: {scorer!r} is no score of stored steps; mend: deepconf[:KIND[@WINDOW]], logprob or "
+            raise OptionError(f"{name!r}: {scorer!r} is no score of stored steps. Try: deepconf[:KIND[@WINDOW]], logprob or "
                               "entropy; a verifier's scores are given by --verifier")  # fmt: skip
         method, reads = optioned or METHODS[base], base not in BLIND
         if thins:
@@ -165,7 +165,7 @@ def choose(names: Sequence[str] | None, scored: bool, every: int = 32, paths: in
             reads = reads or rule.needs_scores
             method = after(rule, adaptive, rule.stride or every, method, reads)
         if not scorer and reads and not scored:
-            raise OptionError(f"{name!r} needs scores and the run has none; mend: give --verifier, or weighted:logprob")
+            raise OptionError(f"{name!r} needs scores and the run has none. Try: give --verifier, or weighted:logprob")
         chosen.append(Chosen(name, method, scorer or None, bool(thins)))
     return chosen
 
@@ -176,8 +176,8 @@ def _parse(name: str, rules: str, every: int) -> tuple[Policy, bool]:
     adaptive = "auto" in parts
     rule = policy.parse("+".join(part for part in parts if part != "auto") or "none")
     if rule.spelled == "none" and not adaptive:
-        raise OptionError(f"{name!r} retires nothing; mend: drop ~{rules}")
+        raise OptionError(f"{name!r} retires nothing. Try: drop ~{rules}")
     if rule.stride % every:
-        raise OptionError(f"{name!r} looks every {rule.stride} tokens and scores lie {every} apart; mend: --probe-every "
+        raise OptionError(f"{name!r} looks every {rule.stride} tokens and scores lie {every} apart. Try: --probe-every "
                           f"{rule.stride}, or a multiple of {every} in the policy")  # fmt: skip
     return rule, adaptive

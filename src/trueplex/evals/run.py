@@ -57,7 +57,7 @@ def evaluate(
         OptionError: a method is unknown or needs scores that the run does not have.
     """
     longest = settings.thinking.ending.most(backbone.default_max_tokens)
-    choose(methods, scorer is not None, settings.probe_every, settings.waves.most, longest)
+    choose(methods, scorer is not None, settings.probe_every, settings.schedule.most, longest)
     figures = {}
     for name, problems in suites.items():
         clock = Clock(out, name, progress)

@@ -1,7 +1,7 @@
 """Worker processes that compare answers with math-verify, and can be killed when they are late.
 
 math-verify's own timeouts need signals on the main thread; a process that is killed needs nothing and
-costs at most its timeout. Nothing else of the project talks to `answers_worker`.
+costs at most its timeout. Nothing else of the project talks to `worker`.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Workers:
             self._idle.put(None)
 
     def ask(self, answer: str, others: Sequence[str], timeout: float, library: bool = False) -> Reply:
-        """What `answers_worker.judge` says of normalised answers, None if it is late or dies of them.
+        """What `worker.judge` says of normalised answers, None if it is late or dies of them.
 
         ``library`` asks math-verify by itself instead, as others use it.
 

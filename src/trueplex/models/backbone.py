@@ -184,8 +184,8 @@ def kinds_of(config: Any) -> list[str]:
     if wrong:
         raise ModelError(
             f"{config.model_type} has layers of kind {', '.join(wrong)}; a probe needs a KV cache that it can read whole, "
-            "and leave as it was; mend: choose a model with full or sliding-window attention only"
+            "and leave as it was. Try: choose a model with full or sliding-window attention only"
         )
     if not getattr(config, "layer_types", None) and len(set(kinds)) > 1:
-        raise ModelError(f"{config.model_type} mixes attention kinds without naming them; mend: choose another model")
+        raise ModelError(f"{config.model_type} mixes attention kinds without naming them. Try: choose another model")
     return kinds

@@ -23,10 +23,10 @@ def refuse(config: Any) -> None:
     if getattr(config, "hidden_size_per_layer_input", 0):
         raise ModelError(
             f"{config.model_type} adds per-layer embeddings looked up by token id, which a merged thought does not "
-            "have; mend: choose a model without per-layer embeddings"
+            "have. Try: choose a model without per-layer embeddings"
         )
     if getattr(config, "num_kv_shared_layers", 0):
-        raise ModelError(f"{config.model_type} shares KV between layers; mend: choose a model that does not")
+        raise ModelError(f"{config.model_type} shares KV between layers. Try: choose a model that does not")
 
 
 @contextmanager
@@ -79,7 +79,7 @@ def _self_check(backbone: Backbone, length: int = CHECKED_TOKENS) -> None:
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".rstrip(": ").splitlines()[0]
         raise ModelError(f"{backbone.name}, a {backbone.config.model_type}, does not take merged embeddings, the engine's masks "
-                         f"or its cache ({reason}); mend: choose another model") from error  # fmt: skip
+                         f"or its cache ({reason}). Try: choose another model") from error  # fmt: skip
     if backbone.padded:
         full[:, backbone.vocabulary :] = float("-inf")
         full, logits = full[:, : backbone.vocabulary], logits[:, : backbone.vocabulary]
@@ -90,6 +90,4 @@ def _compare(expected: Tensor, actual: Tensor, tolerance: float, what: str) -> N
     scale = expected.abs().max().clamp(min=1.0)
     difference = ((expected - actual).abs().max() / scale).item()
     if not difference <= tolerance:  # also catches NaN
-        raise ModelError(
-            f"the self-check failed: this model {what} (difference {difference:.2g}); mend: choose another"
-        )
+        raise ModelError(f"the self-check failed: this model {what} (difference {difference:.2g}). Try: choose another")

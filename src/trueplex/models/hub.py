@@ -36,5 +36,5 @@ def fetched(name: str, wrong: type[TrueplexError]) -> Path:
         return Path(snapshot_download(name, allow_patterns=VERIFIER, local_files_only=not answers()))
     except Exception as error:  # no such repository, no network and nothing at hand: the library raises many kinds
         raise wrong(
-            f"{name!r} is no folder, and cannot be had from the hub ({reason(error).split('. ')[0][:200]}); mend: check the spelling and the network"
+            f"{name!r} is no folder, and cannot be had from the hub ({reason(error).split('. ')[0][:200]}). Try: check the spelling and the network"
         ) from error

@@ -73,7 +73,7 @@ def load(name: str = REFERENCE, device: str | None = None, dtype: torch.dtype | 
     device = _usable(device or default_device())
     path, adapters = weights_of(name)
     try:
-        local = at_hand(path)
+        local = cached_only(path)
         config = AutoConfig.from_pretrained(path, **local)
         refuse(config.get_text_config(decoder=True))
         with unreported():
@@ -81,9 +81,9 @@ def load(name: str = REFERENCE, device: str | None = None, dtype: torch.dtype | 
                 path, config=config, dtype=dtype or default_dtype(device), use_safetensors=True,
                 output_loading_info=True, ignore_mismatched_sizes=True, **local,
             )  # fmt: skip
-        if wrong := unfilled(report):
+        if wrong := missing_weights(report):
             raise ModelError(
-                f"{path} has no fitting weights for {wrong}, which would be random; mend: copy or save the model again"
+                f"{path} has no fitting weights for {wrong}, which would be random. Try: copy or save the model again"
             )
         model = model.to(device)
         for adapter in adapters:
@@ -93,11 +93,11 @@ def load(name: str = REFERENCE, device: str | None = None, dtype: torch.dtype | 
         raise
     except Exception as error:  # transformers, safetensors and the hub raise many kinds for one cause
         raise ModelError(
-            f"cannot load model {name!r}: {reason(error)}; mend: check the name, the files and the network"
+            f"cannot load model {name!r}: {reason(error)}. Try: check the name, the files and the network"
         ) from error
     if "past_key_values" not in signature(model.forward).parameters:
-        raise ModelError(f"{config.model_type} keeps a running state in place of a KV cache, and a probe has nothing to read; "
-                         "mend: choose a model with attention")  # fmt: skip
+        raise ModelError(f"{config.model_type} keeps a running state in place of a KV cache, and a probe has nothing to read. "
+                         "Try: choose a model with attention")  # fmt: skip
     backbone = Backbone(name, model, tokenizer)
     _check_words(backbone)
     self_check(backbone)
@@ -109,13 +109,13 @@ def _usable(device: str) -> str:
         torch.empty(0, device=device)
     except Exception as error:  # no such device, a busy one, or a torch that was built without it: each its own kind
         other = "cpu" if device == default_device() else default_device()
-        raise ModelError(f"device {device!r} cannot be used ({reason(error, 100)}); mend: --device {other}") from error
+        raise ModelError(f"device {device!r} cannot be used ({reason(error, 100)}). Try: --device {other}") from error
     return device
 
 
 @contextmanager
 def unreported() -> Iterator[None]:
-    """Weights that a model class does not know, or that it has to draw, are no news here: `unfilled` looks at them."""
+    """Weights that a model class does not know, or that it has to draw, are no news here: `missing_weights` looks at them."""
     transformers_logging.disable_progress_bar()
     said = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
@@ -125,14 +125,14 @@ def unreported() -> Iterator[None]:
         transformers_logging.set_verbosity(said)
 
 
-def unfilled(report: dict[str, Any]) -> str:
+def missing_weights(report: dict[str, Any]) -> str:
     """A weight that a checkpoint does not hold, or holds in another shape, by transformers' report of it; else nothing."""
     return next(iter(sorted(report["missing_keys"]) or sorted(key for key, *_ in report["mismatched_keys"])), "")
 
 
 def _merged(model: Any, adapter: str) -> Any:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # between peft and transformers, and nobody's here to mend
+        warnings.simplefilter("ignore", FutureWarning)  # between peft and transformers, and not ours to fix
         warnings.filterwarnings("error", message="Found missing adapter keys")
         return PeftModel.from_pretrained(model, adapter).merge_and_unload()
 
@@ -143,15 +143,15 @@ def _check_words(backbone: Backbone) -> None:
         ids = make_prompt(Problem("What is 1 + 1?"), backbone).ids
     except Exception as error:  # the template is a program of the folder's, and the tokenizer may be of any kind
         raise ModelError(
-            f"{backbone.name} cannot be given a problem ({reason(error)}); mend: correct its tokenizer and chat template"
+            f"{backbone.name} cannot be given a problem ({reason(error)}). Try: correct its tokenizer and chat template"
         ) from error
     rows = backbone.model.get_input_embeddings().num_embeddings
     if not ids or None in ids or max(ids) >= rows:
-        raise ModelError(f"the tokenizer of {backbone.name} is not that of its weights, which know {rows} words; "
-                         "mend: copy the tokenizer's files beside them")  # fmt: skip
+        raise ModelError(f"the tokenizer of {backbone.name} is not that of its weights, which know {rows} words. "
+                         "Try: copy the tokenizer's files beside them")  # fmt: skip
 
 
-def at_hand(path: str) -> dict[str, bool]:
+def cached_only(path: str) -> dict[str, bool]:
     """How `from_pretrained` looks for `path`: among the files at hand alone when it is a hub id and the hub does not answer."""
     return {} if Path(path).is_dir() or hub.answers() else {"local_files_only": True}
 
@@ -165,12 +165,12 @@ def locate(name: str) -> str:
         return name
     else:
         raise ModelError(
-            f"no model {name!r}: not a folder, nor a hub id of the form OWNER/NAME; mend: check the spelling"
+            f"no model {name!r}: not a folder, nor a hub id of the form OWNER/NAME. Try: check the spelling"
         )
     if not any((path / file).is_file() for file in ("config.json", ADAPTER)):
-        raise ModelError(f"{path} has no config.json; mend: give the folder of a Hugging Face model")
+        raise ModelError(f"{path} has no config.json. Try: give the folder of a Hugging Face model")
     if not any(path.glob("*.safetensors")):
-        raise ModelError(f"{path} has no *.safetensors weights; mend: save the model with safe serialization")
+        raise ModelError(f"{path} has no *.safetensors weights. Try: save the model with safe serialization")
     return str(path)
 
 
@@ -179,7 +179,7 @@ def weights_of(name: str) -> tuple[str, list[str]]:
     path, adapters = locate(name), list[str]()
     while (Path(path) / ADAPTER).is_file():
         if path in adapters:
-            raise ModelError(f"{path} is an adapter to itself; mend: correct base_model_name_or_path in {ADAPTER}")
+            raise ModelError(f"{path} is an adapter to itself. Try: correct base_model_name_or_path in {ADAPTER}")
         adapters.insert(0, path)
         path = locate(_base_of(path))
     return path, adapters
@@ -188,14 +188,14 @@ def weights_of(name: str) -> tuple[str, list[str]]:
 def _base_of(adapter: str) -> str:
     """The model that a PEFT adapter belongs to. Raises ModelError for a verifier, which is no adapter of the model."""
     if (Path(adapter) / "verifier.json").is_file():
-        raise ModelError(f"{adapter} is a verifier, not a model; mend: give it as --verifier")
+        raise ModelError(f"{adapter} is a verifier, not a model. Try: give it as --verifier")
     try:
         base = json.loads((Path(adapter) / ADAPTER).read_text()).get("base_model_name_or_path")
     except (OSError, ValueError, AttributeError) as error:
-        raise ModelError(f"{adapter}/{ADAPTER} cannot be read ({error}); mend: copy the adapter again") from error
+        raise ModelError(f"{adapter}/{ADAPTER} cannot be read ({error}). Try: copy the adapter again") from error
     if not base:
         raise ModelError(
-            f"{adapter} does not say which model it belongs to; mend: add base_model_name_or_path to {ADAPTER}"
+            f"{adapter} does not say which model it belongs to. Try: add base_model_name_or_path to {ADAPTER}"
         )
     return base
 
@@ -204,8 +204,8 @@ def load_tokenizer(name: str) -> Any:
     """The tokenizer of a model by any name that `load` takes; raises ModelError when it cannot be read."""
     path, _ = weights_of(name)
     try:
-        return AutoTokenizer.from_pretrained(path, **at_hand(path))
+        return AutoTokenizer.from_pretrained(path, **cached_only(path))
     except Exception as error:  # transformers, tokenizers and the hub raise many kinds for one cause
         raise ModelError(
-            f"cannot load the tokenizer of {name!r}: {reason(error)}; mend: check the name, the files and the network"
+            f"cannot load the tokenizer of {name!r}: {reason(error)}. Try: check the name, the files and the network"
         ) from error

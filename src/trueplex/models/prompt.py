@@ -24,7 +24,7 @@ def make_prompt(problem: Problem, backbone: Backbone) -> Prompt:
         ids = backbone.tokenizer(rendered, verbose=False)["input_ids"]
     if len(ids) + 2 > backbone.max_positions:
         raise InputError(
-            f"the problem is {len(ids)} tokens long and the model holds {backbone.max_positions} positions; "
-            "mend: shorten it or choose a model with a longer context"
+            f"the problem is {len(ids)} tokens long and the model holds {backbone.max_positions} positions. "
+            "Try: shorten it or choose a model with a longer context"
         )
     return Prompt(problem, tuple(ids), rendered)

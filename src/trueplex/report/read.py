@@ -75,7 +75,7 @@ def read(paths: Sequence[Path]) -> Material:
     for path in paths:
         files = _files(path)
         if not files:
-            raise InputError(f"{path} holds no {RESULTS} and no other results; mend: give a folder that eval wrote")
+            raise InputError(f"{path} holds no {RESULTS} and no other results. Try: give a folder that eval wrote")
         before = len(material.runs)
         for file in files:
             _add(material, file)
@@ -102,7 +102,7 @@ def _add(material: Material, file: Path) -> None:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {file}: {error}; mend: give results that eval wrote") from error
+        raise InputError(f"cannot read {file}: {error}. Try: give results that eval wrote") from error
     name = file.parent.name if file.name == RESULTS else file.stem
     suites = found.get("suites") if isinstance(found, dict) else None
     if isinstance(suites, dict) and suites:
@@ -112,14 +112,14 @@ def _add(material: Material, file: Path) -> None:
             return
         if "pass" in first:
             if "curves" not in first:
-                raise InputError(f"{file} was written by an earlier version; mend: run the same eval again, which samples "
+                raise InputError(f"{file} was written by an earlier version. Try: run the same eval again, which samples "
                                  "nothing anew")  # fmt: skip
             material.runs.append(Run(name, found, _rates(file.with_name(TIMING))))
             return
     if learnt := _learning(name, found):
         material.learning.append(learnt)
         return
-    raise InputError(f"{file} holds no results of eval, eval-verifier or training; mend: leave it out")
+    raise InputError(f"{file} holds no results of eval, eval-verifier or training. Try: leave it out")
 
 
 def _rates(file: Path) -> dict[str, float]:

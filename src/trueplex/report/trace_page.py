@@ -52,7 +52,7 @@ def write_page(path: Path, traces: Sequence[Trace], tokenizer: Any) -> None:
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise StoreError(f"cannot write {path}: {error.strerror}; mend: choose another file") from error
+        raise StoreError(f"cannot write {path}: {error.strerror}. Try: choose another file") from error
 
 
 def render(traces: Sequence[Trace], tokenizer: Any) -> str:

@@ -74,8 +74,8 @@ def traces_of(path: Path, number: int, model: str, say: Callable[[str], None]) -
     """
     texts = list(dict.fromkeys(row["problem"] for row in read(path, say, ("problem",))))
     if not 1 <= number <= len(texts):
-        raise InputError(f"{path} holds {len(texts)} problems, and --problem is {number}; mend: a number from 1 to "
-                         f"{len(texts)}" if texts else f"{path} holds no traces; mend: save some with --save")  # fmt: skip
+        raise InputError(f"{path} holds {len(texts)} problems, and --problem is {number}. Try: a number from 1 to "
+                         f"{len(texts)}" if texts else f"{path} holds no traces. Try: save some with --save")  # fmt: skip
     tokenizer = load_tokenizer(model)
     origin = Origin(None, tokenizer_fingerprint(tokenizer), "")
     found = [t for t, _ in read_traces(path, lambda message: None, origin, texts[number - 1])]

@@ -40,7 +40,7 @@ def solve(
     if not isinstance(thinking, Thinking):
         thinking = Thinking(thinking, width, merge, Sampling(temperature, top_p), ending=Ending(max_tokens))
     elif (width, merge, temperature, top_p, max_tokens) != (None, None, 1.0, 1.0, None):
-        raise OptionError("a Thinking has its own width, merge, sampling and limit; mend: set them there")
+        raise OptionError("a Thinking has its own width, merge, sampling and limit. Try: set them there")
     settings = Settings(
         paths=paths, verifier=verifier, prune=prune, select=select, seed=seed, alarms=tuple(alarms),
         budget=budget or Budget(), abstain_below=abstain_below, max_error=max_error,

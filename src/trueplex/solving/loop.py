@@ -24,7 +24,7 @@ from trueplex.decide import pruning as policy
 from trueplex.decide.calibration import Calibration, condition
 from trueplex.decide.rules import Standing
 from trueplex.engine import start as engine
-from trueplex.engine.batch import LiveBatch, Rider
+from trueplex.engine.batch import LiveBatch, ProbeColumn
 from trueplex.errors import OptionError
 from trueplex.models.backbone import Backbone
 from trueplex.models.prompt import make_prompt
@@ -42,7 +42,7 @@ class Scorer(Protocol):
         """Tokens between scores."""
 
     @property
-    def rider(self) -> Rider | None:
+    def probe(self) -> ProbeColumn | None:
         """The query column that must ride in the decode forward, if the scores come from one."""
 
     @property
@@ -74,7 +74,7 @@ class Stopped:
 
 
 @dataclass(slots=True, frozen=True)
-class Rang:
+class AlarmRaised:
     """An alarm has stopped a trace, its problem or the whole run."""
 
     problem: Problem
@@ -88,7 +88,7 @@ class Solved:
     solution: Solution
 
 
-Event = Advanced | Stopped | Rang | Solved
+Event = Advanced | Stopped | AlarmRaised | Solved
 
 
 class Stream(Iterator[Event]):
@@ -102,11 +102,11 @@ class Stream(Iterator[Event]):
 
     def __init__(self, backbone: Backbone, problems: Sequence[Problem], settings: Settings, scorer: Scorer | None,
                  begun: Sequence[Trace], calibration: Calibration | None) -> None:  # fmt: skip
-        self.rule, self.waves, self.budget = policy.parse(settings.prune), settings.waves, settings.budget
+        self.rule, self.schedule, self.budget = policy.parse(settings.prune), settings.schedule, settings.budget
         self.alarms = [alarms.parse(alarm) for alarm in settings.alarms]
         longest = settings.thinking.ending.most(backbone.default_max_tokens)
         highest = confidence.highest(settings.verifier)
-        self.rule.check(self.waves.most, longest, highest)
+        self.rule.check(self.schedule.most, longest, highest)
         for alarm in self.alarms:
             if why := alarm.inert(_stride(self.rule, scorer), longest, highest):
                 raise OptionError(f"the alarm {alarm.spelled!r} could never ring: {why}")
@@ -114,7 +114,7 @@ class Stream(Iterator[Event]):
         scored = self.rule.needs_scores or select != "majority" or any(a.needs_scores for a in self.alarms)
         if scored and scorer is None:
             raise OptionError(
-                "pruning, score-based selection and alarms need a scorer; mend: give a verifier, or majority and none"
+                "pruning, score-based selection and alarms need a scorer. Try: give a verifier, or majority and none"
             )
         settings = replace(settings, select=select, verifier=settings.verifier if scorer else "none")
         self.settings, self.scorer, self.longest = settings, scorer, 0
@@ -131,13 +131,13 @@ class Stream(Iterator[Event]):
         self._paths = self.budget.paths or math.inf
         for key, run in self.runs.items():
             highest = max((t.index + 1 for t in begun if t.problem.key == key), default=0)
-            run.begun = int(min(max(self.waves.first, highest), self._paths))
+            run.begun = int(min(max(self.schedule.first, highest), self._paths))
             self._paths -= run.begun
         prompts, counts = [run.prompt for run in self.runs.values()], [run.begun for run in self.runs.values()]
         settings = self.settings
         together = self.rule.compares or any(alarm.scope == "problem" for alarm in self.alarms)
         self.live = engine.start(backbone, prompts, counts, settings.thinking, settings.seed, settings.rows, begun,
-                                 together, self.waves.most)  # fmt: skip
+                                 together, self.schedule.most)  # fmt: skip
         for trace in begun:
             if trace.status is not Status.RUNNING:
                 self.runs[trace.problem.key].traces.append(trace)
@@ -149,16 +149,16 @@ class Stream(Iterator[Event]):
 
     def _run(self) -> Iterator[Event]:
         live, scorer = self.live, self.scorer
-        stride, rider = _stride(self.rule, scorer), scorer.rider if scorer else None
+        stride, probe = _stride(self.rule, scorer), scorer.probe if scorer else None
         live.deadline = self.budget.deadline()
         for key in list(self.runs):  # solved before this run began
             yield from self._settle(key)
         while live:
             for key in live.admit():
                 self.runs[key].begin()
-            affordable = self.budget.stride(stride, self._spent(), len(live.traces), rider is not None)
+            affordable = self.budget.stride(stride, self._spent(), len(live.traces), probe is not None)
             if affordable and time.monotonic() < live.deadline:
-                live.advance(affordable, rider)
+                live.advance(affordable, probe)
                 if scorer and not self._affords(scorer):
                     for trace in live.finished:  # what was never looked at cannot weigh in a vote
                         if not trace.scores:
@@ -204,7 +204,7 @@ class Stream(Iterator[Event]):
         if len(run.traces) < run.begun:
             return
         open_still = not run.closed and time.monotonic() < self.live.deadline and not self.rule.settled(run.traces)
-        more = int(min(self.waves.more(run.traces), self._paths)) if open_still else 0
+        more = int(min(self.schedule.more(run.traces), self._paths)) if open_still else 0
         if more:
             self._paths -= more
             problem, first = run.prompt.problem, run.begun
@@ -234,7 +234,7 @@ class Stream(Iterator[Event]):
             rang = Alarmed(trace.index, trace.tokens, alarm.scope, why)
             for run in self.runs.values() if alarm.scope == "run" else [self.runs[key]]:
                 run.alarms.append(rang)
-            yield Rang(trace.problem, rang)
+            yield AlarmRaised(trace.problem, rang)
             if alarm.scope == "run":
                 yield from self._halt(reason)
                 return
@@ -285,6 +285,6 @@ def _least(settings: Settings, backbone: Backbone, calibration: Calibration | No
     if settings.max_error is None:
         return settings.abstain_below or 0.0
     if calibration is None:
-        raise OptionError("--max-error needs a calibration, and there is none for this model and verifier; mend: run "
+        raise OptionError("--max-error needs a calibration, and there is none for this model and verifier. Try: run "
                           "`trueplex calibrate`, or use --abstain-below")  # fmt: skip
     return calibration.threshold(condition(configuration(settings, backbone)), settings.max_error)

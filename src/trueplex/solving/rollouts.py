@@ -54,9 +54,9 @@ def rollout(
     unlabelled = [p for p in problems if not p.answers]
     if unlabelled:
         raise InputError(
-            f"{len(unlabelled)} problems have no answers, the first {unlabelled[0].text[:60]!r}; mend: add them"
+            f"{len(unlabelled)} problems have no answers, the first {unlabelled[0].text[:60]!r}. Try: add them"
         )
-    out, paths = Path(out), settings.waves.most
+    out, paths = Path(out), settings.schedule.most
     source = origin(settings.thinking, backbone)
     rows = settings.rows or engine.ROWS.get(backbone.device.type, engine.ROWS["cpu"])
     _claim(out, {"config": configuration(settings, backbone), "problems": [p.key for p in problems],
@@ -158,7 +158,7 @@ def _claim(out: Path, manifest: dict) -> None:
     if path.exists():
         told, own = json.loads(path.read_text()), json.loads(json.dumps(manifest))
         if told != {name: own[name] for name in own if name in told}:  # an older folder may not tell all
-            raise StoreError(f"{out} holds rollouts of another configuration; mend: give another --out folder")
+            raise StoreError(f"{out} holds rollouts of another configuration. Try: give another --out folder")
         return
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(manifest))

@@ -89,15 +89,15 @@ def _parts(kind: str, rest: str) -> tuple[str, str, str]:
     if kind == "genrm" or (kind == "orm" and not colon):
         form, model = "chat", rest
     model, at, option = model.rpartition("@") if "@" in model else (model, "", "")
-    wrong = f"cannot read scorer {kind}:{rest!r}; mend: {spelled[kind]}"
+    wrong = f"cannot read scorer {kind}:{rest!r}. Try: {spelled[kind]}"
     if not model or bool(at) != bool(option) or (at and kind == "orm"):
         raise OptionError(wrong)
     if kind == "orm" and form not in forms.SYSTEMS:
-        raise OptionError(f"unknown form of outcome model {form!r}; mend: orm:MODEL or orm:acemath:MODEL")
+        raise OptionError(f"unknown form of outcome model {form!r}. Try: orm:MODEL or orm:acemath:MODEL")
     if kind == "prm" and form not in forms.FORMS:
-        raise OptionError(f"unknown form of process model {form!r}; mend: one of {', '.join(forms.FORMS)}")
+        raise OptionError(f"unknown form of process model {form!r}. Try: one of {', '.join(forms.FORMS)}")
     if kind == "prm" and option and option not in AGGREGATIONS:
-        raise OptionError(f"unknown aggregation {option!r}; mend: one of {', '.join(AGGREGATIONS)}")
+        raise OptionError(f"unknown aggregation {option!r}. Try: one of {', '.join(AGGREGATIONS)}")
     if kind == "genrm" and option and (not option.isdigit() or int(option) < 1):
         raise OptionError(wrong)
     return form, model, option
@@ -124,7 +124,7 @@ def verifier_folder(backbone: Backbone, name: str) -> Path:
     if name == "auto":
         return folder_of(backbone.name) / "verifier"
     if not name:
-        raise VerifierError("the verifier's name is empty; mend: 'auto', 'none', or the folder of one")
+        raise VerifierError("the verifier's name is empty. Try: 'auto', 'none', or the folder of one")
     folder = Path(os.path.expanduser(name))
     return folder if os.path.exists(folder) or not hub.is_id(name) else hub.fetched(name, VerifierError)
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from trueplex.data.traces import Origin
-from trueplex.decide import adaptive as waves
+from trueplex.decide import adaptive as schedule
 from trueplex.decide import alarms
 from trueplex.decide import pruning as policy
 from trueplex.decide import voting as vote
@@ -50,43 +50,43 @@ class Settings:
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**63:
-            raise OptionError(f"seed is {self.seed}; mend: a whole number from 0 to 2^63 − 1")
+            raise OptionError(f"seed is {self.seed}. Try: a whole number from 0 to 2^63 − 1")
         if self.probe_every < 1:
-            raise OptionError(f"probe-every is {self.probe_every}; mend: at least 1")
+            raise OptionError(f"probe-every is {self.probe_every}. Try: at least 1")
         if self.select is not None:
             vote.selector(self.select)
-        rule, adaptive = policy.parse(self.prune), waves.parse(self.paths).adaptive
+        rule, adaptive = policy.parse(self.prune), schedule.parse(self.paths).adaptive
         for alarm in self.alarms:
             alarms.parse(alarm)
         if self.verifier == "none":
             self._without_scores(rule)
         if rule.warmup and adaptive:
             raise OptionError(
-                f"{self.prune!r} has a warm-up of its own, so paths cannot be {self.paths!r}; mend: a number"
+                f"{self.prune!r} has a warm-up of its own, so paths cannot be {self.paths!r}. Try: a number"
             )
         for name in ("abstain_below", "max_error"):
             value = getattr(self, name)
             if value is not None and not 0 < value < 1:
-                raise OptionError(f"{name.replace('_', '-')} is {value}; mend: a share between 0 and 1")
+                raise OptionError(f"{name.replace('_', '-')} is {value}. Try: a share between 0 and 1")
         if self.abstain_below is not None and self.max_error is not None:
-            raise OptionError("abstain-below and max-error both set the least confidence; mend: give one of them")
+            raise OptionError("abstain-below and max-error both set the least confidence. Try: give one of them")
         if self.max_error is not None and (self.alarms or self.budget != Budget()):
-            raise OptionError("max-error promises for runs that end by themselves, and alarms and budgets cut them short; mend: "
+            raise OptionError("max-error promises for runs that end by themselves, and alarms and budgets cut them short. Try: "
                               "drop them, or use abstain-below")  # fmt: skip
 
     def _without_scores(self, rule: policy.Policy) -> None:
         if rule.needs_scores:
-            raise OptionError(f"pruning {self.prune!r} needs scores; mend: --prune none, or give a verifier")
+            raise OptionError(f"pruning {self.prune!r} needs scores. Try: --prune none, or give a verifier")
         if self.select not in (None, "majority"):
-            raise OptionError(f"selecting by {self.select!r} needs scores; mend: --select majority, or give a verifier")
+            raise OptionError(f"selecting by {self.select!r} needs scores. Try: --select majority, or give a verifier")
         if wanting := [a for a in self.alarms if alarms.parse(a).needs_scores]:
-            raise OptionError(f"the alarm {wanting[0]!r} needs scores; mend: drop it, or give a verifier")
+            raise OptionError(f"the alarm {wanting[0]!r} needs scores. Try: drop it, or give a verifier")
 
     @property
-    def waves(self) -> waves.Waves:
+    def schedule(self) -> schedule.PathSchedule:
         """When a problem gets how many traces: behind a warm-up, if the policy has one."""
-        asked, warmup = waves.parse(self.paths), policy.parse(self.prune).warmup
-        return waves.Waves(min(warmup, asked.most), asked.most) if warmup else asked
+        asked, warmup = schedule.parse(self.paths), policy.parse(self.prune).warmup
+        return schedule.PathSchedule(min(warmup, asked.most), asked.most) if warmup else asked
 
 
 def thinking_options(thinking: Thinking) -> dict[str, Any]:
@@ -122,7 +122,7 @@ def configuration(settings: Settings, backbone: Backbone) -> dict[str, Any]:
         "fingerprint": backbone.fingerprint,
         "device": str(backbone.device),
         "dtype": str(backbone.dtype).removeprefix("torch."),
-        "paths": settings.paths if waves.parse(settings.paths).adaptive else settings.waves.most,
+        "paths": settings.paths if schedule.parse(settings.paths).adaptive else settings.schedule.most,
         **thinking_options(thinking),
         "max_tokens": thinking.ending.most(backbone.default_max_tokens),
         "verifier": settings.verifier,

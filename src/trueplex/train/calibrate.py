@@ -58,8 +58,8 @@ def votes_of(problems: Sequence[Sequence[Trace]], thinking: str, settings: Setti
                       "prune": settings.prune, "select": select})  # fmt: skip
     seen = []
     for grown in problems:
-        for number, group in enumerate(_groups(grown, settings.waves.most)):
-            left = simulate(group, rule, settings.waves, math.gcd(rule.stride, every))
+        for number, group in enumerate(_groups(grown, settings.schedule.most)):
+            left = simulate(group, rule, settings.schedule, math.gcd(rule.stride, every))
             voters = rule.voters(left)
             votes = vote.selector(select)(voters)
             if votes:
@@ -92,7 +92,7 @@ def fit(
     for select in dict.fromkeys(s.select for s in seen):
         chosen = [s for s in seen if s.select == select and not s.held]
         if len({s.right for s in chosen}) < 2:
-            raise InputError(f"of {len(chosen)} votes by {select!r} none is wrong, or none right; mend: more problems")
+            raise InputError(f"of {len(chosen)} votes by {select!r} none is wrong, or none right. Try: more problems")
         shown, right = [looks(s.votes, s.voters) for s in chosen], [s.right for s in chosen]
         for name in (select, *dict.fromkeys(s.condition for s in chosen)):
             counts = [1.0 if name in (select, s.condition) else ELSEWHERE for s in chosen]

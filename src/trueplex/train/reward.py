@@ -28,7 +28,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from trueplex.errors import InputError, OptionError
 from trueplex.evals.metrics import within_auroc
 from trueplex.models.backbone import Backbone
-from trueplex.models.load import at_hand, unreported, weights_of
+from trueplex.models.load import cached_only, unreported, weights_of
 from trueplex.train.common.batches import Labelled, Order
 from trueplex.train.common.memory import OrderedTrainer
 from trueplex.train.common.watch import Watch, arguments_for, leave_together, run, write_whole
@@ -75,17 +75,17 @@ class RewardRecipe:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise OptionError(f"unknown kind of reward model {self.kind!r}; mend: one of {', '.join(KINDS)}")
+            raise OptionError(f"unknown kind of reward model {self.kind!r}. Try: one of {', '.join(KINDS)}")
         for name in ("rows", "epochs", "lr", "every"):
             if getattr(self, name) <= 0:
-                raise OptionError(f"{name} is {getattr(self, name)}; mend: a positive number")
+                raise OptionError(f"{name} is {getattr(self, name)}. Try: a positive number")
         if self.rank < 0 or self.patience < 0:
             raise OptionError(
-                "rank and patience cannot be negative; mend: rank 0 trains all weights, patience 0 to the end"
+                "rank and patience cannot be negative. Try: rank 0 trains all weights, patience 0 to the end"
             )
         if self.steps is not None:
             if self.kind != "process":
-                raise OptionError(f"only a process model sees steps, not an {self.kind} one; mend: drop --steps")
+                raise OptionError(f"only a process model sees steps, not an {self.kind} one. Try: drop --steps")
             separator(self.steps)
 
 
@@ -221,7 +221,7 @@ KINDS = {"outcome": _outcome, "process": _process, "generative": _generative}
 def _base(kind: Any, backbone: Backbone, **options: Any) -> tuple[Any, Any]:
     """The base model once more, to be trained, and its tokenizer; a new head is drawn from the seed."""
     path, _ = weights_of(backbone.name)
-    local = at_hand(path)
+    local = cached_only(path)
     with unreported():
         model = kind.from_pretrained(
             path, dtype=backbone.dtype, use_safetensors=True, trust_remote_code=False, **local, **options
@@ -269,7 +269,7 @@ def train_reward(
     order = Order(Examples(examples, recipe.seed), recipe.rows, recipe.balanced)
     if not len(order):
         raise InputError(
-            "no trace can be learned from; mend: roll out problems of which some paths are right and some wrong"
+            "no trace can be learned from. Try: roll out problems of which some paths are right and some wrong"
         )
     task = RewardTask(learner.rewarding)
 

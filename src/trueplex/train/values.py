@@ -54,7 +54,7 @@ class Valuing:
     def __post_init__(self) -> None:
         for name in ("traces", "prefixes", "samples"):
             if getattr(self, name) < 1:
-                raise OptionError(f"{name} is {getattr(self, name)}; mend: at least 1")
+                raise OptionError(f"{name} is {getattr(self, name)}. Try: at least 1")
         separator(self.steps)
 
 
@@ -133,7 +133,7 @@ def thinking_of(folder: str | Path, say: Callable[[str], None]) -> Thinking:
     """How the traces of a store were thought. Raises StoreError when they were thought in several ways."""
     ways = {row["thinking"] for row in read(folder, say, ("thinking",))}
     if len(ways) != 1:
-        raise StoreError(f"{folder} holds traces of {len(ways)} ways of thinking; mend: give a store of one")
+        raise StoreError(f"{folder} holds traces of {len(ways)} ways of thinking. Try: give a store of one")
     stored = json.loads(ways.pop())
     mode, sampling = stored["thinking"], Sampling(**stored["sampling"])
     answering, ending = Sampling(**stored["answer_sampling"]), stored["ending"]
@@ -163,7 +163,7 @@ def asked(backbone: Backbone, folder: Path, valuing: Valuing, say: Callable[[str
             if prefixes:
                 found.append(Asked(traces[0].problem, prefixes, len(sides[0]) / len(traces)))
     if not found:
-        raise InputError(f"{folder} has no problem with right and wrong traces, so every value is known; mend: roll out "
+        raise InputError(f"{folder} has no problem with right and wrong traces, so every value is known. Try: roll out "
                          "problems of which some paths are right and some wrong")  # fmt: skip
     return found
 
@@ -210,7 +210,7 @@ def _claim(folder: Path, options: dict[str, Any]) -> None:
     path, values = folder / MANIFEST, folder / VALUES
     if path.exists() and json.loads(path.read_text()) != options:
         raise StoreError(
-            f"{folder} holds values of other options; mend: the same options, or remove {MANIFEST} and {VALUES}"
+            f"{folder} holds values of other options. Try: the same options, or remove {MANIFEST} and {VALUES}"
         )
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(options))

@@ -79,20 +79,20 @@ class Recipe:
         for name in ("positions", "rows", "epochs", "lr", "every"):
             value = getattr(self, name)
             if value is not None and value <= 0:
-                raise OptionError(f"{name} is {value}; mend: a positive number")
+                raise OptionError(f"{name} is {value}. Try: a positive number")
         known(self.labels)
         if self.loss not in LOSSES:
-            raise OptionError(f"unknown loss {self.loss!r}; mend: one of {', '.join(LOSSES)}")
+            raise OptionError(f"unknown loss {self.loss!r}. Try: one of {', '.join(LOSSES)}")
         if self.ranking < 0 or self.patience < 0:
-            raise OptionError("ranking and patience cannot be negative; mend: 0 turns them off")
+            raise OptionError("ranking and patience cannot be negative. Try: 0 turns them off")
         if self.rank == 0 and self.targets:
             raise OptionError(
-                "with rank 0 no layer gets LoRA, so targets act on nothing; mend: drop them or raise the rank"
+                "with rank 0 no layer gets LoRA, so targets act on nothing. Try: drop them or raise the rank"
             )
         if self.ranking and self.positions is None:
-            raise OptionError("ranking compares traces at the same shares; mend: give a number of positions")
+            raise OptionError("ranking compares traces at the same shares. Try: give a number of positions")
         if self.labels == "final" and self.positions != 1:
-            raise OptionError("final labels ask the last token alone; mend: --positions 1")
+            raise OptionError("final labels ask the last token alone. Try: --positions 1")
 
 
 def read_labelled(path: str | Path, backbone: Backbone, say: Callable[[str], None] = print) -> list[Labelled]:
@@ -115,7 +115,7 @@ def read_labelled(path: str | Path, backbone: Backbone, say: Callable[[str], Non
         say(f"{path}: {ungraded} traces have an answer that could not be graded; they are left out")
     right = sum(t.correct for t in traces)
     if right in (0, len(traces)):
-        raise InputError(f"{path} holds {len(traces)} gradable traces, {right} right; mend: roll out problems of which "
+        raise InputError(f"{path} holds {len(traces)} gradable traces, {right} right. Try: roll out problems of which "
                          "some paths are right and some wrong")  # fmt: skip
     return traces
 
@@ -244,7 +244,7 @@ def train_verifier(
     unvalued = sum(t.values is None for t in train)
     if recipe.labels == MONTE_CARLO and unvalued:
         raise InputError(
-            f"{unvalued} of {len(train)} traces have no Monte-Carlo values; mend: `trueplex train values`, or leave them out"
+            f"{unvalued} of {len(train)} traces have no Monte-Carlo values. Try: `trueplex train values`, or leave them out"
         )
     torch.manual_seed(recipe.seed)
     verifier = OneTokenVerifier(backbone, recipe.rank, targets=recipe.targets)
@@ -253,7 +253,7 @@ def train_verifier(
     order = Order(probes, recipe.rows, recipe.balanced)
     if not len(order):
         raise InputError(
-            "no problem has both right and wrong traces, so none can be balanced; mend: roll out more paths"
+            "no problem has both right and wrong traces, so none can be balanced. Try: roll out more paths"
         )
     watch = Watch(lambda: quality(verifier, watched(validation)), verifier, out, recipe.patience)
     task = ProbeTask(verifier, recipe)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trueplex.engine.batch import LiveBatch, Rider
+from trueplex.engine.batch import LiveBatch, ProbeColumn
 from trueplex.errors import OptionError
 from trueplex.types import Steps
 from trueplex.verify.stored import Stored, tokens_at
@@ -60,9 +60,9 @@ class Confidence:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise OptionError(f"unknown DeepConf kind {self.kind!r}; mend: one of {', '.join(KINDS)}")
+            raise OptionError(f"unknown DeepConf kind {self.kind!r}. Try: one of {', '.join(KINDS)}")
         if self.window < 1:
-            raise OptionError(f"the DeepConf window is {self.window}; mend: at least 1 token")
+            raise OptionError(f"the DeepConf window is {self.window}. Try: at least 1 token")
 
     def __call__(self, steps: Steps, tokens: int | None = None) -> float:
         """The score after `tokens` tokens, or all."""
@@ -82,15 +82,15 @@ def parse(text: str) -> Confidence | None:
     name, _, options = text.partition(":")
     if name in ("logprob", "entropy"):
         if options:
-            raise OptionError(f"{name} takes no options; mend: --verifier {name}")
+            raise OptionError(f"{name} takes no options. Try: --verifier {name}")
         return Confidence(name)
     if name != "deepconf":
         return None
     kind, at, window = (options or "tail").partition("@")
     if at and not window.isdigit():
-        raise OptionError(f"malformed {text!r}; mend: deepconf:KIND@WINDOW, e.g. deepconf:tail@2048")
+        raise OptionError(f"malformed {text!r}. Try: deepconf:KIND@WINDOW, e.g. deepconf:tail@2048")
     if at and kind == "mean":
-        raise OptionError("the mean over all tokens has no window; mend: deepconf:mean")
+        raise OptionError("the mean over all tokens has no window. Try: deepconf:mean")
     return Confidence(name, kind, int(window) if at else WINDOW)
 
 
@@ -100,9 +100,9 @@ def highest(name: str) -> float:
 
 
 class ConfidenceScorer:
-    """The Scorer that reads confidences of live traces; it needs no rider and no extra token."""
+    """The Scorer that reads confidences of live traces; it needs no probe and no extra token."""
 
-    rider: Rider | None = None
+    probe: ProbeColumn | None = None
     fingerprint: str | None = None
 
     def __init__(self, score: Confidence, every: int = 32) -> None:

@@ -36,10 +36,10 @@ WEIGHTS, CARD = "adapter_model.safetensors", "verifier.json"
 PREFIX = "base_model.model."  # PEFT's names are seen from its own wrapper
 
 
-class Role(nn.Module):
+class ProbeLoRA(nn.Module):
     """The LoRA pair of one linear layer: adds B A x · scale to the last columns when it is on."""
 
-    def __init__(self, base: nn.Linear, rank: int, scale: float, switch: Switch) -> None:
+    def __init__(self, base: nn.Linear, rank: int, scale: float, switch: ProbeState) -> None:
         super().__init__()
         self.scale, self.switch = scale, switch
         self.lora_A = nn.Parameter(torch.empty(rank, base.in_features))
@@ -64,7 +64,7 @@ class Role(nn.Module):
         return out
 
 
-class Switch:
+class ProbeState:
     """How many of the last query columns are probes; 0 leaves the base model exactly itself."""
 
     def __init__(self) -> None:
@@ -85,7 +85,7 @@ class Probe(nn.Module):
 
 
 class OneTokenVerifier(nn.Module):
-    """A verifier attached to a backbone; also the `Rider` that scores live traces while they decode.
+    """A verifier attached to a backbone; also the `ProbeColumn` that scores live traces while they decode.
 
     Args:
         rank: LoRA rank on every linear layer of the transformer; 0 trains the token and head only.
@@ -100,10 +100,10 @@ class OneTokenVerifier(nn.Module):
                  targets: Sequence[str] = ()) -> None:  # fmt: skip
         super().__init__()
         if rank < 0:
-            raise OptionError(f"LoRA rank is {rank}; mend: 0 (head only) or a positive rank")
+            raise OptionError(f"LoRA rank is {rank}. Try: 0 (head only) or a positive rank")
         self._backbone = (backbone,)  # a tuple, so that the base is no submodule of the verifier
         self.rank, self.alpha = rank, float(2 * rank if alpha is None else alpha)
-        self.switch = Switch()
+        self.switch = ProbeState()
         self.probe = Probe(backbone.hidden_size)
         with torch.no_grad():
             embeddings = backbone.model.get_input_embeddings().weight
@@ -113,7 +113,7 @@ class OneTokenVerifier(nn.Module):
         scale = self.alpha / rank if rank else 0.0
         layers = {name: backbone.model.get_submodule(name) for name in self.targets}
         self.roles = nn.ModuleDict(
-            {name.replace(".", "/"): Role(layer, rank, scale, self.switch) for name, layer in layers.items()}
+            {name.replace(".", "/"): ProbeLoRA(layer, rank, scale, self.switch) for name, layer in layers.items()}
         )
         self.to(backbone.device)
         for role, layer in zip(self.roles.values(), layers.values(), strict=True):
@@ -132,14 +132,14 @@ class OneTokenVerifier(nn.Module):
             layer = self.backbone.model.get_submodule(name)
             layer.forward = layer.forward.args[0]
 
-    # -- the Rider that the engine takes ----------------------------------------------------------
+    # -- the ProbeColumn that the engine takes ----------------------------------------------------------
 
     @property
     def embedding(self) -> Tensor:
         return self.probe.token
 
     @contextmanager
-    def riding(self, columns: int) -> Iterator[None]:
+    def probing(self, columns: int) -> Iterator[None]:
         self.switch.columns = columns
         try:
             yield
@@ -203,22 +203,22 @@ class OneTokenVerifier(nn.Module):
             rank, alpha, base = card["rank"], card["alpha"], card["base_fingerprint"]
             targets = card.get("targets", ())
         except FileNotFoundError as error:
-            raise VerifierError(f"{folder} is no verifier: {Path(error.filename or '').name} is missing; "
-                                "mend: give a folder that `trueplex train verifier` wrote") from error  # fmt: skip
+            raise VerifierError(f"{folder} is no verifier: {Path(error.filename or '').name} is missing. "
+                                "Try: give a folder that `trueplex train verifier` wrote") from error  # fmt: skip
         except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
             raise VerifierError(
-                f"the verifier in {folder} cannot be read: {error}; mend: copy or train it again"
+                f"the verifier in {folder} cannot be read: {error}. Try: copy or train it again"
             ) from error
         if base != backbone.fingerprint:
             raise VerifierError(
                 f"the verifier in {folder} was trained for base model {card.get('base')!r} ({base}), not for "
-                f"{backbone.name!r} ({backbone.fingerprint}); mend: --verifier none, or train one for this model"
+                f"{backbone.name!r} ({backbone.fingerprint}). Try: --verifier none, or train one for this model"
             )
         verifier = cls(backbone, rank, alpha, targets)
         own = verifier.tensors()
         if own.keys() != stored.keys() or any(own[k].shape != stored[k].shape for k in own):
             verifier.detach()
-            raise VerifierError(f"the verifier in {folder} has other layers than this base model; mend: train it again")
+            raise VerifierError(f"the verifier in {folder} has other layers than this base model. Try: train it again")
         with torch.no_grad():
             for name, tensor in own.items():
                 tensor.copy_(stored[name])
@@ -237,7 +237,7 @@ def linear_names(backbone: Backbone, ends: Sequence[str] = ()) -> list[str]:
     for end in ends:
         if not any(name.endswith(end) for name in names):
             known = sorted({name.rpartition(".")[2] for name in names})
-            raise OptionError(f"no linear layer is called {end!r}; mend: some of {', '.join(known)}")
+            raise OptionError(f"no linear layer is called {end!r}. Try: some of {', '.join(known)}")
     return [name for name in names if not ends or name.endswith(tuple(ends))]
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trueplex.engine.batch import LiveBatch, Rider
+from trueplex.engine.batch import LiveBatch, ProbeColumn
 from trueplex.engine.fitting import Fitting
 from trueplex.engine.prefill import inputs_of
 from trueplex.models.attention import ProbePass
@@ -28,7 +28,7 @@ ROWS = 64  # traces read together at first
 
 
 class OneTokenScorer:
-    """The Scorer whose scores are what its rider reads in the decode forward; stored traces are read in one pass."""
+    """The Scorer whose scores are what its probe reads in the decode forward; stored traces are read in one pass."""
 
     bounded = True
 
@@ -42,7 +42,7 @@ class OneTokenScorer:
         return self.verifier.fingerprint
 
     @property
-    def rider(self) -> Rider:
+    def probe(self) -> ProbeColumn:
         return self.verifier
 
     def __call__(self, live: LiveBatch) -> Sequence[float] | None:
@@ -80,7 +80,7 @@ def probe_pass(verifier: OneTokenVerifier, base: ProbePass, positions: Tensor) -
     """
     columns = base.layers[0][0].shape[2]
     queries = verifier.embedding.to(verifier.backbone.dtype).expand(*positions.shape, -1)
-    with verifier.riding(positions.shape[1]):
+    with verifier.probing(positions.shape[1]):
         _, hidden = verifier.backbone.forward(queries, positions + 1, None, columns, probe_pass=base)
     return verifier.probe(hidden)
 

@@ -62,9 +62,9 @@ def tasks(suite: str, split: str, seed: int = 0) -> Iterator[Any]:
         OptionError: the suite or the split does not exist.
     """
     if suite not in SUITES:
-        raise OptionError(f"unknown suite {suite!r}; mend: one of reference, {', '.join(SUITES)}")
+        raise OptionError(f"unknown suite {suite!r}. Try: one of reference, {', '.join(SUITES)}")
     if split not in SPLITS:
-        raise OptionError(f"unknown split {split!r}; mend: one of {', '.join(SPLITS)}")
+        raise OptionError(f"unknown split {split!r}. Try: one of {', '.join(SPLITS)}")
     make, drawn = SUITES[suite].make, split
     if split == "practice":
         make, drawn = PRACTICE.get(suite, make), "train"
@@ -88,7 +88,7 @@ def problems(
     Raises OptionError as `tasks`.
     """
     if n < 0:
-        raise OptionError(f"n is {n}; mend: give a number of problems that is not negative")
+        raise OptionError(f"n is {n}. Try: give a number of problems that is not negative")
     names = list(SUITES) if suite == "reference" else [suite]
     streams = [tasks(name, split, seed) for name in names]
     out = []

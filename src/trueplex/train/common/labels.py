@@ -28,7 +28,7 @@ KINDS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 def known(kind: str) -> None:
     """Raise OptionError for a kind that there is not."""
     if kind not in (*KINDS, MONTE_CARLO, MEASURED):
-        raise OptionError(f"unknown labels {kind!r}; mend: one of {', '.join(KINDS)}, {MONTE_CARLO}, {MEASURED}")
+        raise OptionError(f"unknown labels {kind!r}. Try: one of {', '.join(KINDS)}, {MONTE_CARLO}, {MEASURED}")
 
 
 def labels(

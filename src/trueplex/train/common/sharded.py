@@ -26,7 +26,7 @@ def check(accelerator: Accelerator) -> None:
     first = kind == DistributedType.FSDP and not accelerator.is_fsdp2
     zero = kind == DistributedType.DEEPSPEED and state.deepspeed_plugin.zero_stage == 3
     if first or zero:
-        raise OptionError(f"rollouts cannot use weights that {'FSDP 1' if first else 'ZeRO 3'} has parted; mend: accelerate launch "
+        raise OptionError(f"rollouts cannot use weights that {'FSDP 1' if first else 'ZeRO 3'} has parted. Try: accelerate launch "
                           "--use_fsdp --fsdp_version 2, or plain torchrun")  # fmt: skip
 
 

@@ -80,7 +80,7 @@ def arguments_for(recipe: Any, out: Path, on_cpu: bool, about: dict[str, str], b
         use_cpu=on_cpu, bf16=bf16, label_names=[], dataloader_pin_memory=False,
     )  # fmt: skip
     if recipe.rows % arguments.world_size:
-        raise OptionError(f"{recipe.rows} rows cannot be shared evenly by {arguments.world_size} processes; mend: "
+        raise OptionError(f"{recipe.rows} rows cannot be shared evenly by {arguments.world_size} processes. Try: "
                           "--batch a multiple of them")  # fmt: skip
     arguments.per_device_train_batch_size = recipe.rows // arguments.world_size
     _claim(out, asdict(recipe) | about, arguments.process_index == 0)
@@ -132,7 +132,7 @@ def _claim(out: Path, own: dict[str, Any], first: bool) -> None:
         if told != own:
             differing = ", ".join(name for name in own if told.get(name) != own[name])
             raise InputError(
-                f"{out} holds a run with another recipe ({differing}); mend: the same options, or another --out folder"
+                f"{out} holds a run with another recipe ({differing}). Try: the same options, or another --out folder"
             )
     elif first:
         write_whole(path, json.dumps(own) + "\n")

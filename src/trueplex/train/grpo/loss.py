@@ -61,10 +61,10 @@ class Clip:
 
     def __post_init__(self) -> None:
         if not 0 < self.low < 1 or not 0 < self.high < float("inf"):
-            raise OptionError(f"the clip is {self.low} and {self.high}; mend: a share in (0, 1), and a positive number")
+            raise OptionError(f"the clip is {self.low} and {self.high}. Try: a share in (0, 1), and a positive number")
         if self.dual is not None and self.dual <= 1 + self.high:
             raise OptionError(
-                f"the dual clip {self.dual} is not above 1 + {self.high}; mend: raise it, or turn it off by 0"
+                f"the dual clip {self.dual} is not above 1 + {self.high}. Try: raise it, or turn it off by 0"
             )
 
 

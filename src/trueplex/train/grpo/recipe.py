@@ -77,35 +77,33 @@ class PolicyRecipe:
         for name in ("steps", "prompts", "lr", "epochs", "minibatches", "max_norm", "most_skipped", "every", "validated",
                      "micro_tokens"):  # fmt: skip
             if not 0 < getattr(self, name) < float("inf"):
-                raise OptionError(f"{name.replace('_', '-')} is {getattr(self, name)}; mend: a positive number")
+                raise OptionError(f"{name.replace('_', '-')} is {getattr(self, name)}. Try: a positive number")
         for name in ("warmup", "kl", "rank", "kept"):
             if getattr(self, name) < 0:
-                raise OptionError(f"{name} is {getattr(self, name)}; mend: 0 turns it off")
+                raise OptionError(f"{name} is {getattr(self, name)}. Try: 0 turns it off")
         if self.samples < 2:
-            raise OptionError(f"samples is {self.samples}; mend: at least 2, as a trace is judged against its group")
+            raise OptionError(f"samples is {self.samples}. Try: at least 2, as a trace is judged against its group")
         for name, known in (("norm", NORMS), ("aggregation", AGGREGATIONS)):
             if getattr(self, name) not in known:
-                raise OptionError(f"unknown {name} {getattr(self, name)!r}; mend: one of {', '.join(known)}")
+                raise OptionError(f"unknown {name} {getattr(self, name)!r}. Try: one of {', '.join(known)}")
         if self.prompts % self.minibatches:
-            raise OptionError(
-                f"{self.prompts} prompts do not make {self.minibatches} even minibatches; mend: a divisor"
-            )
+            raise OptionError(f"{self.prompts} prompts do not make {self.minibatches} even minibatches. Try: a divisor")
         if self.rank == 0 and self.targets:
-            raise OptionError("targets choose layers for LoRA and rank is 0; mend: drop them or give a rank")
+            raise OptionError("targets choose layers for LoRA and rank is 0. Try: drop them or give a rank")
         if not self.rewards:
-            raise OptionError("there is no reward; mend: 'correct', or 'module:function'")
+            raise OptionError("there is no reward. Try: 'correct', or 'module:function'")
         self._refuse_what_has_no_gradient()
 
     def _refuse_what_has_no_gradient(self) -> None:
         thinking = self.thinking
         if thinking.mode not in TRAINABLE:
-            raise OptionError(f"a {thinking.mode} step is not drawn word by word and has no log-probability to train on; "
-                              "mend: --thinking multiplex or discrete")  # fmt: skip
+            raise OptionError(f"a {thinking.mode} step is not drawn word by word and has no log-probability to train on. "
+                              "Try: --thinking multiplex or discrete")  # fmt: skip
         if not thinking.replacement:
             raise OptionError("samples without replacement are not independent draws, so their log-probabilities do not "
-                              "add up; mend: drop --without-replacement")  # fmt: skip
+                              "add up. Try: drop --without-replacement")  # fmt: skip
         if thinking.sampling.temperature == 0 or thinking.answering.temperature == 0:
-            raise OptionError("greedy rollouts of one problem are all the same; mend: a positive temperature")
+            raise OptionError("greedy rollouts of one problem are all the same. Try: a positive temperature")
 
     @property
     def updates(self) -> int:

@@ -42,19 +42,19 @@ def load(name: str) -> Reward:
         return BUILT_IN[name]
     module, _, function = name.partition(":")
     if not module or not function:
-        raise OptionError(f"unknown reward {name!r}; mend: {', '.join(BUILT_IN)}, or module:function")
+        raise OptionError(f"unknown reward {name!r}. Try: {', '.join(BUILT_IN)}, or module:function")
     here = str(Path.cwd())
     sys.path.insert(0, here)
     try:
         found = getattr(importlib.import_module(module), function, None)
     except ImportError as error:
         raise OptionError(
-            f"cannot import the reward {name!r}: {error}; mend: check the module's name and path"
+            f"cannot import the reward {name!r}: {error}. Try: check the module's name and path"
         ) from error
     finally:
         sys.path.remove(here)
     if not callable(found):
-        raise OptionError(f"{module} has no function {function!r}; mend: check its name")
+        raise OptionError(f"{module} has no function {function!r}. Try: check its name")
     return found
 
 
@@ -67,7 +67,7 @@ def check(problems: Sequence[Problem], names: Sequence[str]) -> None:
     without = [p for p in problems if not p.answers]
     if without and set(names) == {"correct"}:
         raise InputError(f"{len(without)} of {len(problems)} problems have no answers to grade by, the first "
-                         f"{without[0].text[:60]!r}; mend: add them, or give a --reward of your own")  # fmt: skip
+                         f"{without[0].text[:60]!r}. Try: add them, or give a --reward of your own")  # fmt: skip
 
 
 def grade(traces: Sequence[Trace], functions: dict[str, Reward]) -> list[float]:
@@ -100,7 +100,7 @@ def _asked(name: str, function: Reward, columns: dict[str, list[Any]]) -> Any:
     try:
         return function(**columns)
     except Exception as error:
-        raise InputError(f"the reward {name!r} failed: {error!r}; mend: its code; it is called by the names prompts, completions "
+        raise InputError(f"the reward {name!r} failed: {error!r}. Try: its code; it is called by the names prompts, completions "
                          "and others, so let it take **columns") from error  # fmt: skip
 
 
@@ -109,13 +109,13 @@ def _checked(name: str, values: Any, count: int) -> list[float | None]:
         numbers = [None if value is None else float(value) for value in values]
     except (TypeError, ValueError) as error:
         raise InputError(
-            f"the reward {name!r} gave no numbers: {error}; mend: return a number or None for each"
+            f"the reward {name!r} gave no numbers: {error}. Try: return a number or None for each"
         ) from error
     if len(numbers) != count:
-        raise InputError(f"the reward {name!r} gave {len(numbers)} values for {count} traces; mend: one for each")
+        raise InputError(f"the reward {name!r} gave {len(numbers)} values for {count} traces. Try: one for each")
     wrong = [n for n in numbers if n is not None and not math.isfinite(n)]
     if wrong:
-        raise InputError(f"the reward {name!r} gave {wrong[0]}; mend: a finite number, or None where it cannot tell")
+        raise InputError(f"the reward {name!r} gave {wrong[0]}. Try: a finite number, or None where it cannot tell")
     return numbers
 
 

@@ -26,7 +26,7 @@ def problems_of_step(count: int, prompts: int, seed: int, step: int) -> list[int
         OptionError: there are fewer problems than a step takes.
     """
     if count < prompts:
-        raise OptionError(f"{count} problems are fewer than the {prompts} prompts of a step; mend: --prompts at most "
+        raise OptionError(f"{count} problems are fewer than the {prompts} prompts of a step. Try: --prompts at most "
                           f"{count}, or more problems")  # fmt: skip
     epoch, at = divmod(step, count // prompts)
     order = np.random.default_rng((seed, epoch)).permutation(count)

@@ -158,7 +158,7 @@ class PolicyTrainer(Trainer):
             self.say(f"step {step + 1}: the loss or its gradient is not finite; the update is skipped")
         if self._skipped_in_a_row >= self.recipe.most_skipped:
             self.failure = (f"{self._skipped_in_a_row} updates in a row had no finite gradient; the run stopped with a "
-                            "checkpoint; mend: a lower --lr, or without --bf16")  # fmt: skip
+                            "checkpoint. Try: a lower --lr, or without --bf16")  # fmt: skip
             self.control.should_save = self.control.should_training_stop = True
 
     def _report(self, step: int) -> None:
@@ -246,7 +246,7 @@ def train_policy(backbone: Backbone, problems: Sequence[Problem], validation: Se
     arguments = arguments_of(recipe, out, backbone.device)
     if recipe.prompts % (recipe.minibatches * arguments.world_size):
         raise OptionError(f"{recipe.prompts} prompts cannot be shared evenly by {arguments.world_size} processes in "
-                          f"{recipe.minibatches} minibatches; mend: --prompts a multiple of their product")  # fmt: skip
+                          f"{recipe.minibatches} minibatches. Try: --prompts a multiple of their product")  # fmt: skip
     _claim(out, recipe, backbone, problems, validation, arguments.process_index == 0)
     model = policy_weights.trainable(backbone, recipe)
     trainer = PolicyTrainer(
@@ -258,7 +258,7 @@ def train_policy(backbone: Backbone, problems: Sequence[Problem], validation: Se
     except (MemoryError, RuntimeError) as error:
         if not ran_out(error):
             raise
-        raise TrueplexError("out of memory in the optimizer's step, which keeps two numbers a weight; mend: --rank N in another "
+        raise TrueplexError("out of memory in the optimizer's step, which keeps two numbers a weight. Try: --rank N in another "
                             "--out folder, or a smaller model") from error  # fmt: skip
     finally:
         if trainer.journal:
@@ -268,7 +268,7 @@ def train_policy(backbone: Backbone, problems: Sequence[Problem], validation: Se
     state = fingerprint_of(sharded.full_state(backbone.model))
     if len(set(gather_object([state]))) > 1:
         raise TrueplexError(
-            "the processes have come to different weights, so none are written; mend: report it, with the options"
+            "the processes have come to different weights, so none are written. Try: report it, with the options"
         )
     folder = policy_weights.save(backbone, model, out, arguments.process_index == 0)
     policy_weights.release(backbone, model, recipe)
@@ -308,7 +308,7 @@ def _claim(out: Path, recipe: PolicyRecipe, backbone: Backbone, problems: Sequen
         if old != own:
             differing = [k for k in own["recipe"] if old.get("recipe", {}).get(k) != own["recipe"][k]]
             what = ", ".join(differing) or "the model or the problems"
-            raise InputError(f"{out} holds a run with another configuration ({what}); mend: the same options, or another "
+            raise InputError(f"{out} holds a run with another configuration ({what}). Try: the same options, or another "
                              "--out folder")  # fmt: skip
     elif first:
         write_whole(path, json.dumps(own, indent=1) + "\n")

@@ -43,7 +43,7 @@ class Clock:
             if not ran_out(error):
                 raise
             raise TrueplexError(
-                f"out of memory in the {part} ({str(error).splitlines()[0][:120]}); mend: fewer --rows for rollouts; fewer "
+                f"out of memory in the {part} ({str(error).splitlines()[0][:120]}). Try: fewer --rows for rollouts; fewer "
                 "--micro-tokens or --checkpointing for training; the run goes on from its last checkpoint, if it has one"
             ) from error
         finally:

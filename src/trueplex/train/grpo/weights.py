@@ -31,7 +31,7 @@ def trainable(backbone: Backbone, recipe: PolicyRecipe) -> Any:
     """
     model = backbone.model
     if backbone.dtype != torch.float32:
-        raise ModelError(f"weights in {backbone.dtype} would lose small updates; mend: load the model in float32, and use "
+        raise ModelError(f"weights in {backbone.dtype} would lose small updates. Try: load the model in float32, and use "
                          "--bf16 for the forward passes")  # fmt: skip
     if recipe.rank:
         names = linear_names(backbone, recipe.targets)

@@ -34,7 +34,7 @@ def single(tokenizer: Any, word: str) -> int:
     """The one id of a word. Raises VerifierError when the tokenizer has none."""
     ids = tokenizer(word, add_special_tokens=False)["input_ids"]
     if len(ids) != 1 or ids[0] == tokenizer.unk_token_id:
-        raise VerifierError(f"{tokenizer.name_or_path} has no single token for {word!r}, so it is no model of this form; mend: "
+        raise VerifierError(f"{tokenizer.name_or_path} has no single token for {word!r}, so it is no model of this form. Try: "
                             "name the form that it was trained in")  # fmt: skip
     return ids[0]
 
@@ -47,13 +47,13 @@ def chat(tokenizer: Any, turns: Sequence[tuple[str, str]], answering: bool = Fal
     """
     if not tokenizer.chat_template:
         raise VerifierError(
-            f"{tokenizer.name_or_path} has no chat template; mend: give a reward model made from a chat model"
+            f"{tokenizer.name_or_path} has no chat template. Try: give a reward model made from a chat model"
         )
     messages = [{"role": role, "content": text} for role, text in turns]
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=answering)
     lost = [t for _, t in turns if t.strip() not in text]
     if lost:
-        raise VerifierError(f"the chat template of {tokenizer.name_or_path} drops a part of {lost[0][:40]!r}; mend: give a model "
+        raise VerifierError(f"the chat template of {tokenizer.name_or_path} drops a part of {lost[0][:40]!r}. Try: give a model "
                             "whose template keeps what it is told")  # fmt: skip
     return text
 
@@ -104,7 +104,7 @@ def _tagged(tokenizer: Any, tag: str, text: str, steps: int, special: bool = Tru
     columns = [at for at, token in enumerate(ids) if token == own][-steps:]
     if len(columns) != steps:
         raise VerifierError(f"{tokenizer.name_or_path} finds {len(columns)} ends in {steps} steps: their text runs into the "
-                            f"step token {tag!r}; mend: name the form that the model was trained in")  # fmt: skip
+                            f"step token {tag!r}. Try: name the form that the model was trained in")  # fmt: skip
     return ids, columns
 
 
@@ -169,5 +169,5 @@ def fork(tokenizer: Any, before: str) -> tuple[list[int], int, int]:
     yes, no = (tokenizer(before + word, add_special_tokens=False)["input_ids"] for word in ("Yes", "No"))
     same = next((at for at, (a, b) in enumerate(zip(yes, no, strict=False)) if a != b), None)
     if same is None:
-        raise VerifierError(f"{tokenizer.name_or_path} cannot tell Yes from No; mend: give another model")
+        raise VerifierError(f"{tokenizer.name_or_path} cannot tell Yes from No. Try: give another model")
     return yes[:same], yes[same], no[same]

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trueplex.engine.batch import LiveBatch, Rider
+from trueplex.engine.batch import LiveBatch, ProbeColumn
 from trueplex.engine.fitting import Fitting
 from trueplex.errors import ModelError
 from trueplex.types import Status
@@ -46,7 +46,7 @@ class Reader(Protocol):
 class TextScorer:
     """The Scorer of a reader, live and stored."""
 
-    rider: Rider | None = None
+    probe: ProbeColumn | None = None
     fingerprint: str | None = None
     bounded = True
 

@@ -23,7 +23,7 @@ from transformers.utils import cached_file
 
 from trueplex.engine.fitting import Fitting
 from trueplex.errors import ModelError, OptionError, VerifierError, reason
-from trueplex.models.load import at_hand, default_device, default_dtype, locate, unfilled, unreported
+from trueplex.models.load import cached_only, default_device, default_dtype, locate, missing_weights, unreported
 from trueplex.verify.readers import forms
 from trueplex.verify.readers.branches import Grafted
 from trueplex.verify.readers.reading import Grouped, Written, padded
@@ -230,9 +230,9 @@ def load_process(name: str, form: str, aggregation: str, words: Words, device: s
         VerifierError: it is no model of this form: the tokenizer has not its step token, or the weights not its head.
     """
     if form not in forms.FORMS:
-        raise OptionError(f"unknown form of process model {form!r}; mend: one of {', '.join(forms.FORMS)}")
+        raise OptionError(f"unknown form of process model {form!r}. Try: one of {', '.join(forms.FORMS)}")
     if aggregation not in AGGREGATIONS:
-        raise OptionError(f"unknown aggregation {aggregation!r}; mend: one of {', '.join(AGGREGATIONS)}")
+        raise OptionError(f"unknown aggregation {aggregation!r}. Try: one of {', '.join(AGGREGATIONS)}")
     own, card = forms.FORMS[form], card_of(name, "process", form)
     model, tokenizer = _load(AutoModelForCausalLM if own.head == "words" else AutoModel, name, device)
     own.check(tokenizer)
@@ -252,7 +252,7 @@ def card_of(name: str, kind: str, form: str | None = None) -> dict[str, Any] | N
         return None
     card = json.loads(path.read_text())
     if (card["kind"], card.get("form")) != (kind, form):
-        raise VerifierError(f"{name} is another reward model; mend: {NAMES[card['kind']].format(name)}")
+        raise VerifierError(f"{name} is another reward model. Try: {NAMES[card['kind']].format(name)}")
     return card
 
 
@@ -273,7 +273,7 @@ def _head(form: forms.Form, name: str, model: Any, tokenizer: Any) -> nn.Module:
 def _load(kind: Any, name: str, device: str | None, **options: Any) -> tuple[Any, Any]:
     """Model and tokenizer, of safetensors alone and without remote code; a head that is not there is an error."""
     path, device = locate(name), device or default_device()
-    local = at_hand(path)
+    local = cached_only(path)
     try:
         with unreported():
             model, report = kind.from_pretrained(
@@ -283,17 +283,17 @@ def _load(kind: Any, name: str, device: str | None, **options: Any) -> tuple[Any
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, **local)
     except Exception as error:  # transformers, safetensors and the hub raise many kinds for one cause
         raise ModelError(
-            f"cannot load reward model {name!r}: {reason(error)}; mend: check the name, the files and the network"
+            f"cannot load reward model {name!r}: {reason(error)}. Try: check the name, the files and the network"
         ) from error
-    if wrong := unfilled(report):
-        raise VerifierError(f"{name} has no weights for {wrong}, so it is no such reward model; mend: check its kind")
+    if wrong := missing_weights(report):
+        raise VerifierError(f"{name} has no weights for {wrong}, so it is no such reward model. Try: check its kind")
     return model.to(device).eval().requires_grad_(False), tokenizer
 
 
 def _read_weights(name: str, prefix: str, module: nn.Module) -> None:
     """Fill a head from the tensors of a checkpoint whose names begin so."""
     path = locate(name)
-    local = at_hand(path)
+    local = cached_only(path)
     index = cached_file(path, "model.safetensors.index.json", _raise_exceptions_for_missing_entries=False, **local)
     shards = ["model.safetensors"]
     if index:
@@ -307,6 +307,6 @@ def _read_weights(name: str, prefix: str, module: nn.Module) -> None:
             found |= {key[len(prefix) :]: tensors.get_tensor(key) for key in tensors.keys() if key.startswith(prefix)}  # noqa: SIM118
     own = module.state_dict()
     if found.keys() != own.keys() or any(found[key].shape != own[key].shape for key in own):
-        raise VerifierError(f"{name} has no head {prefix}{'|'.join(own)} of the right shape; mend: name the form that it was "
+        raise VerifierError(f"{name} has no head {prefix}{'|'.join(own)} of the right shape. Try: name the form that it was "
                             "trained in")  # fmt: skip
     module.load_state_dict(found)

@@ -18,7 +18,7 @@ SEPARATORS = {"lines": "\n", "paragraphs": "\n\n"}
 def separator(name: str) -> str:
     """What parts steps: ``lines`` or ``paragraphs``. Raises OptionError for anything else."""
     if name not in SEPARATORS:
-        raise OptionError(f"unknown steps {name!r}; mend: one of {', '.join(SEPARATORS)}")
+        raise OptionError(f"unknown steps {name!r}. Try: one of {', '.join(SEPARATORS)}")
     return SEPARATORS[name]
 
 
