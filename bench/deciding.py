@@ -105,7 +105,7 @@ def suite_figures(path: Path) -> dict[str, Any]:
     """Every method at every size on one suite's traces, and against the two votes over all of them."""
     chosen = all_methods()
     scorers = {c.scorer: EVERY for c in chosen if c.scorer}
-    samples = gather((t for t, _ in read_traces(path, print)), scorers)
+    samples = gather((t for t, _ in read_traces(path)), scorers)
     samples = [s for s in samples if len(s.traces) == PATHS]
     found = {c.name: {k: asked(samples, c, k) for k in (BEHIND if c.along else SIZES)} for c in chosen}
     weighted, best = found["weighted"][PATHS], found["best"][PATHS]
@@ -210,7 +210,7 @@ def embedded() -> tuple[Backbone, OneTokenVerifier]:
     """The embedded model and its verifier, on one thread."""
     torch.set_num_threads(1)
     backbone = load("reference", device="cpu")
-    scorer, _ = choose_scorer(backbone, Settings(), print)
+    scorer, _ = choose_scorer(backbone, Settings())
     assert isinstance(scorer, OneTokenScorer)
     return backbone, scorer.verifier
 

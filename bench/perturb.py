@@ -107,12 +107,12 @@ def main() -> None:
     parser.add_argument("--traces", type=int, default=8, help="right traces of each")
     options = parser.parse_args()
     backbone = load("reference", device="cpu")
-    scorer = open_scorer(backbone, "auto", print)
+    scorer = open_scorer(backbone, "auto")
     result: dict[str, dict[str, Any]] = {}
     table = Table("suite", "changed", "traces", "score before", "after", "fell", "change")
     for suite in SUITES:
         kept: dict[str, list[Stored]] = {}
-        for trace, prompt in read_traces(options.stored / suite, print, origin(None, backbone)):
+        for trace, prompt in read_traces(options.stored / suite, origin(None, backbone)):
             mine = (
                 kept.setdefault(trace.problem.text, [])
                 if len(kept) < options.problems or trace.problem.text in kept

@@ -31,7 +31,7 @@ def main() -> None:
     options = parser.parse_args()
     backbone = load("reference", device="cpu")
     settings = Settings(paths=16, prune="half:64", probe_every=8, thinking=Thinking(options.thinking))
-    scorer, settings = choose_scorer(backbone, settings, print)
+    scorer, settings = choose_scorer(backbone, settings)
     problem = problems(options.suite, "validation", options.problem + 1)[-1]
     for event in stream(backbone, [problem], settings, scorer):
         if isinstance(event, Solved):

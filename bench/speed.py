@@ -187,7 +187,7 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     backbone = load("reference", device="cpu")
-    scorer, _ = choose_scorer(backbone, Settings(), print)
+    scorer, _ = choose_scorer(backbone, Settings())
     assert isinstance(scorer, OneTokenScorer)
     found = problems("reference", "test", 6)
     prompts = [make_prompt(p, backbone) for p in found]

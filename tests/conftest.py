@@ -7,7 +7,8 @@ import sys
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +117,19 @@ def stored_trace(
         Problem(problem, "a/1", ("4", "four")), index, 9, Status.FINISHED, "end of sequence", "model", 5, 3, 2, [(2, 0.1), (5, score)],
         steps, "1+1 ☃", answer, correct,
     )  # fmt: skip
+
+
+@pytest.fixture
+def said() -> Iterator[list[str]]:
+    """What the package's loggers tell, one text a message."""
+    told: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: told.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("trueplex")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    yield told
+    logger.removeHandler(handler)
 
 
 @pytest.fixture

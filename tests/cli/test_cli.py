@@ -158,7 +158,7 @@ def test_saved_traces_are_whole_and_a_full_disk_loses_no_answer(trueplex, tmp_pa
     path = tmp_path / "new" / "traces.jsonl"
     for _ in range(2):  # appended, not overwritten
         assert trueplex("solve", PROBLEM, "--paths", "4", "--save", str(path), "--quiet")[0] == 0
-    traces = [from_row(row)[0] for row in read(path, print)]
+    traces = [from_row(row)[0] for row in read(path)]
     assert len(traces) == 8 and all(len(t.steps) == t.tokens for t in traces)
     code, out, err = trueplex("solve", PROBLEM, "--paths", "4", "--save", "/dev/full", "--json", "--quiet")
     assert code == 2 and json.loads(out)["answer"] is not None and "No space left" in err
@@ -420,7 +420,7 @@ def test_what_is_finished_is_shown_and_kept_whatever_breaks(
         "solve", f"@{file}", "--verifier", "none", "--paths", "4", "--json", "--quiet", "--save", str(save)
     )
     assert code == 2 and "not finite" in said
-    statuses = [row["status"] for row in read(save, print, ("status",))]
+    statuses = [row["status"] for row in read(save, ("status",))]
     assert statuses.count("running") > 0  # live traces were laid aside
     assert len(out.splitlines()) == int(len(statuses) - statuses.count("running") >= 4 and short in out)
 

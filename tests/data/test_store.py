@@ -37,18 +37,19 @@ def write(path: Path, traces: list[Trace], batch: int = 1) -> None:
 
 
 @FORMS
-def test_traces_lose_nothing_and_stores_are_gone_on_with(name: str, tmp_path: Path) -> None:
+def test_traces_lose_nothing_and_stores_are_gone_on_with(said: list[str], name: str, tmp_path: Path) -> None:
     traces = [stored_trace(i) for i in range(4)] + [stored_trace(4, None, None)]
     write(tmp_path / name, traces[:3], batch=2)
     write(tmp_path / name, traces[3:])
-    said: list[str] = []
-    back = list(read_traces(tmp_path / name, said.append))
+    back = list(read_traces(tmp_path / name))
     assert len(back) == 5 and not said
     assert all(equal(a, b) and ids == (1, 2, 3) for a, (b, ids) in zip(traces, back, strict=True))
 
 
 @FORMS
-def test_cut_off_at_any_byte_all_whole_records_are_read_and_the_rest_is_said(name: str, tmp_path: Path) -> None:
+def test_cut_off_at_any_byte_all_whole_records_are_read_and_the_rest_is_said(
+    said: list[str], name: str, tmp_path: Path
+) -> None:
     path, ends = tmp_path / name, []
     for i in range(3):
         write(path, [stored_trace(i)])
@@ -56,8 +57,8 @@ def test_cut_off_at_any_byte_all_whole_records_are_read_and_the_rest_is_said(nam
     content = path.read_bytes()
     for size in range(len(content)):
         path.write_bytes(content[:size])
-        said: list[str] = []
-        rows = list(read(path, said.append))
+        said.clear()
+        rows = list(read(path))
         # A line is whole without its newline, a batch only with its last byte.
         whole = sum(size >= end - (name == "t.jsonl") for end in ends)
         assert len(rows) == whole and all(equal(from_row(r)[0], stored_trace(i)) for i, r in enumerate(rows))
@@ -65,8 +66,8 @@ def test_cut_off_at_any_byte_all_whole_records_are_read_and_the_rest_is_said(nam
         assert bool(said) != at_a_record
         if size % 97 == 0:  # and it can be gone on with
             write(path, [stored_trace(7)])
-            assert equal(list(read_traces(path, lambda m: None))[-1][0], stored_trace(7))
-            assert len(list(read(path, lambda m: None))) == whole + 1
+            assert equal(list(read_traces(path))[-1][0], stored_trace(7))
+            assert len(list(read(path))) == whole + 1
 
 
 @FORMS
@@ -114,7 +115,7 @@ while True:
             break
     process.kill()
     process.wait()
-    rows = list(read(path, lambda m: None))
+    rows = list(read(path))
     assert len(rows) >= 20 and all(equal(from_row(r)[0], stored_trace(i)) for i, r in enumerate(rows))
 
 
@@ -125,16 +126,15 @@ def test_a_file_of_something_else_is_refused_and_left_alone(tmp_path: Path) -> N
         open_store(path)
     assert path.read_bytes() == b"a letter to my aunt" * 20
     with pytest.raises(StoreError, match="cannot read"):
-        list(read(tmp_path / "nothing.arrow", print))
+        list(read(tmp_path / "nothing.arrow"))
 
 
-def test_a_broken_line_is_named_and_the_others_are_read(tmp_path: Path) -> None:
+def test_a_broken_line_is_named_and_the_others_are_read(said: list[str], tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"
     write(path, [stored_trace(0)])
     path.write_bytes(path.read_bytes() + b'{"problem": "2+\n')
     write(path, [stored_trace(1)])
-    said: list[str] = []
-    assert len(list(read_traces(path, said.append))) == 2
+    assert len(list(read_traces(path))) == 2
     assert len(said) == 1 and "line 2" in said[0]
 
 
@@ -142,7 +142,7 @@ def test_a_later_record_of_a_trace_stands_for_an_earlier_one(tmp_path: Path) -> 
     begun = stored_trace(1)
     begun.status = Status.RUNNING
     write(tmp_path / "t.arrow", [begun, stored_trace(0), stored_trace(1)])
-    assert [(t.index, t.status.value) for t, _ in read_traces(tmp_path / "t.arrow", print)] == [
+    assert [(t.index, t.status.value) for t, _ in read_traces(tmp_path / "t.arrow")] == [
         (0, "finished"), (1, "finished"),
     ]  # fmt: skip
 
@@ -150,9 +150,9 @@ def test_a_later_record_of_a_trace_stands_for_an_earlier_one(tmp_path: Path) -> 
 def test_traces_of_another_model_or_tokenizer_are_refused(qwen, tmp_path: Path) -> None:
     write(tmp_path / "t.jsonl", [stored_trace(0)])
     with pytest.raises(StoreError, match="traces of model model"):
-        list(read_traces(tmp_path / "t.jsonl", print, origin(Thinking(), qwen)))
+        list(read_traces(tmp_path / "t.jsonl", origin(Thinking(), qwen)))
     with pytest.raises(StoreError, match="traces of tokenizer"):
-        list(read_traces(tmp_path / "t.jsonl", print, Origin("model", "other", "{}")))
+        list(read_traces(tmp_path / "t.jsonl", Origin("model", "other", "{}")))
 
 
 def test_pandas_reads_the_columns(tmp_path: Path) -> None:

@@ -152,7 +152,7 @@ def test_the_command_keeps_what_solve_then_needs(trueplex, rollouts: Path, tmp_p
 def test_the_conditions_of_a_run_and_of_its_calibration_are_spelled_alike() -> None:
     """Else `--max-error` would never find what was promised."""
     backbone = load("reference", device="cpu")
-    scorer, run = choose_scorer(backbone, Settings(paths=16, select="weighted"), print)
+    scorer, run = choose_scorer(backbone, Settings(paths=16, select="weighted"))
     shipped = choose_calibration(backbone, scorer, run)
     assert shipped is not None and condition(configuration(run, backbone)) in shipped.held
 
@@ -186,7 +186,7 @@ def test_a_score_that_is_no_number_makes_no_confidence_of_none() -> None:
 
 def test_a_calibration_speaks_only_of_runs_like_its_own() -> None:
     backbone = load("reference", device="cpu")
-    scorer, run = choose_scorer(backbone, Settings(paths=16, select="weighted"), print)
+    scorer, run = choose_scorer(backbone, Settings(paths=16, select="weighted"))
     shipped = choose_calibration(backbone, scorer, run)
     assert shipped is not None
     name = lambda **options: condition(configuration(replace(run, **options), backbone))  # noqa: E731
@@ -205,7 +205,7 @@ def test_a_calibration_speaks_only_of_runs_like_its_own() -> None:
         finished = [t for t in solution.traces if t.status.value == "finished" and t.score is not None]
         assert finished and all((t.trust in ("trusted", "uncertain", "doubted")) is calibrated for t in finished)
     scorer.release()
-    assert choose_calibration(backbone, *choose_scorer(backbone, Settings(verifier="entropy"), print)) is None
+    assert choose_calibration(backbone, *choose_scorer(backbone, Settings(verifier="entropy"))) is None
 
 
 def test_traces_that_teach_nothing_are_refused(trueplex, rollouts: Path, tmp_path: Path) -> None:
@@ -241,7 +241,7 @@ def test_problems_with_too_few_traces_are_left_out_and_said(trueplex, rollouts: 
     """As an evaluation that was stopped leaves them; with none left, how to fix it."""
     verifier = tmp_path / "verifier"
     shutil.copytree(reference_path() / "verifier", verifier)
-    rows = list(read(rollouts, print))
+    rows = list(read(rollouts))
     short = {row["problem"] for row in rows[:1]}
     for name, kept in (
         ("some", lambda row: row["problem"] not in short or row["index"] > 0),

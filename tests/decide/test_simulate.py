@@ -27,7 +27,7 @@ def reference() -> Backbone:
 
 
 def grow(backbone: Backbone, settings: Settings) -> dict[int, list[Trace]]:
-    scorer, settings = choose_scorer(backbone, settings, print)
+    scorer, settings = choose_scorer(backbone, settings)
     problems = [tasks.problems(suite, "validation", 1)[0] for suite in ("chain-easy", "countdown-easy")]
     events = stream(backbone, problems, settings, scorer)
     found = {e.solution.problem.key: e.solution.traces for e in events if isinstance(e, Solved)}

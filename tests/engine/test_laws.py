@@ -83,7 +83,7 @@ def test_law_3_replay_and_law_8_log_probs(backbone: Backbone, thinking: Thinking
     for trace in decode(backbone, thinking).values():
         store.append([to_row(trace, prompts[trace.problem.text].ids, origin(thinking, backbone))])
     store.close()
-    rows = list(read(tmp_path / "traces.arrow", print))
+    rows = list(read(tmp_path / "traces.arrow"))
     assert len(rows) == 9
     for row in rows:
         trace, prompt_ids = from_row(row)

@@ -110,7 +110,7 @@ def test_the_command_judges_stored_traces(tmp_path: Path, trueplex) -> None:
     flops = {name: f["megaflops_per_trace"] for name, f in figures.items()}
     assert flops["logprob"] == flops["deepconf:tail@16"] == 0 < flops["auto"]
     # Reading a trace once costs two operations a weight and token: that and little more.
-    tokens = np.mean([t.tokens for t, _ in read_traces(tmp_path / "r", print)])
+    tokens = np.mean([t.tokens for t, _ in read_traces(tmp_path / "r")])
     assert 0.5 < flops["auto"] / (2 * 1.2 * tokens) < 4
     assert figures["auto"]["within"]["1.0"]["mean"] > figures["deepconf:tail@16"]["within"]["1.0"]["mean"]
     assert "calibration" not in figures["deepconf:tail@16"] and result["config"]["fingerprint"]

@@ -41,11 +41,11 @@ def test_rollouts_are_resumed_not_repeated(qwen: Backbone, tmp_path: Path) -> No
     )
     whole = rollout(qwen, problems, settings, tmp_path / "whole")
     break_off(qwen, problems, settings, tmp_path / "cut", exact=False)
-    statuses = [row["status"] for row in read(tmp_path / "cut", print, ("status",))]
+    statuses = [row["status"] for row in read(tmp_path / "cut", ("status",))]
     assert "running" in statuses and 10 < len(statuses) - statuses.count("running") < 80
     again = rollout(qwen, problems, settings, tmp_path / "cut")
-    assert sum(row["status"] != "running" for row in read(again, print, ("status",))) == 80  # none was made twice
-    kept = [sorted(((t.problem.text, t.index, t.steps.ids.tolist(), t.text, t.status) for t, _ in read_traces(path, print)))
+    assert sum(row["status"] != "running" for row in read(again, ("status",))) == 80  # none was made twice
+    kept = [sorted(((t.problem.text, t.index, t.steps.ids.tolist(), t.text, t.status) for t, _ in read_traces(path)))
             for path in (whole, again)]  # fmt: skip
     assert kept[0] == kept[1]
     with pytest.raises(StoreError, match="another configuration"):
@@ -59,7 +59,7 @@ def test_a_broken_off_evaluation_has_the_same_bits(qwen: Backbone, tmp_path: Pat
 
     def stored(path: Path) -> dict[tuple[str, int], list[bytes]]:
         kept: dict[tuple[str, int], list[bytes]] = {}
-        for trace, _ in read_traces(path, print):
+        for trace, _ in read_traces(path):
             if trace.status is not Status.RUNNING:
                 assert trace.steps is not None and (trace.problem.text, trace.index) not in kept
                 kept[trace.problem.text, trace.index] = [array.tobytes() for array in trace.steps.arrays()]

@@ -61,11 +61,10 @@ def fresh(folder: Callable[[str], Path]) -> Callable[[], Backbone]:
     return lambda: load(str(folder("qwen3")), "cpu", torch.float32)
 
 
-def trained(fresh: Callable[[], Backbone], recipe: PolicyRecipe, out: Path, said: list[str] | None = None,
+def trained(fresh: Callable[[], Backbone], recipe: PolicyRecipe, out: Path,
             problems: Sequence[Problem] = PROBLEMS) -> Weights:  # fmt: skip
     reference = fresh() if recipe.kl and not recipe.rank else None
-    say = (said if said is not None else []).append
-    folder = train_policy(fresh(), problems, PROBLEMS[:2], recipe, out, reference, say=say)
+    folder = train_policy(fresh(), problems, PROBLEMS[:2], recipe, out, reference)
     (file,) = folder.glob("*.safetensors")
     return load_file(file)
 
@@ -129,15 +128,14 @@ def test_a_run_that_was_killed_ends_in_the_same_weights(
 
 @pytest.mark.parametrize("state", [None, "", '{"global_step": 4'], ids=["none", "empty", "cut off"])
 def test_a_checkpoint_that_a_kill_cut_off_is_passed_over(
-    fresh: Callable[[], Backbone], plain: tuple[Weights, Path], tmp_path: Path, state: str | None
+    said: list[str], fresh: Callable[[], Backbone], plain: tuple[Weights, Path], tmp_path: Path, state: str | None
 ) -> None:
     weights, folder = plain
     shutil.copytree(folder, tmp_path / "run")
     (tmp_path / "run" / "checkpoints" / "checkpoint-4" / "trainer_state.json").unlink()
     if state is not None:
         (tmp_path / "run" / "checkpoints" / "checkpoint-4" / "trainer_state.json").write_text(state)
-    said: list[str] = []
-    assert same(weights, trained(fresh, RECIPE, tmp_path / "run", said))
+    assert same(weights, trained(fresh, RECIPE, tmp_path / "run"))
     assert [s.split(":")[0] for s in said if "reward" in s] == ["step 3/4", "step 4/4"]  # from the one before
 
 
@@ -149,7 +147,7 @@ def test_counts_go_on_after_a_kill(fresh: Callable[[], Backbone], tmp_path: Path
 
 @pytest.mark.parametrize("rank", [0, 4], ids=["whole", "lora"])
 def test_what_validated_best_is_kept(
-    fresh: Callable[[], Backbone], tmp_path: Path, rank: int, monkeypatch: pytest.MonkeyPatch
+    said: list[str], fresh: Callable[[], Backbone], tmp_path: Path, rank: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = replace(RECIPE, rank=rank)
     halfway = trained(fresh, replace(recipe, steps=2), tmp_path / "halfway")
@@ -157,8 +155,7 @@ def test_what_validated_best_is_kept(
     monkeypatch.setattr(
         "trueplex.train.grpo.train.judgement", lambda records: judgement(records) | {"right": next(rights)}
     )
-    said: list[str] = []
-    last = trained(fresh, recipe, tmp_path / "run", said)
+    last = trained(fresh, recipe, tmp_path / "run")
     (file,) = (tmp_path / "run" / "best").rglob("*.safetensors")
     assert same(load_file(file), halfway) and not same(last, halfway)
     assert [s for s in said if "best so far" in s] == [s for s in said if s.startswith("step 2: validation")]
@@ -178,7 +175,7 @@ def test_what_a_run_leaves(plain: tuple[Weights, Path], fresh: Callable[[], Back
     assert figures[0]["joint_entropy"] > figures[0]["entropy"] > 0 and figures[0]["drift"] == 0
     assert [j["step"] for j in lines(out / "validation.jsonl")] == [0, 2, 4]
     assert list((out / "tensorboard").iterdir())
-    traces = list(read_traces(out / "rollouts" / "step-000004.arrow", print))
+    traces = list(read_traces(out / "rollouts" / "step-000004.arrow"))
     assert len(traces) == 16 and all(t.steps is not None for t, _ in traces)
 
 
@@ -294,9 +291,10 @@ def test_problems_without_answers_are_refused_when_the_grader_is_the_reward(
     trained(fresh, replace(RECIPE, steps=1), tmp_path, problems=blank)  # a reward that needs none
 
 
-def test_equal_rewards_are_said_and_nothing_moves(fresh: Callable[[], Backbone], tmp_path: Path) -> None:
-    said: list[str] = []
-    weights = trained(fresh, replace(RECIPE, steps=2, rewards=("correct",)), tmp_path, said)
+def test_equal_rewards_are_said_and_nothing_moves(
+    said: list[str], fresh: Callable[[], Backbone], tmp_path: Path
+) -> None:
+    weights = trained(fresh, replace(RECIPE, steps=2, rewards=("correct",)), tmp_path)
     assert sum("all rewards are equal in every group" in s for s in said) == 2
     before = fresh().model.state_dict()
     assert all(torch.equal(before[n], w) for n, w in weights.items())
@@ -304,7 +302,7 @@ def test_equal_rewards_are_said_and_nothing_moves(fresh: Callable[[], Backbone],
 
 
 def test_what_is_not_finite_is_skipped_counted_and_ends_the_run(
-    fresh: Callable[[], Backbone], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    said: list[str], fresh: Callable[[], Backbone], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A loss that is not, and a gradient that is not of a loss that is: neither moves anything."""
     loss_of, calls = policy_update.Learner._loss, 0
@@ -321,9 +319,8 @@ def test_what_is_not_finite_is_skipped_counted_and_ends_the_run(
         return loss + (next(model.parameters()).sum() * 0).sqrt()  # whose slope at 0 is infinite, times 0
 
     monkeypatch.setattr(policy_update.Learner, "_loss", breaks)
-    said: list[str] = []
     with pytest.raises(TrueplexError, match="2 updates in a row had no finite gradient"):
-        trained(fresh, replace(RECIPE, steps=9, most_skipped=2, every=9), tmp_path, said)
+        trained(fresh, replace(RECIPE, steps=9, most_skipped=2, every=9), tmp_path)
     assert sum("not finite; the update is skipped" in s for s in said) == 3
     assert lines(tmp_path / "metrics.jsonl")[-1]["skipped"] == 3
     monkeypatch.undo()
@@ -438,14 +435,13 @@ def test_alarms() -> None:
 
 
 def test_a_rising_reward_with_falling_validation_leaves_a_page(
-    fresh: Callable[[], Backbone], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    said: list[str], fresh: Callable[[], Backbone], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     falling = iter([0.9, 0.5, 0.1])
     monkeypatch.setattr("trueplex.train.grpo.train.judgement", lambda records: {"right": next(falling), "error": 0.01})
     rising = iter(range(99))
     monkeypatch.setattr(rewards, "grade", lambda traces, functions: [next(rising) for _ in traces])
-    said: list[str] = []
-    trained(fresh, RECIPE, tmp_path, said)
+    trained(fresh, RECIPE, tmp_path)
     assert any("ALARM at step 4: the reward rises while validation falls" in s for s in said)
     assert lines(tmp_path / "alarms.jsonl")[-1]["sign"] == "validation"
     assert "reward 63" in (tmp_path / "alarms" / "step-000004.md").read_text()

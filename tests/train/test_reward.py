@@ -148,7 +148,7 @@ def plain_outcome(folder: Path, problem: str, solution: str, system: str | None)
 def test_an_outcome_model_reads_the_chat_so_far(
     qwen: Backbone, models: Callable, form: str, system: str | None
 ) -> None:
-    reader = load_outcome(str(models("outcome")), form, Words(qwen), "cpu", print)
+    reader = load_outcome(str(models("outcome")), form, Words(qwen), "cpu")
     texts = [written_by(qwen, s) for s in SOLUTIONS]
     at = [[len(w.ids) // 2, len(w.ids)] for w in texts]
     scores, cost = reader.read(texts, at)
@@ -225,7 +225,7 @@ def test_a_process_model_says_of_each_step_what_reading_up_to_it_says(
     assert np.std([s for steps in expected for s in steps]) > 1e-3
     texts = [written_by(qwen, s) for s in SOLUTIONS]
     for name, aggregate in AGGREGATIONS.items():
-        reader = load_process(str(folder), form, name, Words(qwen), "cpu", print)
+        reader = load_process(str(folder), form, name, Words(qwen), "cpu")
         ends = [reader.words.step_ends(w.ids, reader.parted, True) for w in texts]
         scores, _ = reader.read(texts, [[1, *own] for own in ends])
         for found, steps in zip(scores, expected, strict=True):
@@ -241,7 +241,7 @@ def test_a_process_model_says_of_each_step_what_reading_up_to_it_says(
 def test_neither_the_batch_nor_what_follows_changes_a_score(qwen: Backbone, models: Callable, name: str) -> None:
     """All together, each alone, and each prefix as if nothing followed it."""
     folders = {form: str(models(form)) for form in ("outcome", "math-shepherd", "qwen")}
-    scorer = open_scorer(qwen, name.format(**folders), print)
+    scorer = open_scorer(qwen, name.format(**folders))
     texts = [written_by(qwen, s) for s in SOLUTIONS]
     at = [[tokens_at(len(w.ids), share) for share in SHARES] for w in texts]
     together, _ = scorer.reader.read(texts, at)
@@ -251,9 +251,10 @@ def test_neither_the_batch_nor_what_follows_changes_a_score(qwen: Backbone, mode
             assert scorer.reader.read([alone], [[tokens]])[0][0][0] == pytest.approx(score, abs=1e-6)
 
 
-def test_a_batch_that_does_not_fit_is_halved_and_that_is_said(qwen: Backbone, models: Callable) -> None:
-    said: list[str] = []
-    scorer = open_scorer(qwen, f"orm:{models('outcome')}", said.append)
+def test_a_batch_that_does_not_fit_is_halved_and_that_is_said(
+    said: list[str], qwen: Backbone, models: Callable
+) -> None:
+    scorer = open_scorer(qwen, f"orm:{models('outcome')}")
     texts = [written_by(qwen, "1+1=2\n" * n) for n in range(1, 12)]
     at = [[len(w.ids)] for w in texts]
     expected, _ = scorer.reader.read(texts, at)
@@ -279,20 +280,20 @@ def test_a_batch_that_does_not_fit_is_halved_and_that_is_said(qwen: Backbone, mo
 
 def test_fitting_keeps_the_order() -> None:
     lengths = [5, 1, 4, 2, 3]
-    assert Fitting(2, print)(lengths, lambda chosen: [lengths[i] for i in chosen]) == lengths
+    assert Fitting(2)(lengths, lambda chosen: [lengths[i] for i in chosen]) == lengths
 
 
 def test_a_model_of_another_form_is_refused_when_it_is_loaded(qwen: Backbone, models: Callable) -> None:
     words = Words(qwen)
     for form, name in (("math-shepherd", "versaprm"), ("versaprm", "math-shepherd"), ("qwen", "skywork")):
         with pytest.raises(VerifierError, match=r"has no single token for .* Try:"):
-            load_process(str(models(name)), form, "last", words, "cpu", print)
+            load_process(str(models(name)), form, "last", words, "cpu")
     with pytest.raises(VerifierError, match=r"has no head v_head.summary.weight\|bias"):
-        load_process(str(models("qwen")), "skywork", "last", words, "cpu", print)
+        load_process(str(models("qwen")), "skywork", "last", words, "cpu")
     with pytest.raises(VerifierError, match=r"has no weights for score.weight"):
-        load_outcome(str(models("math-shepherd")), "chat", words, "cpu", print)
+        load_outcome(str(models("math-shepherd")), "chat", words, "cpu")
     with pytest.raises(ModelError, match="no model"):
-        load_outcome("/nowhere", "chat", words, "cpu", print)
+        load_outcome("/nowhere", "chat", words, "cpu")
 
 
 def test_a_template_that_drops_thoughts_is_refused() -> None:
@@ -310,7 +311,7 @@ def test_live_scores_are_those_of_the_stored_trace_and_every_token_read_is_paid_
     qwen: Backbone, models: Callable, name: str
 ) -> None:
     folders = {form: str(models(form)) for form in ("outcome", "math-shepherd")}
-    scorer = open_scorer(qwen, name.format(**folders), print, every=9)
+    scorer = open_scorer(qwen, name.format(**folders), every=9)
     paid = 0
     read = scorer.reader.read
 
@@ -342,7 +343,7 @@ def test_live_scores_are_those_of_the_stored_trace_and_every_token_read_is_paid_
 @pytest.mark.parametrize("name", ["orm:{outcome}", "prm:math-shepherd:{math-shepherd}", "genrm:qwen"])
 def test_a_budget_of_tokens_holds_where_looks_read_texts_again(qwen: Backbone, models: Callable, name: str) -> None:
     folders = {form: str(models(form)) for form in ("outcome", "math-shepherd")}
-    scorer = open_scorer(qwen, name.format(**folders).replace(":qwen", f":{qwen.name}"), print, every=9)
+    scorer = open_scorer(qwen, name.format(**folders).replace(":qwen", f":{qwen.name}"), every=9)
     settings = Settings(4, Thinking(ending=Ending(30)), "orm:x", probe_every=9, seed=SEED, select="weighted")
 
     def solved(tokens: int | None) -> tuple[int, set[str]]:

@@ -357,7 +357,7 @@ def test_two_processes_learn_what_one_learns(rolled: Path, tmp_path: Path, truep
 
 @pytest.mark.parametrize("most", [4, 3, 1])
 def test_a_batch_that_does_not_fit_is_learned_from_in_parts(
-    qwen: Backbone, traces: list[Labelled], tmp_path: Path, most: int, monkeypatch: pytest.MonkeyPatch
+    said: list[str], qwen: Backbone, traces: list[Labelled], tmp_path: Path, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same weights, whatever fits, and it is said once; where nothing is to be parted, how to fix it.
 
@@ -375,8 +375,7 @@ def test_a_batch_that_does_not_fit_is_learned_from_in_parts(
         return forward(self, inputs, **others)
 
     monkeypatch.setattr(ProbeTask, "forward", small)
-    said: list[str] = []
-    verifier = train_verifier(qwen, traces, traces, recipe, tmp_path / "parts", say=said.append)
+    verifier = train_verifier(qwen, traces, traces, recipe, tmp_path / "parts")
     parted = {n: p.detach().clone() for n, p in verifier.named_parameters()}
     verifier.detach()
     assert same(whole, parted, 2e-4) and len(said) == {4: 1, 3: 2, 1: 3}[most] and "do not fit into memory" in said[0]

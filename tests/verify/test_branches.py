@@ -67,7 +67,7 @@ def test_only_models_that_see_all_that_is_before_read_branches(
 ) -> None:
     """A window of columns would hold words of other texts."""
     backbone = backbones(family)
-    reader = open_scorer(backbone, f"genrm:{backbone.name}", print).reader
+    reader = open_scorer(backbone, f"genrm:{backbone.name}").reader
     assert reader._grouped.branches == (set(backbone.kinds) == {"full_attention"})
     both_ways(backbone, reader)
 
@@ -82,15 +82,16 @@ def test_a_reader_of_branches_gives_what_it_gives_of_texts(reference: Backbone, 
     torch.nn.init.normal_(model.score.weight, std=0.05)  # so that no score is 0 or 1
     model.save_pretrained(tmp_path)
     reference.tokenizer.save_pretrained(tmp_path)
-    reader = open_scorer(reference, f"{kind}:{tmp_path if kind == 'orm' else 'reference'}", print).reader
+    reader = open_scorer(reference, f"{kind}:{tmp_path if kind == 'orm' else 'reference'}").reader
     assert reader._grouped.branches
     scores = both_ways(reference, reader)
     assert len({round(s, 4) for s in scores.flatten().tolist()}) == 5  # two of the six texts are one
 
 
-def test_a_group_that_does_not_fit_is_read_text_by_text(reference: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
-    reader = open_scorer(reference, "genrm:reference", said.append).reader
+def test_a_group_that_does_not_fit_is_read_text_by_text(
+    said: list[str], reference: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = open_scorer(reference, "genrm:reference").reader
     ids = reference.tokenizer("3+1=4\nso 4\n4-1=3", add_special_tokens=False)["input_ids"]
     asked = [Written("Ann has 3.", ids, True)], [[1, 4, len(ids)]]
     expected, _ = reader.read(*asked)

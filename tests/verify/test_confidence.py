@@ -76,7 +76,7 @@ def test_confidence_prunes_and_votes_without_a_verifier(qwen: Backbone) -> None:
     settings = Settings(
         paths=8, thinking=Thinking(ending=Ending(40)), verifier="deepconf:tail@8", prune="half:8", probe_every=8
     )
-    scorer, settings = choose_scorer(qwen, settings, print)
+    scorer, settings = choose_scorer(qwen, settings)
     (solution,) = [e.solution for e in stream(qwen, [Problem("Hi")], settings, scorer) if isinstance(e, Solved)]
     assert sum(t.status.value == "pruned" for t in solution.traces) >= 5 and solution.usage.probe_tokens == 0
 

@@ -41,7 +41,7 @@ def yes_of(backbone: Backbone, ids: Sequence[int], before: str) -> float:
 
 
 def test_the_verdict_is_the_chance_of_yes_after_the_question(qwen: Backbone) -> None:
-    scorer = open_scorer(qwen, f"genrm:{qwen.name}", print)
+    scorer = open_scorer(qwen, f"genrm:{qwen.name}")
     assert scorer.reader.verifier is qwen  # the same model is not loaded twice
     texts = [written_by(qwen, s) for s in SOLUTIONS]
     scores, cost = scorer.reader.read(texts, [[len(w.ids)] for w in texts])
@@ -63,7 +63,7 @@ def test_votes_are_averaged_behind_rationales_and_paid_for(qwen: Backbone, monke
         return begun[-1]
 
     monkeypatch.setattr(generative.engine, "start", remembered)
-    scorer = open_scorer(qwen, f"genrm:{qwen.name}@3", print)
+    scorer = open_scorer(qwen, f"genrm:{qwen.name}@3")
     texts = [written_by(qwen, s) for s in SOLUTIONS]
     at = [[len(w.ids)] for w in texts]
     scores, cost = scorer.reader.read(texts, at)
@@ -89,7 +89,7 @@ def test_votes_are_averaged_behind_rationales_and_paid_for(qwen: Backbone, monke
 
 
 def test_live_it_prunes_and_votes(qwen: Backbone) -> None:
-    scorer = open_scorer(qwen, f"genrm:{qwen.name}", print, every=10)
+    scorer = open_scorer(qwen, f"genrm:{qwen.name}", every=10)
     settings = Settings(4, Thinking(ending=Ending(20)), "genrm:x", prune="half:10", probe_every=10, seed=SEED)
     (solution,) = [e.solution for e in stream(qwen, [Problem("Hi")], settings, scorer) if isinstance(e, Solved)]
     assert sum(t.status.value == "pruned" for t in solution.traces) == 2

@@ -66,7 +66,7 @@ def known(reference: Backbone, rolled: Path) -> dict[Any, tuple[np.ndarray, np.n
 
 def test_a_value_is_the_share_of_continuations_that_end_right(reference: Backbone, rolled: Path, known: dict) -> None:
     """Against each prefix continued by itself, one at a time, by the engine alone."""
-    traces = {(t.problem.text, t.seed, t.index): (t, prompt) for t, prompt in read_traces(rolled, print)}
+    traces = {(t.problem.text, t.seed, t.index): (t, prompt) for t, prompt in read_traces(rolled)}
     words, checked = Words(reference), 0
     by_problem: dict[str, int] = {}
     for (text, seed, index), (tokens, worth) in known.items():
@@ -138,7 +138,7 @@ def test_values_that_were_interrupted_are_gone_on_with(
 def test_the_way_of_thinking_is_read_from_the_store(qwen: Backbone, tmp_path: Path, thinking: Thinking) -> None:
     thinking = replace(thinking, ending=replace(thinking.ending, max_tokens=20))
     rollout(qwen, [Problem("Hi", answers=("1",))], Settings(1, thinking, "none"), tmp_path)
-    read = thinking_of(tmp_path, print)
+    read = thinking_of(tmp_path)
     from trueplex.solving.settings import thinking_options
 
     assert thinking_options(read) == thinking_options(thinking)
@@ -169,7 +169,7 @@ def test_monte_carlo_labels_lie_between_the_values_and_need_them(
     ]
     measured = [labels("measured", 8, np.arange(8), False, v).tolist() for v in ((at, worth), None)]
     assert measured[0][:3] == [0.625, 0.75, 0.875] and measured[1] == labels("ramp", 8, np.arange(8), False).tolist()
-    traces = read_labelled(rolled, reference, lambda m: None)
+    traces = read_labelled(rolled, reference)
     with_values = [t for t in traces if t.values is not None]
     assert len(with_values) == len(known) < len(traces)
     recipe = Recipe(2, positions=4, rows=2, epochs=3, labels="monte-carlo", every=99)
@@ -197,10 +197,10 @@ def whole(traces: Sequence[Labelled]) -> tuple[list[Written], list[list[int]]]:
 def test_what_is_trained_learns_and_loads_by_name(
     reference: Backbone, rolled: Path, known: dict, tmp_path: Path, kind: str, rank: int
 ) -> None:
-    traces = read_labelled(rolled, reference, lambda m: None)[:24]
+    traces = read_labelled(rolled, reference)[:24]
     card = train_reward(reference, traces, traces, replace(RECIPE, kind=kind, rank=rank, lr=3e-3), tmp_path, "here")
     assert card == card_of(str(tmp_path), kind, card.get("form")) and card["base_fingerprint"] == reference.fingerprint
-    scorer = open_scorer(reference, NAMES[kind].format(tmp_path), print)
+    scorer = open_scorer(reference, NAMES[kind].format(tmp_path))
     found = quality(scorer.reader, traces)
     assert found == pytest.approx(card["validation"], abs=0.02)  # merging LoRA rounds
     log = [json.loads(line) for line in (tmp_path / "validation.jsonl").read_text().splitlines()]
@@ -213,7 +213,7 @@ def test_what_is_trained_learns_and_loads_by_name(
     assert not any(p.requires_grad for p in reference.model.parameters())
     for other in {"orm:{}", "prm:versaprm:{}", "genrm:{}"} - {NAMES[kind]}:
         with pytest.raises(VerifierError, match=f"is another reward model. Try: {NAMES[kind].format('')}"):
-            open_scorer(reference, other.format(tmp_path), print)
+            open_scorer(reference, other.format(tmp_path))
 
 
 @pytest.mark.parametrize(("kind", "rank"), [("outcome", 2), ("process", 0)], ids=["adapter", "whole"])
@@ -228,7 +228,7 @@ def test_in_bfloat16_what_is_learned_stays_in_float32(
 ) -> None:
     """Updates far below bfloat16's resolution add up to what they are in float32; what reads runs in bfloat16."""
     half = load(REFERENCE, "cpu", torch.bfloat16)
-    traces = read_labelled(rolled, reference, lambda m: None)[:12]
+    traces = read_labelled(rolled, reference)[:12]
     seen: list[tuple[torch.dtype, dict[str, torch.Tensor]]] = []
     forward = RewardTask.forward
 
@@ -261,7 +261,7 @@ def test_in_bfloat16_what_is_learned_stays_in_float32(
         train_reward(
             reference, traces, traces, replace(RECIPE, kind=kind, rank=rank, lr=1e-5), tmp_path / "torch.bfloat16"
         )
-    assert open_scorer(half, NAMES[kind].format(tmp_path / "torch.bfloat16"), print)
+    assert open_scorer(half, NAMES[kind].format(tmp_path / "torch.bfloat16"))
 
 
 def test_the_loss_is_binary_cross_entropy_at_the_steps_that_are_known(
@@ -269,7 +269,7 @@ def test_the_loss_is_binary_cross_entropy_at_the_steps_that_are_known(
 ) -> None:
     from trueplex.train.reward import collate
 
-    traces = read_labelled(rolled, reference, lambda m: None)
+    traces = read_labelled(rolled, reference)
     learner = KINDS["process"](reference, RewardRecipe("process"))
     chosen = [next(t for t in traces if t.values is not None), next(t for t in traces if t.values is None)]
     examples = [learner.example(t) for t in chosen]
@@ -292,7 +292,7 @@ def test_the_loss_is_binary_cross_entropy_at_the_steps_that_are_known(
 def test_a_run_that_was_killed_ends_in_the_same_weights(
     reference: Backbone, rolled: Path, known: dict, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    traces = read_labelled(rolled, reference, lambda m: None)[:12]
+    traces = read_labelled(rolled, reference)[:12]
     recipe = replace(RECIPE, kind=kind, every=2, epochs=2, rank=0 if kind == "outcome" else 2)
     train_reward(reference, traces, traces[:4], recipe, tmp_path / "whole")
     forward, calls = RewardTask.forward, 0

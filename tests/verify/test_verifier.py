@@ -175,15 +175,15 @@ def test_a_verifier_is_had_from_the_hub_by_its_id(
     monkeypatch.setattr(hub, "snapshot_download", download)
     monkeypatch.setattr(hub, "answers", lambda: False)
     monkeypatch.chdir(tmp_path)
-    scorer = open_scorer(backbone, "some/verifier", print)
+    scorer = open_scorer(backbone, "some/verifier")
     assert scorer.fingerprint == qwen_verifier.fingerprint
     scorer.release()
     assert asked == [("some/verifier", hub.VERIFIER, True)] and not any("*" in p for p in hub.VERIFIER)
     assert {p.name for p in (tmp_path / "snapshot").iterdir()} <= set(hub.VERIFIER)
     with pytest.raises(VerifierError, match=r"'some/other' is no folder, and cannot be had from the hub .404.*Try:"):
-        open_scorer(backbone, "some/other", print)
+        open_scorer(backbone, "some/other")
     qwen_verifier.save(tmp_path / "here" / "verifier")
-    open_scorer(backbone, "here/verifier", print).release()  # a folder of that name comes first
+    open_scorer(backbone, "here/verifier").release()  # a folder of that name comes first
     assert len(asked) == 2
 
 

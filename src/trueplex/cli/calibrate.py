@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,7 +13,6 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from trueplex.cli.solve import say
 from trueplex.data.traces import Origin, read, read_traces
 from trueplex.decide import pruning as policy
 from trueplex.decide.calibration import PLAIN, Calibration, way_of_thinking
@@ -28,6 +28,8 @@ from trueplex.train.calibrate import Seen, fit, judged, votes_of
 from trueplex.types import Trace
 from trueplex.verify.probe import OneTokenScorer
 
+log = logging.getLogger(__name__)
+
 
 def calibrate(
     data: Sequence[Path], tests: Sequence[Path], model: str, device: str | None, verifier: str, paths: Sequence[str],
@@ -42,7 +44,7 @@ def calibrate(
         raise OptionError(f"a calibration is kept in the verifier's folder, and {verifier} lies on the hub. Try: `hf download {verifier} "
                           "--local-dir FOLDER`, and --verifier FOLDER")  # fmt: skip
     backbone = load(model, device)
-    scorer, settings = choose_scorer(backbone, Settings(verifier=verifier), say)
+    scorer, settings = choose_scorer(backbone, Settings(verifier=verifier))
     runs = [replace(settings, paths=p, select=s, prune=r) for p in paths for s in selects for r in prunes]
     runs = [replace(run, paths=run.paths if run.schedule.adaptive else run.schedule.most) for run in runs]
     for run in runs:
@@ -54,7 +56,7 @@ def calibrate(
     whole = made.beside(Calibration.load(folder, made.belongs))
     whole.save(folder)
     kept = len(whole.held) - len(made.held)
-    say(f"{folder}: calibrated for {len(made.held)} ways to run, from {sum(map(len, traces.values()))} traces"
+    log.info(f"{folder}: calibrated for {len(made.held)} ways to run, from {sum(map(len, traces.values()))} traces"
         + (f"; what it said of {kept} others is kept" if kept else ""))  # fmt: skip
     tested = _votes(tests, runs, scorer, source)[0] if tests else [s for s in seen if s.held]
     figures = judged(made, tested, error)
@@ -87,12 +89,12 @@ def _votes(stores: Sequence[Path], runs: Sequence[Settings], scorer: Scorer | No
     for path in stores:
         _check_scorer(path, runs[0].verifier, scorer)
         groups: dict[int, list[Trace]] = {}
-        for trace, _ in read_traces(path, say, source):
+        for trace, _ in read_traces(path, source):
             trace.steps = None  # only its numbers count
             groups.setdefault(trace.problem.key, []).append(trace)
         short = [key for key, group in groups.items() if not {t.index for t in group} >= set(range(most))]
         if 0 < len(short) < len(groups):  # of all of them, the first vote says so
-            say(
+            log.info(
                 f"{path}: {len(short)} of {len(groups)} problems have not all of the {most} traces that a run takes; they are left out"
             )
             for key in short:
@@ -107,12 +109,12 @@ def _votes(stores: Sequence[Path], runs: Sequence[Settings], scorer: Scorer | No
                 trace.scores = []
         elif not all(t.scores for t in traces):
             raise InputError(f"{path} holds traces without scores. Try: roll out with --verifier and --probe-every")
-        thinking = next(iter(read(path, say, ("thinking",))))["thinking"]
+        thinking = next(iter(read(path, ("thinking",))))["thinking"]
         cadence = traces[0].scores[0][0] if scorer else 32
         for run in runs:
             seen += votes_of(list(groups.values()), thinking, run, cadence)
         every.setdefault(way_of_thinking(thinking), []).extend(traces)
-        say(f"{path}: {len(groups)} problems")
+        log.info(f"{path}: {len(groups)} problems")
     return seen, every
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,6 @@ from rich.console import Console
 from rich.table import Table
 
 from trueplex.cli.progress import Bar
-from trueplex.cli.solve import say
 from trueplex.data.embedded import tasks
 from trueplex.data.suites import label, names_of, problems_of
 from trueplex.data.traces import Origin, read_traces
@@ -23,6 +23,8 @@ from trueplex.models.load import load
 from trueplex.solving.scorers import choose_scorer, known, open_scorer
 from trueplex.solving.settings import Settings, origin
 from trueplex.verify.stored import Stored
+
+log = logging.getLogger(__name__)
 
 
 def measure(
@@ -41,15 +43,15 @@ def measure(
         )
     if data_dir is not None and all(name in tasks.SUITES for name in names):
         raise OptionError("--data-dir acts on none of these suites. Try: drop it")
-    chosen = {label(name): problems_of(name, split, n, settings.seed, say, data_dir) for name in names}
+    chosen = {label(name): problems_of(name, split, n, settings.seed, data_dir) for name in names}
     backbone = load(model, device)
-    scorer, settings = choose_scorer(backbone, settings, say)
+    scorer, settings = choose_scorer(backbone, settings)
     with Bar(sum(map(len, chosen.values())) * settings.schedule.most, quiet) as bar:
-        result = evaluate(backbone, chosen, settings, out, scorer, bar.step, say, methods, read_truncated)
+        result = evaluate(backbone, chosen, settings, out, scorer, bar.step, methods, read_truncated)
     console = Console(width=None if sys.stdout.isatty() else 160)
     for name, figures in result["suites"].items():
         console.print(_method_table(name, figures), "")
-    say(f"{out / RESULTS}; a page with figures: trueplex report {out} --out PAGE.html")
+    log.info(f"{out / RESULTS}; a page with figures: trueplex report {out} --out PAGE.html")
 
 
 def _method_table(name: str, figures: dict[str, Any]) -> Table:
@@ -112,7 +114,7 @@ def appraise(
                 continue
             judged = {}
             for name in scorers:
-                scorer = open_scorer(backbone, name, say)
+                scorer = open_scorer(backbone, name)
                 judged[name] = scored_by(scorer, stored, bar.step)
                 scorer.release()
             suites[suite] = judge(stored, judged)
@@ -159,7 +161,7 @@ def _judged_before(out: Path, config: dict[str, Any]) -> dict[str, Any]:
 
 def _graded(path: Path, source: Origin, most: int | None, samples: int | None) -> list[Stored]:
     """The traces of a store that are judged: whole problems in its order, and of each the first ones by index."""
-    stored = list(read_traces(path, say, source))
+    stored = list(read_traces(path, source))
     texts = set(list(dict.fromkeys(t.problem.text for t, _ in stored))[:most])
     kept = [s for s in stored if s[0].problem.text in texts and (samples is None or s[0].index < samples)]
     if not any(t.correct is not None for t, _ in kept):

@@ -18,6 +18,7 @@ import typer
 from trueplex import __version__
 from trueplex.cli import evals as cli_evals
 from trueplex.cli import train as cli_train
+from trueplex.cli.messages import listen
 from trueplex.cli.options import Device, Model, thinks
 from trueplex.errors import StoreError, TrueplexError
 
@@ -110,7 +111,7 @@ def problems(
 
     from trueplex.data.embedded import tasks
 
-    for problem in tasks.problems(suite, split, n, seed, _complain):
+    for problem in tasks.problems(suite, split, n, seed):
         print(json.dumps({"id": problem.id, "problem": problem.text, "answers": list(problem.answers or ())}))
 
 
@@ -148,6 +149,7 @@ def _ended(number: int, frame: FrameType | None) -> None:
 def main() -> None:
     """The console entry: errors become one line and exit code 2; an interrupt becomes 130."""
     signal.signal(signal.SIGTERM, _ended)
+    listen()
     try:
         if sys.stdout is None:
             raise StoreError("standard output is closed. Try: leave it open, or send it to /dev/null")

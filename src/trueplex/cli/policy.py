@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from trueplex.cli.solve import say
 from trueplex.data.embedded import tasks
 from trueplex.data.suites import problems_of
 from trueplex.errors import OptionError
@@ -22,7 +22,7 @@ def gather(data: str, split: str, n: int, seed: int) -> list[Problem]:
     names = [name for part in data.split(",") if (name := part.strip())]
     if not names:
         raise OptionError("data is empty. Try: 'reference', suites by commas, or FILE.jsonl")
-    return [p for name in names for p in problems_of(name, None, -(-n // len(names)), seed, say, default_split=split)]
+    return [p for name in names for p in problems_of(name, None, -(-n // len(names)), seed, default_split=split)]
 
 
 def practise(data: str, validation: str | None, n: int, held: int, model: str, device: str | None, recipe: Any, out: Path,
@@ -42,9 +42,7 @@ def practise(data: str, validation: str | None, n: int, held: int, model: str, d
         raise OptionError("no problem is left to judge by. Try: give --validation, or more problems")
     backbone = load(model, device, torch.float32)
     reference = load(model, device, torch.float32) if recipe.kl and not recipe.rank else None
-    folder = train_policy(backbone, problems, judging, recipe, out, reference, say=say if not quiet else _nothing)
+    if quiet:
+        logging.getLogger("trueplex").setLevel(logging.WARNING)
+    folder = train_policy(backbone, problems, judging, recipe, out, reference)
     print(folder)
-
-
-def _nothing(message: str) -> None:
-    pass

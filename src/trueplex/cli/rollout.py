@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from trueplex.cli.progress import Bar
-from trueplex.cli.solve import say
 from trueplex.data.suites import problems_of
 from trueplex.models.load import load
 from trueplex.solving.rollouts import rollout
@@ -18,8 +17,8 @@ def roll(
     quiet: bool, data_dir: Path | None = None,
 ) -> None:  # fmt: skip
     """Sample, grade and store traces of every problem."""
-    problems = problems_of(data, split, n, settings.seed, say, data_dir, default_split="train")
+    problems = problems_of(data, split, n, settings.seed, data_dir, default_split="train")
     backbone = load(model, device)
-    scorer, settings = choose_scorer(backbone, settings, say)
+    scorer, settings = choose_scorer(backbone, settings)
     with Bar(len(problems) * settings.schedule.most, quiet) as bar:
-        rollout(backbone, problems, settings, out, scorer, bar.step, say)
+        rollout(backbone, problems, settings, out, scorer, bar.step)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -27,11 +27,9 @@ from trueplex.solving.scorers import belongs, choose_calibration, choose_scorer
 from trueplex.solving.settings import Settings, origin
 from trueplex.types import Problem, Solution, Status, Trace
 
+log = logging.getLogger(__name__)
+
 BETWEEN_LINES = 2.0  # seconds between progress lines when there is no terminal
-
-
-def say(message: str) -> None:
-    print(f"trueplex: {' '.join(message.split())}", file=sys.stderr, flush=True)
 
 
 def as_dict(solution: Solution, problem: Problem) -> dict[str, Any]:
@@ -113,10 +111,10 @@ def run(
     problems, complaints = read_problems(arguments)
     if not problems:
         for complaint in complaints[:-1]:
-            say(complaint)
+            log.info(complaint)
         raise InputError(complaints[-1])
     backbone = load(model, device)
-    scorer, settings = choose_scorer(backbone, settings, say)
+    scorer, settings = choose_scorer(backbone, settings)
     fitting = []
     for problem in problems:
         try:
@@ -125,13 +123,13 @@ def run(
         except InputError as error:
             complaints.append(f"{problem.id}: {error}" if problem.id else str(error))
     for complaint in complaints:
-        say(complaint)
+        log.info(complaint)
     if not fitting:
         return 2
     console = Console()
     output = Output(fitting, as_json, console)
     source = origin(settings.thinking, backbone, _decided(settings, backbone, scorer))
-    stored = read_traces(save, say, source) if save and resume and os.path.exists(save) else ()
+    stored = read_traces(save, source) if save and resume and os.path.exists(save) else ()
     # What this run would grow itself: the file may hold other seeds, and more paths.
     begun = [_freed(t, settings) for t, _ in stored if t.seed == settings.seed and t.index < settings.schedule.most]
     events = stream(backbone, fitting, settings, scorer, begun, choose_calibration(backbone, scorer, settings))
@@ -157,9 +155,11 @@ def run(
         store.close()
     for rule in events.rule.rules:
         if not events.rule.acted[rule.spelled]:
-            say(f"pruning by {rule.spelled!r} has retired no path; the longest had {events.longest} tokens")
+            log.info(f"pruning by {rule.spelled!r} has retired no path; the longest had {events.longest} tokens")
     if late := answers_pool.workers.timeouts:
-        say(f"{late} comparisons of answers were too slow and were given up: those answers count apart, or as ungraded")
+        log.info(
+            f"{late} comparisons of answers were too slow and were given up: those answers count apart, or as ungraded"
+        )
     if complaints or store.failed:
         return 2
     return 0 if all(s.answer is not None for s in output.solved.values()) else 1
@@ -200,7 +200,7 @@ class _Saving:
             self._store.append([to_row(trace, ids, self.source)])
         except StoreError as error:
             self.failed = True
-            say(str(error))
+            log.info(str(error))
 
     def close(self) -> None:
         if self._store is not None:
@@ -227,11 +227,11 @@ class _Lines:
             self.stopped += 1
             self.retired += event.trace.status is Status.PRUNED
         if isinstance(event, AlarmRaised) and not self.quiet:
-            say(
+            log.info(
                 f"alarm: path {event.alarm.index} at {event.alarm.tokens} tokens: {event.alarm.why}; stopped: {event.alarm.stopped}"
             )
         if not self.quiet and time.monotonic() - self._said > BETWEEN_LINES:
             self._said = time.monotonic()
-            say(
+            log.info(
                 f"{self.solved} of {self.problems} problems solved, {self.stopped} paths stopped ({self.retired} retired)"
             )

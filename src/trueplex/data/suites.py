@@ -7,8 +7,9 @@ DIR/NAME.parquet: nothing is fetched then.
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from trueplex.data.problems import ANY, Columns, problem_of, read_jsonl, read_pa
 from trueplex.errors import InputError, MissingExtra, OptionError, reason
 from trueplex.models import hub
 from trueplex.types import Problem
+
+log = logging.getLogger(__name__)
 
 READERS = {".jsonl": read_jsonl, ".parquet": read_parquet}
 
@@ -57,7 +60,7 @@ def label(name: str) -> str:
 
 
 def problems_of(
-    name: str, split: str | None, n: int | None, seed: int, say: Callable[[str], None], data_dir: Path | None = None,
+    name: str, split: str | None, n: int | None, seed: int, data_dir: Path | None = None,
     default_split: str = "test",
 ) -> list[Problem]:  # fmt: skip
     """The first n problems of a suite, or all of them; bad lines are said and left out.
@@ -73,7 +76,7 @@ def problems_of(
         raise OptionError(f"n is {n}. Try: at least one problem")
     path = Path(name.removeprefix("@"))
     if name == "reference" or name in tasks.SUITES:
-        return tasks.problems(name, split or default_split, 200 if n is None else n, seed, say)
+        return tasks.problems(name, split or default_split, 200 if n is None else n, seed)
     if data_dir is not None and path.suffix not in READERS:
         path = _in_folder(name, data_dir)
     if path.suffix in READERS and (os.path.exists(path) or "/" not in name or path.is_absolute()):
@@ -92,7 +95,7 @@ def problems_of(
         raise InputError(f"no suite or file {name!r}. Try: a path, OWNER/NAME on the hub, or one of reference, "
                          f"{', '.join([*tasks.SUITES, *PRESETS])}")  # fmt: skip
     for complaint in complaints:
-        say(complaint)
+        log.warning(complaint)
     if not problems:
         raise InputError(f"{name} holds no problem that can be read. Try: see what was said of its lines")
     return problems[:n]

@@ -17,8 +17,9 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,8 +29,9 @@ import numpy as np
 from trueplex.errors import MissingExtra, StoreError
 from trueplex.types import Problem, Status, Steps, Trace
 
+log = logging.getLogger(__name__)
+
 Row = dict[str, Any]
-Say = Callable[[str], None]
 ARROW = ".arrow"
 
 
@@ -110,7 +112,9 @@ def open_store(path: str | Path) -> Store:
     return ArrowStream(path) if Path(path).suffix == ARROW else JsonLines(path)
 
 
-def read(path: str | Path, say: Say, columns: Iterable[str] | None = None, problem: str | None = None) -> Iterator[Row]:
+def read(
+    path: str | Path, columns: Iterable[str] | None = None, problem: str | None = None, complain: bool = True
+) -> Iterator[Row]:
     """The whole records of a store, or of one problem; all columns or some. What had to be dropped is said.
 
     Raises:
@@ -124,18 +128,18 @@ def read(path: str | Path, say: Say, columns: Iterable[str] | None = None, probl
     except OSError as error:
         raise StoreError(f"cannot read {path}: {error.strerror}. Try: check the path") from error
     with file:
-        yield from (_read_arrow if path.suffix == ARROW else _read_lines)(path, file, say, columns, problem)
+        yield from (_read_arrow if path.suffix == ARROW else _read_lines)(path, file, columns, problem, complain)
 
 
 def read_traces(
-    path: str | Path, say: Say, origin: Origin | None = None, problem: str | None = None
+    path: str | Path, origin: Origin | None = None, problem: str | None = None
 ) -> Iterator[tuple[Trace, tuple[int, ...]]]:
     """Traces and their prompts' ids, the latest record of each; with an origin, those of another are refused."""
     path, latest = Path(path), {}
-    for number, row in enumerate(read(path, say, ("problem", "index", "seed"), problem)):
+    for number, row in enumerate(read(path, ("problem", "index", "seed"), problem)):
         latest[row["problem"], row["seed"], row["index"]] = number
     wanted = set(latest.values())
-    for number, row in enumerate(read(path, lambda message: None, problem=problem)):
+    for number, row in enumerate(read(path, problem=problem, complain=False)):
         if number in wanted:
             if origin is not None:
                 origin.require(row, path)
@@ -177,7 +181,7 @@ class JsonLines(_Appended):
     """A line per trace.
 
     Raises:
-        StoreError: the file cannot be opened or written (a full disk, say); lines before stay whole.
+        StoreError: the file cannot be opened or written (a full disk); lines before stay whole.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -195,8 +199,8 @@ class JsonLines(_Appended):
             self._write(json.dumps(plain).encode() + b"\n")
 
 
-def _read_lines(path: Path, file: io.BufferedReader, say: Say, columns: Iterable[str] | None,
-                problem: str | None) -> Iterator[Row]:  # fmt: skip
+def _read_lines(path: Path, file: io.BufferedReader, columns: Iterable[str] | None,
+                problem: str | None, complain: bool) -> Iterator[Row]:  # fmt: skip
     wanted = list(columns) if columns else None
     for number, line in enumerate(file, 1):
         if not line.strip():
@@ -206,7 +210,8 @@ def _read_lines(path: Path, file: io.BufferedReader, say: Say, columns: Iterable
             if problem is None or row["problem"] == problem:
                 yield {name: row[name] for name in wanted} if wanted else row
         except (ValueError, KeyError, TypeError):
-            say(f"{path}, line {number}: no whole trace; it is left out")
+            if complain:
+                log.warning(f"{path}, line {number}: no whole trace; it is left out")
 
 
 # -- Arrow ----------------------------------------------------------------------------------------
@@ -279,8 +284,8 @@ def _is_cut_off_head(pa: Any, content: bytes) -> bool:
     return sink.getvalue().to_pybytes().startswith(content)
 
 
-def _read_arrow(path: Path, file: io.BufferedReader, say: Say, columns: Iterable[str] | None,
-                problem: str | None) -> Iterator[Row]:  # fmt: skip
+def _read_arrow(path: Path, file: io.BufferedReader, columns: Iterable[str] | None,
+                problem: str | None, complain: bool) -> Iterator[Row]:  # fmt: skip
     pa, whole = _arrow(), 0
     for end, batch in _batches(pa, path, file):
         whole = end
@@ -289,8 +294,8 @@ def _read_arrow(path: Path, file: io.BufferedReader, say: Say, columns: Iterable
                 batch = batch.filter(pa.compute.equal(batch["problem"], problem))
             yield from (batch.select(list(columns)) if columns else batch).to_pylist()
     cut = path.stat().st_size - whole
-    if cut:
-        say(f"{path}: its last {cut} bytes are no whole records; they are left out")
+    if cut and complain:
+        log.warning(f"{path}: its last {cut} bytes are no whole records; they are left out")
 
 
 def _arrow() -> Any:

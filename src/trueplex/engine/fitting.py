@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
 
 from trueplex.errors import ModelError
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 AREA = 2**27  # rows times columns squared of a batch: what a mask or the scores of attention take
@@ -21,8 +24,8 @@ def ran_out(error: BaseException) -> bool:
 class Fitting:
     """Work in batches of rows of like length; a batch that does not fit into memory is halved, and that is said."""
 
-    def __init__(self, rows: int, say: Callable[[str], None]) -> None:
-        self.rows, self.say = rows, say
+    def __init__(self, rows: int) -> None:
+        self.rows = rows
 
     def __call__(self, lengths: Sequence[int], work: Callable[[list[int]], Sequence[T]]) -> list[T]:
         """`work` takes the numbers of some rows and gives their results; all results, in order.
@@ -47,7 +50,7 @@ class Fitting:
                         f"a text of {longest} tokens does not fit into memory. Try: a smaller model, or --device cpu"
                     ) from error
                 self.rows = len(chosen) // 2
-                self.say(
+                log.warning(
                     f"{len(chosen)} texts of {longest} tokens do not fit into memory: going on with {self.rows} at a time"
                 )
                 if torch.cuda.is_available():

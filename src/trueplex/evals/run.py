@@ -45,7 +45,7 @@ def prompt_of(backbone: Backbone) -> dict[str, Any]:
 
 def evaluate(
     backbone: Backbone, suites: Mapping[str, Sequence[Problem]], settings: Settings, out: Path, scorer: Scorer | None,
-    progress: Callable[[int, int], None], say: Callable[[str], None], methods: Sequence[str] | None = None,
+    progress: Callable[[int, int], None], methods: Sequence[str] | None = None,
     read_truncated: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Traces of each suite under `out`/SUITE (resumable), figures in `out`/results.json, which is returned.
@@ -61,11 +61,11 @@ def evaluate(
     figures = {}
     for name, problems in suites.items():
         clock = Clock(out, name, progress)
-        path = rollout(backbone, problems, settings, out / name, scorer, clock.step, say, exact=True)
+        path = rollout(backbone, problems, settings, out / name, scorer, clock.step, exact=True)
         clock.write()
         order = [problem.key for problem in problems]
         figures[name] = summarise(
-            (trace for trace, _ in read_traces(path, say)),
+            (trace for trace, _ in read_traces(path)),
             methods,
             order,
             scorer is not None,

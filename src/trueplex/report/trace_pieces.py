@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,18 +65,18 @@ def _texts(ids: Sequence[int], tokenizer: Any) -> list[str]:
     return texts
 
 
-def traces_of(path: Path, number: int, model: str, say: Callable[[str], None]) -> tuple[list[Trace], int, Any]:
+def traces_of(path: Path, number: int, model: str) -> tuple[list[Trace], int, Any]:
     """The traces of a store's problem `number`, by index, how many problems there are, and the tokenizer.
 
     Raises:
         InputError: there are fewer problems.
         StoreError: the store cannot be read, or was written with another tokenizer.
     """
-    texts = list(dict.fromkeys(row["problem"] for row in read(path, say, ("problem",))))
+    texts = list(dict.fromkeys(row["problem"] for row in read(path, ("problem",))))
     if not 1 <= number <= len(texts):
         raise InputError(f"{path} holds {len(texts)} problems, and --problem is {number}. Try: a number from 1 to "
                          f"{len(texts)}" if texts else f"{path} holds no traces. Try: save some with --save")  # fmt: skip
     tokenizer = load_tokenizer(model)
     origin = Origin(None, tokenizer_fingerprint(tokenizer), "")
-    found = [t for t, _ in read_traces(path, lambda message: None, origin, texts[number - 1])]
+    found = [t for t, _ in read_traces(path, origin, texts[number - 1])]
     return sorted(found, key=lambda t: (t.seed, t.index)), len(texts), tokenizer

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 
 from trueplex.decide.alarms import Look
@@ -47,7 +46,7 @@ def solve(
         probe_every=probe_every, thinking=thinking,
     )  # fmt: skip
     backbone = load(model) if isinstance(model, str) else model
-    scorer, settings = choose_scorer(backbone, settings, lambda message: warnings.warn(message, stacklevel=3))
+    scorer, settings = choose_scorer(backbone, settings)
     asked = Problem(problem) if isinstance(problem, str) else problem
     calibration = choose_calibration(backbone, scorer, settings)
     for event in stream(backbone, [asked], settings, scorer, calibration=calibration):

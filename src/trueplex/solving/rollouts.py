@@ -12,6 +12,7 @@ thought again from its beginning, in the same batches.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +29,8 @@ from trueplex.solving.loop import Scorer, Stopped, stream
 from trueplex.solving.settings import Settings, configuration, origin
 from trueplex.types import Problem, Status, Trace
 
+log = logging.getLogger(__name__)
+
 MANIFEST, TRACES = "rollout.json", f"traces{ARROW}"
 BATCH_BYTES, SECONDS = 1 << 17, 2.0  # traces are written when they are so large, or this long after the last time
 ROUND = 4  # batches of rows in a round: fewer would leave rows empty at the end of each, more would repeat more after a kill
@@ -37,8 +40,7 @@ Stops = dict[str, set[int]]  # by problem text, the numbers of the traces that a
 
 def rollout(
     backbone: Backbone, problems: Sequence[Problem], settings: Settings, out: str | Path,
-    scorer: Scorer | None = None, progress: Callable[[int, int], None] = lambda done, tokens: None,
-    say: Callable[[str], None] = lambda message: None, exact: bool = False,
+    scorer: Scorer | None = None, progress: Callable[[int, int], None] = lambda done, tokens: None, exact: bool = False,
 ) -> Path:  # fmt: skip
     """Sample `settings.paths` traces of every problem into `out`/traces.arrow; returns that path.
 
@@ -62,12 +64,10 @@ def rollout(
     _claim(out, {"config": configuration(settings, backbone), "problems": [p.key for p in problems],
                  "scorer": scorer.fingerprint if scorer else None})  # fmt: skip
     store = open_store(out / TRACES)
-    stops, unique = _stops(out / TRACES, say), list({p.key: p for p in problems}.values())
+    stops, unique = _stops(out / TRACES), list({p.key: p for p in problems}.values())
     progress(sum(min(len(stops.get(p.text, ())), paths) for p in problems), 0)
     writer = _Writer(store)
-    rounds = (
-        _rounds(unique, stops, paths, ROUND * rows, say) if exact else _left(unique, stops, paths, out / TRACES, say)
-    )
+    rounds = _rounds(unique, stops, paths, ROUND * rows) if exact else _left(unique, stops, paths, out / TRACES)
     try:
         for chosen, begun in rounds:
             prompts = {p.key: make_prompt(p, backbone).ids for p in chosen}
@@ -116,27 +116,27 @@ class _Writer:
         self.written = time.monotonic()
 
 
-def _stops(path: Path, say: Callable[[str], None]) -> Stops:
+def _stops(path: Path) -> Stops:
     """Which traces of which problems are stored whole."""
     stops: Stops = {}
-    for row in read(path, say, ("problem", "index", "status")):
+    for row in read(path, ("problem", "index", "status")):
         if row["status"] != Status.RUNNING.value:
             stops.setdefault(row["problem"], set()).add(row["index"])
     return stops
 
 
 def _left(
-    problems: Sequence[Problem], stops: Stops, paths: int, path: Path, say: Callable[[str], None]
+    problems: Sequence[Problem], stops: Stops, paths: int, path: Path
 ) -> Iterator[tuple[list[Problem], list[Trace]]]:
     """At once, all problems whose traces are not all there, and those of their traces that are, or were begun."""
     left = [p for p in problems if len(stops.get(p.text, ())) < paths]
     texts = {p.text for p in left}
     if left:
-        yield left, [t for t, _ in read_traces(path, say) if t.problem.text in texts]
+        yield left, [t for t, _ in read_traces(path) if t.problem.text in texts]
 
 
 def _rounds(
-    problems: Sequence[Problem], stops: Stops, paths: int, traces: int, say: Callable[[str], None]
+    problems: Sequence[Problem], stops: Stops, paths: int, traces: int
 ) -> Iterator[tuple[list[Problem], list[Trace]]]:
     """Round by round, some problems that are always thought about together; a round that is stored is passed over."""
     size = max(1, traces // paths)
@@ -146,7 +146,7 @@ def _rounds(
         if stored == len(chosen) * paths:
             continue
         if stored:
-            say(f"{stored} traces of a round that was broken off are thought again, so that the results are those of a run that "
+            log.warning(f"{stored} traces of a round that was broken off are thought again, so that the results are those of a run that "
                 "was not")  # fmt: skip
         yield chosen, []
 

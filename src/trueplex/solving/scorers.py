@@ -6,8 +6,8 @@ The names: ``auto``, a folder or a hub id, a One-Token verifier · ``deepconf[:K
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,11 +27,13 @@ from trueplex.verify.readers.reading import Reader, TextScorer
 from trueplex.verify.readers.reward import AGGREGATIONS, card_of, load_outcome, load_process
 from trueplex.verify.readers.transcript import Words
 
+log = logging.getLogger(__name__)
+
 READERS = ("orm", "prm", "genrm")
 AnyScorer = OneTokenScorer | confidence.ConfidenceScorer | TextScorer
 
 
-def choose_scorer(backbone: Backbone, settings: Settings, say: Callable[[str], None]) -> tuple[Scorer | None, Settings]:
+def choose_scorer(backbone: Backbone, settings: Settings) -> tuple[Scorer | None, Settings]:
     """The scorer that the settings ask for, and the settings as they will act.
 
     ``deepconf``, ``logprob`` and ``entropy`` need no training. ``auto`` takes the verifier that ships beside the model (a folder ``verifier`` in it); without
@@ -49,13 +51,13 @@ def choose_scorer(backbone: Backbone, settings: Settings, say: Callable[[str], N
         except OptionError as error:
             raise OptionError(f"there is no verifier for {backbone.name!r} (train one with `trueplex train verifier`, or score by "
                               f"--verifier deepconf): {error}") from error  # fmt: skip
-        say(f"no verifier for {backbone.name!r}: using a plain majority vote (train one with `trueplex train verifier`, or "
+        log.warning(f"no verifier for {backbone.name!r}: using a plain majority vote (train one with `trueplex train verifier`, or "
             "score by --verifier deepconf)")  # fmt: skip
         return None, replace(plain, select="majority")
-    return open_scorer(backbone, settings.verifier, say, settings.probe_every), settings
+    return open_scorer(backbone, settings.verifier, settings.probe_every), settings
 
 
-def open_scorer(backbone: Backbone, name: str, say: Callable[[str], None], every: int = 32) -> AnyScorer:
+def open_scorer(backbone: Backbone, name: str, every: int = 32) -> AnyScorer:
     """The scorer of that name, for live traces and for stored ones.
 
     Raises:
@@ -66,8 +68,8 @@ def open_scorer(backbone: Backbone, name: str, say: Callable[[str], None], every
         return confidence.ConfidenceScorer(untrained, every)
     kind, colon, rest = name.partition(":")
     if colon and kind in READERS:
-        return TextScorer(_reader(backbone, kind, rest, say), every)
-    return OneTokenScorer(OneTokenVerifier.load(verifier_folder(backbone, name), backbone), every, say)
+        return TextScorer(_reader(backbone, kind, rest), every)
+    return OneTokenScorer(OneTokenVerifier.load(verifier_folder(backbone, name), backbone), every)
 
 
 def known(name: str) -> None:
@@ -103,16 +105,16 @@ def _parts(kind: str, rest: str) -> tuple[str, str, str]:
     return form, model, option
 
 
-def _reader(backbone: Backbone, kind: str, rest: str, say: Callable[[str], None]) -> Reader:
+def _reader(backbone: Backbone, kind: str, rest: str) -> Reader:
     form, model, option = _parts(kind, rest)
     words, device = Words(backbone), str(backbone.device)
     if kind == "orm":
-        return load_outcome(model, form, words, device, say)
+        return load_outcome(model, form, words, device)
     if kind == "prm":
-        return load_process(model, form, option or "last", words, device, say)
+        return load_process(model, form, option or "last", words, device)
     card_of(model, "generative")
     verifier = backbone if model == backbone.name else load(model, device)
-    return GenerativeReader(verifier, words, int(option) if option else None, say)
+    return GenerativeReader(verifier, words, int(option) if option else None)
 
 
 def verifier_folder(backbone: Backbone, name: str) -> Path:

@@ -168,7 +168,7 @@ def _outcome(backbone: Backbone, recipe: RewardRecipe) -> Learner:
     model, tokenizer = _base(AutoModelForSequenceClassification, backbone, num_labels=1)
     model.config.pad_token_id = tokenizer.pad_token_id
     rewarding = Rewarding(model, One(model.score), tokenizer)
-    reader = OutcomeReader(rewarding, Words(backbone), None, print)
+    reader = OutcomeReader(rewarding, Words(backbone), None)
 
     def example(trace: Labelled) -> Example:
         ids, columns = reader.show(trace.text, trace.steps.ids[:, 0].tolist())
@@ -188,7 +188,7 @@ def _process(backbone: Backbone, recipe: RewardRecipe) -> Learner:
     form.check(tokenizer)
     good, bad = (forms.single(tokenizer, word) for word in (form.good, form.bad))
     rewarding = Rewarding(model, Against(model.get_output_embeddings(), good, bad), tokenizer)
-    reader = ProcessReader(rewarding, words, form, parted, "last", print)
+    reader = ProcessReader(rewarding, words, form, parted, "last")
 
     def example(trace: Labelled) -> Example:
         ids = trace.steps.ids[:, 0].tolist()
@@ -205,7 +205,7 @@ def _process(backbone: Backbone, recipe: RewardRecipe) -> Learner:
 
 def _generative(backbone: Backbone, recipe: RewardRecipe) -> Learner:
     model, tokenizer = _base(AutoModelForCausalLM, backbone)
-    reader = GenerativeReader(Backbone(backbone.name, model, tokenizer), Words(backbone), None, print)
+    reader = GenerativeReader(Backbone(backbone.name, model, tokenizer), Words(backbone), None)
     _, yes, no = reader.show("1+1?", [])
 
     def example(trace: Labelled) -> Example:
@@ -248,7 +248,7 @@ def _prepare(rewarding: Rewarding, rank: int) -> Any:
 
 def train_reward(
     backbone: Backbone, train: Sequence[Labelled], validation: Sequence[Labelled], recipe: RewardRecipe,
-    out: str | Path, data: str = "", say: Callable[[str], None] = print,
+    out: str | Path, data: str = "",
 ) -> dict[str, Any]:  # fmt: skip
     """Train, checkpointing under `out`/checkpoints and resuming from there, and write the model to `out`; its card.
 
@@ -282,11 +282,7 @@ def train_reward(
             task.train()
 
     watch = Watch(lambda: judge(watched(validation)), task, out, recipe.patience)
-    run(
-        OrderedTrainer(
-            task, arguments, train_dataset=order.data, callbacks=[watch], order=order, collate=collate, say=say
-        )
-    )
+    run(OrderedTrainer(task, arguments, train_dataset=order.data, callbacks=[watch], order=order, collate=collate))
     watch.restore()
     card: dict[str, Any] = {}
     if arguments.process_index == 0:

@@ -9,6 +9,7 @@ again, and each is the same whatever else was valued with it.
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -28,6 +29,8 @@ from trueplex.solving.loop import Solved, Stopped, stream
 from trueplex.solving.settings import Settings, origin, thinking_options
 from trueplex.types import Problem, Status, Steps, Trace
 from trueplex.verify.readers.transcript import Words, separator
+
+log = logging.getLogger(__name__)
 
 VALUES, MANIFEST = "values.jsonl", "values.json"
 APART = 1 << 40  # added to the seed: a continuation with the draws of its own trace would only repeat it
@@ -69,7 +72,7 @@ class Asked:
 
 def value(
     backbone: Backbone, folder: str | Path, valuing: Valuing, most: int | None = None, rows: int | None = None,
-    progress: Callable[[int, int], None] = lambda done, tokens: None, say: Callable[[str], None] = lambda message: None,
+    progress: Callable[[int, int], None] = lambda done, tokens: None,
 ) -> Path:  # fmt: skip
     """Value prefixes of the traces of a rollout folder into `folder`/values.jsonl; returns that path.
 
@@ -81,11 +84,11 @@ def value(
         StoreError: the traces are another model's or were thought in several ways, or values of other options are there.
     """
     folder = Path(folder)
-    thinking = thinking_of(folder, say)
-    valued = asked(backbone, folder, valuing, say)[:most]
+    thinking = thinking_of(folder)
+    valued = asked(backbone, folder, valuing)[:most]
     _claim(folder, asdict(valuing))
     path = folder / VALUES
-    done = {name[0] for name in read_values(folder, say)}
+    done = {name[0] for name in read_values(folder)}
     seed = valuing.seed + APART
     progress(sum(len(a.prefixes) for a in valued if a.problem.text in done) * valuing.samples, 0)
     left = sorted((a for a in valued if a.problem.text not in done), key=lambda a: len(a.prefixes))
@@ -104,9 +107,7 @@ def value(
     return path
 
 
-def read_values(
-    folder: str | Path, say: Callable[[str], None] = lambda message: None
-) -> dict[Name, tuple[np.ndarray, np.ndarray]]:
+def read_values(folder: str | Path) -> dict[Name, tuple[np.ndarray, np.ndarray]]:
     """Valued traces of a rollout folder: numbers of tokens [V], rising from 0, and values [V]. Empty without any."""
     path = Path(folder) / VALUES
     if not path.is_file():
@@ -119,7 +120,7 @@ def read_values(
                 name = (row["problem"], one["seed"], one["index"])
                 found[name] = np.array(one["tokens"]), np.array(one["values"], dtype=np.float32)
         except (ValueError, KeyError, TypeError):
-            say(f"{path}, line {number}: no whole record of values; it is left out")
+            log.warning(f"{path}, line {number}: no whole record of values; it is left out")
     return found
 
 
@@ -129,9 +130,9 @@ def steps_of(folder: str | Path) -> str | None:
     return json.loads(path.read_text())["steps"] if path.is_file() else None
 
 
-def thinking_of(folder: str | Path, say: Callable[[str], None]) -> Thinking:
+def thinking_of(folder: str | Path) -> Thinking:
     """How the traces of a store were thought. Raises StoreError when they were thought in several ways."""
-    ways = {row["thinking"] for row in read(folder, say, ("thinking",))}
+    ways = {row["thinking"] for row in read(folder, ("thinking",))}
     if len(ways) != 1:
         raise StoreError(f"{folder} holds traces of {len(ways)} ways of thinking. Try: give a store of one")
     stored = json.loads(ways.pop())
@@ -147,10 +148,10 @@ def thinking_of(folder: str | Path, say: Callable[[str], None]) -> Thinking:
     return thinking
 
 
-def asked(backbone: Backbone, folder: Path, valuing: Valuing, say: Callable[[str], None]) -> list[Asked]:
+def asked(backbone: Backbone, folder: Path, valuing: Valuing) -> list[Asked]:
     """The prefixes of every problem that has right and wrong traces, in the order of the store."""
     by_problem: dict[int, list[Trace]] = {}
-    for trace, _ in read_traces(folder, say, origin(None, backbone)):
+    for trace, _ in read_traces(folder, origin(None, backbone)):
         if trace.correct is not None and trace.steps is not None and trace.status is not Status.RUNNING:
             by_problem.setdefault(trace.problem.key, []).append(trace)
     words, found = Words(backbone), []

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -34,6 +35,8 @@ from trueplex.train.values import read_values
 from trueplex.types import Status
 from trueplex.verify.one_token import OneTokenVerifier
 from trueplex.verify.probe import base_pass, probe_pass, score_shares
+
+log = logging.getLogger(__name__)
 
 LOSSES = ("mse", "bce")
 
@@ -95,7 +98,7 @@ class Recipe:
             raise OptionError("final labels ask the last token alone. Try: --positions 1")
 
 
-def read_labelled(path: str | Path, backbone: Backbone, say: Callable[[str], None] = print) -> list[Labelled]:
+def read_labelled(path: str | Path, backbone: Backbone) -> list[Labelled]:
     """The traces of a store, or of a rollout folder, that a verifier can learn from.
 
     Traces whose answer the grader could not judge are left out and counted, never taken as wrong.
@@ -104,15 +107,15 @@ def read_labelled(path: str | Path, backbone: Backbone, say: Callable[[str], Non
         StoreError: the traces are another model's.
         InputError: all are right, or all are wrong: there is nothing to tell apart.
     """
-    traces, ungraded, values = [], 0, read_values(path, say) if Path(path).is_dir() else {}
-    for trace, prompt in read_traces(path, say, origin(None, backbone)):
+    traces, ungraded, values = [], 0, read_values(path) if Path(path).is_dir() else {}
+    for trace, prompt in read_traces(path, origin(None, backbone)):
         ungraded += trace.correct is None and trace.status in (Status.FINISHED, Status.TRUNCATED)
         if trace.correct is not None and trace.tokens > 0:
             assert trace.steps is not None
             valued = values.get((trace.problem.text, trace.seed, trace.index))
             traces.append(Labelled(prompt, trace.steps, trace.correct, trace.problem.key, trace.problem.text, valued))
     if ungraded:
-        say(f"{path}: {ungraded} traces have an answer that could not be graded; they are left out")
+        log.warning(f"{path}: {ungraded} traces have an answer that could not be graded; they are left out")
     right = sum(t.correct for t in traces)
     if right in (0, len(traces)):
         raise InputError(f"{path} holds {len(traces)} gradable traces, {right} right. Try: roll out problems of which "
@@ -228,7 +231,7 @@ def dtype_of(backbone: Backbone) -> str:
 
 def train_verifier(
     backbone: Backbone, train: Sequence[Labelled], validation: Sequence[Labelled], recipe: Recipe, out: str | Path,
-    data: str = "", say: Callable[[str], None] = print,
+    data: str = "",
 ) -> OneTokenVerifier:  # fmt: skip
     """Train, checkpointing under `out`/checkpoints and resuming from there, and write the verifier to `out`.
 
@@ -259,8 +262,7 @@ def train_verifier(
     task = ProbeTask(verifier, recipe)
     run(
         OrderedTrainer(
-            task, arguments, train_dataset=probes, callbacks=[watch], order=order, collate=collate(backbone, recipe.labels),
-            say=say, divisible=not recipe.ranking,  # pairs of traces are compared across the batch
+            task, arguments, train_dataset=probes, callbacks=[watch], order=order, collate=collate(backbone, recipe.labels), divisible=not recipe.ranking,  # pairs of traces are compared across the batch
         )
     )  # fmt: skip
     task.release()

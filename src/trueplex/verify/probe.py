@@ -8,7 +8,7 @@ at t + 1 and sees positions ≤ t, exactly as live.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -32,10 +32,8 @@ class OneTokenScorer:
 
     bounded = True
 
-    def __init__(
-        self, verifier: OneTokenVerifier, every: int = 32, say: Callable[[str], None] = lambda message: None
-    ) -> None:
-        self.verifier, self.every, self.say = verifier, every, say
+    def __init__(self, verifier: OneTokenVerifier, every: int = 32) -> None:
+        self.verifier, self.every = verifier, every
 
     @property
     def fingerprint(self) -> str | None:
@@ -51,7 +49,7 @@ class OneTokenScorer:
     def score_shares(self, stored: Sequence[Stored], shares: Sequence[float]) -> np.ndarray:
         """Scores [traces, shares] when the given shares of each trace were written."""
         traces = [(prompt, t.steps) for t, prompt in stored if t.steps is not None]
-        return score_shares(self.verifier, traces, shares, self.say)
+        return score_shares(self.verifier, traces, shares)
 
     def cost(self, live: LiveBatch) -> int:
         """Its probes ride along."""
@@ -114,7 +112,6 @@ def score_stored(
 @torch.inference_mode()
 def score_shares(
     verifier: OneTokenVerifier, traces: Sequence[tuple[Sequence[int], Steps]], shares: Sequence[float],
-    say: Callable[[str], None] = lambda message: None,
 ) -> np.ndarray:  # fmt: skip
     """Scores [traces, shares] float32 when the given shares of each trace, given as (prompt ids, steps), were written.
 
@@ -129,5 +126,5 @@ def score_shares(
         logits = probe_pass(verifier, base_pass(verifier.backbone, inputs), torch.tensor(at, device=inputs.device))
         return torch.sigmoid(logits).tolist()
 
-    rows = Fitting(ROWS, say)([len(prompt) + len(steps) for prompt, steps in traces], work)
+    rows = Fitting(ROWS)([len(prompt) + len(steps) for prompt, steps in traces], work)
     return np.array(rows, dtype=np.float32).reshape(len(traces), len(shares))

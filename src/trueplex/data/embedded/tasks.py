@@ -8,6 +8,7 @@ Run ``trueplex problems chain-easy`` to see some.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +18,8 @@ from typing import Any
 from trueplex.data.embedded import chain, countdown, remainder
 from trueplex.errors import OptionError
 from trueplex.types import Problem
+
+log = logging.getLogger(__name__)
 
 PATIENCE = 20_000  # tasks drawn in a row, none of them new, after which a split counts as used up
 SPLITS = ("train", "validation", "test", "practice")
@@ -81,7 +84,6 @@ def tasks(suite: str, split: str, seed: int = 0) -> Iterator[Any]:
 
 def problems(
     suite: str = "reference", split: str = "test", n: int = 5, seed: int = 0,
-    say: Callable[[str], object] = lambda message: None,
 ) -> list[Problem]:  # fmt: skip
     """At most `n` problems of a suite, and a word where it has fewer; ``reference`` mixes all suites in turn.
 
@@ -98,5 +100,5 @@ def problems(
             name = names[i % len(names)]
             out.append(Problem(task.text, f"{name}/{split}/{seed}/{i // len(names)}", (task.answer,)))
     if len(out) < n:
-        say(f"{suite} has {len(out)} problems for {split}, and no more")
+        log.warning(f"{suite} has {len(out)} problems for {split}, and no more")
     return out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -12,6 +13,8 @@ from transformers import Trainer
 
 from trueplex.engine.fitting import ran_out
 from trueplex.errors import TrueplexError
+
+log = logging.getLogger(__name__)
 
 Batch = dict[str, Tensor]
 
@@ -30,9 +33,8 @@ class OrderedTrainer(Trainer):
     whether the loss allows that; over several processes, which must take their steps together, no batch is parted.
     """
 
-    def __init__(self, task: Task, *arguments: Any, order: Sampler[int], collate: Callable[[Sequence[Any]], Batch],
-                 say: Callable[[str], None], divisible: bool = True, **named: Any) -> None:  # fmt: skip
-        self.task, self.order, self.collate, self.say, self.parts = task, order, collate, say, 1
+    def __init__(self, task: Task, *arguments: Any, order: Sampler[int], collate: Callable[[Sequence[Any]], Batch], divisible: bool = True, **named: Any) -> None:  # fmt: skip
+        self.task, self.order, self.collate, self.parts = task, order, collate, 1
         self.divisible = divisible
         self._share = 1.0
         super().__init__(task, *arguments, data_collator=lambda examples: {"examples": examples}, **named)
@@ -61,7 +63,9 @@ class OrderedTrainer(Trainer):
                                         "fewer --positions, --checkpointing or a lower --rank; the run goes on from its last "
                                         "checkpoint") from error  # fmt: skip
             self.parts *= 2
-            self.say(f"{size} traces at once do not fit into memory: going on with {-(-len(examples) // self.parts)}")
+            log.warning(
+                f"{size} traces at once do not fit into memory: going on with {-(-len(examples) // self.parts)}"
+            )
             model.zero_grad()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()

@@ -7,8 +7,9 @@ that was not.
 from __future__ import annotations
 
 import json
+import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,11 @@ from trueplex.train.common.watch import write_whole
 from trueplex.train.grpo.batches import Rollout
 from trueplex.train.grpo.watch import cheating, signs
 
+log = logging.getLogger(__name__)
+
 METRICS, VALIDATION, ALARMS = "metrics.jsonl", "validation.jsonl", "alarms.jsonl"
 SAMPLED = 8  # traces on a page of an alarm
 
-Say = Callable[[str], None]
 
 
 class Lines:
@@ -68,8 +70,8 @@ def writer(folder: Path, step: int) -> Any:
 class Journal:
     """The files of a run, from step `step` on; only the first process keeps one."""
 
-    def __init__(self, out: Path, step: int, say: Say) -> None:
-        self.out, self.say = out, say
+    def __init__(self, out: Path, step: int) -> None:
+        self.out = out
         self.metrics = Lines(out / METRICS, step)
         self.validation = Lines(out / VALIDATION, step)
         self.alarms = Lines(out / ALARMS, step)
@@ -104,7 +106,7 @@ class Journal:
 
     def _alarm(self, step: int, sign: str, what: str) -> None:
         self.alarms.append({"step": step, "sign": sign, "what": what})
-        self.say(f"ALARM at step {step}: {what}")
+        log.warning(f"ALARM at step {step}: {what}")
 
     def close(self) -> None:
         self.board.close()

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,8 @@ from trueplex.train.grpo.update import Clock, Learner, Outcome
 from trueplex.train.grpo.watch import Record, judgement, picture, record, record_of
 from trueplex.types import Problem, Trace
 
-Say = Callable[[str], None]
+log = logging.getLogger(__name__)
+
 VALIDATION_SEED = 77  # the same draws at every judgement, so that what moves is the policy
 
 
@@ -67,9 +69,9 @@ class PolicyTrainer(Trainer):
     """
 
     def __init__(self, model: Any, arguments: TrainingArguments, engine: Backbone, problems: Sequence[Problem],
-                 validation: Sequence[Problem], recipe: PolicyRecipe, reference: Any, out: Path, say: Say) -> None:  # fmt: skip
+                 validation: Sequence[Problem], recipe: PolicyRecipe, reference: Any, out: Path) -> None:  # fmt: skip
         self.engine, self.problems, self.validation, self.recipe = engine, problems, validation, recipe
-        self.out, self.say = out, say
+        self.out = out
         self.functions = {name: rewards.load(name) for name in recipe.rewards}
         self.prompts = {p.key: make_prompt(p, engine).ids for p in problems}
         self.rollouts: list[Rollout] = []
@@ -151,11 +153,11 @@ class PolicyTrainer(Trainer):
             self.counts["silent"] += 1
             why = ("all rewards are equal in every group of an update" if any(math.isfinite(r.reward) for r in self.records)
                    else "no rollout could be judged: the grader cannot read the answers of its problem, or no reward can tell")  # fmt: skip
-            self.say(f"step {step + 1}: {why}, so there is nothing to learn from; none is made")
+            log.warning(f"step {step + 1}: {why}, so there is nothing to learn from; none is made")
         self._skipped_in_a_row = 0 if outcome.finite else self._skipped_in_a_row + 1
         if not outcome.finite:
             self.counts["skipped"] += 1
-            self.say(f"step {step + 1}: the loss or its gradient is not finite; the update is skipped")
+            log.warning(f"step {step + 1}: the loss or its gradient is not finite; the update is skipped")
         if self._skipped_in_a_row >= self.recipe.most_skipped:
             self.failure = (f"{self._skipped_in_a_row} updates in a row had no finite gradient; the run stopped with a "
                             "checkpoint. Try: a lower --lr, or without --bf16")  # fmt: skip
@@ -178,7 +180,7 @@ class PolicyTrainer(Trainer):
         if self.journal:
             self.journal.step(figures)
         reward = figures["reward"]
-        self.say(f"step {step + 1}/{self.recipe.steps}: reward {'–' if reward is None else f'{reward:.3f}'}, "
+        log.info(f"step {step + 1}/{self.recipe.steps}: reward {'–' if reward is None else f'{reward:.3f}'}, "
                  f"{figures['tokens']:.0f} tokens, entropy {figures['entropy']:.3f}, {sum(seconds.values()):.1f} s (rollout "
                  f"{seconds['rollout']:.1f}, forward {seconds['forward']:.1f}, backward {seconds.get('backward', 0):.1f})")  # fmt: skip
 
@@ -201,7 +203,7 @@ class PolicyTrainer(Trainer):
                                 self.args.process_index == 0)  # fmt: skip
         if self.journal:
             self.journal.judge({"step": step, **found}, self.rollouts)
-            self.say(f"step {step}: validation {100 * found['right']:.1f} ± {100 * found['error']:.1f} % right"
+            log.info(f"step {step}: validation {100 * found['right']:.1f} ± {100 * found['error']:.1f} % right"
                      + (", the best so far" if best else ""))  # fmt: skip
 
 
@@ -214,7 +216,7 @@ class _Judge(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         own, step = self.trainer, state.global_step // self.trainer.recipe.updates
         if state.is_world_process_zero:
-            own.journal = Journal(own.out, step, own.say)
+            own.journal = Journal(own.out, step)
             own.counts |= {name: row[name] for row in own.journal.metrics.rows[-1:] for name in own.counts}
         judged = [own.journal is not None and step in {j["step"] for j in own.journal.validation.rows}]
         if not gather_object(judged)[0]:
@@ -225,7 +227,7 @@ class _Judge(TrainerCallback):
 
 
 def train_policy(backbone: Backbone, problems: Sequence[Problem], validation: Sequence[Problem], recipe: PolicyRecipe,
-                 out: str | Path, reference: Backbone | None = None, say: Say = lambda message: None) -> Path:  # fmt: skip
+                 out: str | Path, reference: Backbone | None = None) -> Path:  # fmt: skip
     """Train, checkpointing under `out`/checkpoints and resuming from there; the folder of what was learned.
 
     That is `out`/model, which `--model` takes, or with LoRA the PEFT adapter `out`/adapter; what validated best on the way,
@@ -251,7 +253,7 @@ def train_policy(backbone: Backbone, problems: Sequence[Problem], validation: Se
     model = policy_weights.trainable(backbone, recipe)
     trainer = PolicyTrainer(
         model, arguments, backbone, problems, validation, recipe,
-        policy_weights.frozen(reference), out, say if arguments.process_index == 0 else lambda message: None,
+        policy_weights.frozen(reference), out,
     )  # fmt: skip
     try:
         trainer.train(resume_from_checkpoint=last_checkpoint(out / "checkpoints"))

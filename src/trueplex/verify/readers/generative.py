@@ -7,7 +7,7 @@ model first writes as many rationales, drawn by the engine from (seed, text, num
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -37,11 +37,9 @@ Asked = tuple[list[int], int, int]  # ids up to the verdict, and the ids of Yes 
 class GenerativeReader:
     """A generative verifier. ``votes`` None reads the verdict at once; a number lets it write so many rationales first."""
 
-    def __init__(
-        self, verifier: Backbone, words: Words, votes: int | None, say: Callable[[str], None], seed: int = 0
-    ) -> None:
+    def __init__(self, verifier: Backbone, words: Words, votes: int | None, seed: int = 0) -> None:
         self.verifier, self.words, self.votes, self.seed = verifier, words, votes, seed
-        self._grouped = Grouped(verifier.config, Fitting(ROWS, say), lambda ids: (list(ids), 1, 2), self._alone, self._grafted,
+        self._grouped = Grouped(verifier.config, Fitting(ROWS), lambda ids: (list(ids), 1, 2), self._alone, self._grafted,
                                 verifier.device)  # fmt: skip
         forms.fork(verifier.tokenizer, self._text("1+1?", []))
 

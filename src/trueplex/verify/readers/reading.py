@@ -6,6 +6,7 @@ that is the price that one-token verification does not pay.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
@@ -20,6 +21,8 @@ from trueplex.errors import ModelError
 from trueplex.types import Status
 from trueplex.verify.readers import branches
 from trueplex.verify.stored import Stored, tokens_at
+
+log = logging.getLogger(__name__)
 
 Shown = TypeVar("Shown", bound=tuple[Any, ...])
 
@@ -114,7 +117,7 @@ class Grouped(Generic[Shown]):
                 return [own[: len(group)] for own, group in zip(values, groups, strict=True)]
             except ModelError:  # a single group does not fit at once; its texts may, one by one
                 self.branches = False
-                self.fitting.say("texts are read one by one from here on, and not as branches of their longest")
+                log.warning("texts are read one by one from here on, and not as branches of their longest")
         texts = [text for group in groups for text in group]
         found = iter(
             self.fitting([len(t[0]) for t in texts], lambda chosen: self.alone([texts[i] for i in chosen]).tolist())

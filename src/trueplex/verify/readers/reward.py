@@ -8,6 +8,7 @@ wrote has a card, ``reward.json``, that says how its texts were parted into step
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -28,6 +29,8 @@ from trueplex.verify.readers import forms
 from trueplex.verify.readers.branches import Grafted
 from trueplex.verify.readers.reading import Grouped, Written, padded
 from trueplex.verify.readers.transcript import SEPARATORS, Words
+
+log = logging.getLogger(__name__)
 
 CARD = "reward.json"
 ROWS = 32  # texts read together at first
@@ -103,11 +106,9 @@ def _in_float32(layer: Any, hidden: Tensor, rows: Sequence[int] | None = None) -
 
 
 @torch.inference_mode()
-def scores_at(
-    rewarding: Rewarding, shown: Sequence[forms.Shown], fitting: Fitting, say: Callable[[str], None] = lambda m: None
-) -> list[list[float]]:
+def scores_at(rewarding: Rewarding, shown: Sequence[forms.Shown], fitting: Fitting) -> list[list[float]]:
     """Scores in [0, 1] of each text at its columns."""
-    warn_of_length(rewarding, shown, say)
+    warn_of_length(rewarding, shown)
 
     def work(chosen: list[int]) -> list[list[float]]:
         ids, mask = padded([shown[i][0] for i in chosen], rewarding.model.device)
@@ -121,28 +122,28 @@ def scores_at(
     return fitting([len(ids) for ids, _ in shown], work)
 
 
-def warn_of_length(rewarding: Rewarding, shown: Sequence[forms.Shown], say: Callable[[str], None]) -> None:
+def warn_of_length(rewarding: Rewarding, shown: Sequence[forms.Shown]) -> None:
     """Say it when a text is longer than the model was made for."""
     most = getattr(rewarding.model.config, "max_position_embeddings", None)
     longest = max((len(ids) for ids, _ in shown), default=0)
     if most and longest > most:
-        say(f"{rewarding.tokenizer.name_or_path} was made for {most} tokens and reads texts of up to {longest}: its scores of "
+        log.warning(f"{rewarding.tokenizer.name_or_path} was made for {most} tokens and reads texts of up to {longest}: its scores of "
             "such long ones mean little")  # fmt: skip
 
 
 class OutcomeReader:
     """An outcome model: the sigmoid of its one logit at the end of the text so far, as if that were the whole solution."""
 
-    def __init__(self, rewarding: Rewarding, words: Words, system: str | None, say: Callable[[str], None]) -> None:
-        self.rewarding, self.words, self.system, self.say = rewarding, words, system, say
-        self._grouped = Grouped(rewarding.model.config, Fitting(ROWS, say), lambda ids: (list(ids), [len(ids) - 1]), self._alone,
+    def __init__(self, rewarding: Rewarding, words: Words, system: str | None) -> None:
+        self.rewarding, self.words, self.system = rewarding, words, system
+        self._grouped = Grouped(rewarding.model.config, Fitting(ROWS), lambda ids: (list(ids), [len(ids) - 1]), self._alone,
                                 self._grafted, rewarding.model.device)  # fmt: skip
 
     def read(self, written: Sequence[Written], at: Sequence[Sequence[int]]) -> tuple[list[list[float]], list[int]]:
         shown = [
             [self.show(w.problem, w.ids[:tokens]) for tokens in counts] for w, counts in zip(written, at, strict=True)
         ]
-        warn_of_length(self.rewarding, [text for own in shown for text in own], self.say)
+        warn_of_length(self.rewarding, [text for own in shown for text in own])
         return self._grouped(shown), [self._grouped.cost(own) for own in shown]
 
     def most(self, written: Written) -> int:
@@ -170,11 +171,10 @@ class ProcessReader:
     whole yet is not judged; before the first one the score is 0.5.
     """
 
-    def __init__(self, rewarding: Rewarding, words: Words, form: forms.Form, parted: str, aggregation: str,
-                 say: Callable[[str], None]) -> None:  # fmt: skip
-        self.rewarding, self.words, self.form, self.parted, self.say = rewarding, words, form, parted, say
+    def __init__(self, rewarding: Rewarding, words: Words, form: forms.Form, parted: str, aggregation: str) -> None:  # fmt: skip
+        self.rewarding, self.words, self.form, self.parted = rewarding, words, form, parted
         self.aggregate = AGGREGATIONS[aggregation]
-        self.fitting = Fitting(ROWS, say)
+        self.fitting = Fitting(ROWS)
 
     def read(self, written: Sequence[Written], at: Sequence[Sequence[int]]) -> tuple[list[list[float]], list[int]]:
         shown, ends = [], []
@@ -182,7 +182,7 @@ class ProcessReader:
             most = max(counts)
             ends.append(self.words.step_ends(w.ids[:most], self.parted, w.ended and most == len(w.ids)))
             shown.append(self.show(w.problem, w.ids, ends[-1]))
-        found = scores_at(self.rewarding, shown, self.fitting, self.say)
+        found = scores_at(self.rewarding, shown, self.fitting)
         scores = [
             [self._so_far(steps, sum(end <= tokens for end in own)) for tokens in counts]
             for steps, own, counts in zip(found, ends, at, strict=True)
@@ -206,7 +206,7 @@ class ProcessReader:
 # -- loading --------------------------------------------------------------------------------------
 
 
-def load_outcome(name: str, form: str, words: Words, device: str | None, say: Callable[[str], None]) -> OutcomeReader:
+def load_outcome(name: str, form: str, words: Words, device: str | None) -> OutcomeReader:
     """An outcome model by folder or hub id.
 
     Raises:
@@ -215,13 +215,12 @@ def load_outcome(name: str, form: str, words: Words, device: str | None, say: Ca
     """
     card_of(name, "outcome")
     model, tokenizer = _load(AutoModelForSequenceClassification, name, device, num_labels=1)
-    reader = OutcomeReader(Rewarding(model, One(model.score), tokenizer), words, forms.SYSTEMS[form], say)
+    reader = OutcomeReader(Rewarding(model, One(model.score), tokenizer), words, forms.SYSTEMS[form])
     forms.outcome(tokenizer, "1+1?", "2", reader.system)
     return reader
 
 
-def load_process(name: str, form: str, aggregation: str, words: Words, device: str | None,
-                 say: Callable[[str], None]) -> ProcessReader:  # fmt: skip
+def load_process(name: str, form: str, aggregation: str, words: Words, device: str | None) -> ProcessReader:  # fmt: skip
     """A process model by folder or hub id.
 
     Raises:
@@ -238,7 +237,7 @@ def load_process(name: str, form: str, aggregation: str, words: Words, device: s
     own.check(tokenizer)
     head = _head(own, name, model, tokenizer).to(model.device, model.dtype)
     parted = SEPARATORS[card["steps"]] if card else own.parted
-    return ProcessReader(Rewarding(model, head, tokenizer), words, own, parted, aggregation, say)
+    return ProcessReader(Rewarding(model, head, tokenizer), words, own, parted, aggregation)
 
 
 def card_of(name: str, kind: str, form: str | None = None) -> dict[str, Any] | None:

@@ -1,0 +1,29 @@
+"""What the program tells people beside its results: one line a message on standard error, each told once."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+
+class OneLine(logging.Handler):
+    """Writes `trueplex: MESSAGE`. A message that was told already is not repeated: many lines may have one fault."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._told: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = " ".join(record.getMessage().split())
+        if message not in self._told:
+            self._told.add(message)
+            print(f"trueplex: {message}", file=sys.stderr, flush=True)
+
+
+def listen() -> None:
+    """Let the package's loggers be heard; of several processes, the first one speaks for all."""
+    logger = logging.getLogger("trueplex")
+    logger.handlers = [OneLine()]
+    logger.propagate = False
+    logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
