@@ -153,6 +153,15 @@ class Trace:
 
 
 @dataclass(slots=True, frozen=True)
+class Stop:
+    """The decision that a running trace is to stop, whoever made it: a policy, an alarm, a budget or a cancellation."""
+
+    trace: Trace
+    status: Status
+    reason: str
+
+
+@dataclass(slots=True, frozen=True)
 class Vote:
     """One group of equal answers: its spelling, its summed weight, and how many paths gave it."""
 
