@@ -122,7 +122,7 @@ class Trace:
     ``tokens`` counts its steps; ``thinking_tokens`` those up to and including ``</think>``.
     ``closing`` says what closed its thinking: ``model``, ``thinking budget``, ``cold stop``, or nothing
     yet; ``reason`` what stopped it. ``trust`` is ``trusted``, ``doubted`` or ``uncertain`` for a finished trace whose score
-    was calibrated; it is not stored, as it belongs to the calibration. ``scores`` are (token count, score) pairs in order; ``steps`` is
+    was calibrated; it is not stored, as it belongs to the calibration; nor is ``request``, the id of the request that it runs for. ``scores`` are (token count, score) pairs in order; ``steps`` is
     filled when the trace stops, or is laid aside to go on later.
     """
 
@@ -141,6 +141,7 @@ class Trace:
     answer: str | None = None
     correct: bool | None = None
     trust: str | None = None
+    request: int = 0
 
     @property
     def score(self) -> float | None:

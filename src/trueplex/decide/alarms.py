@@ -128,12 +128,21 @@ def _careful(look: Look, name: str) -> Look:
     return asked
 
 
-def ringing(alarms: Sequence[Alarm], traces: Sequence[Trace]) -> list[tuple[Trace, Alarm, str]]:
-    """The live traces that some alarm stops, each with the first that does, and why."""
+@dataclass(frozen=True, slots=True)
+class Raised:
+    """An alarm that is raised by a trace, and why."""
+
+    trace: Trace
+    alarm: Alarm
+    reason: str
+
+
+def raised(alarms: Sequence[Alarm], traces: Sequence[Trace]) -> list[Raised]:
+    """The running traces that raise some alarm, each with the first that it raises."""
     found = []
     for trace in traces:
         for alarm in alarms:
             if why := alarm(trace):
-                found.append((trace, alarm, why))
+                found.append(Raised(trace, alarm, why))
                 break
     return found

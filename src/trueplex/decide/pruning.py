@@ -12,9 +12,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from trueplex.decide.rules import Consensus, DeepConf, Floor, Keep, Rule, Standing, Stop
+from trueplex.decide.rules import Consensus, DeepConf, Floor, Keep, Rule, Standing
+from trueplex.decide.rules import Stop as StopAt
 from trueplex.errors import OptionError
-from trueplex.types import Trace
+from trueplex.types import Status, Stop, Trace
 
 GRAMMAR = (
     "none, half:EVERY, keep:FRACTION@EVERY, drop:N@EVERY (each also /LEAST), stop:AT, floor:SCORE, "
@@ -52,21 +53,19 @@ class Policy:
         """Traces of a problem that must have stopped before the others begin; 0 when all begin together."""
         return max((rule.warmup for rule in self.rules if isinstance(rule, DeepConf)), default=0)
 
-    def __call__(self, standing: Standing) -> list[Trace]:
-        """The live traces of one problem to retire, each with the rule that chose it as its ``reason``.
+    def __call__(self, standing: Standing) -> list[Stop]:
+        """What to stop of the running traces of one problem; the reason is the rule that chose it.
 
         Raises OptionError when a rule meets a trace without a score.
         """
-        live, retired = list(standing.live), []
+        live, stops = list(standing.live), list[Stop]()
         for rule in self.rules:
             chosen = rule(Standing(live, standing.stopped))
-            for trace in chosen:
-                trace.reason = rule.spelled
             self.acted[rule.spelled] += len(chosen)
             names = {t.index for t in chosen}
             live = [t for t in live if t.index not in names]
-            retired += chosen
-        return retired
+            stops += [Stop(trace, Status.PRUNED, rule.spelled) for trace in chosen]
+        return stops
 
     def settled(self, stopped: Sequence[Trace]) -> bool:
         """Whether a rule holds that no further trace of the problem needs to begin."""
@@ -104,7 +103,7 @@ def _rule(part: str) -> Rule:
         if name in ("half", "keep", "drop"):
             return _keep(name, rest, part)
         if name == "stop":
-            return Stop(_count(rest), part)
+            return StopAt(_count(rest), part)
         if name == "floor":
             return Floor(_number(rest, "score", 0, math.inf), part)
         if name == "consensus":

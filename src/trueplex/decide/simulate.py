@@ -43,8 +43,10 @@ def simulate(grown: Sequence[Trace], rule: Policy, schedule: PathSchedule, strid
                 _advance(trace, whole[trace.index], scores[trace.index], tokens)
             stopped += [t for t in live if t.status is not Status.RUNNING]
             live = [t for t in live if t.status is Status.RUNNING]
-            for trace in rule(Standing(live, stopped)):
-                trace.status, trace.thinking_tokens = Status.PRUNED, min(trace.tokens, trace.thinking_tokens)
+            for stop in rule(Standing(live, stopped)):
+                trace = stop.trace
+                trace.status, trace.reason = stop.status, stop.reason
+                trace.thinking_tokens = min(trace.tokens, trace.thinking_tokens)
                 stopped.append(trace)
             live = [t for t in live if t.status is Status.RUNNING]
         more = 0 if rule.settled(stopped) else schedule.more(stopped)
