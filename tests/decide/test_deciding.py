@@ -345,9 +345,10 @@ def test_rows_that_a_policy_frees_are_refilled(qwen: Backbone) -> None:
     settings = replace(SURE, paths=48, prune="half:4", thinking=Thinking("discrete", ending=Ending(40)))
     scorer = ConfidenceScorer(Confidence("deepconf", "mean"), 4)
     events = stream(qwen, [Problem(t) for t in texts], settings, scorer)
-    live = [len(events.live.traces) for event in events if isinstance(event, Advanced) and events.live.waiting]
+    batch = events.scheduler.batch
+    live = [len(batch.traces) for event in events if isinstance(event, Advanced) and batch.waiting]
     assert len(live) > 2 and min(live) >= 48
-    assert events.live.rows == 96
+    assert batch.rows == 96
 
 
 def test_a_run_may_say_that_it_does_not_know(qwen: Backbone) -> None:

@@ -16,8 +16,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from conftest import grown
 from trueplex.data.embedded import tasks
-from trueplex.engine import start as engine
 from trueplex.engine.limits import Ending
 from trueplex.engine.thinking import Thinking
 from trueplex.errors import InputError, OptionError, TrueplexError
@@ -117,13 +117,8 @@ def test_beside_a_base_in_bfloat16_the_verifier_learns_in_float32(
     assert verifier.card["dtype"] == "bfloat16"
     prompt = make_prompt(Problem("Problem 0"), half)
     scorer = OneTokenScorer(verifier, 4)
-    live = engine.start(half, [prompt], 3, Thinking("discrete", ending=Ending(12)))
-    while live:
-        live.advance(4, scorer.probe)
-        live.record(scorer(live))
-    for trace, scores in zip(
-        live.finished, score_stored(verifier, [(prompt.ids, t.steps) for t in live.finished]), strict=True
-    ):
+    traces = grown(half, [prompt], 3, Thinking("discrete", ending=Ending(12)), scorer=scorer, stride=4)
+    for trace, scores in zip(traces, score_stored(verifier, [(prompt.ids, t.steps) for t in traces]), strict=True):
         for tokens, score in trace.scores:
             assert score == pytest.approx(scores[tokens - 1], abs=0.02)
     verifier.detach()

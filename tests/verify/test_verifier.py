@@ -12,8 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from conftest import SEED, prompts_for
-from trueplex.engine import start as engine
+from conftest import grown, prompts_for
 from trueplex.engine.limits import Ending
 from trueplex.engine.thinking import Thinking
 from trueplex.errors import InputError, StoreError, VerifierError
@@ -57,13 +56,9 @@ def qwen_verifier(qwen: Backbone) -> Iterator[OneTokenVerifier]:
 
 
 def decode(backbone: Backbone, verifier: OneTokenVerifier | None, stride: int = 1) -> list[Trace]:
-    live = engine.start(backbone, prompts_for(backbone), 3, MULTIPLEX, seed=SEED)
     scorer = OneTokenScorer(verifier, stride) if verifier else None
-    while live:
-        live.advance(stride, scorer.probe if scorer else None)
-        if scorer:
-            live.record(scorer(live))
-    return sorted(live.finished, key=lambda t: (t.problem.text, t.index))
+    traces = grown(backbone, prompts_for(backbone), 3, MULTIPLEX, scorer=scorer, stride=stride)
+    return sorted(traces, key=lambda t: (t.problem.text, t.index))
 
 
 def test_law_5_the_traces_are_the_same_with_and_without_a_verifier(backbone: Backbone) -> None:
@@ -290,11 +285,7 @@ def test_a_probe_beside_a_shared_prompt_reads_the_same_score(verifier: OneTokenV
     backbone = verifier.backbone
     among = {(t.problem.text, t.index): t for t in decode(backbone, verifier)}
     prompt = prompts_for(backbone)[1]
-    live = engine.start(backbone, [prompt], 3, MULTIPLEX, seed=SEED)
-    while live:
-        live.advance(1, verifier)
-        live.record(live.readings.tolist())
-    for trace in live.finished:
+    for trace in grown(backbone, [prompt], 3, MULTIPLEX, scorer=OneTokenScorer(verifier, 1), stride=1):
         other = among[prompt.problem.text, trace.index]
         assert np.array_equal(trace.steps.ids, other.steps.ids)
         assert np.allclose([s for _, s in trace.scores], [s for _, s in other.scores], atol=1e-4)

@@ -74,8 +74,7 @@ class Scheduler:
 
     def _step(self) -> Iterator[Event]:
         yield from self._begin()
-        self._admit()
-        yield from self._enforce_budgets()
+        yield from self._admit()
         if not self.batch.traces:
             return
         stride, due = self._stride()
@@ -111,10 +110,20 @@ class Scheduler:
             deadline = run.account.begin()
             self.batch.submit(Entry(run.id, run.prompt, run.settings.thinking, traces, run.together, deadline), first)
 
-    def _admit(self) -> None:
-        """Give free rows to requests between two of their own looks, so that no other request changes where those fall."""
-        for request in self.batch.admit(lambda request: self.runs[request].between_looks):
-            self.runs[request].begin()
+    def _admit(self) -> Iterator[Event]:
+        """Give free rows to requests between two of their own looks, so that no other request changes where those fall.
+
+        What then cannot pay for another token ends, and its rows are given away as well.
+        """
+        while True:
+            for request in self.batch.admit(lambda request: self.runs[request].between_looks):
+                self.runs[request].begin()
+            over = [account for account in self._accounts() if account.late or not self._affordable(account, 1)]
+            if not over:
+                return
+            for account in over:
+                broke = not self._affordable(account, 1)
+                yield from self._halt(account, "token budget" if broke else "time budget")
 
     # -- advance ----------------------------------------------------------------------------------
 
@@ -211,13 +220,6 @@ class Scheduler:
                 stopping = [raised.trace] if scope == "trace" else self._running(request)
                 gone += self.batch.stop(Stop(t, Status.PRUNED, f"alarm: {raised.reason}") for t in stopping)
         return gone
-
-    def _enforce_budgets(self) -> Iterator[Event]:
-        for account in self._accounts():
-            if not self._affordable(account, 1):
-                yield from self._halt(account, "token budget")
-            elif account.late:
-                yield from self._halt(account, "time budget")
 
     def _halt(self, account: Account, reason: str) -> Iterator[Event]:
         """Truncate all that runs on an account and begin nothing more: its requests are voted on as they stand."""
