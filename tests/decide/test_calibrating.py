@@ -204,7 +204,6 @@ def test_a_calibration_speaks_only_of_runs_like_its_own() -> None:
         assert solution.config["calibrated"] is calibrated
         finished = [t for t in solution.traces if t.status.value == "finished" and t.score is not None]
         assert finished and all((t.trust in ("trusted", "uncertain", "doubted")) is calibrated for t in finished)
-    scorer.release()
     assert choose_calibration(backbone, *choose_scorer(backbone, Settings(verifier="entropy"))) is None
 
 

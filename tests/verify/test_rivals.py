@@ -171,7 +171,6 @@ def test_monte_carlo_labels_lie_between_the_values_and_need_them(
     for kind in ("monte-carlo", "ramp"):
         verifier = train_verifier(reference, with_values, with_values, replace(recipe, labels=kind), tmp_path / kind)
         verifiers.append(verifier.probe.head.weight.detach().clone())
-        verifier.detach()
     assert not torch.equal(*verifiers)
 
 

@@ -124,6 +124,3 @@ class ConfidenceScorer:
     def cost(self, look: Look) -> int:
         """Nothing is read that the decode loop has not read."""
         return 0
-
-    def release(self) -> None:
-        """Nothing of the traces' model was touched."""

@@ -56,10 +56,6 @@ class OneTokenScorer:
         """Its probes ride along."""
         return 0
 
-    def release(self) -> None:
-        """Give the base model back its own layers."""
-        self.verifier.detach()
-
 
 def base_pass(backbone: Backbone, inputs: Tensor) -> ProbePass:
     """Keys and values of the base model over inputs [B, N, H], without LoRA and without gradient."""

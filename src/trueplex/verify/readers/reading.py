@@ -80,9 +80,6 @@ class TextScorer:
         scores, _ = self.reader.read(written, [[tokens_at(len(w.ids), s) for s in shares] for w in written])
         return np.array(scores, dtype=np.float64)
 
-    def release(self) -> None:
-        """Nothing of the traces' model was touched."""
-
 
 class Grouped(Generic[Shown]):
     """Values of texts that come in groups which begin alike: read as branches where the model can, else each alone.
