@@ -85,7 +85,7 @@ def plain_cold(entropy: list[float], threshold: float, length: int) -> int | Non
 
 @given(st.lists(st.floats(0, 2), min_size=1, max_size=30), st.floats(0.1, 2), st.integers(1, 6))
 def test_cold_stop_is_the_published_counter(entropy: list[float], threshold: float, length: int) -> None:
-    rules, slots, first = Ending(cold_entropy=threshold, cold_steps=length), Slots(), None
+    rules, slots, first = Ending(cold_entropy=threshold, cold_steps=length), Slots(None), None
     slots.reserve(1)
     slots.cold_entropy[0], slots.cold_steps[0] = threshold, rules.most_cold_steps
     for at, value in enumerate(entropy):
@@ -170,9 +170,9 @@ def test_endings_that_cannot_act_are_refused(make, says: str) -> None:
 
 def test_a_model_without_think_end_cannot_be_closed(qwen: Backbone) -> None:
     other = copy.copy(qwen)
-    other.think_end = None
+    other.think_end = None  # and so no markers
     for thinking in (Thinking(ending=Ending(9, think_tokens=3)), Thinking(answer_sampling=Sampling(0.5))):
-        with pytest.raises(OptionError, match="no </think>"):
+        with pytest.raises(OptionError, match="nothing that closes its thinking"):
             start(other, prompts_for(qwen), 1, thinking)
     with pytest.raises(OptionError, match="within the model's 40 tokens"):
         start(qwen, prompts_for(qwen), 1, Thinking(ending=Ending(think_tokens=50)))

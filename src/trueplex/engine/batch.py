@@ -63,7 +63,7 @@ class Batch:
         self._most_blocks = None if device.type == "cpu" else BLOCKS_ON_ACCELERATORS
         self._cache = SlotCache(backbone.layers, 0)
         self._sample = Sampler(backbone)
-        self._slots, self._history = Slots(), History(device)
+        self._slots, self._history = Slots(backbone.markers), History(device)
         self._logits = torch.empty(0, backbone.config.vocab_size, device=device)
         self._pending = torch.empty(0, backbone.hidden_size, dtype=backbone.dtype, device=device)
 
@@ -177,7 +177,7 @@ class Batch:
             trace = self.traces[row]
             trace.closing = "model" if not drawn.forced[row] else "cold stop" if drawn.cold[row] else "thinking budget"
             trace.thinking_tokens = int(slots.tokens[row])
-        slots.close(drawn.closed)
+        slots.turn(drawn.closed, drawn.opened)
         return self._end(n, drawn.ended)
 
     def _end(self, n: int, ended: np.ndarray) -> list[Trace]:
@@ -375,7 +375,9 @@ class Look:
 
 def _suspended(running: Trace, steps: Steps) -> Trace:
     trace = replace(running, scores=list(running.scores), steps=steps)
-    if not 0 < trace.thinking_tokens <= trace.tokens:  # thinks still, or was closed within a stride that broke off
+    if (
+        trace.closing != "prompt" and not 0 < trace.thinking_tokens <= trace.tokens
+    ):  # thinks still, or was closed within a stride that broke off
         trace.thinking_tokens, trace.closing = 0, ""
     return trace
 

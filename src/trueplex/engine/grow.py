@@ -20,8 +20,8 @@ STRIDE = 64
 def check(backbone: Backbone, thinking: Thinking) -> None:
     """Raise OptionError when these options cannot act with this model."""
     thinking.fit(backbone.vocabulary)
-    if backbone.think_end is None and (thinking.ending.closes or thinking.answer_sampling):
-        raise OptionError(f"{backbone.name!r} has no </think>, so its thinking cannot be closed and has no separate answer. Try: "
+    if backbone.markers is None and (thinking.ending.closes or thinking.answer_sampling):
+        raise OptionError(f"{backbone.name!r} has nothing that closes its thinking, so it cannot be cut short and has no answer apart. Try: "
                           "drop think-tokens, cold-entropy and answer sampling, or choose a reasoning model")  # fmt: skip
     if thinking.ending.think_tokens is not None:
         thinking.ending.limits(np.zeros(0, dtype=np.int64), backbone.default_max_tokens)

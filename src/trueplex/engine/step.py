@@ -15,6 +15,7 @@ from trueplex.engine.slots import Slots
 from trueplex.engine.thinking import Step, Thinking, choose, multiplex, one_hot, think, widened
 from trueplex.errors import ModelError
 from trueplex.models.backbone import Backbone
+from trueplex.models.markers import completed
 from trueplex.types import Trace
 
 
@@ -32,12 +33,13 @@ class Group:
 class Drawn:
     """A step of B rows, and what it does to them; all arrays [B] bool.
 
-    ``closed``: thinking closes with it, be it that the model closed it, a budget or (``cold``) a cold stop.
-    ``ended``: its token ends the sequence.
+    ``closed``: thinking closes with it, be it that the model closed it, a budget (``forced``) or a cold stop (``cold`` as
+    well). ``opened``: the model opens its thinking. ``ended``: its token ends the sequence.
     """
 
     step: Step
     closed: np.ndarray
+    opened: np.ndarray
     forced: np.ndarray
     cold: np.ndarray
     ended: np.ndarray
@@ -53,6 +55,7 @@ class Sampler:
         self._groups: list[Group] = []
         self._grouped = (-1, -1)  # the version and the number of rows that `_groups` is of
         self._width = 1
+        self._markers = backbone.markers
 
     def option(self, thinking: Thinking) -> int:
         """The number of these options; equal ones share it."""
@@ -69,16 +72,19 @@ class Sampler:
         n = len(traces)
         step = self._draw(logits, slots, n)
         self._refuse_infinite(logits, slots, traces)
-        emitted, answering = step.ids[:, 0].cpu().numpy(), slots.answering[:n]
-        closed = ~answering & (emitted == self.backbone.think_end)
-        ended = np.isin(emitted, self._ends)
+        emitted, thinking = step.ids[:, 0].cpu().numpy(), ~slots.answering[:n]
+        recent = slots.emit(emitted)
+        nothing = np.zeros(n, dtype=bool)
+        closed = thinking & completed(recent, self._markers.end) if self._markers else nothing
+        opened = slots.waiting[:n] & completed(recent, self._markers.start) if self._markers else nothing
+        ended = np.isin(emitted, self._ends) & (slots.written[:n] == 0)
         if (closed | ended).any():  # what the model closes or ends with is one token, whatever else was drawn
             rows = self._places(closed | ended)
             step = choose(step, one_hot(Step(*(t[rows] for t in step))), rows)
-        forced, cold = self._forced(step, slots, ~answering & ~closed & ~ended)
+        forced = self._forced(step, slots, thinking & ~closed & ~ended)
         if forced.any():
-            step = self._written(step, logits, slots, forced)
-        return Drawn(step, closed | forced, forced, cold, ended)
+            step, forced = self._write(step, logits, slots, forced)
+        return Drawn(step, closed | forced, opened, forced, slots.cooled[:n].copy(), ended)
 
     # -- drawing ----------------------------------------------------------------------------------
 
@@ -125,25 +131,32 @@ class Sampler:
 
     # -- closing ----------------------------------------------------------------------------------
 
-    def _forced(self, step: Step, slots: Slots, thinking: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The thinking rows in which ``</think>`` is to be written, and those of them that a cold stop closes."""
+    def _forced(self, step: Step, slots: Slots, thinking: np.ndarray) -> np.ndarray:
+        """The thinking rows [B] bool in which the closing marker is to be written, or is being written."""
         n = len(thinking)
-        if not any(group.thinking.ending.closes for group in self._groups):
-            return np.zeros(n, dtype=bool), np.zeros(n, dtype=bool)
-        cold = slots.cool(step.entropy.cpu().numpy())
-        return thinking & (cold | (slots.tokens[:n] + 1 >= slots.budgets[:n])), cold
+        if self._markers is None or not any(group.thinking.ending.closes for group in self._groups):
+            return np.zeros(n, dtype=bool)
+        cold = thinking & slots.cool(step.entropy.cpu().numpy())
+        begun = slots.written[:n] > 0
+        slots.cooled[:n] |= cold & ~begun
+        return thinking & (cold | begun | (slots.tokens[:n] + len(self._markers.end[0]) >= slots.budgets[:n]))
 
-    def _written(self, step: Step, logits: Tensor, slots: Slots, forced: np.ndarray) -> Step:
-        """The step with ``</think>`` in the forced rows [B] bool."""
-        end = self.backbone.think_end
-        assert end is not None
-        for option in np.unique(slots.options[: len(forced)][forced]).tolist():
-            rows = self._places(forced & (slots.options[: len(forced)] == option))
-            logps = log_softmax(logits[rows], self.options[option].sampling.temperature)[:, end, None]
+    def _write(self, step: Step, logits: Tensor, slots: Slots, forced: np.ndarray) -> tuple[Step, np.ndarray]:
+        """The step with the marker's next id in the forced rows [B] bool, and the rows where that was its last."""
+        assert self._markers is not None
+        n, end = len(forced), np.array(self._markers.end[0])
+        for option in np.unique(slots.options[:n][forced]).tolist():
+            chosen = np.flatnonzero(forced & (slots.options[:n] == option))
+            rows, written = (torch.from_numpy(a).to(self.backbone.device) for a in (chosen, end[slots.written[chosen]]))
+            logps = log_softmax(logits[rows], self.options[option].sampling.temperature).gather(1, written[:, None])
             ids, weights, old, entropy, confidence = (t[rows] for t in step)
-            closing = Step(torch.full_like(ids, end), weights, logps.expand_as(old), entropy, confidence)
+            closing = Step(written[:, None].expand_as(ids), weights, logps.expand_as(old), entropy, confidence)
             step = choose(step, one_hot(closing), rows)
-        return step
+            slots.recent[chosen, -1] = end[slots.written[chosen]]
+        slots.written[:n] += forced
+        whole = slots.written[:n] == len(end)
+        slots.written[:n][whole] = 0
+        return step, whole
 
     def _places(self, mask: np.ndarray) -> Tensor:
         return torch.from_numpy(np.flatnonzero(mask)).to(self.backbone.device)

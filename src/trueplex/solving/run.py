@@ -130,10 +130,11 @@ class Run:
         assert trace.steps is not None
         self.account.spent += trace.tokens + trace.probe_tokens
         trace.text = self.backbone.decode(trace.steps.ids[:, 0].tolist())
-        closed = self.backbone.think_end is None or trace.answer_tokens > 0
-        if trace.status is Status.FINISHED and closed:
-            tail = self.backbone.decode(trace.steps.ids[trace.thinking_tokens :, 0].tolist())
-            trace.answer = answers.extract(trace.text if self.backbone.think_end is None else tail)
+        answering = (
+            trace.thinking_tokens if self.backbone.markers else 0
+        )  # without markers all of it may hold the answer
+        if trace.status is Status.FINISHED and (trace.tokens > answering):
+            trace.answer = answers.extract(self.backbone.decode(trace.steps.ids[answering:, 0].tolist()))
         label(trace)
         self.traces.append(trace)
 
