@@ -227,7 +227,8 @@ class Stream(Iterator[Event]):
 
     def _sound(self) -> Iterator[Event]:
         """Let alarms stop what they must."""
-        for trace, alarm, why in alarms.ringing(self.alarms, list(self.live.traces)):
+        for found in alarms.raised(self.alarms, list(self.live.traces)):
+            trace, alarm, why = found.trace, found.alarm, found.reason
             if trace.status is not Status.RUNNING:
                 continue  # an alarm before has stopped it
             key, reason = trace.problem.key, f"alarm: {why}"
@@ -250,7 +251,10 @@ class Stream(Iterator[Event]):
         for trace in self.live.traces:
             groups.setdefault(trace.problem.key, []).append(trace)
         for key, group in groups.items():
-            self.live.retire(self.rule(Standing(group, self.runs[key].traces)))
+            stops = self.rule(Standing(group, self.runs[key].traces))
+            for stop in stops:
+                stop.trace.reason = stop.reason
+            self.live.retire([stop.trace for stop in stops])
 
     def unfinished(self) -> list[Trace]:
         """The live traces as they stood after the last whole stride: store them, and give them as ``begun`` later."""
