@@ -49,7 +49,7 @@ class Alarm:
         if self.drop > highest:
             return f"no score can fall by {self.drop:g}. Try: at most {highest:g}"
         if self.drop and self.span < every:
-            return f"there is one score in {self.span} tokens. Try: a span of at least {every}, or --probe-every {self.span}"
+            return f"there is at most one score in {self.span} tokens. Try: a span of at least {every}, or --probe-every {self.span}"
         if self.level > highest:
             return f"it would stop every trace, as no score is above {highest:g}. Try: at most {highest:g}"
         # A trace that stays under a level has been scored for a whole span, and is scored again before its end.

@@ -1,7 +1,8 @@
 """A policy on stored traces: which would have been pruned, when, and what the run would have spent.
 
 The same policy, schedule and selectors as in the decode loop see the same numbers at the same moments, so the same
-traces survive (a law: tests/decide/test_simulate.py). Needs traces that ran to their end, scored at every look.
+traces survive (a law: tests/decide/test_simulate.py). Needs traces that ran to their end, with a score at every
+decision.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ def simulate(grown: Sequence[Trace], rule: Policy, schedule: PathSchedule, strid
 
     Args:
         grown: whole traces with indices 0 … n − 1, with a score at every `stride` tokens and at the end.
-        stride: tokens between looks.
+        stride: tokens between decisions.
 
     Raises:
-        OptionError: there are too few traces, or one was not scored at a look.
+        OptionError: there are too few traces, or one was not scored at a decision.
     """
     whole = {t.index: t for t in grown}
     scores = {t.index: dict(t.scores) for t in grown}
@@ -54,16 +55,16 @@ def simulate(grown: Sequence[Trace], rule: Policy, schedule: PathSchedule, strid
 
 
 def _advance(trace: Trace, whole: Trace, scores: Mapping[int, float], tokens: int) -> None:
-    """Let a trace grow to `tokens` tokens, or to its end, and take the score of that look.
+    """Let a trace grow to `tokens` tokens, or to its end, and take the score that it had there.
 
-    A look costs one probe token if the stored trace has spent any: an untrained score reads what is stored anyway.
+    A score costs one probe token if the stored trace has spent any: an untrained score reads what is stored anyway.
     """
     trace.tokens = min(tokens, whole.tokens)
     if scores:
         score = scores.get(trace.tokens)
         if score is None:
             raise OptionError(
-                f"trace {trace.index} has no score at {trace.tokens} tokens. Try: score the traces at every look"
+                f"trace {trace.index} has no score at {trace.tokens} tokens. Try: a cadence at which the traces are scored"
             )
         trace.scores.append((trace.tokens, score))
         trace.probe_tokens += whole.probe_tokens > 0
