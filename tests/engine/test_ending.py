@@ -170,7 +170,7 @@ def test_endings_that_cannot_act_are_refused(make, says: str) -> None:
 
 def test_a_model_without_think_end_cannot_be_closed(qwen: Backbone) -> None:
     other = copy.copy(qwen)
-    other.think_end = None  # and so no markers
+    other.think_end = other.markers = None
     for thinking in (Thinking(ending=Ending(9, think_tokens=3)), Thinking(answer_sampling=Sampling(0.5))):
         with pytest.raises(OptionError, match="nothing that closes its thinking"):
             start(other, prompts_for(qwen), 1, thinking)

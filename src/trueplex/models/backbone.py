@@ -47,6 +47,7 @@ class Backbone:
         self.vocabulary = min(len(self.tokenizer), self.config.vocab_size)
         self.padded = self.config.vocab_size > self.vocabulary
         self.think_end = self._single_id(THINK_END)
+        self.markers = self._find_markers()
         self.ends = self._end_ids()
         self.instruction: str = getattr(config, "problem_instruction", DEFAULT_INSTRUCTION)
         self.kinds = kinds_of(self.config)
@@ -69,8 +70,7 @@ class Backbone:
         ids = configured if isinstance(configured, list) else [configured]
         return frozenset(i for i in (*ids, self.tokenizer.eos_token_id) if i is not None)
 
-    @property
-    def markers(self) -> Markers | None:
+    def _find_markers(self) -> Markers | None:
         """What opens and closes thinking; None when nothing closes it."""
         if self.think_end is None:
             return None
