@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from conftest import SEED, grown, prompts_for
+from conftest import SEED, SEEDS, agree, grown, prompts_for
 from trueplex.data.traces import from_row, open_store, read, to_row
 from trueplex.engine.grow import grow, start
 from trueplex.engine.limits import Ending
@@ -26,8 +28,8 @@ Key = tuple[str, int]
 
 
 def decode(backbone: Backbone, thinking: Thinking, paths: int = 3, rows: int | None = None, stride: int = 7,
-           prune: set[Key] = frozenset(), order: int = 1) -> dict[Key, Trace]:  # fmt: skip
-    batch = start(backbone, prompts_for(backbone)[::order], paths, thinking, seed=SEED, rows=rows)
+           prune: set[Key] = frozenset(), order: int = 1, seed: int = SEED) -> dict[Key, Trace]:  # fmt: skip
+    batch = start(backbone, prompts_for(backbone)[::order], paths, thinking, seed=seed, rows=rows)
     traces: list[Trace] = []
     for stopped in grow(batch, stride):
         pruned = [t for t in batch.traces if (t.problem.text, t.index) in prune]
@@ -35,14 +37,29 @@ def decode(backbone: Backbone, thinking: Thinking, paths: int = 3, rows: int | N
     return {(t.problem.text, t.index): t for t in traces}
 
 
-def same_steps(a: Trace, b: Trace) -> bool:
-    return np.array_equal(a.steps.ids, b.steps.ids) and np.allclose(a.steps.weights, b.steps.weights, atol=1e-3)
+def same(
+    backbone: Backbone, some: dict[Key, Trace], others: dict[Key, Trace], keys: Iterable[Key] | None = None
+) -> None:
+    """The same draws of every trace, but for near-ties, of which there is at most one in twenty traces."""
+    prompts = {p.problem.text: p for p in prompts_for(backbone)}
+    keys = list(keys or some)
+    ties = sum(not agree(prompts[key[0]], some[key], others[key], backbone) for key in keys)
+    assert ties <= max(1, len(keys) // 20), f"{ties} near-ties in {len(keys)} traces"
 
 
-def test_law_1_multiplex_of_width_1_is_discrete(backbone: Backbone) -> None:
-    one = decode(backbone, Thinking("multiplex", 1, ending=Ending(30)))
-    plain = decode(backbone, Thinking("discrete", ending=Ending(30)))
-    assert all(same_steps(one[k], plain[k]) for k in plain)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_law_1_multiplex_of_width_1_is_discrete(backbone: Backbone, seed: int) -> None:
+    one = decode(backbone, Thinking("multiplex", 1, ending=Ending(30)), seed=seed)
+    plain = decode(backbone, Thinking("discrete", ending=Ending(30)), seed=seed)
+    same(backbone, one, plain)
+
+
+def test_law_1_soft_of_the_likeliest_token_is_greedy(backbone: Backbone) -> None:
+    soft = decode(backbone, Thinking("soft", 1, ending=Ending(30, think_tokens=28)))
+    greedy = decode(backbone, GREEDY)
+    for key, trace in soft.items():
+        thought = trace.thinking_tokens if not trace.closing else trace.thinking_tokens - 1
+        assert np.array_equal(trace.steps.ids[:thought], greedy[key].steps.ids[:thought])
 
 
 @pytest.mark.parametrize("thinking", [MULTIPLEX, MEAN], ids=["weighted", "mean"])
@@ -94,19 +111,18 @@ def test_law_3_replay_and_law_8_log_probs(backbone: Backbone, thinking: Thinking
         assert np.abs(again - trace.steps.logps)[kept].max() < 2e-4
 
 
-def test_law_4_the_batch_does_not_matter(backbone: Backbone) -> None:
-    whole = decode(backbone, MULTIPLEX, paths=4)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_law_4_the_batch_does_not_matter(backbone: Backbone, seed: int) -> None:
+    whole = decode(backbone, MULTIPLEX, paths=4, seed=seed)
     keys = list(whole)
     gone = {keys[0], keys[3], keys[6]}
-    fewer = decode(backbone, MULTIPLEX, paths=4, rows=4, stride=3, prune=gone)
-    turned = decode(backbone, MULTIPLEX, paths=4, order=-1, stride=11)
-    alone = decode(backbone, MULTIPLEX, paths=2)
-    for key in keys:
-        assert same_steps(whole[key], turned[key])
-        if key not in gone:
-            assert same_steps(whole[key], fewer[key])
-    assert all(same_steps(whole[key], alone[key]) for key in alone)
-    assert all(fewer[key].status.value == "pruned" and fewer[key].tokens == 3 for key in gone)
+    fewer = decode(backbone, MULTIPLEX, paths=4, rows=4, stride=3, prune=gone, seed=seed)
+    turned = decode(backbone, MULTIPLEX, paths=4, order=-1, stride=11, seed=seed)
+    alone = decode(backbone, MULTIPLEX, paths=2, seed=seed)
+    same(backbone, whole, turned)
+    same(backbone, whole, fewer, [key for key in keys if key not in gone])
+    same(backbone, alone, whole)
+    assert all(fewer[key].status is Status.PRUNED and fewer[key].tokens == 3 for key in gone)
 
 
 def test_law_4_another_seed_gives_other_traces(qwen: Backbone) -> None:
@@ -210,7 +226,7 @@ def test_a_prefill_in_pieces_and_blocks_of_rows_change_nothing(
     monkeypatch.setattr(prefill, "PREFILL_TOKENS", 10)
     monkeypatch.setattr(attention, "BLOCK", 2)
     apart = decode(backbone, MULTIPLEX, paths=4)
-    assert all(same_steps(whole[k], apart[k]) for k in whole)
+    same(backbone, whole, apart)
     assert attention.row_blocks(np.array([50, 50, 9, 9])) == [(0, 2, 50), (2, 4, 9)]
     assert attention.row_blocks(np.array([50, 50, 50, 49])) == []
     assert attention.row_blocks(np.array([50, 9, 9, 9, 9, 9, 9, 9]), most=2) == [(0, 4, 50), (4, 8, 9)]
@@ -222,8 +238,11 @@ def test_law_4_one_problem_alone_reads_its_shared_prompt_once_and_thinks_the_sam
 ) -> None:
     whole = decode(backbone, thinking, paths=4)
     prompt = prompts_for(backbone)[2]
-    for trace in grown(backbone, [prompt], 4, thinking):
-        assert same_steps(whole[prompt.problem.text, trace.index], trace)
+    alone = {(t.problem.text, t.index): t for t in grown(backbone, [prompt], 4, thinking)}
+    if thinking is GREEDY:
+        assert all(np.array_equal(alone[key].steps.ids, whole[key].steps.ids) for key in alone)
+    else:
+        same(backbone, alone, whole)
 
 
 def test_attention_beside_a_shared_prefix_is_attention() -> None:
