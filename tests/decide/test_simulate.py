@@ -30,10 +30,7 @@ def grow(backbone: Backbone, settings: Settings) -> dict[int, list[Trace]]:
     scorer, settings = choose_scorer(backbone, settings)
     problems = [tasks.problems(suite, "validation", 1)[0] for suite in ("chain-easy", "countdown-easy")]
     events = stream(backbone, problems, settings, scorer)
-    found = {e.solution.problem.key: e.solution.traces for e in events if isinstance(e, Solved)}
-    if scorer:
-        scorer.verifier.detach()
-    return found
+    return {e.solution.problem.key: e.solution.traces for e in events if isinstance(e, Solved)}
 
 
 @pytest.fixture(scope="module")

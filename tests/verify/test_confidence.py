@@ -13,7 +13,7 @@ from trueplex.engine.limits import Ending
 from trueplex.engine.thinking import Thinking
 from trueplex.errors import OptionError
 from trueplex.models.backbone import Backbone
-from trueplex.solving.loop import Solved, stream
+from trueplex.solving.loop import LiveLook, Solved, stream
 from trueplex.solving.scorers import choose_scorer
 from trueplex.solving.settings import Settings
 from trueplex.types import Problem, Steps
@@ -64,7 +64,7 @@ def test_live_scores_are_those_of_the_stored_trace(qwen: Backbone, name: str) ->
     live = engine.start(qwen, prompts_for(qwen), 3, Thinking(ending=Ending(30)), seed=SEED)
     while live:
         live.advance(7)
-        live.record(scorer(live))
+        live.record(scorer(LiveLook(live)))
     assert all(t.scores for t in live.finished)
     for trace in live.finished:
         for tokens, value in trace.scores:

@@ -26,7 +26,6 @@ from trueplex.models.load import REFERENCE, load
 from trueplex.models.prompt import make_prompt
 from trueplex.solving.rollouts import rollout
 from trueplex.solving.run import Run
-from trueplex.solving.scorers import open_scorer
 from trueplex.solving.settings import Settings
 from trueplex.train.common.batches import Labelled
 from trueplex.train.common.labels import labels
@@ -34,9 +33,10 @@ from trueplex.train.reward import KINDS, SHARES, RewardRecipe, RewardTask, quali
 from trueplex.train.values import APART, Valuing, cuts, read_values, thinking_of, value
 from trueplex.train.verifier import Recipe, read_labelled, train_verifier
 from trueplex.types import Problem, Steps, Trace
+from trueplex.verify.open import open_scorer
+from trueplex.verify.readers.checkpoint import NAMES, card_of
 from trueplex.verify.readers.reading import Written
-from trueplex.verify.readers.reward import NAMES, card_of
-from trueplex.verify.readers.transcript import Words
+from trueplex.verify.readers.transcript import Transcript
 
 VALUING = Valuing(traces=2, prefixes=2, samples=2)
 
@@ -67,7 +67,7 @@ def known(reference: Backbone, rolled: Path) -> dict[Any, tuple[np.ndarray, np.n
 def test_a_value_is_the_share_of_continuations_that_end_right(reference: Backbone, rolled: Path, known: dict) -> None:
     """Against each prefix continued by itself, one at a time, by the engine alone."""
     traces = {(t.problem.text, t.seed, t.index): (t, prompt) for t, prompt in read_traces(rolled)}
-    words, checked = Words(reference), 0
+    words, checked = Transcript(reference), 0
     by_problem: dict[str, int] = {}
     for (text, seed, index), (tokens, worth) in known.items():
         trace, _ = traces[text, seed, index]
@@ -179,7 +179,6 @@ def test_monte_carlo_labels_lie_between_the_values_and_need_them(
     for kind in ("monte-carlo", "ramp"):
         verifier = train_verifier(reference, with_values, with_values, replace(recipe, labels=kind), tmp_path / kind)
         verifiers.append(verifier.probe.head.weight.detach().clone())
-        verifier.detach()
     assert not torch.equal(*verifiers)
 
 

@@ -22,10 +22,11 @@ from trueplex.models.backbone import Backbone
 from trueplex.models.load import load
 from trueplex.models.prompt import make_prompt
 from trueplex.report.race import Race, verdict
-from trueplex.solving.loop import AlarmRaised, Event, Scorer, Solved, Stopped, stream
+from trueplex.solving.loop import AlarmRaised, Event, Solved, Stopped, stream
 from trueplex.solving.scorers import belongs, choose_calibration, choose_scorer
 from trueplex.solving.settings import Settings, origin
 from trueplex.types import Problem, Solution, Status, Trace
+from trueplex.verify.scorer import Scorer
 
 log = logging.getLogger(__name__)
 

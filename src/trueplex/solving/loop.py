@@ -17,43 +17,41 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+
+import numpy as np
 
 from trueplex.decide import alarms
 from trueplex.decide import pruning as policy
 from trueplex.decide.calibration import Calibration, condition
 from trueplex.decide.rules import Standing
 from trueplex.engine import start as engine
-from trueplex.engine.batch import LiveBatch, ProbeColumn
+from trueplex.engine.batch import LiveBatch
 from trueplex.errors import OptionError
 from trueplex.models.backbone import Backbone
 from trueplex.models.prompt import make_prompt
 from trueplex.solving.run import Run
 from trueplex.solving.settings import DEFAULT_STRIDE, Settings, configuration
-from trueplex.types import Alarmed, Problem, Solution, Status, Trace
+from trueplex.types import Alarmed, Problem, Solution, Status, Steps, Trace
 from trueplex.verify import confidence
+from trueplex.verify.scorer import Scorer
 
 
-class Scorer(Protocol):
-    """Anything that gives live traces a score."""
+@dataclass(frozen=True, slots=True)
+class LiveLook:
+    """A live batch as scorers see it."""
 
-    @property
-    def every(self) -> int:
-        """Tokens between scores."""
-
-    @property
-    def probe(self) -> ProbeColumn | None:
-        """The query column that must ride in the decode forward, if the scores come from one."""
+    live: LiveBatch
 
     @property
-    def fingerprint(self) -> str | None:
-        """A name for trained weights that give the scores, beside the name that the scorer was asked for with."""
+    def traces(self) -> Sequence[Trace]:
+        return self.live.scorable
 
-    def cost(self, live: LiveBatch) -> int:
-        """Tokens that a call reads, at most, beside what rides along."""
+    @property
+    def readings(self) -> np.ndarray | None:
+        return self.live.readings
 
-    def __call__(self, live: LiveBatch) -> Sequence[float] | None:
-        """Scores for `live.scorable`, in its order, higher is better; None when there is nothing to say yet."""
+    def steps(self) -> Iterator[Steps]:
+        return self.live.so_far()
 
 
 # -- events ---------------------------------------------------------------------------------------
@@ -167,7 +165,7 @@ class Stream(Iterator[Event]):
                     yield from self._halt("token budget")
                     continue
                 if scorer:
-                    live.record(scorer(live))
+                    live.record(scorer(LiveLook(live)))
                 yield from self._stopped()
                 yield from self._sound()
                 self._retire()
@@ -183,7 +181,7 @@ class Stream(Iterator[Event]):
 
     def _affords(self, scorer: Scorer) -> bool:
         """Whether the budget has room for a look at what lives; only one that reads texts again may not."""
-        return self.budget.tokens is None or self._spent() + scorer.cost(self.live) <= self.budget.tokens
+        return self.budget.tokens is None or self._spent() + scorer.cost(LiveLook(self.live)) <= self.budget.tokens
 
     def _stopped(self) -> Iterator[Event]:
         """What has just stopped; then more traces for its problem, or the vote."""

@@ -25,9 +25,10 @@ from trueplex.engine import start as engine
 from trueplex.errors import InputError, StoreError
 from trueplex.models.backbone import Backbone
 from trueplex.models.prompt import make_prompt
-from trueplex.solving.loop import Scorer, Stopped, stream
+from trueplex.solving.loop import Stopped, stream
 from trueplex.solving.settings import Settings, configuration, origin
 from trueplex.types import Problem, Status, Trace
+from trueplex.verify.scorer import Scorer
 
 log = logging.getLogger(__name__)
 
