@@ -106,8 +106,8 @@ def test_a_value_is_the_share_of_continuations_that_end_right(reference: Backbon
     assert any(0 < v < 1 for _, worth in known.values() for v in worth)
 
 
-def test_values_that_were_interrupted_are_gone_on_with(
-    reference: Backbone, rolled: Path, known: dict, tmp_path: Path
+def test_values_that_were_interrupted_are_resumed(
+    reference: Backbone, rolled: Path, known: dict, tmp_path: Path, said: list[str]
 ) -> None:
     (tmp_path / "traces.arrow").write_bytes((rolled / "traces.arrow").read_bytes())
 
@@ -122,7 +122,9 @@ def test_values_that_were_interrupted_are_gone_on_with(
     with (tmp_path / "values.jsonl").open("ab") as file:
         file.write(b'{"problem": "cut o')
     value(reference, tmp_path, VALUING, rows=8)
-    again = read_values(tmp_path, pytest.fail)
+    said.clear()
+    again = read_values(tmp_path)
+    assert not said
     assert again.keys() == known.keys()
     assert all(np.array_equal(again[n][i], known[n][i]) for n in known for i in (0, 1))
     with pytest.raises(StoreError, match="values of other options"):
@@ -320,3 +322,13 @@ def test_a_run_that_was_killed_ends_in_the_same_weights(
 def test_recipes_that_cannot_act_are_refused(wrong: dict) -> None:
     with pytest.raises(OptionError, match="Try:"):
         RewardRecipe(**wrong)
+
+
+@pytest.mark.parametrize(
+    "card", ['{"kind": ', "[]", "{}", '{"kind": "best"}', '{"kind": "process", "form": "qwen", "steps": "pages"}']
+)
+def test_a_damaged_card_of_a_reward_model_is_refused_in_one_line(tmp_path: Path, card: str) -> None:
+    (tmp_path / "reward.json").write_text(card)
+    with pytest.raises(VerifierError, match=r"card of the reward model in .* cannot be read: .*Try:") as refused:
+        card_of(str(tmp_path), "process", "qwen")
+    assert "\n" not in str(refused.value)

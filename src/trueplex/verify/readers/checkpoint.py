@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer
 from transformers.utils import cached_file
 
-from trueplex.errors import ModelError, VerifierError, reason
+from trueplex.errors import ModelError, OptionError, VerifierError, reason
 from trueplex.models.load import cached_only, default_device, default_dtype, locate, missing_weights, unreported
+from trueplex.verify.readers.transcript import separator
 
 CARD = "reward.json"
 NAMES = {"outcome": "orm:{}", "process": "prm:math-shepherd:{}", "generative": "genrm:{}"}  # of models trained here
@@ -33,9 +34,17 @@ def card_of(name: str, kind: str, form: str | None = None) -> dict[str, Any] | N
     path = Path(os.path.expanduser(name)) / CARD
     if not os.path.isfile(path):
         return None
-    card = json.loads(path.read_text())
-    if (card["kind"], card.get("form")) != (kind, form):
-        raise VerifierError(f"{name} is another reward model. Try: {NAMES[card['kind']].format(name)}")
+    try:
+        card = json.loads(path.read_text())
+        own, right = NAMES[card["kind"]].format(name), (card["kind"], card.get("form")) == (kind, form)
+        if kind == "process" and right:
+            separator(card["steps"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OptionError) as error:
+        raise VerifierError(
+            f"the card of the reward model in {name} cannot be read: {error!r}. Try: copy or train it again"
+        ) from error
+    if not right:
+        raise VerifierError(f"{name} is another reward model. Try: {own}")
     return card
 
 

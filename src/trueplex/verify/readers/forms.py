@@ -164,9 +164,9 @@ def fork(tokenizer: Any, before: str) -> tuple[list[int], int, int]:
     """Ids up to where "Yes" and "No" after a text first differ, and the two ids that differ there.
 
     Raises:
-        VerifierError: the tokenizer tokenizes both alike up to the shorter one's end.
+        VerifierError: the ids of one are the beginning of the other's.
     """
-    yes, no = (tokenizer(before + word, add_special_tokens=False)["input_ids"] for word in ("Yes", "No"))
+    yes, no = (tokenizer(before + verdict, add_special_tokens=False)["input_ids"] for verdict in ("Yes", "No"))
     same = next((at for at, (a, b) in enumerate(zip(yes, no, strict=False)) if a != b), None)
     if same is None:
         raise VerifierError(f"{tokenizer.name_or_path} cannot tell Yes from No. Try: give another model")
