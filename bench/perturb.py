@@ -32,9 +32,9 @@ from trueplex.evals.run import machine
 from trueplex.models.backbone import Backbone
 from trueplex.models.load import load
 from trueplex.models.prompt import make_prompt
-from trueplex.solving.scorers import open_scorer
 from trueplex.solving.settings import origin
 from trueplex.types import Problem, Trace
+from trueplex.verify.open import open_scorer
 from trueplex.verify.stored import Stored
 
 Change = Callable[[Random, Stored], Stored | None]

@@ -34,7 +34,7 @@ from trueplex.evals.run import machine
 from trueplex.models.backbone import Backbone
 from trueplex.models.load import load
 from trueplex.models.prompt import make_prompt
-from trueplex.solving.loop import stream
+from trueplex.solving.loop import LiveLook, stream
 from trueplex.solving.scorers import choose_scorer
 from trueplex.solving.settings import Settings
 from trueplex.types import Problem
@@ -91,7 +91,7 @@ def engine_rate(
     while live:
         live.advance(scorer.every if scorer else 32, scorer.probe if scorer else None)
         if scorer:
-            live.record(scorer(live))
+            live.record(scorer(LiveLook(live)))
     seconds = time.perf_counter() - started
     backbone.ends, backbone.think_end = ends, think_end
     return sum(t.tokens for t in live.finished) / seconds

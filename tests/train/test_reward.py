@@ -31,13 +31,14 @@ from trueplex.evals.quality import SHARES
 from trueplex.models.backbone import Backbone
 from trueplex.reference.text import build_tokenizer
 from trueplex.solving.loop import Solved, stream
-from trueplex.solving.scorers import known, open_scorer
 from trueplex.solving.settings import Settings
 from trueplex.types import Problem, Status, Steps, Trace
+from trueplex.verify.open import known, open_scorer
 from trueplex.verify.readers import forms
+from trueplex.verify.readers.outcome import load_outcome
+from trueplex.verify.readers.process import AGGREGATIONS, UNREAD, load_process
 from trueplex.verify.readers.reading import Fitting, TextScorer, Written
-from trueplex.verify.readers.reward import AGGREGATIONS, UNREAD, load_outcome, load_process
-from trueplex.verify.readers.transcript import Words
+from trueplex.verify.readers.transcript import Transcript
 from trueplex.verify.stored import tokens_at
 
 PROBLEM = "Ann has 3 apples.\n\nHow many?"
@@ -123,7 +124,7 @@ STEPS = {  # what the solutions are, step by step: parted by empty lines, and by
 
 @pytest.mark.parametrize("parted", STEPS)
 def test_steps_are_told_by_tokens_and_never_change_as_the_text_grows(qwen: Backbone, parted: str) -> None:
-    words = Words(qwen)
+    words = Transcript(qwen)
     for solution, steps in zip(SOLUTIONS, STEPS[parted], strict=True):
         ids = written_by(qwen, solution).ids
         ends = words.step_ends(ids, parted, True)
@@ -148,7 +149,7 @@ def plain_outcome(folder: Path, problem: str, solution: str, system: str | None)
 def test_an_outcome_model_reads_the_chat_so_far(
     qwen: Backbone, models: Callable, form: str, system: str | None
 ) -> None:
-    reader = load_outcome(str(models("outcome")), form, Words(qwen), "cpu")
+    reader = load_outcome(str(models("outcome")), form, Transcript(qwen), "cpu")
     texts = [written_by(qwen, s) for s in SOLUTIONS]
     at = [[len(w.ids) // 2, len(w.ids)] for w in texts]
     scores, cost = reader.read(texts, at)
@@ -220,13 +221,13 @@ def test_a_process_model_says_of_each_step_what_reading_up_to_it_says(
     folder = models(form)
     expected = [
         [PLAIN[form](folder, PROBLEM, steps[: k + 1]) for k in range(len(steps))]
-        for steps in STEPS[forms.FORMS[form].parted]
+        for steps in STEPS[forms.FORMS[form].separator]
     ]
     assert np.std([s for steps in expected for s in steps]) > 1e-3
     texts = [written_by(qwen, s) for s in SOLUTIONS]
     for name, aggregate in AGGREGATIONS.items():
-        reader = load_process(str(folder), form, name, Words(qwen), "cpu")
-        ends = [reader.words.step_ends(w.ids, reader.parted, True) for w in texts]
+        reader = load_process(str(folder), form, name, Transcript(qwen), "cpu")
+        ends = [reader.transcript.step_ends(w.ids, reader.separator, True) for w in texts]
         scores, _ = reader.read(texts, [[1, *own] for own in ends])
         for found, steps in zip(scores, expected, strict=True):
             assert found[0] == UNREAD  # no step is whole yet
@@ -284,7 +285,7 @@ def test_fitting_keeps_the_order() -> None:
 
 
 def test_a_model_of_another_form_is_refused_when_it_is_loaded(qwen: Backbone, models: Callable) -> None:
-    words = Words(qwen)
+    words = Transcript(qwen)
     for form, name in (("math-shepherd", "versaprm"), ("versaprm", "math-shepherd"), ("qwen", "skywork")):
         with pytest.raises(VerifierError, match=r"has no single token for .* Try:"):
             load_process(str(models(name)), form, "last", words, "cpu")

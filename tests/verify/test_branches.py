@@ -13,11 +13,11 @@ from transformers import AutoModelForSequenceClassification, Qwen3Config
 
 from trueplex.models.backbone import Backbone
 from trueplex.models.load import load, locate
-from trueplex.solving.scorers import open_scorer
+from trueplex.verify.open import open_scorer
 from trueplex.verify.readers import branches
 from trueplex.verify.readers.generative import GenerativeReader
+from trueplex.verify.readers.outcome import OutcomeReader
 from trueplex.verify.readers.reading import Written
-from trueplex.verify.readers.reward import OutcomeReader
 
 IDS = st.lists(
     st.integers(0, 2), min_size=1, max_size=7
@@ -54,7 +54,7 @@ def both_ways(backbone: Backbone, reader: GenerativeReader | OutcomeReader) -> t
     written = [Written("Ann has 3.", ids, True), Written("How many?", ids[:5], True)]
     at = [[1, 4, len(ids)], [2, 5, 5]]
     scores, cost = reader.read(written, at)
-    could, reader._grouped.branches = reader._grouped.branches, False
+    could, reader.grouped.branches = reader.grouped.branches, False
     alone, whole = reader.read(written, at)
     assert torch.allclose(torch.tensor(scores), torch.tensor(alone), atol=1e-6)
     assert (sum(cost) < sum(whole)) == could
@@ -68,7 +68,7 @@ def test_only_models_that_see_all_that_is_before_read_branches(
     """A window of columns would hold words of other texts."""
     backbone = backbones(family)
     reader = open_scorer(backbone, f"genrm:{backbone.name}").reader
-    assert reader._grouped.branches == (set(backbone.kinds) == {"full_attention"})
+    assert reader.grouped.branches == (set(backbone.kinds) == {"full_attention"})
     both_ways(backbone, reader)
 
 
@@ -83,7 +83,7 @@ def test_a_reader_of_branches_gives_what_it_gives_of_texts(reference: Backbone, 
     model.save_pretrained(tmp_path)
     reference.tokenizer.save_pretrained(tmp_path)
     reader = open_scorer(reference, f"{kind}:{tmp_path if kind == 'orm' else 'reference'}").reader
-    assert reader._grouped.branches
+    assert reader.grouped.branches
     scores = both_ways(reference, reader)
     assert len({round(s, 4) for s in scores.flatten().tolist()}) == 5  # two of the six texts are one
 
@@ -99,7 +99,7 @@ def test_a_group_that_does_not_fit_is_read_text_by_text(
     def full(*arguments: object) -> torch.Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(reader._grouped, "grafted", full)
+    monkeypatch.setattr(reader.grouped, "grafted", full)
     found, _ = reader.read(*asked)
     assert torch.allclose(torch.tensor(found), torch.tensor(expected), atol=1e-6) and "one by one" in said[-1]
 

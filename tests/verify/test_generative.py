@@ -13,9 +13,9 @@ from trueplex.engine.thinking import Thinking
 from trueplex.errors import VerifierError
 from trueplex.models.backbone import Backbone
 from trueplex.solving.loop import Solved, stream
-from trueplex.solving.scorers import open_scorer
 from trueplex.solving.settings import Settings
 from trueplex.types import Problem
+from trueplex.verify.open import open_scorer
 from trueplex.verify.readers import forms, generative
 from trueplex.verify.readers.reading import Written
 

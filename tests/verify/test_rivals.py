@@ -28,7 +28,6 @@ from trueplex.models.prompt import make_prompt
 from trueplex.solving.request import Request
 from trueplex.solving.rollouts import rollout
 from trueplex.solving.run import Run
-from trueplex.solving.scorers import open_scorer
 from trueplex.solving.settings import Settings
 from trueplex.train.common.batches import Labelled
 from trueplex.train.common.labels import labels
@@ -36,9 +35,10 @@ from trueplex.train.reward import KINDS, SHARES, RewardRecipe, RewardTask, quali
 from trueplex.train.values import APART, Valuing, cuts, read_values, thinking_of, value
 from trueplex.train.verifier import Recipe, read_labelled, train_verifier
 from trueplex.types import Problem, Steps, Trace
+from trueplex.verify.open import open_scorer
+from trueplex.verify.readers.checkpoint import NAMES, card_of
 from trueplex.verify.readers.reading import Written
-from trueplex.verify.readers.reward import NAMES, card_of
-from trueplex.verify.readers.transcript import Words
+from trueplex.verify.readers.transcript import Transcript
 
 VALUING = Valuing(traces=2, prefixes=2, samples=2)
 
@@ -69,7 +69,7 @@ def known(reference: Backbone, rolled: Path) -> dict[Any, tuple[np.ndarray, np.n
 def test_a_value_is_the_share_of_continuations_that_end_right(reference: Backbone, rolled: Path, known: dict) -> None:
     """Against each prefix continued by itself, one at a time, by the engine alone."""
     traces = {(t.problem.text, t.seed, t.index): (t, prompt) for t, prompt in read_traces(rolled)}
-    words, checked = Words(reference), 0
+    words, checked = Transcript(reference), 0
     by_problem: dict[str, int] = {}
     for (text, seed, index), (tokens, worth) in known.items():
         trace, _ = traces[text, seed, index]
@@ -87,7 +87,7 @@ def test_a_value_is_the_share_of_continuations_that_end_right(reference: Backbon
                 )
                 batch = Batch(reference, 1)
                 batch.submit(Entry(0, make_prompt(trace.problem, reference), Thinking(width=2), [begun]))
-                (grown,) = [trace for stopped in grow(batch) for trace in stopped]
+                (grown,) = [t for stopped in grow(batch) for t in stopped]
                 Run(0, Request(trace.problem, Settings(verifier="none")), reference).stop(grown)
                 assert np.array_equal(grown.steps.ids[:cut], trace.steps.ids[:cut])
                 right.append(grown.correct)
@@ -98,8 +98,8 @@ def test_a_value_is_the_share_of_continuations_that_end_right(reference: Backbon
     assert any(0 < v < 1 for _, worth in known.values() for v in worth)
 
 
-def test_values_that_were_interrupted_are_gone_on_with(
-    reference: Backbone, rolled: Path, known: dict, tmp_path: Path
+def test_values_that_were_interrupted_are_resumed(
+    reference: Backbone, rolled: Path, known: dict, tmp_path: Path, said: list[str]
 ) -> None:
     (tmp_path / "traces.arrow").write_bytes((rolled / "traces.arrow").read_bytes())
 
@@ -114,7 +114,9 @@ def test_values_that_were_interrupted_are_gone_on_with(
     with (tmp_path / "values.jsonl").open("ab") as file:
         file.write(b'{"problem": "cut o')
     value(reference, tmp_path, VALUING, rows=8)
+    said.clear()
     again = read_values(tmp_path)
+    assert not said
     assert again.keys() == known.keys()
     assert all(np.array_equal(again[n][i], known[n][i]) for n in known for i in (0, 1))
     with pytest.raises(StoreError, match="values of other options"):
@@ -312,3 +314,13 @@ def test_a_run_that_was_killed_ends_in_the_same_weights(
 def test_recipes_that_cannot_act_are_refused(wrong: dict) -> None:
     with pytest.raises(OptionError, match="Try:"):
         RewardRecipe(**wrong)
+
+
+@pytest.mark.parametrize(
+    "card", ['{"kind": ', "[]", "{}", '{"kind": "best"}', '{"kind": "process", "form": "qwen", "steps": "pages"}']
+)
+def test_a_damaged_card_of_a_reward_model_is_refused_in_one_line(tmp_path: Path, card: str) -> None:
+    (tmp_path / "reward.json").write_text(card)
+    with pytest.raises(VerifierError, match=r"card of the reward model in .* cannot be read: .*Try:") as refused:
+        card_of(str(tmp_path), "process", "qwen")
+    assert "\n" not in str(refused.value)

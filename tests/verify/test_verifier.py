@@ -2,37 +2,47 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
+import weakref
+from collections.abc import Callable
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from torch.utils.checkpoint import checkpoint
+from torch.utils.hooks import RemovableHandle
 from transformers import AutoModelForCausalLM
 
-from conftest import grown, prompts_for
+import trueplex
+from conftest import SEED, agree, grown, prompts_for
 from trueplex.engine.limits import Ending
 from trueplex.engine.thinking import Thinking
 from trueplex.errors import InputError, StoreError, VerifierError
 from trueplex.models import hub
 from trueplex.models.backbone import Backbone
+from trueplex.models.load import load
 from trueplex.solving.loop import Solved, stream
 from trueplex.solving.rollouts import rollout
-from trueplex.solving.scorers import open_scorer
 from trueplex.solving.settings import Settings
 from trueplex.train.common.labels import labels
 from trueplex.train.verifier import ProbeTask, Recipe, read_labelled, train_verifier
 from trueplex.types import Problem, Trace
 from trueplex.verify.one_token import OneTokenVerifier
+from trueplex.verify.open import open_scorer
 from trueplex.verify.probe import OneTokenScorer, base_pass, pad_inputs, probe_pass, score_stored
 
 MULTIPLEX = Thinking("multiplex", 3, ending=Ending(24))
+SEEDS = (SEED, 0, 1, 2)
 
 
-def random_verifier(backbone: Backbone, rank: int = 4, seed: int = 3) -> OneTokenVerifier:
+def random_verifier(backbone: Backbone, rank: int = 4) -> OneTokenVerifier:
     """A verifier whose LoRA really acts: a fresh one adds exactly nothing."""
-    torch.manual_seed(seed)
+    torch.manual_seed(3)
     verifier = OneTokenVerifier(backbone, rank)
     for name, parameter in verifier.named_parameters():
         if "lora_B" in name or "token" in name:
@@ -50,25 +60,32 @@ def qwen_verifier(qwen: Backbone) -> OneTokenVerifier:
     return random_verifier(qwen)
 
 
-def decode(backbone: Backbone, verifier: OneTokenVerifier | None, stride: int = 1) -> list[Trace]:
+def decode(backbone: Backbone, verifier: OneTokenVerifier | None, stride: int = 1, seed: int = SEED) -> list[Trace]:
     scorer = OneTokenScorer(verifier, stride) if verifier else None
-    traces = grown(backbone, prompts_for(backbone), 3, MULTIPLEX, scorer=scorer, stride=stride)
+    traces = grown(backbone, prompts_for(backbone), 3, MULTIPLEX, scorer=scorer, stride=stride, seed=seed)
     return sorted(traces, key=lambda t: (t.problem.text, t.index))
 
 
 def test_law_5_the_traces_are_the_same_with_and_without_a_verifier(backbone: Backbone) -> None:
-    plain = decode(backbone, None)
-    verifier = random_verifier(backbone)
-    probed = decode(backbone, verifier)
-    for a, b in zip(plain, probed, strict=True):
-        assert np.array_equal(a.steps.ids, b.steps.ids)
-        assert a.probe_tokens == 0 and b.probe_tokens == b.tokens == len(b.scores)
+    """Equal draws over several seeds, but for near-ties.
+
+    A probe column changes the shapes of matrix products and so the rounding of logits, by about 1e-6. A uniform that
+    near to the border of two tokens is met about once in 300 traces of this length; one of 36 is allowed.
+    """
+    verifier, ties = random_verifier(backbone), 0
+    prompts = {p.problem.text: p for p in prompts_for(backbone)}
+    for seed in SEEDS:
+        for a, b in zip(decode(backbone, None, seed=seed), decode(backbone, verifier, seed=seed), strict=True):
+            assert a.probe_tokens == 0 and b.probe_tokens == b.tokens == len(b.scores)
+            ties += not agree(prompts[a.problem.text], a, b, backbone)
+    assert ties <= 1
 
 
-def test_law_5_live_scores_are_stored_scores_at_every_position(verifier: OneTokenVerifier) -> None:
+@pytest.mark.parametrize("seed", SEEDS[:2])
+def test_law_5_live_scores_are_stored_scores_at_every_position(verifier: OneTokenVerifier, seed: int) -> None:
     backbone = verifier.backbone
     prompts = {p.problem.text: p.ids for p in prompts_for(backbone)}
-    traces = decode(backbone, verifier)
+    traces = decode(backbone, verifier, seed=seed)
     stored = score_stored(verifier, [(prompts[t.problem.text], t.steps) for t in traces], chunk=7)
     for trace, scores in zip(traces, stored, strict=True):
         assert [at for at, _ in trace.scores] == list(range(1, trace.tokens + 1))
@@ -76,58 +93,113 @@ def test_law_5_live_scores_are_stored_scores_at_every_position(verifier: OneToke
         assert np.ptp(scores) > 1e-3  # a constant score would agree with anything
 
 
-def test_law_5_a_coarser_cadence_reads_the_same_scores_and_every_last_token(qwen_verifier: OneTokenVerifier) -> None:
-    fine, coarse = (
-        decode(qwen_verifier.backbone, qwen_verifier),
-        decode(qwen_verifier.backbone, qwen_verifier, stride=5),
-    )
-    for a, b in zip(fine, coarse, strict=True):
+@pytest.mark.parametrize("seed", SEEDS)
+def test_law_5_a_coarser_cadence_reads_the_same_scores_and_every_last_token(
+    qwen_verifier: OneTokenVerifier, seed: int
+) -> None:
+    backbone = qwen_verifier.backbone
+    ties = 0
+    for a, b in zip(decode(backbone, qwen_verifier, 1, seed), decode(backbone, qwen_verifier, 5, seed), strict=True):
         assert b.scores[-1][0] == b.tokens
+        if parts_at_a_near_tie(a, b):
+            ties += 1
+            continue
         for at, score in b.scores:
             assert score == pytest.approx(dict(a.scores)[at], abs=1e-4)
+    assert ties <= 1
 
 
 def test_law_6_a_loaded_verifier_leaves_the_base_as_it_was(backbone: Backbone, tmp_path: Path) -> None:
+    """Bit for bit: loaded, attached, after a probe, and after one that failed."""
     ids = torch.tensor([prompts_for(backbone)[0].ids], device=backbone.device)
-    before = backbone.model(input_ids=ids).logits
-    verifier = random_verifier(backbone)
-    verifier.save(tmp_path)
-    names = set(backbone.model.state_dict())
+
+    def logits() -> torch.Tensor:
+        return backbone.model(input_ids=ids).logits
+
+    before, names = logits(), set(backbone.model.state_dict())
+    random_verifier(backbone).save(tmp_path)
     loaded = OneTokenVerifier.load(tmp_path, backbone)
-    assert torch.equal(backbone.model(input_ids=ids).logits, before)
-    assert set(backbone.model.state_dict()) == names
-    with loaded.probing(1):
-        probed = backbone.model(input_ids=ids).logits
-        assert not torch.equal(probed, before)
-    assert torch.equal(backbone.model(input_ids=ids).logits, before)
+    assert torch.equal(logits(), before) and set(backbone.model.state_dict()) == names
+    with loaded.attached():
+        assert torch.equal(logits(), before)
+        with loaded.probing(1):
+            assert not torch.equal(logits(), before)
+        assert torch.equal(logits(), before)
+    with pytest.raises(RuntimeError, match="broken off"), loaded.probing(1):
+        raise RuntimeError("broken off")
+    assert torch.equal(logits(), before)
 
 
-def test_many_verifiers_on_one_base_leave_nothing_behind(qwen: Backbone, tmp_path: Path) -> None:
-    """Version 0.2 wrapped every layer once more for each verifier that was loaded, and never took it off."""
+def test_law_6_verifiers_on_one_base_come_and_go_in_any_order(qwen: Backbone) -> None:
     ids = torch.tensor([prompts_for(qwen)[0].ids], device=qwen.device)
-    first, second = random_verifier(qwen), random_verifier(qwen, seed=1)
+    verifiers = [random_verifier(qwen, rank) for rank in (2, 4, 4)]
 
-    def read(verifier: OneTokenVerifier) -> torch.Tensor:
-        with verifier.probing(1), torch.inference_mode():
+    def probed(verifier: OneTokenVerifier) -> torch.Tensor:
+        with verifier.probing(1):
             return qwen.model(input_ids=ids).logits
 
-    one, two = read(first), read(second)
-    first.save(tmp_path)
-    for _ in range(20):
-        assert torch.equal(read(OneTokenVerifier.load(tmp_path, qwen)), one)
-    assert torch.equal(read(second), two) and not torch.equal(one, two)
-    assert not any(
-        module._forward_hooks for name, module in qwen.model.named_modules() if isinstance(module, torch.nn.Linear)
+    before, hooks = qwen.model(input_ids=ids).logits, hooks_alive()
+    alone = [probed(v) for v in verifiers]
+    assert hooks_alive() == hooks
+    for order in permutations(range(3)):
+        uses = [v.attached() for v in verifiers]
+        for use in uses:
+            use.__enter__()
+        with verifiers[0].attached():  # twice is as once
+            assert hooks_alive() == hooks + sum(len(v.targets) for v in verifiers)
+        for left, gone in enumerate(order):
+            assert all(torch.equal(probed(v), logits) for v, logits in zip(verifiers, alone, strict=True))
+            uses[gone].__exit__(None, None, None)
+            rest = [len(verifiers[i].targets) for i in order[left + 1 :]]
+            assert hooks_alive() == hooks + sum(rest)
+            assert torch.equal(qwen.model(input_ids=ids).logits, before)
+
+
+def hooks_alive() -> int:
+    """How many hooks are on modules, anywhere in the process."""
+    gc.collect()
+    return sum(type(thing) is RemovableHandle for thing in gc.get_objects())
+
+
+@pytest.mark.parametrize("columns", [1, 3])
+def test_a_recomputed_forward_pass_probes_what_it_probed_at_first(
+    qwen_verifier: OneTokenVerifier, columns: int
+) -> None:
+    """The backward pass comes when nothing, or something else, is being probed."""
+    layer = qwen_verifier.backbone.model.get_submodule(qwen_verifier.targets[0])
+    x = torch.randn(2, 5, layer.in_features, generator=torch.Generator().manual_seed(0)).to(
+        qwen_verifier.backbone.device
     )
 
+    def gradients(run: Callable[[], torch.Tensor], later: int) -> list[torch.Tensor]:
+        qwen_verifier.zero_grad()
+        with qwen_verifier.probing(columns):
+            out = run()
+        with qwen_verifier.probing(later):
+            out.square().sum().backward()
+        return [p.grad.clone() for p in qwen_verifier.adapters.parameters() if p.grad is not None]
 
-def test_law_7_the_parallel_pass_and_its_gradients_are_those_of_one_probe_at_a_time(verifier: OneTokenVerifier) -> None:
+    plain = gradients(lambda: layer(x).tanh(), 0)
+
+    def again() -> torch.Tensor:
+        return checkpoint(lambda x: layer(x).tanh(), x, use_reentrant=False, context_fn=qwen_verifier.recomputing)
+
+    for later in (0, 2, 5):
+        found = gradients(again, later)
+        assert len(found) == len(plain) == 2 and all(map(torch.equal, found, plain))
+    assert all(g.abs().sum() > 0 for g in plain)
+
+
+@pytest.mark.parametrize("seed", SEEDS[:3])
+def test_law_7_the_parallel_pass_and_its_gradients_are_those_of_one_probe_at_a_time(
+    verifier: OneTokenVerifier, seed: int
+) -> None:
     backbone = verifier.backbone
     prompts = {p.problem.text: p.ids for p in prompts_for(backbone)}
-    traces = [(prompts[t.problem.text], t.steps) for t in decode(backbone, None)[::3]]
+    traces = [(prompts[t.problem.text], t.steps) for t in decode(backbone, None, seed=seed)[::3]]
     inputs, lengths = pad_inputs(backbone, traces)
     columns = torch.tensor([[int(n) - 1 - 3 * i for i in range(6)] for n in lengths], device=backbone.device)
-    targets = torch.rand(columns.shape, generator=torch.Generator().manual_seed(0)).to(backbone.device)
+    targets = torch.rand(columns.shape, generator=torch.Generator().manual_seed(seed)).to(backbone.device)
 
     together = probe_pass(verifier, base_pass(backbone, inputs), columns)
     (torch.sigmoid(together) - targets).square().mean().backward()
@@ -199,7 +271,7 @@ def test_a_verifier_is_refused_by_another_base_and_when_broken(
     qwen_verifier.save(good)
     with pytest.raises(VerifierError, match="trained for base model"):
         OneTokenVerifier.load(good, backbones("llama"))
-    with pytest.raises(VerifierError, match="is no verifier"):
+    with pytest.raises(VerifierError, match="is not a verifier"):
         OneTokenVerifier.load(tmp_path / "none", qwen_verifier.backbone)
     for name in ("adapter_model.safetensors", "verifier.json"):
         broken = tmp_path / f"broken-{name}"
@@ -209,8 +281,89 @@ def test_a_verifier_is_refused_by_another_base_and_when_broken(
             OneTokenVerifier.load(broken, qwen_verifier.backbone)
     card = json.loads((good / "verifier.json").read_text())
     (good / "verifier.json").write_text(json.dumps(card | {"rank": 2}))
-    with pytest.raises(VerifierError, match="other layers"):
+    with pytest.raises(VerifierError, match="layers of the verifier"):
         OneTokenVerifier.load(good, qwen_verifier.backbone)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_neither_saved_nor_loaded(
+    qwen_verifier: OneTokenVerifier, tmp_path: Path, value: float
+) -> None:
+    qwen_verifier.save(tmp_path)
+    weights = tmp_path / "adapter_model.safetensors"
+    before = weights.read_bytes()
+    with torch.no_grad():
+        qwen_verifier.probe.head.bias[0] = value
+    with pytest.raises(VerifierError, match=r"not saved: its weights are not finite \(.*head.bias\)\. Try:"):
+        qwen_verifier.save(tmp_path)
+    assert weights.read_bytes() == before
+    save_file(load_file(weights) | {"base_model.model.probe.token": torch.full((64,), value)}, weights)
+    with pytest.raises(VerifierError, match=r"weights that are not finite \(.*probe.token\)\. Try:"):
+        OneTokenVerifier.load(tmp_path, qwen_verifier.backbone)
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [({"rank": "4"}, "rank '4'"), ({"rank": -1}, "rank -1"), ({"alpha": float("nan")}, "alpha nan"), ({"targets": 5}, "read"),
+     ({"targets": ["no_such_proj"]}, "layers"), ({"base_fingerprint": 5}, "trained for")],
+)  # fmt: skip
+def test_a_card_that_makes_no_sense_is_refused_in_one_line(
+    qwen_verifier: OneTokenVerifier, tmp_path: Path, changed: dict, why: str
+) -> None:
+    qwen_verifier.save(tmp_path)
+    card = json.loads((tmp_path / "verifier.json").read_text())
+    (tmp_path / "verifier.json").write_text(json.dumps(card | changed))
+    with pytest.raises(VerifierError, match=why) as refused:
+        OneTokenVerifier.load(tmp_path, qwen_verifier.backbone)
+    assert "\n" not in str(refused.value) and "Try:" in str(refused.value)
+
+
+# -- a verifier is loaded once and shared -------------------------------------------------------------
+
+
+def test_the_same_folder_gives_the_same_verifier_until_its_files_change(qwen: Backbone, tmp_path: Path) -> None:
+    first, second = random_verifier(qwen), random_verifier(qwen, 2)
+    first.save(tmp_path / "v")
+    (tmp_path / "link").symlink_to(tmp_path / "v")
+    loaded = OneTokenVerifier.load(tmp_path / "v", qwen)
+    assert OneTokenVerifier.load(tmp_path / "link", qwen) is loaded and loaded.fingerprint == first.fingerprint
+    assert not any(p.requires_grad for p in loaded.parameters())
+    second.save(tmp_path / "v")
+    changed = OneTokenVerifier.load(tmp_path / "v", qwen)
+    assert changed is not loaded and changed.fingerprint == second.fingerprint != loaded.fingerprint
+    other = load(qwen.name, str(qwen.device), qwen.dtype)
+    assert OneTokenVerifier.load(tmp_path / "v", other).backbone is other  # another model has its own
+
+
+def test_a_model_is_freed_with_the_verifiers_that_were_loaded_for_it(qwen: Backbone, tmp_path: Path) -> None:
+    random_verifier(qwen).save(tmp_path)
+    model = load(qwen.name, "cpu", qwen.dtype)
+    alive = [weakref.ref(model.model), weakref.ref(OneTokenVerifier.load(tmp_path, model))]
+    del model
+    gc.collect()
+    assert [ref() for ref in alive] == [None, None]
+
+
+def test_solving_over_and_over_leaves_nothing_behind(qwen: Backbone, tmp_path: Path) -> None:
+    """300 calls once took five times as long each, and 990 ended in a RecursionError: each attached one more verifier."""
+    random_verifier(qwen).save(tmp_path)
+
+    def alive() -> tuple[int, int, int]:
+        hooks, things = hooks_alive(), gc.get_objects()
+        return hooks, sum(type(t) is OneTokenVerifier for t in things), len(things)
+
+    def solve() -> float | None:
+        short = Thinking("discrete", ending=Ending(2))
+        return (
+            trueplex.solve(qwen, "Hi", paths=1, thinking=short, verifier=str(tmp_path), probe_every=1).traces[0].score
+        )
+
+    score = solve()
+    assert {solve() for _ in range(4)} == {score}
+    hooks, verifiers, things = alive()
+    assert {solve() for _ in range(60)} == {score} and score is not None
+    now = alive()
+    assert now[:2] == (hooks, verifiers) and now[2] - things < 60  # not one object a call
 
 
 def test_labels_run_from_one_half_to_the_outcome() -> None:

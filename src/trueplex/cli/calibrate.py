@@ -21,10 +21,11 @@ from trueplex.evals.run import machine, write_results
 from trueplex.models import hub
 from trueplex.models.load import folder_of, load
 from trueplex.solving.rollouts import MANIFEST
-from trueplex.solving.scorers import belongs, choose_scorer, verifier_folder
+from trueplex.solving.scorers import belongs, choose_scorer
 from trueplex.solving.settings import Settings, origin
 from trueplex.train.calibrate import Seen, fit, judged, votes_of
 from trueplex.types import Trace
+from trueplex.verify.open import verifier_folder
 from trueplex.verify.probe import OneTokenScorer
 from trueplex.verify.scorer import Scorer
 

@@ -20,8 +20,9 @@ from trueplex.errors import InputError, OptionError, StoreError
 from trueplex.evals.quality import judge, scored_by
 from trueplex.evals.run import RESULTS, evaluate, machine, write_results
 from trueplex.models.load import load
-from trueplex.solving.scorers import choose_scorer, known, open_scorer
+from trueplex.solving.scorers import choose_scorer
 from trueplex.solving.settings import Settings, origin
+from trueplex.verify.open import known, open_scorer
 from trueplex.verify.stored import Stored
 
 log = logging.getLogger(__name__)

@@ -55,6 +55,7 @@ class Backbone:
         self.mask_by_kind = getattr(self.config, "layer_types", None) is not None
         self.model.eval().requires_grad_(False)
         self.model.set_attn_implementation(attention.NAME)
+        self.kept: dict[Any, Any] = {}  # what is loaded for this model and shared, as its verifiers; freed with it
         self._last_hidden: Tensor | None = None
         self.model.base_model.register_forward_hook(self._keep_hidden)
 

@@ -34,10 +34,13 @@ from trueplex.train.common.memory import OrderedTrainer
 from trueplex.train.common.watch import Watch, arguments_for, leave_together, run, write_whole
 from trueplex.train.verifier import about, dtype_of, watched
 from trueplex.verify.readers import forms
+from trueplex.verify.readers.checkpoint import CARD
 from trueplex.verify.readers.generative import GenerativeReader
+from trueplex.verify.readers.outcome import OutcomeReader
+from trueplex.verify.readers.process import ProcessReader
 from trueplex.verify.readers.reading import Reader, Written, padded
-from trueplex.verify.readers.reward import CARD, Against, One, OutcomeReader, ProcessReader, Rewarding
-from trueplex.verify.readers.transcript import Words, separator
+from trueplex.verify.readers.reward_model import LogitDifference, OneLogit, RewardModel
+from trueplex.verify.readers.transcript import Transcript, separator
 from trueplex.verify.stored import tokens_at
 
 FORM = "math-shepherd"  # of the process models that are trained here
@@ -130,7 +133,7 @@ def collate(examples: Sequence[Example]) -> dict[str, Tensor]:
 class RewardTask(nn.Module):
     """The loss as one module. Its state is what is trained, each weight once: a base model may tie some."""
 
-    def __init__(self, rewarding: Rewarding) -> None:
+    def __init__(self, rewarding: RewardModel) -> None:
         super().__init__()
         self.rewarding = rewarding
 
@@ -159,7 +162,7 @@ class RewardTask(nn.Module):
 class Learner(NamedTuple):
     """A model that learns: what is trained, what reads with it, and what it is shown of a trace, with labels."""
 
-    rewarding: Rewarding
+    rewarding: RewardModel
     reader: Reader
     example: Callable[[Labelled], Example]
 
@@ -167,8 +170,8 @@ class Learner(NamedTuple):
 def _outcome(backbone: Backbone, recipe: RewardRecipe) -> Learner:
     model, tokenizer = _base(AutoModelForSequenceClassification, backbone, num_labels=1)
     model.config.pad_token_id = tokenizer.pad_token_id
-    rewarding = Rewarding(model, One(model.score), tokenizer)
-    reader = OutcomeReader(rewarding, Words(backbone), None)
+    rewarding = RewardModel(model, OneLogit(model.score), tokenizer)
+    reader = OutcomeReader(rewarding, Transcript(backbone), None)
 
     def example(trace: Labelled) -> Example:
         ids, columns = reader.show(trace.text, trace.steps.ids[:, 0].tolist())
@@ -179,7 +182,7 @@ def _outcome(backbone: Backbone, recipe: RewardRecipe) -> Learner:
 
 def _process(backbone: Backbone, recipe: RewardRecipe) -> Learner:
     model, tokenizer = _base(AutoModelForCausalLM, backbone)
-    form, words, parted = forms.FORMS[FORM], Words(backbone), separator(recipe.steps or "lines")
+    form, words, parted = forms.FORMS[FORM], Transcript(backbone), separator(recipe.steps or "lines")
     if len(tokenizer(form.tag, add_special_tokens=False)["input_ids"]) != 1:
         tokenizer.add_tokens([form.tag])
         if len(tokenizer) > model.get_input_embeddings().num_embeddings:
@@ -187,7 +190,7 @@ def _process(backbone: Backbone, recipe: RewardRecipe) -> Learner:
                 model.resize_token_embeddings(len(tokenizer))
     form.check(tokenizer)
     good, bad = (forms.single(tokenizer, word) for word in (form.good, form.bad))
-    rewarding = Rewarding(model, Against(model.get_output_embeddings(), good, bad), tokenizer)
+    rewarding = RewardModel(model, LogitDifference(model.get_output_embeddings(), good, bad), tokenizer)
     reader = ProcessReader(rewarding, words, form, parted, "last")
 
     def example(trace: Labelled) -> Example:
@@ -205,14 +208,16 @@ def _process(backbone: Backbone, recipe: RewardRecipe) -> Learner:
 
 def _generative(backbone: Backbone, recipe: RewardRecipe) -> Learner:
     model, tokenizer = _base(AutoModelForCausalLM, backbone)
-    reader = GenerativeReader(Backbone(backbone.name, model, tokenizer), Words(backbone), None)
+    reader = GenerativeReader(Backbone(backbone.name, model, tokenizer), Transcript(backbone), None)
     _, yes, no = reader.show("1+1?", [])
 
     def example(trace: Labelled) -> Example:
         ids, *_ = reader.show(trace.text, trace.steps.ids[:, 0].tolist())
         return Example(ids, [len(ids) - 1], [float(trace.correct)], trace.problem, trace.correct)
 
-    return Learner(Rewarding(model, Against(model.get_output_embeddings(), yes, no), tokenizer), reader, example)
+    return Learner(
+        RewardModel(model, LogitDifference(model.get_output_embeddings(), yes, no), tokenizer), reader, example
+    )
 
 
 KINDS = {"outcome": _outcome, "process": _process, "generative": _generative}
@@ -230,7 +235,7 @@ def _base(kind: Any, backbone: Backbone, **options: Any) -> tuple[Any, Any]:
     return model.to(backbone.device), AutoTokenizer.from_pretrained(path, trust_remote_code=False, **local)
 
 
-def _prepare(rewarding: Rewarding, rank: int) -> Any:
+def _prepare(rewarding: RewardModel, rank: int) -> Any:
     """Choose what is trained: LoRA and the new head, or everything, in float32. The PEFT wrapper, if there is one."""
     model = rewarding.model
     new_head = list(rewarding.head.parameters())

@@ -28,7 +28,7 @@ from trueplex.models.backbone import Backbone
 from trueplex.solving.loop import Solved, Stopped, stream
 from trueplex.solving.settings import Settings, origin, thinking_options
 from trueplex.types import Problem, Status, Steps, Trace
-from trueplex.verify.readers.transcript import Words, separator
+from trueplex.verify.readers.transcript import Transcript, separator
 
 log = logging.getLogger(__name__)
 
@@ -154,7 +154,7 @@ def asked(backbone: Backbone, folder: Path, valuing: Valuing) -> list[Asked]:
     for trace, _ in read_traces(folder, origin(None, backbone)):
         if trace.correct is not None and trace.steps is not None and trace.status is not Status.RUNNING:
             by_problem.setdefault(trace.problem.key, []).append(trace)
-    words, found = Words(backbone), []
+    words, found = Transcript(backbone), []
     for traces in by_problem.values():
         sides = [sorted((t for t in traces if t.correct is side), key=lambda t: t.index) for side in (True, False)]
         if all(sides):
@@ -169,7 +169,7 @@ def asked(backbone: Backbone, folder: Path, valuing: Valuing) -> list[Asked]:
     return found
 
 
-def cuts(words: Words, trace: Trace, valuing: Valuing) -> list[int]:
+def cuts(words: Transcript, trace: Trace, valuing: Valuing) -> list[int]:
     """Up to `valuing.prefixes` numbers of tokens at which a thinking step of the trace ends, spread evenly."""
     assert trace.steps is not None
     ids = trace.steps.ids[: trace.thinking_tokens, 0].tolist()

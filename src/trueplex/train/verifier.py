@@ -175,7 +175,7 @@ class ProbeTask(nn.Module):
 
 
 def _forgetful(verifier: OneTokenVerifier) -> list[nn.Module]:
-    """The layers of transformers that can compute their activations once more, adapted as they were."""
+    """The layers of transformers that can compute their activations once more, with the probes that they had."""
     model = verifier.backbone.model
     model.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": verifier.recomputing})
     return [m for m in model.modules() if getattr(m, "gradient_checkpointing", False)]
@@ -257,11 +257,10 @@ def train_verifier(
         )
     watch = Watch(lambda: quality(verifier, watched(validation)), verifier, out, recipe.patience)
     task = ProbeTask(verifier, recipe)
-    run(
-        OrderedTrainer(
+    with verifier.attached():
+        run(OrderedTrainer(
             task, arguments, train_dataset=probes, callbacks=[watch], order=order, collate=collate(backbone, recipe.labels), divisible=not recipe.ranking,  # pairs of traces are compared across the batch
-        )
-    )  # fmt: skip
+        ))  # fmt: skip
     task.release()
     watch.restore()
     if arguments.process_index == 0:

@@ -122,5 +122,5 @@ class ConfidenceScorer:
         return np.array([[self.score(steps, tokens_at(len(steps), share)) for share in shares] for steps in every])
 
     def cost(self, look: Look) -> int:
-        """Nothing is read that the decode loop has not read."""
+        """Nothing is read that the decode loop has not read already."""
         return 0

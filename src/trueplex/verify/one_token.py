@@ -1,63 +1,29 @@
-"""One-Token Verification (arXiv 2603.01025): a LoRA role, one learnable probe token, a small head.
+"""One-Token Verification (arXiv 2603.01025): a LoRA, one learnable probe token, a small head.
 
 At step t the ToT, the "token of truth", stands at position t + 1 and reads the base model's KV of
-positions ≤ t; LoRA acts on the ToT alone, and its last hidden state goes through the head to a
+positions ≤ t; LoRA acts on the ToT alone (see `lora`), and its last hidden state goes through the head to a
 score in [0, 1]. The base model is frozen and, whenever no probe is being read, exactly itself.
-
-A verifier is a folder in PEFT's format (adapter_config.json, adapter_model.safetensors; the probe's
-token and head stand among the saved modules as ``probe``) beside a card, ``verifier.json``, that
-names the base model it belongs to. PEFT's own layers are not used for computing: they adapt every
-row, and cost more than the probe itself in a decode loop.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import math
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
+import threading
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
 from trueplex.errors import OptionError, VerifierError
 from trueplex.models.backbone import Backbone
+from trueplex.verify import folder as files
+from trueplex.verify.lora import ProbeLoRAs
 
-WEIGHTS, CARD = "adapter_model.safetensors", "verifier.json"
 PREFIX = "base_model.model."  # PEFT's names are seen from its own wrapper
-
-
-class ProbeLoRA(nn.Module):
-    """The LoRA pair of one linear layer: adds B A x · scale to the last columns of what the layer gives."""
-
-    def __init__(self, base: nn.Linear, rank: int, scale: float) -> None:
-        super().__init__()
-        self.scale = scale
-        self.lora_A = nn.Parameter(torch.empty(rank, base.in_features))
-        self.lora_B = nn.Parameter(torch.zeros(base.out_features, rank))
-        nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
-
-    def forward(self, x: Tensor, out: Tensor, columns: int) -> Tensor:
-        """x [B, q, in] and the layer's own output [B, q, out] → that output with the pair's in its last columns."""
-        if columns == 1 and out.dtype == self.lora_A.dtype and not torch.is_grad_enabled():
-            last = out[:, -1]  # a decode step's one probe, with two small products and nothing else
-            last.addmm_(linear(x[:, -1], self.lora_A), self.lora_B.t(), alpha=self.scale)
-            return out
-        probes = x[:, -columns:].to(self.lora_A.dtype)
-        added = linear(linear(probes, self.lora_A), self.lora_B) * self.scale
-        if columns == x.shape[1]:
-            return out + added.to(out.dtype)
-        out[:, -columns:] += added.to(out.dtype)
-        return out
+_LOADING = threading.Lock()  # two threads that ask for one verifier at once get one object
 
 
 class Probe(nn.Module):
@@ -74,9 +40,9 @@ class Probe(nn.Module):
 
 
 class OneTokenVerifier(nn.Module):
-    """A verifier of a backbone; also the `ProbeColumn` that scores running traces while they decode.
+    """A verifier of a backbone; also the `ProbeColumn` that scores live traces while they decode.
 
-    Between two probes it leaves nothing in the base model: its LoRA acts by hooks that `probing` adds and removes.
+    It is on the base model's layers only while `attached` or `probing` is open, so any number may share one base.
 
     Args:
         rank: LoRA rank on every linear layer of the transformer; 0 trains the token and head only.
@@ -100,48 +66,32 @@ class OneTokenVerifier(nn.Module):
             self.probe.token.copy_(embeddings[: backbone.vocabulary].float().mean(0))
         self.card: dict[str, Any] = {}
         self.targets = linear_names(backbone, targets) if rank else []
-        scale = self.alpha / rank if rank else 0.0
-        layers = [backbone.model.get_submodule(name) for name in self.targets]
-        self._layers = (layers,)  # no submodules of the verifier either
-        self.adapters = nn.ModuleDict(
-            {
-                name.replace(".", "/"): ProbeLoRA(layer, rank, scale)
-                for name, layer in zip(self.targets, layers, strict=True)
-            }
-        )
-        self._columns = 0
+        layers = {name: backbone.model.get_submodule(name) for name in self.targets}
+        self.adapters = ProbeLoRAs(layers, rank, self.alpha / rank if rank else 0.0)
         self.to(backbone.device)
+        self._fingerprint: str | None = None
 
     @property
     def backbone(self) -> Backbone:
         return self._backbone[0]
 
-    # -- the probe column that the engine takes -----------------------------------------------------
+    def attached(self) -> AbstractContextManager[None]:
+        """Keep LoRA's hooks on the base model's layers; see `ProbeLoRAs.attached`."""
+        return self.adapters.attached()
+
+    # -- the ProbeColumn that the engine takes ----------------------------------------------------------
 
     @property
     def embedding(self) -> Tensor:
         return self.probe.token
 
-    @contextmanager
-    def probing(self, columns: int) -> Iterator[None]:
-        """Adapt the last `columns` query columns of every forward pass within."""
-
-        def adapt(adapter: nn.Module, layer: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> Tensor:
-            return adapter(inputs[0], out, columns)
-
-        pairs = zip(self.adapters.values(), self._layers[0], strict=True)
-        hooks = [layer.register_forward_hook(partial(adapt, adapter)) for adapter, layer in pairs]
-        self._columns, before = columns, self._columns
-        try:
-            yield
-        finally:
-            self._columns = before
-            for hook in hooks:
-                hook.remove()
+    def probing(self, columns: int) -> AbstractContextManager[None]:
+        """LoRA acts on the last ``columns`` query columns of every forward pass within."""
+        return self.adapters.probing(columns)
 
     def recomputing(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        """The ``context_fn`` of a checkpoint: what is computed again behind a pass of probes is adapted as it was there."""
-        return nullcontext(), self.probing(self._columns) if self._columns else nullcontext()
+        """The ``context_fn`` that gradient checkpointing needs; see `ProbeLoRAs.recomputing`."""
+        return self.adapters.recomputing()
 
     def read(self, hidden: Tensor) -> Tensor:
         """Final hidden states [..., H] of probes → scores [...] in [0, 1]."""
@@ -149,7 +99,9 @@ class OneTokenVerifier(nn.Module):
 
     @property
     def fingerprint(self) -> str:
-        """A name for the verifier's weights."""
+        """A name for the verifier's weights: a hash of all of them in float32."""
+        if self._fingerprint:
+            return self._fingerprint
         digest = hashlib.blake2b(digest_size=12)
         for name, tensor in sorted(self.tensors().items()):
             digest.update(name.encode() + tensor.detach().to("cpu", torch.float32).numpy().tobytes())
@@ -159,7 +111,7 @@ class OneTokenVerifier(nn.Module):
 
     def tensors(self) -> dict[str, Tensor]:
         """The weights under the names that PEFT reads."""
-        named = {}
+        named: dict[str, Tensor] = {}
         for key, adapter in self.adapters.items():
             for part in ("lora_A", "lora_B"):
                 named[f"{PREFIX}{key.replace('/', '.')}.{part}.weight"] = getattr(adapter, part)
@@ -168,57 +120,60 @@ class OneTokenVerifier(nn.Module):
         return named
 
     def save(self, folder: str | Path, card: dict[str, Any] | None = None) -> None:
-        """Write the folder; files appear whole or not at all."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        tensors = {name: t.detach().to("cpu", torch.float32).contiguous() for name, t in self.tensors().items()}
-        save_file(tensors, folder / (WEIGHTS + ".tmp"), metadata={"format": "pt"})
-        os.replace(folder / (WEIGHTS + ".tmp"), folder / WEIGHTS)
-        LoraConfig(
-            r=self.rank or 1, lora_alpha=self.alpha, target_modules=list(self.targets), modules_to_save=["probe"],  # type: ignore[arg-type]
-            task_type="CAUSAL_LM", base_model_name_or_path=self.backbone.name, inference_mode=True,
-        ).save_pretrained(str(folder))  # fmt: skip
-        self.card = {
+        """Write the folder, with what ``card`` adds to its card; files appear whole or not at all.
+
+        Raises:
+            VerifierError: a weight is not finite; nothing is written then.
+        """
+        own = {
             "kind": "one-token-verifier", "rank": self.rank, "alpha": self.alpha, "targets": self.targets,
             "base": self.backbone.name, "base_fingerprint": self.backbone.fingerprint, **(card or {}),
         }  # fmt: skip
-        (folder / (CARD + ".tmp")).write_text(json.dumps(self.card, indent=1) + "\n")
-        os.replace(folder / (CARD + ".tmp"), folder / CARD)
-        (folder / "README.md").write_text(_readme(self.card))
+        files.write(Path(folder), self.tensors(), own)
+        self.card = own
 
     @classmethod
     def load(cls, folder: str | Path, backbone: Backbone) -> OneTokenVerifier:
-        """Read a verifier folder, ready to score: its weights take no gradient.
+        """The verifier of a folder, ready to score: its weights take no gradient.
+
+        It is kept beside the backbone for as long as that lives, and shared: who loads the same files for the same
+        backbone again gets the same object.
 
         Raises:
-            VerifierError: no verifier there, unreadable, or trained for another base model.
+            VerifierError: there is no verifier there, it cannot be read, its weights are not finite, or it was trained
+                for another base model.
         """
         folder = Path(folder)
-        try:
-            card = json.loads((folder / CARD).read_text())
-            stored = load_file(folder / WEIGHTS)
-            rank, alpha, base = card["rank"], card["alpha"], card["base_fingerprint"]
-            targets = card.get("targets", ())
-        except FileNotFoundError as error:
-            raise VerifierError(f"{folder} is no verifier: {Path(error.filename or '').name} is missing. "
-                                "Try: give a folder that `trueplex train verifier` wrote") from error  # fmt: skip
-        except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
+        key, version = ("verifier", folder.resolve()), files.version(folder)
+        with _LOADING:
+            known, verifier = backbone.kept.get(key, (None, None))
+            if verifier is None or known != version:
+                verifier = cls._read(folder, backbone)
+                backbone.kept[key] = version, verifier
+        return verifier
+
+    @classmethod
+    def _read(cls, folder: Path, backbone: Backbone) -> OneTokenVerifier:
+        stored = files.read(folder)
+        if stored.base != backbone.fingerprint:
             raise VerifierError(
-                f"the verifier in {folder} cannot be read: {error}. Try: copy or train it again"
-            ) from error
-        if base != backbone.fingerprint:
-            raise VerifierError(
-                f"the verifier in {folder} was trained for base model {card.get('base')!r} ({base}), not for "
+                f"the verifier in {folder} was trained for base model {stored.card.get('base')!r} ({stored.base}), not for "
                 f"{backbone.name!r} ({backbone.fingerprint}). Try: --verifier none, or train one for this model"
             )
-        verifier = cls(backbone, rank, alpha, targets)
+        differs = VerifierError(
+            f"the layers of the verifier in {folder} are not those of this base model. Try: train it again"
+        )
+        try:
+            verifier = cls(backbone, stored.rank, stored.alpha, stored.targets)
+        except OptionError as error:
+            raise differs from error
         own = verifier.tensors()
-        if own.keys() != stored.keys() or any(own[k].shape != stored[k].shape for k in own):
-            raise VerifierError(f"the verifier in {folder} has other layers than this base model. Try: train it again")
+        if own.keys() != stored.tensors.keys() or any(own[k].shape != stored.tensors[k].shape for k in own):
+            raise differs
         with torch.no_grad():
             for name, tensor in own.items():
-                tensor.copy_(stored[name])
-        verifier.card = card
+                tensor.copy_(stored.tensors[name])
+        verifier.card, verifier._fingerprint = stored.card, verifier.fingerprint
         return verifier.eval().requires_grad_(False)  # it scores; who trains makes a new one
 
 
@@ -235,19 +190,3 @@ def linear_names(backbone: Backbone, ends: Sequence[str] = ()) -> list[str]:
             known = sorted({name.rpartition(".")[2] for name in names})
             raise OptionError(f"no linear layer is called {end!r}. Try: some of {', '.join(known)}")
     return [name for name in names if not ends or name.endswith(tuple(ends))]
-
-
-def _readme(card: dict[str, Any]) -> str:
-    """The card for people, as the hub shows it."""
-    lines = ["---", "library_name: peft", f"base_model: {card['base']}", "tags: [trueplex, one-token-verification]", "---", "",
-             f"# A One-Token verifier of {card['base']}", "",
-             "A LoRA adapter and one probe token that read a running trace's KV cache and score it (arXiv 2603.01025). It loads onto the "
-             f"base with fingerprint `{card['base_fingerprint']}` alone:", "",
-             f"    trueplex solve PROBLEM --model {card['base']} --verifier THIS_FOLDER", ""]  # fmt: skip
-    if "validation" in card:
-        lines += [
-            f"Learned from {card['traces']} traces ({card['data'] or 'unnamed'}), rank {card['rank']}. On validation problems:",
-            "",
-        ]
-        lines += [f"- {name}: {value:.3f}" for name, value in card["validation"].items()]
-    return "\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""Score with one token: live traces beside their decoding, stored traces at every position at once.
+"""Score with one token: live traces while they decode, stored traces at every position at once.
 
 The stored pass is two passes (its source is the training scheme of arXiv 2603.01025): the base
 model reads the trace once, without LoRA, and then all probes, each at a position of its own, read
@@ -53,7 +53,7 @@ class OneTokenScorer:
         return score_shares(self.verifier, traces, shares)
 
     def cost(self, look: Look) -> int:
-        """Its probes ride along."""
+        """Nothing is read besides the probe column."""
         return 0
 
 

@@ -1,4 +1,4 @@
-"""What a scorer is: anything that gives traces a score while they run."""
+"""What gives scores to live traces, and what it is shown of them."""
 
 from __future__ import annotations
 
@@ -12,16 +12,22 @@ from trueplex.types import Steps, Trace
 
 
 class Look(Protocol):
-    """The traces to score, in order; what a probe read of them, if one did; and what they remember."""
+    """The live traces as a scorer sees them, between two strides."""
 
-    traces: list[Trace]
-    readings: np.ndarray | None
+    @property
+    def traces(self) -> Sequence[Trace]:
+        """The traces to score: those that still run, and those that ended by themselves in the last stride."""
 
-    def steps(self) -> Iterator[Steps]: ...
+    @property
+    def readings(self) -> np.ndarray | None:
+        """What the probe read of each of ``traces`` after its last token, [n] float32; None if no probe was read."""
+
+    def steps(self) -> Iterator[Steps]:
+        """What each of ``traces`` remembers of its steps, up to its last token, in the same order."""
 
 
 class Scorer(Protocol):
-    """Anything that gives running traces a score."""
+    """Anything that gives live traces a score."""
 
     @property
     def every(self) -> int:
@@ -29,14 +35,18 @@ class Scorer(Protocol):
 
     @property
     def probe(self) -> ProbeColumn | None:
-        """The probe column that must be read, if the scores come from one."""
+        """The query column that the decode forward must carry, if the scores come from one."""
+
+    @property
+    def bounded(self) -> bool:
+        """Whether every score is in [0, 1]."""
 
     @property
     def fingerprint(self) -> str | None:
         """A name for trained weights that give the scores, beside the name that the scorer was asked for with."""
 
     def cost(self, look: Look) -> int:
-        """Tokens that a call reads, at most, beside what a probe reads."""
+        """How many tokens a call reads at most, besides those of a probe column."""
 
     def __call__(self, look: Look) -> Sequence[float] | None:
-        """Scores of the look's traces, in its order, higher is better; None when there is nothing to say yet."""
+        """A score for each of ``look.traces``, in their order, higher is better; None when there is nothing to say yet."""

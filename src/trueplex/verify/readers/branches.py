@@ -1,8 +1,8 @@
-"""Texts that begin alike, read in one pass: what they share once, and behind it the end of each as a branch.
+"""Texts with a common prefix, read in one pass: the prefix once (the trunk), then the rest of each as a branch.
 
-What a reward model is shown of a growing trace at ten of its lengths is ten texts that differ in their last words. A
-branch stands at the positions that it has in its own text, and sees the trunk up to where it leaves it, and itself:
-the model gives what it would have given to each text alone, which is the plain twin.
+What a reward model is shown of a growing trace at ten of its lengths is ten texts that differ in their last tokens. A
+branch has the positions of its own text, and attends to itself and to the trunk up to where it leaves it: the model
+gives what it would have given for each text alone, which is the plain twin.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def tokens(texts: Sequence[Row]) -> int:
 
 
 def graft(groups: Sequence[Sequence[Row]], device: torch.device) -> Grafted:
-    """One row per group: its trunk, and R branches of one width, each padded in front so that all end alike."""
+    """One row per group: its trunk, and R branches of one width, padded in front so that they end at the same columns."""
     cut = [_cuts(texts) for texts in groups]
     trunk = max(max(cuts) for _, cuts in cut)
     count = max(map(len, groups))
@@ -93,7 +93,7 @@ def graft(groups: Sequence[Sequence[Row]], device: torch.device) -> Grafted:
 
 
 def _seen(trunk: int, branch: int, lengths: Tensor, leaves: Tensor) -> Tensor:
-    """[B, 1, N, N]: what each column sees; padding sees itself, so that no softmax is empty."""
+    """[B, 1, N, N]: what each column attends to; padding attends to itself, so that no softmax is empty."""
     rows, count = lengths.shape
     size = trunk + count * branch
     seen = torch.zeros(rows, size, size, dtype=torch.bool)
@@ -110,7 +110,7 @@ def _seen(trunk: int, branch: int, lengths: Tensor, leaves: Tensor) -> Tensor:
 def can_branch(
     config: Any, alone: Callable[[Sequence[Row]], Tensor], grafted: Callable[[Sequence[Sequence[Row]]], Tensor]
 ) -> bool:
-    """Whether a model reads branches as it reads texts: it attends to all that is before, and a small sample agrees.
+    """Whether a model reads branches as it reads texts: its attention is full, and both agree on a small sample.
 
     ``alone`` gives a probability [n] for each text, ``grafted`` probabilities [B, R] for groups.
     """

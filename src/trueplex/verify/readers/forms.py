@@ -3,8 +3,8 @@
 - Outcome models: a chat of problem and solution, scored at its last token. ``acemath`` (arXiv 2412.15084)
   adds the system turn of its model card.
 - Process models: problem and steps, scored where each step ends.
-  ``math-shepherd`` (arXiv 2312.08935, as search-and-learn reads it): `` ки`` after each step, steps parted by
-  an empty line; the chance of "+" against "-" there. ``versaprm`` (arXiv 2502.06737): the same, with a space
+  ``math-shepherd`` (arXiv 2312.08935, as search-and-learn reads it): `` ки`` after each step, steps separated by
+  an empty line; the probability of "+" against "-" there. ``versaprm`` (arXiv 2502.06737): the same, with a space
   and four line breaks after each step. ``qwen`` (Qwen2.5-Math-PRM, arXiv 2501.07301): a chat whose steps end
   in ``<extra_0>``; the second of two classes. ``skywork`` (Skywork-o1-Open-PRM): steps end in a line break,
   each tokenized by itself; a value head.
@@ -30,20 +30,20 @@ SYSTEMS = {"chat": None, "acemath": CHECKED}  # of outcome models
 Shown = tuple[list[int], list[int]]  # ids, and the columns where something is read
 
 
-def single(tokenizer: Any, word: str) -> int:
-    """The one id of a word. Raises VerifierError when the tokenizer has none."""
-    ids = tokenizer(word, add_special_tokens=False)["input_ids"]
+def single(tokenizer: Any, text: str) -> int:
+    """The id of a text that is one token. Raises VerifierError when the tokenizer has none."""
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     if len(ids) != 1 or ids[0] == tokenizer.unk_token_id:
-        raise VerifierError(f"{tokenizer.name_or_path} has no single token for {word!r}, so it is no model of this form. Try: "
+        raise VerifierError(f"{tokenizer.name_or_path} has no single token for {text!r}, so it is not a model of this form. Try: "
                             "name the form that it was trained in")  # fmt: skip
     return ids[0]
 
 
 def chat(tokenizer: Any, turns: Sequence[tuple[str, str]], answering: bool = False) -> str:
-    """Turns of (role, text) by the tokenizer's own template, up to where an answer opens if there is to be one.
+    """Turns of (role, text) by the tokenizer's own template, up to where the answer begins if one is asked for.
 
     Raises:
-        VerifierError: there is no template, or it drops what a turn says (some drop thoughts).
+        VerifierError: there is no template, or it drops part of a turn (some drop the thinking).
     """
     if not tokenizer.chat_template:
         raise VerifierError(
@@ -54,12 +54,12 @@ def chat(tokenizer: Any, turns: Sequence[tuple[str, str]], answering: bool = Fal
     lost = [t for _, t in turns if t.strip() not in text]
     if lost:
         raise VerifierError(f"the chat template of {tokenizer.name_or_path} drops a part of {lost[0][:40]!r}. Try: give a model "
-                            "whose template keeps what it is told")  # fmt: skip
+                            "whose template keeps all of every turn")  # fmt: skip
     return text
 
 
 def solution_for(tokenizer: Any, text: Callable[[bool], str]) -> str:
-    """The solution as the tokenizer can read it: with its thinking tags where it knows them; `text` takes whether."""
+    """The solution for this tokenizer: with thinking tags where it has them; ``text`` takes whether to write them."""
     known = tokenizer.convert_tokens_to_ids(THINK_END)
     tags = known is not None and known != tokenizer.unk_token_id
     return THINK + text(True) if tags else text(False)
@@ -79,12 +79,12 @@ def outcome(tokenizer: Any, problem: str, solution: str, system: str | None) -> 
 class Form:
     """One published way to show steps to a process model.
 
-    ``show`` makes ids and the column of each step's score. ``head`` says what is read there: ``words``, the
-    chance of ``good`` against ``bad``; ``classes``, the second of two; ``value``, one number.
-    ``parted`` is what parts the steps of a text in the published use; ``tag`` the word that ends a step.
+    ``show`` makes ids and the column of each step's score. ``head`` says what is read there: ``tokens``, the
+    probability of ``good`` against ``bad``; ``classes``, the second of two; ``value``, one number.
+    ``separator`` is what separates the steps of a text in the published use; ``tag`` the token that ends a step.
     """
 
-    parted: str
+    separator: str
     head: str
     tag: str
     show: Callable[[Any, str, Sequence[str]], Shown]
@@ -92,9 +92,9 @@ class Form:
     bad: str = "-"
 
     def check(self, tokenizer: Any) -> None:
-        """Raise VerifierError when the tokenizer lacks a word that the form needs."""
-        for word in (self.tag, self.good, self.bad) if self.head == "words" else (self.tag,):
-            single(tokenizer, word)
+        """Raise VerifierError when the tokenizer lacks a token that the form needs."""
+        for text in (self.tag, self.good, self.bad) if self.head == "tokens" else (self.tag,):
+            single(tokenizer, text)
 
 
 def _tagged(tokenizer: Any, tag: str, text: str, steps: int, special: bool = True) -> Shown:
@@ -103,7 +103,7 @@ def _tagged(tokenizer: Any, tag: str, text: str, steps: int, special: bool = Tru
     own = single(tokenizer, tag)
     columns = [at for at, token in enumerate(ids) if token == own][-steps:]
     if len(columns) != steps:
-        raise VerifierError(f"{tokenizer.name_or_path} finds {len(columns)} ends in {steps} steps: their text runs into the "
+        raise VerifierError(f"{tokenizer.name_or_path} finds {len(columns)} step ends in {steps} steps: their text merges with the "
                             f"step token {tag!r}. Try: name the form that the model was trained in")  # fmt: skip
     return ids, columns
 
@@ -134,8 +134,8 @@ def _skywork(tokenizer: Any, problem: str, steps: Sequence[str]) -> Shown:
 
 
 FORMS = {
-    "math-shepherd": Form("\n\n", "words", "ки", _math_shepherd),
-    "versaprm": Form("\n\n", "words", " \n\n\n\n", _versaprm),
+    "math-shepherd": Form("\n\n", "tokens", "ки", _math_shepherd),
+    "versaprm": Form("\n\n", "tokens", " \n\n\n\n", _versaprm),
     "qwen": Form("\n\n", "classes", "<extra_0>", _qwen),
     "skywork": Form("\n", "value", "\n", _skywork),
 }
@@ -147,8 +147,8 @@ FORMS = {
 def asked(tokenizer: Any, problem: str, solution: str, rationale: bool) -> str:
     """The chat that asks whether the solution is right, up to where the answer, or the rationale, begins.
 
-    The solution stands in the assistant's own turn where the template keeps it, and is quoted to it where
-    the template would drop its thoughts. A thought that the template opens is closed when none is wanted.
+    The solution is the assistant's own turn where the template keeps it, and is quoted by the user where
+    the template would drop its thinking. Thinking that the template opens is closed when none is wanted.
     """
     question = f"{QUESTION} {RATIONALE}" if rationale else QUESTION
     try:
@@ -161,12 +161,12 @@ def asked(tokenizer: Any, problem: str, solution: str, rationale: bool) -> str:
 
 
 def fork(tokenizer: Any, before: str) -> tuple[list[int], int, int]:
-    """Ids up to where "Yes" and "No" part ways behind a text, and the two ids that part there.
+    """Ids up to where "Yes" and "No" after a text first differ, and the two ids that differ there.
 
     Raises:
-        VerifierError: the tokenizer begins both with the same words.
+        VerifierError: the ids of one are the beginning of the other's.
     """
-    yes, no = (tokenizer(before + word, add_special_tokens=False)["input_ids"] for word in ("Yes", "No"))
+    yes, no = (tokenizer(before + verdict, add_special_tokens=False)["input_ids"] for verdict in ("Yes", "No"))
     same = next((at for at, (a, b) in enumerate(zip(yes, no, strict=False)) if a != b), None)
     if same is None:
         raise VerifierError(f"{tokenizer.name_or_path} cannot tell Yes from No. Try: give another model")

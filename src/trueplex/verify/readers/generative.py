@@ -1,8 +1,8 @@
-"""GenRM (arXiv 2408.15240): a language model is asked whether a solution is right, and its chance of "Yes" is the score.
+"""GenRM (arXiv 2408.15240): a language model is asked whether a solution is right, and the probability of "Yes" is the score.
 
-Prompted or tuned (`trueplex train reward --kind generative`), the question is the same. With votes, the
-model first writes as many rationales, drawn by the engine from (seed, text, number), and the chance of
-"Yes" behind each is averaged.
+Prompted or fine-tuned (`trueplex train reward --kind generative`), the question is the same. With votes, the
+model first writes that many rationales, sampled by the engine from (seed, text, number), and the probability of
+"Yes" after each is averaged.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from trueplex.types import Problem, Prompt
 from trueplex.verify.readers import forms
 from trueplex.verify.readers.branches import Grafted
 from trueplex.verify.readers.reading import Grouped, Written
-from trueplex.verify.readers.transcript import Words
+from trueplex.verify.readers.transcript import Transcript
 
 ROWS = 32  # texts read together at first
 RATIONALE_TOKENS = 512
@@ -34,11 +34,11 @@ Asked = tuple[list[int], int, int]  # ids up to the verdict, and the ids of Yes 
 
 
 class GenerativeReader:
-    """A generative verifier. ``votes`` None reads the verdict at once; a number lets it write so many rationales first."""
+    """A generative verifier. ``votes`` None reads the verdict at once; with a number it writes that many rationales first."""
 
-    def __init__(self, verifier: Backbone, words: Words, votes: int | None, seed: int = 0) -> None:
-        self.verifier, self.words, self.votes, self.seed = verifier, words, votes, seed
-        self._grouped = Grouped(verifier.config, Fitting(ROWS), lambda ids: (list(ids), 1, 2), self._alone, self._grafted,
+    def __init__(self, verifier: Backbone, transcript: Transcript, votes: int | None, seed: int = 0) -> None:
+        self.verifier, self.transcript, self.votes, self.seed = verifier, transcript, votes, seed
+        self.grouped = Grouped(verifier.config, Fitting(ROWS), lambda ids: (list(ids), 1, 2), self._alone, self._grafted,
                                 verifier.device)  # fmt: skip
         forms.fork(verifier.tokenizer, self._text("1+1?", []))
 
@@ -46,7 +46,7 @@ class GenerativeReader:
         texts = [[self._text(w.problem, w.ids[:n]) for n in counts] for w, counts in zip(written, at, strict=True)]
         if self.votes is None:
             asked = [[forms.fork(self.verifier.tokenizer, text) for text in own] for own in texts]
-            return self._grouped(asked), [self._grouped.cost(own) for own in asked]
+            return self.grouped(asked), [self.grouped.cost(own) for own in asked]
         found = iter(self._after_rationales([text for own in texts for text in own], self.votes))
         each = [[next(found) for _ in own] for own in texts]
         return [[score for score, _ in own] for own in each], [sum(tokens for _, tokens in own) for own in each]
@@ -67,25 +67,25 @@ class GenerativeReader:
         return forms.fork(self.verifier.tokenizer, self._text(problem, ids))
 
     def _text(self, problem: str, ids: Sequence[int]) -> str:
-        solution = forms.solution_for(self.verifier.tokenizer, lambda tags: self.words.text(ids, tags))
+        solution = forms.solution_for(self.verifier.tokenizer, lambda tags: self.transcript.text(ids, tags))
         return forms.asked(self.verifier.tokenizer, problem, solution, self.votes is not None)
 
     def _after_rationales(self, texts: Sequence[str], votes: int) -> list[tuple[float, int]]:
         tokenizer, think_end = self.verifier.tokenizer, self.verifier.think_end
-        room = self.verifier.max_positions
+        limit = self.verifier.max_positions
         prompts = []
         for text in dict.fromkeys(texts):  # one text is asked about once
             ids = tokenizer(text, add_special_tokens=False)["input_ids"]
             prompts.append(Prompt(Problem(text), tuple(ids), text))
-        thinking = Thinking("discrete", sampling=Sampling(TEMPERATURE), ending=Ending(min(RATIONALE_TOKENS, room)))
+        thinking = Thinking("discrete", sampling=Sampling(TEMPERATURE), ending=Ending(min(RATIONALE_TOKENS, limit)))
         batch = start(self.verifier, prompts, votes, thinking, self.seed)
         finished = [trace for stopped in grow(batch) for trace in stopped]
         suffix, yes, no = forms.fork(tokenizer, f"\nVerification: {forms.QUESTION} ")
-        begun = {p.problem.key: p for p in prompts}
+        asked_of = {p.problem.key: p for p in prompts}
         asked, owners = [], []
         for trace in sorted(finished, key=lambda t: t.index):
             assert trace.steps is not None
-            prompt, rationale = begun[trace.problem.key], trace.steps.ids[:, 0].tolist()
+            prompt, rationale = asked_of[trace.problem.key], trace.steps.ids[:, 0].tolist()
             stops = [i for i, token in enumerate(rationale) if token == think_end or token in self.verifier.ends]
             rationale = rationale[: stops[0]] if stops else rationale
             closed = [think_end] if prompt.text.rstrip().endswith(forms.THINK) and think_end is not None else []
@@ -93,7 +93,7 @@ class GenerativeReader:
             owners.append((prompt.text, len(trace.steps) + len(asked[-1][0])))
         scores: dict[str, list[float]] = {}
         tokens = {p.text: len(p.ids) for p in prompts}
-        for (text, spent), (score,) in zip(owners, self._grouped([[one] for one in asked]), strict=True):
+        for (text, spent), (score,) in zip(owners, self.grouped([[one] for one in asked]), strict=True):
             scores.setdefault(text, []).append(score)
             tokens[text] += spent
         firsts = set(dict.fromkeys(texts))
@@ -104,24 +104,24 @@ class GenerativeReader:
         return out
 
     def _alone(self, asked: Sequence[Asked]) -> Tensor:
-        """The chance of Yes [n] after each text."""
+        """The probability of Yes [n] after each text."""
         inputs = [prompt_inputs(self.verifier, ids) for ids, _, _ in asked]
         logits = prefill(self.verifier, SlotCache(self.verifier.layers, len(asked)), inputs, 0)
-        return _yes(logits, torch.tensor([words for _, *words in asked], device=logits.device))
+        return _yes(logits, torch.tensor([verdicts for _, *verdicts in asked], device=logits.device))
 
     def _grafted(self, groups: Sequence[Sequence[Asked]], grafted: Grafted) -> Tensor:
-        """The chance of Yes [B, R] after each text of each group, in one pass without a cache."""
+        """The probability of Yes [B, R] after each text of each group, in one pass without a cache."""
         mask = grafted.mask(self.verifier.dtype)
         logits = self.verifier.model(
             input_ids=grafted.ids, position_ids=grafted.positions, use_cache=False, logits_to_keep=grafted.ends,
             attention_mask={"full_attention": mask} if self.verifier.mask_by_kind else mask,
         ).logits  # fmt: skip
-        words = torch.zeros(*logits.shape[:2], 2, dtype=torch.long)
+        verdicts = torch.zeros(*logits.shape[:2], 2, dtype=torch.long)
         for row, group in enumerate(groups):
-            words[row, : len(group)] = torch.tensor([own for _, *own in group])
-        return _yes(logits, words.to(logits.device))
+            verdicts[row, : len(group)] = torch.tensor([own for _, *own in group])
+        return _yes(logits, verdicts.to(logits.device))
 
 
-def _yes(logits: Tensor, words: Tensor) -> Tensor:
-    """The chance [...] of the first of two words [..., 2] against the second, by logits [..., V]."""
-    return torch.softmax(logits.gather(-1, words).double(), dim=-1)[..., 0]
+def _yes(logits: Tensor, pairs: Tensor) -> Tensor:
+    """The probability [...] of the first of two token ids [..., 2] against the second, by logits [..., V]."""
+    return torch.softmax(logits.gather(-1, pairs).double(), dim=-1)[..., 0]

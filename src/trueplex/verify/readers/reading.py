@@ -1,7 +1,7 @@
-"""Scorers that read a trace's text again: what outcome, process and generative reward models share.
+"""Scorers that reread a trace's text: what outcome, process and generative reward models share.
 
-Live, the text so far is read again every `every` tokens, and every token read counts as a probe token:
-that is the price that one-token verification does not pay.
+Live, the text so far is reread every `every` tokens, and every token read counts as a probe token:
+that is the cost that one-token verification avoids.
 """
 
 from __future__ import annotations
@@ -82,10 +82,10 @@ class TextScorer:
 
 
 class Grouped(Generic[Shown]):
-    """Values of texts that come in groups which begin alike: read as branches where the model can, else each alone.
+    """Values of texts in groups with a common prefix: read as branches where the model can, else one by one.
 
-    A text is what a model is shown, its ids first. ``alone`` gives a value [n] for each of some texts, ``grafted``
-    values [B, R] for some groups; ``sample`` makes a text of ids, to try both.
+    A text is what a model is shown, its ids first. ``alone`` gives values [n] of n texts, ``grafted`` values [B, R] of
+    B groups; ``sample`` makes a text of ids, to compare the two.
     """
 
     def __init__(
@@ -113,9 +113,11 @@ class Grouped(Generic[Shown]):
                     lambda chosen: self.grafted([groups[i] for i in chosen]).tolist(),
                 )
                 return [own[: len(group)] for own, group in zip(values, groups, strict=True)]
-            except ModelError:  # a single group does not fit at once; its texts may, one by one
+            except ModelError:  # a single group does not fit; its texts may, one by one
                 self.branches = False
-                log.warning("texts are read one by one from here on, and not as branches of their longest")
+                log.warning(
+                    "a group of texts does not fit into memory at once: texts are read one by one from here on, which is slower"
+                )
         texts = [text for group in groups for text in group]
         found = iter(
             self.fitting([len(t[0]) for t in texts], lambda chosen: self.alone([texts[i] for i in chosen]).tolist())

@@ -1,7 +1,7 @@
-"""A trace as text, for whoever reads text: reward models with words of their own, and people's notion of a step.
+"""A trace as text: for reward models with tokenizers of their own, and to split it into steps.
 
-A merged thought is read by what it emitted, slot 0. Steps end where the text breaks: at every line or at
-every empty line, at ``</think>``, and where the trace ends. They are told by tokens, so a prefix can be cut
+A merged step is read by the token that it emitted, slot 0. Steps end where the text breaks: at every line or at
+every empty line, at ``</think>``, and where the trace ends. They are given in tokens, so a prefix can be cut
 at one, and never change as the text grows.
 """
 
@@ -16,14 +16,14 @@ SEPARATORS = {"lines": "\n", "paragraphs": "\n\n"}
 
 
 def separator(name: str) -> str:
-    """What parts steps: ``lines`` or ``paragraphs``. Raises OptionError for anything else."""
+    """What separates steps: ``lines`` or ``paragraphs``. Raises OptionError for anything else."""
     if name not in SEPARATORS:
         raise OptionError(f"unknown steps {name!r}. Try: one of {', '.join(SEPARATORS)}")
     return SEPARATORS[name]
 
 
-class Words:
-    """The words of a model, remembered: what each id adds to a text, and where steps end."""
+class Transcript:
+    """The text of a model's ids, and where its steps end. What each id decodes to is cached."""
 
     def __init__(self, backbone: Backbone) -> None:
         self.backbone = backbone
@@ -38,8 +38,8 @@ class Words:
         thought, answer = (self.backbone.decode(part).strip("\n") for part in (kept[:at], kept[at + 1 :]))
         return f"{thought}\n\n{answer}"
 
-    def step_ends(self, ids: Sequence[int], parted: str, ended: bool) -> list[int]:
-        """Numbers of tokens after which a step is whole, rising; the last token's too when the trace has ended.
+    def step_ends(self, ids: Sequence[int], separator: str, ended: bool) -> list[int]:
+        """Numbers of tokens after which a step is finished, rising; the last one counts too when the trace has ended.
 
         A step holds at least one visible character; empty lines belong to the step before them.
         """
@@ -51,7 +51,7 @@ class Words:
                 continue
             closes = token == self.backbone.think_end
             run += "" if closes else self._piece(token)
-            if run.strip() and (closes or parted in run.lstrip()):
+            if run.strip() and (closes or separator in run.lstrip()):
                 ends.append(at)
                 run = ""
         if ended and run.strip():

@@ -1,0 +1,101 @@
+"""Reward models as files: plain Hugging Face checkpoints, loaded without remote code.
+
+Where a published model brings code of its own, only its weights are read, and the head is built here (see `forms`
+for what each model is shown). A folder that `trueplex train reward` wrote has a card, ``reward.json``, that says how
+texts were separated into steps.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from torch import Tensor, nn
+from transformers import AutoTokenizer
+from transformers.utils import cached_file
+
+from trueplex.errors import ModelError, OptionError, VerifierError, reason
+from trueplex.models.load import cached_only, default_device, default_dtype, locate, missing_weights, unreported
+from trueplex.verify.readers.transcript import separator
+
+CARD = "reward.json"
+NAMES = {"outcome": "orm:{}", "process": "prm:math-shepherd:{}", "generative": "genrm:{}"}  # of models trained here
+
+
+def card_of(name: str, kind: str, form: str | None = None) -> dict[str, Any] | None:
+    """The card of a reward model that trueplex trained; None for any other.
+
+    Raises:
+        VerifierError: it is of another kind or form, or its card cannot be read.
+    """
+    path = Path(os.path.expanduser(name)) / CARD
+    if not os.path.isfile(path):
+        return None
+    try:
+        card = json.loads(path.read_text())
+        own, right = NAMES[card["kind"]].format(name), (card["kind"], card.get("form")) == (kind, form)
+        if kind == "process" and right:
+            separator(card["steps"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OptionError) as error:
+        raise VerifierError(
+            f"the card of the reward model in {name} cannot be read: {error!r}. Try: copy or train it again"
+        ) from error
+    if not right:
+        raise VerifierError(f"{name} is another reward model. Try: {own}")
+    return card
+
+
+def load(kind: Any, name: str, device: str | None, **options: Any) -> tuple[Any, Any]:
+    """Model and tokenizer, from safetensors only and without remote code.
+
+    Raises:
+        ModelError: it cannot be loaded.
+        VerifierError: the checkpoint lacks weights of the model, such as its head.
+    """
+    path, device = locate(name), device or default_device()
+    local = cached_only(path)
+    try:
+        with unreported():
+            model, report = kind.from_pretrained(
+                path, dtype=default_dtype(device), use_safetensors=True, trust_remote_code=False,
+                output_loading_info=True, **local, **options,
+            )  # fmt: skip
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, **local)
+    except Exception as error:  # transformers, safetensors and the hub raise many kinds for one cause
+        raise ModelError(
+            f"cannot load reward model {name!r}: {reason(error)}. Try: check the name, the files and the network"
+        ) from error
+    if wrong := missing_weights(report):
+        raise VerifierError(
+            f"{name} has no weights for {wrong}, so it is not a reward model of this kind. Try: check its kind"
+        )
+    return model.to(device).eval().requires_grad_(False), tokenizer
+
+
+def read_weights(name: str, prefix: str, module: nn.Module) -> None:
+    """Fill a head from the tensors of a checkpoint whose names begin with ``prefix``.
+
+    Raises:
+        VerifierError: the checkpoint has no such head.
+    """
+    path = locate(name)
+    local = cached_only(path)
+    index = cached_file(path, "model.safetensors.index.json", _raise_exceptions_for_missing_entries=False, **local)
+    shards = ["model.safetensors"]
+    if index:
+        named = json.loads(Path(index).read_text())["weight_map"]
+        shards = sorted({shard for key, shard in named.items() if key.startswith(prefix)})
+    found: dict[str, Tensor] = {}
+    for shard in shards:
+        file = cached_file(path, shard, **local)
+        assert file is not None
+        with safe_open(file, "pt") as tensors:
+            found |= {key[len(prefix) :]: tensors.get_tensor(key) for key in tensors.keys() if key.startswith(prefix)}  # noqa: SIM118
+    own = module.state_dict()
+    if found.keys() != own.keys() or any(found[key].shape != own[key].shape for key in own):
+        raise VerifierError(f"{name} has no head {prefix}{'|'.join(own)} of the right shape. Try: name the form that it was "
+                            "trained in")  # fmt: skip
+    module.load_state_dict(found)
