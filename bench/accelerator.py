@@ -79,7 +79,6 @@ def rates(backbone: Backbone, prompts: Sequence[Prompt], repeats: int, ends: boo
     for what, (first, second) in compared.items():
         found[what] = speed.paired(first, second, repeats)
         print(backbone.name, what, found[what], flush=True)
-    verifier.detach()
     return found
 
 

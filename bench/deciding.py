@@ -33,7 +33,7 @@ from rich.table import Table
 from speed import write
 from trueplex.data.embedded.tasks import SUITES, problems
 from trueplex.data.traces import read_traces
-from trueplex.decide import pruning as policy
+from trueplex.decide import pruning
 from trueplex.decide.pruning import Policy
 from trueplex.engine.batch import LiveBatch
 from trueplex.evals.budget import Spent
@@ -77,7 +77,7 @@ def look(rule: str) -> int:
     """Tokens between looks by a verifier, whose probes cost; `auto` alone needs scores at the end only."""
     if rule == "auto":
         return 640
-    return EVERY if policy.parse(rule.removesuffix("+auto")).stride else 32
+    return EVERY if pruning.parse(rule).stride else 32
 
 
 def all_methods() -> list[Chosen]:
@@ -155,9 +155,7 @@ LIVE_SUITES = ("chain-hard", "remainder-hard", "countdown-hard")
 
 def settings_of(name: str, paths: int) -> Settings:
     """A run of this policy, which scores as seldom as it can; `auto` begins few and adds more."""
-    prune = "+".join(part for part in name.split("+") if part != "auto") or "none"
-    count = f"auto:{paths}" if "auto" in name.split("+") else paths
-    return Settings(paths=count, prune=prune, probe_every=policy.parse(prune).stride or 32)
+    return Settings(paths=paths, prune=name, probe_every=pruning.parse(name).stride or 32)
 
 
 def run(

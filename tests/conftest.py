@@ -8,8 +8,9 @@ import sys
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from trueplex.cli import main as cli
+from trueplex.engine.grow import grow, start
+from trueplex.engine.thinking import Thinking
 from trueplex.models.backbone import Backbone
 from trueplex.models.load import load
 from trueplex.models.prompt import make_prompt
@@ -102,6 +105,23 @@ def qwen(backbones: Callable[[str], Backbone]) -> Backbone:
 def prompts_for(backbone: Backbone) -> list[Prompt]:
     """Ragged prompts."""
     return [make_prompt(Problem(text), backbone) for text in TEXTS]
+
+
+def everything(trace: Trace) -> bool:
+    """What a scorer wants that wants every trace."""
+    return True
+
+
+def grown(backbone: Backbone, prompts: Sequence[Prompt], paths: int, thinking: Thinking, *, scorer: Any = None,
+          stride: int = 7, seed: int = SEED, rows: int | None = None, resumed: Sequence[Trace] = ()) -> list[Trace]:  # fmt: skip
+    """Traces by the engine alone, scored at every stride where there is a scorer, in the order in which they stopped."""
+    batch, finished = start(backbone, prompts, paths, thinking, seed, rows, resumed), []
+    for stopped in grow(batch, stride, {scorer.probe: everything} if scorer and scorer.probe else None):
+        finished += stopped
+        look = batch.look(everything)
+        for trace, score in zip(look.traces, scorer(look) if scorer else (), strict=bool(scorer)):
+            trace.scores.append((trace.tokens, float(score)))
+    return finished
 
 
 def stored_trace(

@@ -53,11 +53,16 @@ class Problem:
 
 @dataclass(slots=True, frozen=True)
 class Prompt:
-    """A problem as the token ids that the model reads, up to the first thought."""
+    """A problem as the token ids that the model reads, up to the first thought.
+
+    ``thinking``: ``open`` when the first token thinks, as the template opened it; ``closed`` when the prompt closed it, and
+    every token answers; ``model`` when the model may open it itself, and answers until it does.
+    """
 
     problem: Problem
     ids: tuple[int, ...]
     text: str
+    thinking: str = "open"
 
 
 @dataclass(slots=True)
@@ -120,9 +125,9 @@ class Trace:
     """One path of reasoning for one problem, from the end of the prompt to its stop.
 
     ``tokens`` counts its steps; ``thinking_tokens`` those up to and including ``</think>``.
-    ``closing`` says what closed its thinking: ``model``, ``thinking budget``, ``cold stop``, or nothing
+    ``closing`` says what closed its thinking: ``model``, ``prompt``, ``thinking budget``, ``cold stop``, or nothing
     yet; ``reason`` what stopped it. ``trust`` is ``trusted``, ``doubted`` or ``uncertain`` for a finished trace whose score
-    was calibrated; it is not stored, as it belongs to the calibration. ``scores`` are (token count, score) pairs in order; ``steps`` is
+    was calibrated; it is not stored, as it belongs to the calibration; nor is ``request``, the id of the request that it runs for. ``scores`` are (token count, score) pairs in order; ``steps`` is
     filled when the trace stops, or is laid aside to go on later.
     """
 
@@ -141,6 +146,7 @@ class Trace:
     answer: str | None = None
     correct: bool | None = None
     trust: str | None = None
+    request: int = 0
 
     @property
     def score(self) -> float | None:

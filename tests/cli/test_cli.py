@@ -396,19 +396,19 @@ def test_what_is_finished_is_shown_and_kept_whatever_breaks(
     trueplex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from trueplex.data.traces import read
-    from trueplex.engine.batch import LiveBatch
+    from trueplex.engine.batch import Batch
     from trueplex.errors import ModelError
 
-    whole = LiveBatch.advance
+    whole = Batch.advance
     calls = []
 
-    def breaking(self: LiveBatch, *arguments: object) -> None:
+    def breaking(self: Batch, *arguments: object) -> object:
         calls.append(1)
         if len(calls) == 3:
             raise ModelError("logits that are not finite")
-        whole(self, *arguments)
+        return whole(self, *arguments)
 
-    monkeypatch.setattr(LiveBatch, "advance", breaking)
+    monkeypatch.setattr(Batch, "advance", breaking)
     save = tmp_path / "t.arrow"
     long, short = (
         problems("countdown-hard", "validation", 1)[0].text,

@@ -13,8 +13,8 @@ import pytest
 
 from trueplex.cli.rollout import roll
 from trueplex.data.traces import open_store, read
-from trueplex.decide import voting as vote
-from trueplex.decide.calibration import Band, Calibration, condition, looks, way_of_thinking
+from trueplex.decide import voting
+from trueplex.decide.calibration import Band, Calibration, condition, features, way_of_thinking
 from trueplex.engine.sampling import Sampling
 from trueplex.engine.thinking import Thinking
 from trueplex.errors import InputError
@@ -27,7 +27,7 @@ from trueplex.types import Problem, Status, Trace
 
 OPTIONS = json.dumps({"thinking": "discrete", "width": 1, "merge": None, "replacement": None, "noise": None, "strength": None,
                       "sampling": {}, "answer_sampling": {}, "ending": {}})  # fmt: skip
-WAY = way_of_thinking(OPTIONS)
+WAY = way_of_thinking(json.loads(OPTIONS))
 
 
 def problems_of(count: int, paths: int, seed: int = 0) -> list[list[Trace]]:
@@ -68,7 +68,7 @@ def test_confidences_are_right_on_average_and_errors_bounded_on_problems_never_s
     name = seen[0].condition
     assert made.band(name) is band and band.state(0.99) == "trusted" and band.state(0.01) == "doubted"
     # Nothing is said of paths that a policy chose among, nor of another way of thinking.
-    assert made.band(seen[-1].condition) is None is made.band(name.replace("discrete", "soft"))
+    assert made.band(seen[-1].condition) is None is made.band(replace(name, way=replace(WAY, thinking="soft")))
     assert made.probability(0.9) > 0.9 > 0.1 > made.probability(0.1)
 
 
@@ -179,9 +179,9 @@ def test_a_score_that_is_no_number_makes_no_confidence_of_none() -> None:
     made = fit(votes_of(problems_of(60, 8), OPTIONS, RUNS[1], 32), {}, 0.1, {})
     told = [Trace(Problem("?"), i, 0, Status.FINISHED, scores=[(9, s)], answer=a)
             for i, (a, s) in enumerate([("1", 0.9), ("1", math.nan), ("2", 0.4)])]  # fmt: skip
-    confidence = made.confidence("majority", vote.majority(told), told)
+    confidence = made.confidence("majority", voting.majority(told), told)
     assert confidence is None or 0 < confidence < 1
-    assert all(map(math.isfinite, looks(vote.majority(told), told)))
+    assert all(map(math.isfinite, features(voting.majority(told), told)))
 
 
 def test_a_calibration_speaks_only_of_runs_like_its_own() -> None:
@@ -197,14 +197,13 @@ def test_a_calibration_speaks_only_of_runs_like_its_own() -> None:
     problem = [Problem("Ann has 3 apples. Ann buys 4 more. How many apples are there now?")]
     by_an_unknown_policy = stream(backbone, problem, replace(run, prune="half:64"), scorer, calibration=shipped)
     (solution,) = [e.solution for e in by_an_unknown_policy if isinstance(e, Solved)]
-    assert not solution.config["calibrated"] and solution.confidence != vote.share(solution.votes)  # an estimate
+    assert not solution.config["calibrated"] and solution.confidence != voting.share(solution.votes)  # an estimate
     for paths, calibrated in ((8, True), (4, False)):
         events = stream(backbone, problem, replace(run, paths=paths), scorer, calibration=shipped)
         (solution,) = [e.solution for e in events if isinstance(e, Solved)]
         assert solution.config["calibrated"] is calibrated
         finished = [t for t in solution.traces if t.status.value == "finished" and t.score is not None]
         assert finished and all((t.trust in ("trusted", "uncertain", "doubted")) is calibrated for t in finished)
-    scorer.release()
     assert choose_calibration(backbone, *choose_scorer(backbone, Settings(verifier="entropy"))) is None
 
 
@@ -220,7 +219,7 @@ def test_traces_that_teach_nothing_are_refused(trueplex, rollouts: Path, tmp_pat
     assert code == 2 and "without scores" in said
     code, _, said = trueplex("calibrate", str(rollouts), "--verifier", "logprob", "--paths", "2")
     assert code == 2 and "was scored by 'auto'" in said
-    for wrong, why in ((("--prune", "half:5000"), "could never act"), (("--paths", "many"), "a number, auto")):
+    for wrong, why in ((("--prune", "half:5000"), "has no effect here"), (("--paths", "many"), "a number, auto")):
         code, _, said = trueplex("calibrate", str(rollouts), "--verifier", str(verifier), *wrong)
         assert code == 2 and why in said
     code, _, said = trueplex("calibrate", str(rollouts), "--verifier", str(verifier), "--paths", "9")

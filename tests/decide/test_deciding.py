@@ -1,9 +1,11 @@
-"""Rules with a memory, schedule, alarms, budgets and the third state: plain numbers first, then in the decode loop."""
+"""Rules with a memory, adaptive sampling, alarms, budgets and the third state: plain numbers first, then live runs."""
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,13 +14,12 @@ from hypothesis import strategies as st
 from scipy import stats
 from test_policy_and_vote import look, running, stopped
 
+import trueplex
 from conftest import SEED, TEXTS, prompts_for
 from trueplex.data.embedded import tasks
-from trueplex.decide import adaptive as schedule
-from trueplex.decide import alarms
-from trueplex.decide import voting as vote
+from trueplex.decide import adaptive, alarms, voting
 from trueplex.decide.budget import Budget
-from trueplex.decide.calibration import Calibration, band_of, binomial_tail, condition, looks, safe_threshold
+from trueplex.decide.calibration import Calibration, band_of, condition, features, safe_threshold, way_of_thinking
 from trueplex.decide.pruning import parse
 from trueplex.engine.limits import Ending
 from trueplex.engine.sampling import Sampling
@@ -70,21 +71,21 @@ def test_consensus_counts_running_traces_as_opposition() -> None:
 def test_a_consensus_cannot_be_overturned_by_those_it_stops(pairs: list, runners: list[float], share: float) -> None:
     done, live = stopped(pairs), running(runners, 5)
     if look(f"consensus:{share}", live, done):
-        leader = vote.weighted(done)[0]
-        rivals = [v.weight for v in vote.weighted(done)[1:]]
+        leader = voting.weighted(done)[0]
+        rivals = [v.weight for v in voting.weighted(done)[1:]]
         assert leader.weight >= max(rivals, default=0.0) + sum(runners) - 1e-9 or share == 0.5
 
 
 @pytest.mark.parametrize(
     ("rule", "paths", "longest"),
-    [("half:64", 8, 64), ("half:64", 1, 100), ("half:9/8", 8, 100), ("stop:64", 8, 64), ("floor:0.5", 1, 100),
+    [("half:64", 8, 64), ("half:64", 1, 100), ("half:9/8", 8, 100), ("stop:64", 8, 64), ("keep-top:8@64", 8, 100), ("keep-top:2@64", 8, 64), ("floor:0.5", 1, 100),
      ("deepconf:high", 64, 640), ("deepconf:low@8", 16, 640), ("consensus:0.5", 1, 9), ("keep:0.9@32", 8, 99)],
 )  # fmt: skip
-def test_a_rule_that_could_never_act_is_refused(rule: str, paths: int, longest: int) -> None:
+def test_a_rule_without_effect_is_refused(rule: str, paths: int, longest: int) -> None:
     """DeepConf in several engines was silently inactive: its window was longer than the traces."""
-    with pytest.raises(OptionError, match="could never act"):
+    with pytest.raises(OptionError, match="has no effect here"):
         parse(rule).check(paths, longest)
-    parse("half:8+stop:9+floor:0.1+deepconf:low@8/4+consensus:0.5").check(8, 10)
+    parse("half:8+stop:9+keep-top:3@9+floor:0.1+deepconf:low@8/4+consensus:0.5").check(8, 10)
 
 
 def test_a_floor_above_every_score_is_refused() -> None:
@@ -98,14 +99,14 @@ def test_a_floor_above_every_score_is_refused() -> None:
 
 def test_selectors_as_stated() -> None:
     traces = stopped([("1", 0.6), ("1", 0.6), ("2", 0.9), ("3", 0.1)])
-    by = {name: [v.answer for v in vote.selector(name)(traces)] for name in
+    by = {name: [v.answer for v in voting.selector(name)(traces)] for name in
           ("majority", "weighted", "weighted:2", "weighted:9", "weighted:odds", "best", "top:0.25", "top:0.5")}  # fmt: skip
     assert by["weighted"][0] == "1" and by["weighted:2"][0] == "2" and by["weighted:9"][0] == "2"
     assert by["weighted:odds"][0] == "2" and by["best"][0] == "2" and by["top:0.25"] == ["2"]
     assert by["top:0.5"] == ["2", "1"]  # of the two equal scores the lower index stays
-    weights = {v.answer: v.weight for v in vote.selector("weighted:odds")(traces)}
+    weights = {v.answer: v.weight for v in voting.selector("weighted:odds")(traces)}
     assert weights["1"] == pytest.approx(2 * math.log(0.6 / 0.4)) and weights["3"] == 0
-    assert vote.selector("weighted:1")(traces) == vote.weighted(traces)
+    assert voting.selector("weighted:1")(traces) == voting.weighted(traces)
 
 
 @pytest.mark.parametrize(
@@ -113,32 +114,34 @@ def test_selectors_as_stated() -> None:
 )
 def test_unknown_selectors_are_refused(name: str) -> None:
     with pytest.raises(OptionError, match="top:SHARE"):
-        vote.selector(name)
+        voting.selector(name)
 
 
-# -- schedule ----------------------------------------------------------------------------------------
+# -- adaptive sampling ----------------------------------------------------------------------------------------
 
 
-@given(st.floats(1, 300), st.floats(1, 300))
-def test_the_mass_above_half_is_that_of_scipy(a: float, b: float) -> None:
-    assert schedule.beats(a, b) == pytest.approx(stats.beta.sf(0.5, a, b), abs=1e-7)
+@given(st.lists(st.sampled_from([("1", 1.0), ("2", 1.0), ("2", 0.5)]), min_size=1, max_size=64))
+def test_the_vote_is_settled_by_the_mass_of_a_beta_distribution(pairs: list[tuple[str, float]]) -> None:
+    votes = [v.weight for v in voting.weighted(stopped(pairs))]
+    first, second = [*votes, 0.0][:2]
+    assert adaptive.sure(stopped(pairs)) == pytest.approx(stats.beta.sf(0.5, 1 + first, 1 + second), abs=1e-9)
 
 
 def test_auto_begins_few_and_doubles_while_the_vote_is_open() -> None:
-    auto = schedule.parse("auto:40")
+    auto = adaptive.parse("auto:40")
     assert (auto.first, auto.most) == (8, 40)
     assert auto.more(stopped([("1", 1.0)] * 8)) == 0
     split = stopped([("1", 1.0), ("2", 1.0)] * 20)
     assert [auto.more(split[:n]) for n in (8, 16, 32, 40)] == [8, 16, 8, 0]
     assert auto.more(stopped([(None, 1.0)] * 8)) == 8  # no vote yet settles nothing
-    fixed = schedule.parse("12")
+    fixed = adaptive.parse("12")
     assert (fixed.first, fixed.more(split[:12])) == (12, 0)
 
 
 @pytest.mark.parametrize("paths", ["0", "-1", "auto:", "auto:8", "auto:x", "many", "1.5"])
 def test_malformed_paths_are_refused(paths: str) -> None:
     with pytest.raises(OptionError, match="paths is"):
-        schedule.parse(paths)
+        adaptive.parse(paths)
 
 
 def test_a_warm_up_comes_first() -> None:
@@ -146,6 +149,30 @@ def test_a_warm_up_comes_first() -> None:
     assert warm.first == 6 and warm.more(stopped([("1", 1.0)] * 6)) == 14 and warm.more(stopped([("1", 1.0)] * 20)) == 0
     with pytest.raises(OptionError, match="warm-up of its own"):
         Settings(paths="auto", prune="deepconf:low@8/6")
+    with pytest.raises(OptionError, match="warm-up of its own"):
+        Settings(paths=20, prune="deepconf:low@8/6+auto")
+
+
+def test_auto_in_the_policy_is_auto_in_the_number_of_paths() -> None:
+    policy = parse("half:4/4+auto")
+    assert policy.adaptive and [r.spelled for r in policy.rules] == ["half:4/4"] and policy.stride == 4
+    assert parse("auto").adaptive and not parse("auto").rules and not parse("half:4/4").adaptive
+    same = Settings(paths="auto:40", prune="half:4/4").schedule
+    assert (
+        Settings(paths=40, prune="half:4/4+auto").schedule == same == Settings(paths="auto:40", prune="auto").schedule
+    )
+    with pytest.raises(OptionError, match="auto starts with 8"):
+        Settings(paths=8, prune="auto")
+
+
+def test_a_calibration_does_not_care_where_auto_is_written() -> None:
+    options = {"thinking": "discrete", "width": 1, "merge": None, "replacement": None, "noise": None, "strength": None,
+               "sampling": {"temperature": 1.0}, "answer_sampling": {}, "ending": {"stop": ["x"]}, "select": "weighted",
+               "verifier": "some/folder"}  # fmt: skip
+    asked = condition({**options, "paths": 40, "prune": "auto+half:4/4"})
+    assert asked == condition({**options, "paths": "auto:40", "prune": "half:4/4"})
+    assert asked.verifier == "trained" and asked.stored()["ending"] == {"stop": ("x",)}
+    assert condition(asked.stored()) == asked and hash(condition(asked.stored())) == hash(asked)
 
 
 # -- alarms ---------------------------------------------------------------------------------------
@@ -170,13 +197,19 @@ def test_malformed_alarms_are_refused(text: str) -> None:
         alarms.parse(text)
 
 
+def test_a_trace_raises_the_first_alarm_that_applies() -> None:
+    rules = [alarms.parse("under:0.3@20=problem"), alarms.parse("fall:0.4@20")]
+    low, fell, fine = scored(0, [0.9, 0.2, 0.2, 0.1]), scored(1, [0.9, 0.9, 0.5]), scored(2, [0.9, 0.9])
+    found = alarms.raised(rules, [fell, low, fine])
+    assert [(r.trace.index, r.alarm) for r in found] == [(1, rules[1]), (0, rules[0])]
+    assert "fell by 0.40" in found[0].reason and "under 0.3 for 20 tokens" in found[1].reason
+    assert all(t.status is Status.RUNNING and not t.reason for t in (low, fell, fine))
+
+
 # -- calibration ----------------------------------------------------------------------------------
 
-
-@given(st.integers(1, 200), st.integers(0, 50), st.floats(0.01, 0.6))
-def test_the_binomial_tail_is_that_of_scipy(n: int, wrong: int, rate: float) -> None:
-    wrong = min(wrong, n)
-    assert binomial_tail(n, wrong, rate) == pytest.approx(stats.binom.cdf(wrong, n, rate), abs=1e-9)
+WAY = way_of_thinking({"thinking": "discrete", "width": 1, "merge": None, "replacement": None, "noise": None, "strength": None,
+                       "sampling": {}, "answer_sampling": {}, "ending": {"stop": ("a", "b")}})  # fmt: skip
 
 
 def test_the_promised_error_holds() -> None:
@@ -208,8 +241,9 @@ def test_the_band_leaves_the_middle_uncertain() -> None:
 
 
 def test_a_calibration_survives_its_file_and_is_refused_elsewhere(tmp_path) -> None:
-    made = Calibration({"majority": [0.1, 1.0, 0.5]}, {"c": [(0.5, True)]}, [(0.1, 0.2), (0.9, 0.8)], {"way": band_of([], 0.1)},
-                       {"model": "m"})  # fmt: skip
+    asked = condition({**WAY.stored(), "verifier": "auto", "paths": 8, "prune": "none", "select": "majority"})
+    made = Calibration({"majority": [0.1, 1.0, 0.5], asked: [0.0, 1.0, 0.5]}, {asked: [(0.5, True)]}, [(0.1, 0.2), (0.9, 0.8)],
+                       {WAY: band_of([], 0.1)}, {"model": "m"})  # fmt: skip
     made.save(tmp_path)
     assert Calibration.load(tmp_path, {"model": "m"}) == made
     assert Calibration.load(tmp_path, {"model": "other"}) is None and Calibration.load(tmp_path / "no", {}) is None
@@ -219,13 +253,26 @@ def test_a_calibration_survives_its_file_and_is_refused_elsewhere(tmp_path) -> N
         Calibration.load(tmp_path, {"model": "m"})
 
 
+def test_calibrations_of_version_0_2_are_read_as_they_were(tmp_path) -> None:
+    """Their keys were the options as JSON; nothing is lost, and what is written again has the same keys."""
+    paths = list(Path(trueplex.__file__).parent.glob("reference/**/calibration.json"))
+    assert paths
+    for path in paths:
+        told = json.loads(path.read_text())
+        found = Calibration.load(path.parent, told["belongs"])
+        assert found is not None and len(found.held) == len(told["held"]) and len(found.votes) == len(told["votes"])
+        found.save(tmp_path)
+        again = json.loads((tmp_path / "calibration.json").read_text())
+        assert {k: again[k] for k in ("votes", "held", "bands")} == {k: told[k] for k in ("votes", "held", "bands")}
+
+
 @given(st.integers(1, 30), st.integers(0, 30))
 def test_more_agreement_is_more_confidence(leading: int, others: int) -> None:
     made = Calibration({"majority": [0.0, 1.0, 0.0]}, {})
     votes = lambda n: [Vote("1", float(n), n)] + ([Vote("2", float(others), others)] if others else [])  # noqa: E731
     low, high = (made.confidence("majority", votes(n), []) for n in (leading, leading + 1))
     assert low is not None and high is not None and 0 < low < high < 1
-    assert made.confidence("best", votes(1), []) is None and len(looks(votes(3), stopped([("1", 0.5)]))) == 4
+    assert made.confidence("best", votes(1), []) is None and len(features(votes(3), stopped([("1", 0.5)]))) == 4
 
 
 # -- in the decode loop ---------------------------------------------------------------------------
@@ -345,9 +392,10 @@ def test_rows_that_a_policy_frees_are_refilled(qwen: Backbone) -> None:
     settings = replace(SURE, paths=48, prune="half:4", thinking=Thinking("discrete", ending=Ending(40)))
     scorer = ConfidenceScorer(Confidence("deepconf", "mean"), 4)
     events = stream(qwen, [Problem(t) for t in texts], settings, scorer)
-    live = [len(events.live.traces) for event in events if isinstance(event, Advanced) and events.live.waiting]
+    batch = events.scheduler.batch
+    live = [len(batch.traces) for event in events if isinstance(event, Advanced) and batch.waiting]
     assert len(live) > 2 and min(live) >= 48
-    assert events.live.rows == 96
+    assert batch.rows == 96
 
 
 def test_a_run_may_say_that_it_does_not_know(qwen: Backbone) -> None:

@@ -30,10 +30,7 @@ def grow(backbone: Backbone, settings: Settings) -> dict[int, list[Trace]]:
     scorer, settings = choose_scorer(backbone, settings)
     problems = [tasks.problems(suite, "validation", 1)[0] for suite in ("chain-easy", "countdown-easy")]
     events = stream(backbone, problems, settings, scorer)
-    found = {e.solution.problem.key: e.solution.traces for e in events if isinstance(e, Solved)}
-    if scorer:
-        scorer.verifier.detach()
-    return found
+    return {e.solution.problem.key: e.solution.traces for e in events if isinstance(e, Solved)}
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +41,7 @@ def grown(reference: Backbone) -> dict[int, list[Trace]]:
 @pytest.mark.parametrize(
     "options",
     [{"prune": "half:16"}, {"prune": "keep:0.75@8/3+stop:48"}, {"prune": "floor:0.55"}, {"prune": "deepconf:low@16/4"},
-     {"prune": "floor:0.55", "rows": 1}, {"prune": "consensus:0.5"}, {"paths": "auto:12"}, {"paths": "auto:12", "prune": "drop:1@24"}, {}],
+     {"prune": "floor:0.55", "rows": 1}, {"prune": "consensus:0.5"}, {"prune": "keep-top:5@24"}, {"prune": "drop:1@24+auto"}, {"paths": "auto:12"}, {"paths": "auto:12", "prune": "drop:1@24"}, {}],
     ids=str,
 )  # fmt: skip
 def test_simulated_and_live_leave_the_same(reference: Backbone, grown: dict, options: dict) -> None:

@@ -10,10 +10,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conftest import SEED, prompts_for
-from trueplex.engine import start as engine
+from conftest import SEED, grown, prompts_for
+from trueplex.engine.grow import start
 from trueplex.engine.limits import Ending, StopStrings
+from trueplex.engine.replay import replay
 from trueplex.engine.sampling import Sampling
+from trueplex.engine.slots import Slots
 from trueplex.engine.thinking import Thinking
 from trueplex.errors import OptionError
 from trueplex.models.backbone import Backbone
@@ -28,10 +30,7 @@ EVERY_MODE = [
 
 
 def run(backbone: Backbone, thinking: Thinking, paths: int = 3, stride: int = 7) -> list[Trace]:
-    live = engine.start(backbone, prompts_for(backbone), paths, thinking, seed=SEED)
-    while live:
-        live.advance(stride)
-    return live.finished
+    return grown(backbone, prompts_for(backbone), paths, thinking, stride=stride)
 
 
 def ended(mode: Thinking, ending: Ending, **changes: object) -> Thinking:
@@ -56,7 +55,7 @@ def test_a_forced_close_remembers_the_models_own_log_prob(qwen: Backbone) -> Non
     thinking = ended(EVERY_MODE[1], Ending(12, think_tokens=5), sampling=Sampling(0.8))
     prompts = {p.problem.text: p for p in prompts_for(qwen)}
     for trace in run(qwen, thinking):
-        again = engine.replay(qwen, prompts[trace.problem.text].ids, trace.steps, 0.8).cpu().numpy()
+        again = replay(qwen, prompts[trace.problem.text].ids, trace.steps, 0.8).cpu().numpy()
         kept = trace.steps.weights > 0
         assert np.abs(again - trace.steps.logps)[kept].max() < 2e-4
 
@@ -86,10 +85,12 @@ def plain_cold(entropy: list[float], threshold: float, length: int) -> int | Non
 
 @given(st.lists(st.floats(0, 2), min_size=1, max_size=30), st.floats(0.1, 2), st.integers(1, 6))
 def test_cold_stop_is_the_published_counter(entropy: list[float], threshold: float, length: int) -> None:
-    rules, counter, first = Ending(cold_entropy=threshold, cold_steps=length), np.zeros(1, dtype=np.int64), None
+    rules, slots, first = Ending(cold_entropy=threshold, cold_steps=length), Slots(None), None
+    slots.reserve(1)
+    slots.cold_entropy[0], slots.cold_steps[0] = threshold, rules.most_cold_steps
     for at, value in enumerate(entropy):
-        assert counter[0] == rules.cold_run(np.array(entropy[:at]))  # as a trace that is gone on with counts it
-        counter, cold = rules.cold(counter, np.array([value]))
+        assert slots.cold[0] == rules.cold_run(np.array(entropy[:at]))  # as a resumed trace counts it
+        cold = slots.cool(np.array([value]))
         if cold[0] and first is None:
             first = at
     assert first == plain_cold(entropy, threshold, length)
@@ -156,7 +157,7 @@ def test_a_time_limit_stops_a_trace_and_says_so(qwen: Backbone, monkeypatch: pyt
         (lambda: Ending(0), "max-tokens is 0"),
         (lambda: Ending(think_tokens=-1), "think-tokens is -1"),
         (lambda: Ending(10, 10), "leaves no answer"),
-        (lambda: Ending(cold_steps=3), "only with a cold-entropy"),
+        (lambda: Ending(cold_steps=3), "without a cold-entropy"),
         (lambda: Ending(cold_entropy=0.0), "cold-entropy is 0"),
         (lambda: Ending(stop=("",)), "stop string is empty"),
         (lambda: Ending(max_seconds=float("nan")), "max-seconds is nan"),
@@ -169,12 +170,12 @@ def test_endings_that_cannot_act_are_refused(make, says: str) -> None:
 
 def test_a_model_without_think_end_cannot_be_closed(qwen: Backbone) -> None:
     other = copy.copy(qwen)
-    other.think_end = None
+    other.think_end = None  # and so no markers
     for thinking in (Thinking(ending=Ending(9, think_tokens=3)), Thinking(answer_sampling=Sampling(0.5))):
-        with pytest.raises(OptionError, match="no </think>"):
-            engine.start(other, prompts_for(qwen), 1, thinking)
+        with pytest.raises(OptionError, match="nothing that closes its thinking"):
+            start(other, prompts_for(qwen), 1, thinking)
     with pytest.raises(OptionError, match="within the model's 40 tokens"):
-        engine.start(qwen, prompts_for(qwen), 1, Thinking(ending=Ending(think_tokens=50)))
+        start(qwen, prompts_for(qwen), 1, Thinking(ending=Ending(think_tokens=50)))
 
 
 # -- going on -------------------------------------------------------------------------------------
@@ -185,15 +186,13 @@ def test_a_trace_that_was_laid_aside_goes_on_as_if_never_stopped(backbone: Backb
     thinking = ended(mode, Ending(30, think_tokens=16))
     whole = {(t.problem.text, t.index): t for t in run(backbone, thinking)}
     for strides in (1, 3):  # while all think, and when some answer
-        live = engine.start(backbone, prompts_for(backbone), 3, thinking, seed=SEED)
+        batch, finished = start(backbone, prompts_for(backbone), 3, thinking, seed=SEED), []
         for _ in range(strides):
-            live.advance(7)
-        begun = live.snapshot()
-        assert begun and all(len(t.steps) == t.tokens and t.status is Status.RUNNING for t in begun)
-        again = engine.start(backbone, prompts_for(backbone), 3, thinking, seed=SEED, begun=live.finished + begun)
-        while again:
-            again.advance(7)
-        traces = live.finished + again.finished
+            batch.admit()
+            finished += batch.advance(7)
+        suspended = batch.snapshot()
+        assert suspended and all(len(t.steps) == t.tokens and t.status is Status.RUNNING for t in suspended)
+        traces = finished + grown(backbone, prompts_for(backbone), 3, thinking, resumed=finished + suspended)
         assert len(traces) == 9
         for trace in traces:
             other = whole[trace.problem.text, trace.index]
@@ -228,7 +227,7 @@ def test_an_interrupt_at_any_forward_pass_can_be_gone_on_from(qwen: Backbone, mo
                     kept.append(event.trace)
         monkeypatch.undo()
         kept += events.unfinished()
-        last = list(stream(qwen, problems, settings, begun=kept))
+        last = list(stream(qwen, problems, settings, resumed=kept))
         traces = [t for e in last if isinstance(e, Solved) for t in e.solution.traces]
         assert len(traces) == 9 and len([e for e in last if isinstance(e, Solved)]) == 3
         for trace in traces:
@@ -242,30 +241,30 @@ def _stopped(events) -> list[Trace]:
 
 def test_a_run_of_low_entropy_goes_on_across_the_break(qwen: Backbone) -> None:
     ending = Ending(40, cold_entropy=1e9, cold_steps=9)  # every step is cold: the ninth closes
-    live = engine.start(qwen, prompts_for(qwen), 2, Thinking(ending=ending), seed=SEED)
-    live.advance(5)
-    again = engine.start(qwen, prompts_for(qwen), 2, Thinking(ending=ending), seed=SEED, begun=live.snapshot())
-    while again:
-        again.advance(5)
-    assert {t.thinking_tokens for t in again.finished if t.closing == "cold stop"} == {9}
+    batch = start(qwen, prompts_for(qwen), 2, Thinking(ending=ending), seed=SEED)
+    batch.admit()
+    batch.advance(5)
+    again = grown(qwen, prompts_for(qwen), 2, Thinking(ending=ending), stride=5, resumed=batch.snapshot())
+    assert {t.thinking_tokens for t in again if t.closing == "cold stop"} == {9}
 
 
 def test_traces_of_other_options_are_not_gone_on_with(qwen: Backbone) -> None:
     prompts = prompts_for(qwen)[:1]
-    live = engine.start(qwen, prompts, 2, Thinking("multiplex", 3, ending=Ending(20)))
-    live.advance(4)
-    begun = live.snapshot()
+    batch = start(qwen, prompts, 2, Thinking("multiplex", 3, ending=Ending(20)))
+    batch.admit()
+    batch.advance(4)
+    suspended = batch.snapshot()
     for other in (
         {"paths": 2, "thinking": Thinking("multiplex", 2)},
         {"paths": 1, "thinking": Thinking()},
         {"paths": 2, "thinking": Thinking(), "seed": 3},
     ):
-        with pytest.raises(OptionError, match="go on with the options"):
-            engine.start(qwen, prompts, begun=begun, **other)
+        with pytest.raises(OptionError, match="resume with the options"):
+            start(qwen, prompts, resumed=suspended, **other)
 
 
 def test_a_trace_that_is_stopped_is_counted_not_grown(qwen: Backbone) -> None:
     problem, settings = Problem("Hi"), Settings(paths=3, thinking=Thinking(ending=Ending(9)), verifier="none")
     first = _stopped(stream(qwen, [problem], settings))
-    events = list(stream(qwen, [problem], settings, begun=first))
+    events = list(stream(qwen, [problem], settings, resumed=first))
     assert len(events) == 1 and events[0].solution.usage.thinking_tokens == sum(t.thinking_tokens for t in first)

@@ -7,16 +7,17 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from conftest import SEED, prompts_for
+from conftest import SEED, grown, prompts_for
 from trueplex.data.traces import from_row, open_store, read, to_row
-from trueplex.engine import start as engine
+from trueplex.engine.grow import grow, start
 from trueplex.engine.limits import Ending
+from trueplex.engine.replay import replay
 from trueplex.engine.sampling import Sampling
 from trueplex.engine.thinking import Thinking
 from trueplex.models.backbone import Backbone
 from trueplex.solving.loop import Solved, Stopped, stream
 from trueplex.solving.settings import Settings, origin
-from trueplex.types import Problem, Trace
+from trueplex.types import Problem, Status, Stop, Trace
 
 GREEDY = Thinking("discrete", sampling=Sampling(0), ending=Ending(30))
 MULTIPLEX = Thinking("multiplex", 3, ending=Ending(30))
@@ -25,12 +26,13 @@ Key = tuple[str, int]
 
 
 def decode(backbone: Backbone, thinking: Thinking, paths: int = 3, rows: int | None = None, stride: int = 7,
-           retire: set[Key] = frozenset(), order: int = 1) -> dict[Key, Trace]:  # fmt: skip
-    live = engine.start(backbone, prompts_for(backbone)[::order], paths, thinking, seed=SEED, rows=rows)
-    while live:
-        live.advance(stride)
-        live.retire([t for t in live.traces if (t.problem.text, t.index) in retire])
-    return {(t.problem.text, t.index): t for t in live.finished}
+           prune: set[Key] = frozenset(), order: int = 1) -> dict[Key, Trace]:  # fmt: skip
+    batch = start(backbone, prompts_for(backbone)[::order], paths, thinking, seed=SEED, rows=rows)
+    traces: list[Trace] = []
+    for stopped in grow(batch, stride):
+        pruned = [t for t in batch.traces if (t.problem.text, t.index) in prune]
+        traces += stopped + batch.stop(Stop(t, Status.PRUNED, "policy") for t in pruned)
+    return {(t.problem.text, t.index): t for t in traces}
 
 
 def same_steps(a: Trace, b: Trace) -> bool:
@@ -87,7 +89,7 @@ def test_law_3_replay_and_law_8_log_probs(backbone: Backbone, thinking: Thinking
     assert len(rows) == 9
     for row in rows:
         trace, prompt_ids = from_row(row)
-        again = engine.replay(backbone, prompt_ids, trace.steps).cpu().numpy()
+        again = replay(backbone, prompt_ids, trace.steps).cpu().numpy()
         kept = trace.steps.weights > 0  # slots behind a one-hot step repeat slot 0
         assert np.abs(again - trace.steps.logps)[kept].max() < 2e-4
 
@@ -96,7 +98,7 @@ def test_law_4_the_batch_does_not_matter(backbone: Backbone) -> None:
     whole = decode(backbone, MULTIPLEX, paths=4)
     keys = list(whole)
     gone = {keys[0], keys[3], keys[6]}
-    fewer = decode(backbone, MULTIPLEX, paths=4, rows=4, stride=3, retire=gone)
+    fewer = decode(backbone, MULTIPLEX, paths=4, rows=4, stride=3, prune=gone)
     turned = decode(backbone, MULTIPLEX, paths=4, order=-1, stride=11)
     alone = decode(backbone, MULTIPLEX, paths=2)
     for key in keys:
@@ -108,12 +110,7 @@ def test_law_4_the_batch_does_not_matter(backbone: Backbone) -> None:
 
 
 def test_law_4_another_seed_gives_other_traces(qwen: Backbone) -> None:
-    first = engine.start(qwen, prompts_for(qwen)[:1], 2, MULTIPLEX, seed=1)
-    second = engine.start(qwen, prompts_for(qwen)[:1], 2, MULTIPLEX, seed=2)
-    for live in (first, second):
-        live.advance(10)
-        live.retire(list(live.traces))
-    ids = [t.steps.ids.tolist() for live in (first, second) for t in live.finished]
+    ids = [t.steps.ids.tolist() for seed in (1, 2) for t in grown(qwen, prompts_for(qwen)[:1], 2, MULTIPLEX, seed=seed)]
     assert len({str(i) for i in ids}) == 4
 
 
@@ -147,26 +144,22 @@ def test_law_10_the_effective_configuration_is_stored(qwen: Backbone) -> None:
     assert config["max_tokens"] == 5 and config["seed"] == 3 and config["fingerprint"] == qwen.fingerprint
 
 
-def test_the_same_problem_twice_is_solved_once(qwen: Backbone) -> None:
+def test_the_same_problem_twice_is_two_requests_with_equal_draws(qwen: Backbone) -> None:
     settings = Settings(paths=2, thinking=Thinking(ending=Ending(5)), verifier="none")
     solved = [e for e in stream(qwen, [Problem("Hi"), Problem("Hi")], settings) if isinstance(e, Solved)]
-    assert len(solved) == 1
+    assert {e.request for e in solved} == {0, 1}
+    first, second = ([t.steps.ids.tolist() for t in e.solution.traces] for e in solved)
+    assert first == second and len(first) == 2
 
 
 def test_answer_sampling_really_acts(qwen: Backbone) -> None:
     """The official multiplex code sampled answers with the thinking options; ours must not."""
-    # Force the answer phase at once by making every token close the thinking.
     hot, cold = Sampling(2.0), Sampling(0)
     texts = {}
     for name, answering in (("hot", hot), ("cold", cold)):
-        live = engine.start(
-            qwen, prompts_for(qwen)[:1], 6, Thinking("multiplex", 2, None, hot, answering, Ending(12)), seed=1
-        )
-        live.admit()
-        live._rows.answering[:6] = True
-        while live:
-            live.advance(4)
-        texts[name] = {tuple(t.steps.ids[:, 0].tolist()) for t in live.finished}
+        thinking = Thinking("multiplex", 2, None, Sampling(0.01), answering, Ending(16, think_tokens=2))
+        traces = grown(qwen, prompts_for(qwen)[:1], 6, thinking, seed=1)
+        texts[name] = {tuple(t.steps.ids[t.thinking_tokens :, 0].tolist()) for t in traces}
     assert len(texts["cold"]) == 1 and len(texts["hot"]) > 1
 
 
@@ -186,11 +179,24 @@ def test_every_answer_option_acts_on_the_answer_alone(qwen: Backbone, option: Sa
 def test_logits_that_are_not_finite_are_named(qwen: Backbone, value: float) -> None:
     from trueplex.errors import ModelError
 
-    live = engine.start(qwen, prompts_for(qwen)[:1], 2, MULTIPLEX)
-    live.advance(2)
-    live._logits[1, 3] = value
+    class Broken:
+        """The model, but for one logit of the second row in its third pass."""
+
+        def __init__(self) -> None:
+            self.passes = 0
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(qwen, name)
+
+        def forward(self, *arguments: object, **named: object) -> tuple[torch.Tensor, torch.Tensor]:
+            logits, hidden = qwen.forward(*arguments, **named)
+            self.passes += len(logits) == 2
+            if self.passes == 2:
+                logits[1, 3] = value
+            return logits, hidden
+
     with pytest.raises(ModelError, match=r"trace 1 .* step 2"):
-        live.advance(1)
+        grown(Broken(), prompts_for(qwen)[:1], 2, MULTIPLEX)
 
 
 def test_a_prefill_in_pieces_and_blocks_of_rows_change_nothing(
@@ -216,10 +222,7 @@ def test_law_4_one_problem_alone_reads_its_shared_prompt_once_and_thinks_the_sam
 ) -> None:
     whole = decode(backbone, thinking, paths=4)
     prompt = prompts_for(backbone)[2]
-    live = engine.start(backbone, [prompt], 4, thinking, seed=SEED)
-    while live:
-        live.advance(7)
-    for trace in live.finished:
+    for trace in grown(backbone, [prompt], 4, thinking):
         assert same_steps(whole[prompt.problem.text, trace.index], trace)
 
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare, gamma, gumbel_r, kstest
 
 from trueplex.engine import sampling as draws
-from trueplex.engine.sampling import GAMMA_DRAWS, Sampling, keep, ranked, trace_key, uniforms
+from trueplex.engine.random import trace_key, uniforms
+from trueplex.engine.sampling import GAMMA_DRAWS, Sampling, keep, ranked
 from trueplex.engine.thinking import MODES, Thinking, dirichlet_soft, gumbel_soft, multiplex, soft, think, widened
 from trueplex.errors import OptionError
 

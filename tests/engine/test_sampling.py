@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare, kstest
 
 from trueplex.engine.limits import Ending
-from trueplex.engine.sampling import Sampling, draw, keep, log_softmax, trace_key, uniforms
+from trueplex.engine.random import trace_key, uniforms
+from trueplex.engine.sampling import Sampling, draw, keep, log_softmax
 from trueplex.engine.thinking import Thinking, merged, multiplex, one_hot
 from trueplex.errors import OptionError
 

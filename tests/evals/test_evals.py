@@ -18,8 +18,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from conftest import stored_trace
-from trueplex.decide import pruning as policy
-from trueplex.decide import voting as vote
+from trueplex.decide import pruning, voting
 from trueplex.decide.adaptive import PathSchedule
 from trueplex.decide.simulate import simulate
 from trueplex.errors import OptionError
@@ -92,7 +91,7 @@ def test_methods_vote_as_the_selectors_do(seed: int, name: str, size: int) -> No
     for one in gather([replace(t) for t in traces]):
         own = sorted((t for t in traces if t.problem == one.problem), key=lambda t: t.index)
         groups = [own[i : i + size] for i in range(0, len(own) - size + 1, size)]
-        votes = [vote.selector(name)(g) for g in groups]
+        votes = [voting.selector(name)(g) for g in groups]
         expected = np.mean([bool(v) and v[0].answer in ("4", "4.0") for v in votes])
         assert of_size([one], chosen, size).right == pytest.approx([expected])
 
@@ -135,13 +134,13 @@ def test_a_vote_behind_a_policy_is_that_of_the_run(seed: int, name: str, prune: 
     """`simulate` is held to the decode loop in test_simulate.py; here the method is held to it and to the selectors."""
     (one,) = gather(scored_traces(seed))
     chosen = choose([f"{name}~{prune}"], True, 4)[0]
-    rule = policy.parse(prune)
+    rule = pruning.parse(prune)
     for first in (0, 6):
         group = [replace(t, index=t.index - first) for t in one.traces[first : first + 6]]
         if name == "majority" and not rule.needs_scores:  # such a run has no scorer
             group = [replace(t, scores=[], probe_tokens=0) for t in group]
         left = simulate(group, rule, PathSchedule(6, 6), rule.stride or 4)
-        votes = vote.selector(name)(rule.voters(left))
+        votes = voting.selector(name)(rule.voters(left))
         found = chosen.method(one.traces[first : first + 6])
         assert found.answer == (votes[0].answer if votes else None)
         assert found.tokens == sum(t.tokens + t.probe_tokens for t in left)
@@ -160,7 +159,7 @@ def test_a_policy_saves_and_an_untrained_score_costs_nothing() -> None:
     for view in one.views["logprob"]:
         assert view.scores == [(at, pytest.approx(float(np.exp(traces[view.index].steps.logps[:at, 0].mean()))))
                                for at in (*range(4, view.tokens, 4), view.tokens)]  # fmt: skip
-    survivors = simulate(one.views["logprob"], policy.parse("half:4"), PathSchedule(12, 12), 4)
+    survivors = simulate(one.views["logprob"], pruning.parse("half:4"), PathSchedule(12, 12), 4)
     assert untrained == sum(t.tokens for t in survivors)
 
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
-from conftest import FAMILIES
+from conftest import FAMILIES, grown
 from trueplex.errors import InputError, ModelError
 from trueplex.models.check import self_check
 from trueplex.models.load import load
@@ -141,7 +141,6 @@ def test_a_fingerprint_names_the_weights_not_the_dtype(folder, tmp_path: Path) -
 
 
 def test_padded_words_are_never_sampled(folder, tmp_path: Path) -> None:
-    from trueplex.engine import start as engine
     from trueplex.engine.limits import Ending
     from trueplex.engine.sampling import Sampling
     from trueplex.engine.thinking import Thinking
@@ -149,13 +148,10 @@ def test_padded_words_are_never_sampled(folder, tmp_path: Path) -> None:
     backbone = load(str(folder("llama")))
     backbone.vocabulary, backbone.padded = 300, True
     self_check(backbone)
-    live = engine.start(
-        backbone, [make_prompt(Problem("Hi"), backbone)], 16, Thinking(sampling=Sampling(3.0), ending=Ending(20))
-    )
-    while live:
-        live.advance(5)
-    assert max(t.steps.ids.max() for t in live.finished) < 300
-    assert all(t.steps.logps.min() > float("-inf") for t in live.finished)
+    thinking = Thinking(sampling=Sampling(3.0), ending=Ending(20))
+    traces = grown(backbone, [make_prompt(Problem("Hi"), backbone)], 16, thinking)
+    assert max(t.steps.ids.max() for t in traces) < 300
+    assert all(t.steps.logps.min() > float("-inf") for t in traces)
 
 
 def test_empty_and_over_long_problems(qwen) -> None:
@@ -193,15 +189,12 @@ def test_state_space_hybrid_and_per_layer_models_are_refused_before_weights_are_
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_bfloat16_decodes_in_every_family(folder, family: str) -> None:
-    from trueplex.engine import start as engine
     from trueplex.engine.limits import Ending
     from trueplex.engine.thinking import Thinking
 
     backbone = load(str(folder(family)), dtype=torch.bfloat16)
-    live = engine.start(backbone, [make_prompt(Problem("Hi"), backbone)], 3, Thinking(ending=Ending(10)))
-    while live:
-        live.advance(4)
-    assert all(t.tokens == 10 or t.status.value == "finished" for t in live.finished)
+    traces = grown(backbone, [make_prompt(Problem("Hi"), backbone)], 3, Thinking(ending=Ending(10)))
+    assert all(t.tokens == 10 or t.status.value == "finished" for t in traces)
 
 
 def test_an_adapter_of_an_adapter_is_merged_into_both(folder, tmp_path: Path) -> None:

@@ -152,6 +152,7 @@ def test_what_validated_best_is_kept(
     recipe = replace(RECIPE, rank=rank)
     halfway = trained(fresh, replace(recipe, steps=2), tmp_path / "halfway")
     rights = iter((0.4, 0.5, 0.3))
+    said.clear()
     monkeypatch.setattr(
         "trueplex.train.grpo.train.judgement", lambda records: judgement(records) | {"right": next(rights)}
     )

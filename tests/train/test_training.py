@@ -16,8 +16,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from conftest import grown
 from trueplex.data.embedded import tasks
-from trueplex.engine import start as engine
 from trueplex.engine.limits import Ending
 from trueplex.engine.thinking import Thinking
 from trueplex.errors import InputError, OptionError, TrueplexError
@@ -53,9 +53,7 @@ def traces(qwen: Backbone, tmp_path_factory: pytest.TempPathFactory) -> list[Lab
 
 def trained(qwen: Backbone, traces: list[Labelled], recipe: Recipe, out: Path) -> dict[str, torch.Tensor]:
     verifier = train_verifier(qwen, traces, traces, recipe, out)
-    weights = {n: p.detach().clone() for n, p in verifier.named_parameters()}
-    verifier.detach()
-    return weights
+    return {n: p.detach().clone() for n, p in verifier.named_parameters()}
 
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], tolerance: float = 0.0) -> bool:
@@ -117,16 +115,10 @@ def test_beside_a_base_in_bfloat16_the_verifier_learns_in_float32(
     assert verifier.card["dtype"] == "bfloat16"
     prompt = make_prompt(Problem("Problem 0"), half)
     scorer = OneTokenScorer(verifier, 4)
-    live = engine.start(half, [prompt], 3, Thinking("discrete", ending=Ending(12)))
-    while live:
-        live.advance(4, scorer.probe)
-        live.record(scorer(live))
-    for trace, scores in zip(
-        live.finished, score_stored(verifier, [(prompt.ids, t.steps) for t in live.finished]), strict=True
-    ):
+    traces = grown(half, [prompt], 3, Thinking("discrete", ending=Ending(12)), scorer=scorer, stride=4)
+    for trace, scores in zip(traces, score_stored(verifier, [(prompt.ids, t.steps) for t in traces]), strict=True):
         for tokens, score in trace.scores:
             assert score == pytest.approx(scores[tokens - 1], abs=0.02)
-    verifier.detach()
 
 
 def test_a_run_knows_its_base_and_its_traces(
@@ -203,7 +195,6 @@ def test_every_option_changes_what_is_learned(
         assert {name.rpartition(".")[2] for name in card["targets"]} == {"q_proj", "v_proj"}
         loaded = OneTokenVerifier.load(tmp_path, qwen)
         assert loaded.targets == card["targets"]
-        loaded.detach()
     if change.get("rank") == 0:
         assert {n.split(".")[0] for n in other} == {"probe"}
 
@@ -236,7 +227,6 @@ def test_recomputing_activations_changes_no_gradient(
         task(**batch)["loss"].backward()
         gradients.append({n: p.grad.clone() for n, p in verifier.named_parameters()})
         task.release()
-        verifier.detach()
     assert not any(m.training for m in backbone.model.modules())
     assert all(g.abs().max() > 0 for n, g in gradients[0].items() if "lora_B" in n or "probe" in n)
     assert same(gradients[0], gradients[1], 1e-6)
@@ -377,7 +367,6 @@ def test_a_batch_that_does_not_fit_is_learned_from_in_parts(
     monkeypatch.setattr(ProbeTask, "forward", small)
     verifier = train_verifier(qwen, traces, traces, recipe, tmp_path / "parts")
     parted = {n: p.detach().clone() for n, p in verifier.named_parameters()}
-    verifier.detach()
     assert same(whole, parted, 2e-4) and len(said) == {4: 1, 3: 2, 1: 3}[most] and "do not fit into memory" in said[0]
 
     def nothing(self: ProbeTask, **batch: torch.Tensor) -> dict[str, torch.Tensor]:

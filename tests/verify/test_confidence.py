@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conftest import SEED, prompts_for
-from trueplex.engine import start as engine
+from conftest import grown, prompts_for
 from trueplex.engine.limits import Ending
 from trueplex.engine.thinking import Thinking
 from trueplex.errors import OptionError
@@ -61,12 +60,9 @@ def test_log_prob_and_entropy_are_between_0_and_1() -> None:
 def test_live_scores_are_those_of_the_stored_trace(qwen: Backbone, name: str) -> None:
     score = parse(name)
     scorer = ConfidenceScorer(score, 7)
-    live = engine.start(qwen, prompts_for(qwen), 3, Thinking(ending=Ending(30)), seed=SEED)
-    while live:
-        live.advance(7)
-        live.record(scorer(live))
-    assert all(t.scores for t in live.finished)
-    for trace in live.finished:
+    traces = grown(qwen, prompts_for(qwen), 3, Thinking(ending=Ending(30)), scorer=scorer)
+    assert all(t.scores for t in traces)
+    for trace in traces:
         for tokens, value in trace.scores:
             assert value == pytest.approx(score(trace.steps, tokens), rel=1e-6)
         assert trace.scores[-1][0] == trace.tokens and trace.probe_tokens == 0

@@ -55,14 +55,15 @@ def test_the_verdict_is_the_chance_of_yes_after_the_question(qwen: Backbone) -> 
 
 def test_votes_are_averaged_behind_rationales_and_paid_for(qwen: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(generative, "RATIONALE_TOKENS", 12)
-    begun: list = []
-    start = generative.engine.start
+    traces: list = []
+    grow = generative.grow
 
-    def remembered(*arguments, **named):
-        begun.append(start(*arguments, **named))
-        return begun[-1]
+    def remembered(batch):
+        for stopped in grow(batch):
+            traces.extend(stopped)
+            yield stopped
 
-    monkeypatch.setattr(generative.engine, "start", remembered)
+    monkeypatch.setattr(generative, "grow", remembered)
     scorer = open_scorer(qwen, f"genrm:{qwen.name}@3")
     texts = [written_by(qwen, s) for s in SOLUTIONS]
     at = [[len(w.ids)] for w in texts]
@@ -70,7 +71,7 @@ def test_votes_are_averaged_behind_rationales_and_paid_for(qwen: Backbone, monke
     assert scorer.reader.read(texts, at)[0] == scores  # drawn from (seed, text, number)
     alone, own = scorer.reader.read(texts[1:2], at[1:2])
     assert alone[0] == pytest.approx(scores[1], abs=1e-6) and own == cost[1:2]
-    traces = begun[0].finished
+    del traces[9:]
     assert len(traces) == 9
     ends = {qwen.think_end, *qwen.ends}
     for (score,), paid, solution in zip(scores, cost, SOLUTIONS, strict=True):

@@ -15,15 +15,17 @@ from safetensors.torch import load_file
 
 from trueplex.data.embedded import tasks
 from trueplex.data.traces import read_traces
-from trueplex.decide.pruning import parse
-from trueplex.engine.batch import Group, LiveBatch
+from trueplex.engine.batch import Batch
+from trueplex.engine.grow import grow
 from trueplex.engine.limits import Ending
 from trueplex.engine.sampling import Sampling
+from trueplex.engine.slots import Entry
 from trueplex.engine.thinking import Thinking
 from trueplex.errors import InputError, OptionError, StoreError, VerifierError
 from trueplex.models.backbone import Backbone
 from trueplex.models.load import REFERENCE, load
 from trueplex.models.prompt import make_prompt
+from trueplex.solving.request import Request
 from trueplex.solving.rollouts import rollout
 from trueplex.solving.run import Run
 from trueplex.solving.scorers import open_scorer
@@ -83,22 +85,12 @@ def test_a_value_is_the_share_of_continuations_that_end_right(reference: Backbon
                 begun = Trace(
                     trace.problem, (number + place) * VALUING.samples + sample, APART, tokens=cut, steps=steps
                 )
-                live = LiveBatch(
-                    reference, [Group(make_prompt(trace.problem, reference), [begun])], Thinking(width=2), 1
-                )
-                while live:
-                    live.advance(50)
-                run = Run(
-                    make_prompt(trace.problem, reference),
-                    Settings(verifier="none"),
-                    reference,
-                    parse("none"),
-                    None,
-                    0.0,
-                )
-                run.stop(live.finished[0])
-                assert np.array_equal(live.finished[0].steps.ids[:cut], trace.steps.ids[:cut])
-                right.append(live.finished[0].correct)
+                batch = Batch(reference, 1)
+                batch.submit(Entry(0, make_prompt(trace.problem, reference), Thinking(width=2), [begun]))
+                (grown,) = [trace for stopped in grow(batch) for trace in stopped]
+                Run(0, Request(trace.problem, Settings(verifier="none")), reference).stop(grown)
+                assert np.array_equal(grown.steps.ids[:cut], trace.steps.ids[:cut])
+                right.append(grown.correct)
                 checked += 1
             assert worth[1 + place] == np.mean(right)
         by_problem[text] += len(at)
@@ -122,7 +114,7 @@ def test_values_that_were_interrupted_are_gone_on_with(
     with (tmp_path / "values.jsonl").open("ab") as file:
         file.write(b'{"problem": "cut o')
     value(reference, tmp_path, VALUING, rows=8)
-    again = read_values(tmp_path, pytest.fail)
+    again = read_values(tmp_path)
     assert again.keys() == known.keys()
     assert all(np.array_equal(again[n][i], known[n][i]) for n in known for i in (0, 1))
     with pytest.raises(StoreError, match="values of other options"):
@@ -179,7 +171,6 @@ def test_monte_carlo_labels_lie_between_the_values_and_need_them(
     for kind in ("monte-carlo", "ramp"):
         verifier = train_verifier(reference, with_values, with_values, replace(recipe, labels=kind), tmp_path / kind)
         verifiers.append(verifier.probe.head.weight.detach().clone())
-        verifier.detach()
     assert not torch.equal(*verifiers)
 
 

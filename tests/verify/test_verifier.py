@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from conftest import SEED, prompts_for
-from trueplex.engine import start as engine
+from conftest import grown, prompts_for
 from trueplex.engine.limits import Ending
 from trueplex.engine.thinking import Thinking
 from trueplex.errors import InputError, StoreError, VerifierError
@@ -32,9 +30,9 @@ from trueplex.verify.probe import OneTokenScorer, base_pass, pad_inputs, probe_p
 MULTIPLEX = Thinking("multiplex", 3, ending=Ending(24))
 
 
-def random_verifier(backbone: Backbone, rank: int = 4) -> OneTokenVerifier:
+def random_verifier(backbone: Backbone, rank: int = 4, seed: int = 3) -> OneTokenVerifier:
     """A verifier whose LoRA really acts: a fresh one adds exactly nothing."""
-    torch.manual_seed(3)
+    torch.manual_seed(seed)
     verifier = OneTokenVerifier(backbone, rank)
     for name, parameter in verifier.named_parameters():
         if "lora_B" in name or "token" in name:
@@ -43,34 +41,25 @@ def random_verifier(backbone: Backbone, rank: int = 4) -> OneTokenVerifier:
 
 
 @pytest.fixture
-def verifier(backbone: Backbone) -> Iterator[OneTokenVerifier]:
-    verifier = random_verifier(backbone)
-    yield verifier
-    verifier.detach()
+def verifier(backbone: Backbone) -> OneTokenVerifier:
+    return random_verifier(backbone)
 
 
 @pytest.fixture
-def qwen_verifier(qwen: Backbone) -> Iterator[OneTokenVerifier]:
-    verifier = random_verifier(qwen)
-    yield verifier
-    verifier.detach()
+def qwen_verifier(qwen: Backbone) -> OneTokenVerifier:
+    return random_verifier(qwen)
 
 
 def decode(backbone: Backbone, verifier: OneTokenVerifier | None, stride: int = 1) -> list[Trace]:
-    live = engine.start(backbone, prompts_for(backbone), 3, MULTIPLEX, seed=SEED)
     scorer = OneTokenScorer(verifier, stride) if verifier else None
-    while live:
-        live.advance(stride, scorer.probe if scorer else None)
-        if scorer:
-            live.record(scorer(live))
-    return sorted(live.finished, key=lambda t: (t.problem.text, t.index))
+    traces = grown(backbone, prompts_for(backbone), 3, MULTIPLEX, scorer=scorer, stride=stride)
+    return sorted(traces, key=lambda t: (t.problem.text, t.index))
 
 
 def test_law_5_the_traces_are_the_same_with_and_without_a_verifier(backbone: Backbone) -> None:
     plain = decode(backbone, None)
     verifier = random_verifier(backbone)
     probed = decode(backbone, verifier)
-    verifier.detach()
     for a, b in zip(plain, probed, strict=True):
         assert np.array_equal(a.steps.ids, b.steps.ids)
         assert a.probe_tokens == 0 and b.probe_tokens == b.tokens == len(b.scores)
@@ -103,16 +92,33 @@ def test_law_6_a_loaded_verifier_leaves_the_base_as_it_was(backbone: Backbone, t
     before = backbone.model(input_ids=ids).logits
     verifier = random_verifier(backbone)
     verifier.save(tmp_path)
-    verifier.detach()
     names = set(backbone.model.state_dict())
     loaded = OneTokenVerifier.load(tmp_path, backbone)
     assert torch.equal(backbone.model(input_ids=ids).logits, before)
     assert set(backbone.model.state_dict()) == names
     with loaded.probing(1):
-        assert not torch.equal(backbone.model(input_ids=ids).logits, before)
-    loaded.detach()
-    with loaded.probing(1):
-        assert torch.equal(backbone.model(input_ids=ids).logits, before)
+        probed = backbone.model(input_ids=ids).logits
+        assert not torch.equal(probed, before)
+    assert torch.equal(backbone.model(input_ids=ids).logits, before)
+
+
+def test_many_verifiers_on_one_base_leave_nothing_behind(qwen: Backbone, tmp_path: Path) -> None:
+    """Version 0.2 wrapped every layer once more for each verifier that was loaded, and never took it off."""
+    ids = torch.tensor([prompts_for(qwen)[0].ids], device=qwen.device)
+    first, second = random_verifier(qwen), random_verifier(qwen, seed=1)
+
+    def read(verifier: OneTokenVerifier) -> torch.Tensor:
+        with verifier.probing(1), torch.inference_mode():
+            return qwen.model(input_ids=ids).logits
+
+    one, two = read(first), read(second)
+    first.save(tmp_path)
+    for _ in range(20):
+        assert torch.equal(read(OneTokenVerifier.load(tmp_path, qwen)), one)
+    assert torch.equal(read(second), two) and not torch.equal(one, two)
+    assert not any(
+        module._forward_hooks for name, module in qwen.model.named_modules() if isinstance(module, torch.nn.Linear)
+    )
 
 
 def test_law_7_the_parallel_pass_and_its_gradients_are_those_of_one_probe_at_a_time(verifier: OneTokenVerifier) -> None:
@@ -177,13 +183,12 @@ def test_a_verifier_is_had_from_the_hub_by_its_id(
     monkeypatch.chdir(tmp_path)
     scorer = open_scorer(backbone, "some/verifier")
     assert scorer.fingerprint == qwen_verifier.fingerprint
-    scorer.release()
     assert asked == [("some/verifier", hub.VERIFIER, True)] and not any("*" in p for p in hub.VERIFIER)
     assert {p.name for p in (tmp_path / "snapshot").iterdir()} <= set(hub.VERIFIER)
     with pytest.raises(VerifierError, match=r"'some/other' is no folder, and cannot be had from the hub .404.*Try:"):
         open_scorer(backbone, "some/other")
     qwen_verifier.save(tmp_path / "here" / "verifier")
-    open_scorer(backbone, "here/verifier").release()  # a folder of that name comes first
+    open_scorer(backbone, "here/verifier")  # a folder of that name comes first
     assert len(asked) == 2
 
 
@@ -258,11 +263,9 @@ def test_training_lowers_the_loss_resumes_and_saves_what_it_trained(
     assert card["validation"]["within_auroc@1.0"] > 0.8
     assert all(torch.equal(before[n], p) for n, p in qwen.model.named_parameters())
     wanted = score_stored(verifier, [(t.prompt, t.steps) for t in traces[:4]])
-    verifier.detach()
     again = OneTokenVerifier.load(tmp_path / "v", qwen)
     for a, b in zip(wanted, score_stored(again, [(t.prompt, t.steps) for t in traces[:4]]), strict=True):
         assert np.abs(a - b).max() < 1e-6
-    again.detach()
 
 
 def test_traces_that_cannot_teach_are_refused(qwen: Backbone, backbones, tmp_path: Path) -> None:
@@ -290,11 +293,7 @@ def test_a_probe_beside_a_shared_prompt_reads_the_same_score(verifier: OneTokenV
     backbone = verifier.backbone
     among = {(t.problem.text, t.index): t for t in decode(backbone, verifier)}
     prompt = prompts_for(backbone)[1]
-    live = engine.start(backbone, [prompt], 3, MULTIPLEX, seed=SEED)
-    while live:
-        live.advance(1, verifier)
-        live.record(live.readings.tolist())
-    for trace in live.finished:
+    for trace in grown(backbone, [prompt], 3, MULTIPLEX, scorer=OneTokenScorer(verifier, 1), stride=1):
         other = among[prompt.problem.text, trace.index]
         assert np.array_equal(trace.steps.ids, other.steps.ids)
         assert np.allclose([s for _, s in trace.scores], [s for _, s in other.scores], atol=1e-4)

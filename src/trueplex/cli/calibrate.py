@@ -15,18 +15,18 @@ from rich.table import Table
 
 from trueplex.data.traces import Origin, read, read_traces
 from trueplex.decide import pruning as policy
-from trueplex.decide.calibration import PLAIN, Calibration, way_of_thinking
+from trueplex.decide.calibration import PLAIN, Calibration, Condition, WayOfThinking, way_of_thinking
 from trueplex.errors import InputError, OptionError
 from trueplex.evals.run import machine, write_results
 from trueplex.models import hub
 from trueplex.models.load import folder_of, load
-from trueplex.solving.loop import Scorer
 from trueplex.solving.rollouts import MANIFEST
 from trueplex.solving.scorers import belongs, choose_scorer, verifier_folder
 from trueplex.solving.settings import Settings, origin
 from trueplex.train.calibrate import Seen, fit, judged, votes_of
 from trueplex.types import Trace
 from trueplex.verify.probe import OneTokenScorer
+from trueplex.verify.scorer import Scorer
 
 log = logging.getLogger(__name__)
 
@@ -63,13 +63,13 @@ def calibrate(
     if out is not None:
         config = {"model": backbone.name, "fingerprint": backbone.fingerprint, "verifier": verifier, "error": error,
                   "data": [str(p) for p in data], "tests": [str(p) for p in tests]}  # fmt: skip
-        rows = [{"condition": json.loads(name), **row} for name, row in figures.items()]
+        rows = [{"condition": asked.stored(), **row} for asked, row in figures.items()]
         write_results(
             {
                 "config": config,
                 "machine": machine(),
-                "bands": {name: band.stored() for name, band in made.bands.items()},
-                "votes": made.votes,
+                "bands": {way.name: band.stored() for way, band in made.bands.items()},
+                "votes": {k if isinstance(k, str) else k.name: weights for k, weights in made.votes.items()},
                 "runs": rows,
             },
             out,
@@ -77,14 +77,14 @@ def calibrate(
     _print(figures, error, bool(tests))
 
 
-def _votes(stores: Sequence[Path], runs: Sequence[Settings], scorer: Scorer | None, source: Origin) -> tuple[list[Seen], dict[str, list[Trace]]]:  # fmt: skip
+def _votes(stores: Sequence[Path], runs: Sequence[Settings], scorer: Scorer | None, source: Origin) -> tuple[list[Seen], dict[WayOfThinking, list[Trace]]]:  # fmt: skip
     """The votes of every run on the problems of every store, and all traces by their way of thinking.
 
     Raises:
         InputError: a store has no graded traces, none that this scorer has scored, or too few for every problem.
     """
     seen: list[Seen] = []
-    every: dict[str, list[Trace]] = {}
+    every: dict[WayOfThinking, list[Trace]] = {}
     most = max(run.schedule.most for run in runs)
     for path in stores:
         _check_scorer(path, runs[0].verifier, scorer)
@@ -113,7 +113,7 @@ def _votes(stores: Sequence[Path], runs: Sequence[Settings], scorer: Scorer | No
         cadence = traces[0].scores[0][0] if scorer else 32
         for run in runs:
             seen += votes_of(list(groups.values()), thinking, run, cadence)
-        every.setdefault(way_of_thinking(thinking), []).extend(traces)
+        every.setdefault(way_of_thinking(json.loads(thinking)), []).extend(traces)
         log.info(f"{path}: {len(groups)} problems")
     return seen, every
 
@@ -135,12 +135,11 @@ def _check_scorer(path: Path, verifier: str, scorer: Scorer | None) -> None:
                          f"with --verifier {verifier}")  # fmt: skip
 
 
-def _print(figures: dict[str, Any], error: float, tested: bool) -> None:
+def _print(figures: dict[Condition, Any], error: float, tested: bool) -> None:
     table = Table("thinking", "paths", "select", "prune", "problems", "right", "ECE", "answered", "wrong among answered",
                   title=f"on {'the test traces' if tested else 'held-out problems'}; answered at --max-error {error:g}")  # fmt: skip
-    for name, row in figures.items():
-        options = json.loads(name)
+    for asked, row in figures.items():
         wrong = "–" if row["error_among_answered"] is None else f"{row['error_among_answered']:.3f}"
-        table.add_row(str(options["thinking"]), str(options["paths"]), options["select"], options["prune"], str(row["problems"]),
+        table.add_row(asked.way.thinking, str(asked.paths), asked.select, asked.prune, str(row["problems"]),
                       f"{row['right']:.3f}", f"{row['ece']:.3f}", f"{row['answered']:.2f}", wrong)  # fmt: skip
     Console(width=140).print(table)

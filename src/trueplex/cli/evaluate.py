@@ -114,9 +114,7 @@ def appraise(
                 continue
             judged = {}
             for name in scorers:
-                scorer = open_scorer(backbone, name)
-                judged[name] = scored_by(scorer, stored, bar.step)
-                scorer.release()
+                judged[name] = scored_by(open_scorer(backbone, name), stored, bar.step)
             suites[suite] = judge(stored, judged)
             write_results({"config": config, "machine": machine(), "suites": suites}, out)
     table = Table(

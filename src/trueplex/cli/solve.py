@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,17 +16,18 @@ from rich.console import Console
 
 from trueplex.data.problems import read_problems
 from trueplex.data.traces import Origin, open_store, read_traces, to_row
-from trueplex.decide import alarms
+from trueplex.decide import alarms, pruning
 from trueplex.errors import InputError, OptionError, StoreError
 from trueplex.grading import pool as answers_pool
 from trueplex.models.backbone import Backbone
 from trueplex.models.load import load
 from trueplex.models.prompt import make_prompt
 from trueplex.report.race import Race, verdict
-from trueplex.solving.loop import AlarmRaised, Event, Scorer, Solved, Stopped, stream
+from trueplex.solving.loop import AlarmRaised, Event, Solved, Stopped, stream
 from trueplex.solving.scorers import belongs, choose_calibration, choose_scorer
 from trueplex.solving.settings import Settings, origin
 from trueplex.types import Problem, Solution, Status, Trace
+from trueplex.verify.scorer import Scorer
 
 log = logging.getLogger(__name__)
 
@@ -138,11 +140,14 @@ def run(
     stage = Console(stderr=True) if as_json else console
     racing = not quiet and stage.is_terminal and not (as_json and console.is_terminal)
     watch = Race(stage, len(fitting)) if racing else _Lines(len(fitting), quiet)
+    pruned, longest = Counter[str](), 0
     try:
         with watch:
             for event in events:
                 if isinstance(event, Stopped):
                     store.keep(event.trace)
+                    pruned[event.trace.reason] += 1
+                    longest = max(longest, event.trace.tokens)
                 watch.show(event)
                 if isinstance(event, Solved):
                     output.add(event.solution)
@@ -153,9 +158,9 @@ def run(
         raise
     finally:
         store.close()
-    for rule in events.rule.rules:
-        if not events.rule.acted[rule.spelled]:
-            log.info(f"pruning by {rule.spelled!r} has retired no path; the longest had {events.longest} tokens")
+    for rule in pruning.parse(settings.prune).rules:
+        if not pruned[rule.spelled]:
+            log.info(f"pruning by {rule.spelled!r} has retired no path; the longest had {longest} tokens")
     if late := answers_pool.workers.timeouts:
         log.info(
             f"{late} comparisons of answers were too slow and were given up: those answers count apart, or as ungraded"

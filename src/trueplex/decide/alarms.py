@@ -2,7 +2,7 @@
 
 The grammar: ``fall:DROP@SPAN`` (the score is DROP below its highest of the last SPAN tokens), ``under:SCORE@SPAN``
 (it has stayed under SCORE for SPAN tokens), ``call:MODULE:FUNCTION`` (your own: it gets the `Trace` and
-returns why to stop it, or None); each with ``=trace`` (the default), ``=problem`` or ``=run``: what is stopped.
+returns why to stop it, or None); each with what it stops: ``=trace`` (the default), ``=problem`` or ``=run``.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ Look = Callable[[Trace], str | None]
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
-    """A rule, and what it stops. Calling it with a live trace gives why it must stop, or None.
+    """A rule, and what it stops. Called with a live trace, it returns why that must stop, or None.
 
-    ``drop``, ``level`` and ``span`` are those of the grammar, 0 where a rule has none.
+    ``drop``, ``level`` and ``span`` (tokens) are those of the grammar, 0 where a rule has none.
     """
 
     look: Look
@@ -39,17 +39,20 @@ class Alarm:
     span: int = 0
 
     def inert(self, every: int, longest: int, highest: float) -> str | None:
-        """Why it could never ring, or would stop every trace, and what to try.
+        """Why the alarm would never be raised, or would stop every trace, and what to try; else None.
 
-        With scores up to `highest`, every so many tokens of traces of at most ``longest`` tokens.
+        Args:
+            every: tokens between two scores.
+            longest: tokens of the longest trace that there can be.
+            highest: the highest score that there can be.
         """
         if self.drop > highest:
             return f"no score can fall by {self.drop:g}. Try: at most {highest:g}"
         if self.drop and self.span < every:
-            return f"there is one score in {self.span} tokens. Try: a span of at least {every}, or --probe-every {self.span}"
+            return f"there is at most one score in {self.span} tokens. Try: a span of at least {every}, or --probe-every {self.span}"
         if self.level > highest:
             return f"it would stop every trace, as no score is above {highest:g}. Try: at most {highest:g}"
-        # What stays under a level has been looked at for a whole span, and is looked at again before its end.
+        # A trace that stays under a level has been scored for a whole span, and is scored again before its end.
         needed = -(-(every + self.span) // every) * every if self.level else self.span
         if needed >= longest:
             return f"no trace is longer than {longest}. Try: a smaller span, or a smaller --probe-every"
@@ -60,7 +63,7 @@ class Alarm:
 
 
 def fall(trace: Trace, drop: float, span: int) -> str | None:
-    """Whether the score has fallen by `drop` within the last `span` tokens."""
+    """Why to stop the trace, if its score has fallen by `drop` within the last `span` tokens."""
     if trace.score is None:
         return None
     highest = max(s for at, s in trace.scores if at >= trace.tokens - span)
@@ -69,7 +72,7 @@ def fall(trace: Trace, drop: float, span: int) -> str | None:
 
 
 def under(trace: Trace, score: float, span: int) -> str | None:
-    """Whether every score of the last `span` tokens is under `score`, and there are so many."""
+    """Why to stop the trace, if all its scores of the last `span` tokens are under `score` and it is as long as that."""
     since = [s for at, s in trace.scores if at >= trace.tokens - span]
     whole = bool(trace.scores) and trace.scores[0][0] <= trace.tokens - span
     return f"the score stayed under {score:g} for {span} tokens" if whole and max(since) < score else None
@@ -85,7 +88,7 @@ def parse(text: str | Look) -> Alarm:
     name, _, rest = rule.partition(":")
     try:
         if scope not in SCOPES:
-            raise ValueError(f"{scope!r} is none of {', '.join(SCOPES)}")
+            raise ValueError(f"{scope!r} is not one of {', '.join(SCOPES)}")
         if name == "call":
             return Alarm(_own(rest), scope, text, needs_scores=False)
         if name not in ("fall", "under"):
@@ -93,7 +96,7 @@ def parse(text: str | Look) -> Alarm:
         amount, span = rest.split("@")
         level, tokens = float(amount), int(span)
         if not 0 < level < math.inf or tokens < 1:
-            raise ValueError(f"{rest!r} is not a positive number and a number of tokens")
+            raise ValueError(f"{rest!r} is not a positive number, then @ and a number of tokens")
     except ValueError as error:
         raise OptionError(f"cannot read alarm {text!r}: {error}. Try: use {GRAMMAR}") from error
     look: Look = partial(fall, drop=level, span=tokens) if name == "fall" else partial(under, score=level, span=tokens)
@@ -105,35 +108,44 @@ def _own(name: str) -> Look:
     """The user's function, as ``MODULE:FUNCTION``."""
     module, colon, function = name.partition(":")
     if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # a module of the user's own lies in the working folder
+        sys.path.append(os.getcwd())  # the user's own module may be in the working folder
     try:
         found = getattr(import_module(module), function) if module and colon and function else None
     except (ImportError, AttributeError) as error:
         raise ValueError(str(error)) from error
     if not callable(found):
-        raise ValueError(f"{name!r} is no MODULE:FUNCTION")
+        raise ValueError(f"{name!r} names no MODULE:FUNCTION")
     return _careful(found, name)
 
 
 def _careful(look: Look, name: str) -> Look:
-    """The user's function; what it raises is told as its own mistake."""
+    """The user's function; an exception that it raises is reported as an error of that function."""
 
-    def asked(trace: Trace) -> str | None:
+    def checked(trace: Trace) -> str | None:
         try:
             return look(trace)
         except Exception as error:
             raise OptionError(f"the alarm {name!r} failed on trace {trace.index} at {trace.tokens} tokens: {error!r}. Try: "
-                              "let it return why to stop, or None") from error  # fmt: skip
+                              "return the reason to stop as text, or None") from error  # fmt: skip
 
-    return asked
+    return checked
 
 
-def ringing(alarms: Sequence[Alarm], traces: Sequence[Trace]) -> list[tuple[Trace, Alarm, str]]:
-    """The live traces that some alarm stops, each with the first that does, and why."""
+@dataclass(frozen=True, slots=True)
+class Raised:
+    """An alarm that a live trace has raised, and why. What is to stop (`Alarm.scope`) is up to the caller."""
+
+    trace: Trace
+    alarm: Alarm
+    reason: str
+
+
+def raised(alarms: Sequence[Alarm], traces: Sequence[Trace]) -> list[Raised]:
+    """The alarms that these live traces raise, in the order of the traces: at most one each, the first that applies."""
     found = []
     for trace in traces:
         for alarm in alarms:
-            if why := alarm(trace):
-                found.append((trace, alarm, why))
+            if reason := alarm(trace):
+                found.append(Raised(trace, alarm, reason))
                 break
     return found

@@ -14,8 +14,9 @@ class Budget:
     """Limits of a run; None is no limit.
 
     Attributes:
-        tokens: thoughts, answers and probes of all traces. Prompts are not counted: they are given.
-        seconds: from the first token on. A trace that is late is truncated; the answer is the best so far.
+        tokens: thinking, answer and probe tokens of all traces. Prompt tokens are not counted.
+        seconds: from the first token on. Traces that are still running then are truncated, and the vote counts what has
+            finished.
         paths: traces of all problems together, in the order of the problems.
 
     Raises:
@@ -33,12 +34,12 @@ class Budget:
                 raise OptionError(f"the budget of {name} is {value}. Try: a positive number")
 
     def stride(self, wanted: int, spent: int, rows: int, probe: bool) -> int:
-        """The largest stride up to `wanted` that `rows` traces can afford, one probe each included; 0 for none."""
+        """The largest stride up to `wanted` that `rows` traces can afford (with a `probe` each, if asked); 0 for none."""
         if self.tokens is None or not rows:
             return wanted
         left = (self.tokens - spent) // rows - probe
         return max(0, min(wanted, left))
 
     def deadline(self) -> float:
-        """The moment of `time.monotonic` at which the run ends, if it starts now."""
+        """The time (`time.monotonic`) at which the run ends, if it starts now."""
         return time.monotonic() + (self.seconds or math.inf)

@@ -3,14 +3,14 @@
 `trueplex calibrate` learns it, from stored traces of problems with answers, and writes ``calibration.json`` into the
 verifier's folder (or the model's, for votes without a verifier). This module reads it and applies it: plain Python.
 
-- **Confidence**: a logistic function of what a vote shows (`looks`), one for each way to run that was calibrated, and one
+- **Confidence**: a logistic function of the `features` of a vote, one for each `Condition` that was calibrated, and one
   for each selector, for runs between those.
-- **Largest error**: for given options, the confidence from which on answers may be given so that at most a share
+- **Largest error**: for a condition, the confidence from which on answers may be given so that at most a share
   ``alpha`` of the given ones is wrong. Thresholds are tested from the most confident down, each by the exact
   binomial tail on held-out problems (fixed-sequence testing, Angelopoulos et al., arXiv 2110.01052): for
   problems that are exchangeable with those, the bound holds with probability 1 − `DELTA`.
-- **Scores**: the probability that a finished trace with this score is right, and, for each way of thinking, the band of
-  scores in which neither can be said: the third state, uncertain. It is for paths that no policy has chosen among.
+- **Scores**: the probability that a finished trace with this score is right, and, for each `WayOfThinking`, the band of
+  scores in which neither can be said: the third state, uncertain. It holds for paths that no policy has chosen among.
 """
 
 from __future__ import annotations
@@ -18,30 +18,107 @@ from __future__ import annotations
 import json
 import math
 from bisect import bisect_right
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from scipy.special import bdtr
+
+from trueplex.decide import adaptive, pruning
 from trueplex.errors import OptionError, VerifierError
 from trueplex.types import Trace, Vote
 
 FILE = "calibration.json"
 DELTA = 0.05
-PLAIN = ("none", "deepconf", "logprob", "entropy", "orm", "prm", "genrm")  # scorers that are no verifier folder
-THINKING = ("thinking", "width", "merge", "replacement", "noise", "strength", "sampling", "answer_sampling", "ending")
-LOOKS = (
+PLAIN = ("none", "deepconf", "logprob", "entropy", "orm", "prm", "genrm")  # scorers that are not a verifier folder
+FEATURES = (
     "log-odds of the share",
     "log of the paths with an answer",
     "log-odds of the mean score",
     "log-odds of the highest score",
 )
 
+Options = tuple[tuple[str, Any], ...]  # the pairs of a JSON object, by name: hashable
 
-def looks(votes: Sequence[Vote], traces: Sequence[Trace]) -> list[float]:
-    """What a vote shows, in the order of `LOOKS`; only the first two where nothing was scored.
 
-    The share is that of the leading answer, with half a vote added on either side, so that one path alone is no
+@dataclass(frozen=True, slots=True)
+class WayOfThinking:
+    """The options that decide how a single trace comes about, by their names in a run's configuration."""
+
+    thinking: str
+    width: int
+    merge: str | None
+    replacement: bool | None
+    noise: str | None
+    strength: float | None
+    sampling: Options
+    answer_sampling: Options
+    ending: Options
+
+    def stored(self) -> dict[str, Any]:
+        """As JSON has it."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: dict(v) if name in ("sampling", "answer_sampling", "ending") else v for name, v in values.items()}
+
+    @property
+    def name(self) -> str:
+        """The key of a JSON object."""
+        return json.dumps(self.stored(), sort_keys=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """The options that decide how votes come about; make one with `condition`."""
+
+    way: WayOfThinking
+    verifier: str
+    paths: int | str
+    prune: str
+    select: str
+
+    def stored(self) -> dict[str, Any]:
+        """As JSON has it: one flat object."""
+        decided = {name: getattr(self, name) for name in ("verifier", "paths", "prune", "select")}
+        return dict(sorted({**self.way.stored(), **decided}.items()))
+
+    @property
+    def name(self) -> str:
+        """The key of a JSON object."""
+        return json.dumps(self.stored(), sort_keys=True)
+
+
+def way_of_thinking(options: Mapping[str, Any]) -> WayOfThinking:
+    """The thinking options in a run's configuration, or in what is stored with a trace. Raises KeyError for a missing one."""
+    return WayOfThinking(**{f.name: _hashable(options[f.name]) for f in fields(WayOfThinking)})
+
+
+def condition(options: Mapping[str, Any]) -> Condition:
+    """The condition in a run's configuration. Raises KeyError for a missing option.
+
+    A verifier is called ``trained`` whatever its folder, as a calibration belongs to one verifier. ``auto`` in the
+    policy is the same as ``auto`` in the number of paths.
+    """
+    verifier, paths, prune = options["verifier"], options["paths"], options["prune"]
+    if verifier.partition(":")[0] not in PLAIN:
+        verifier = "trained"
+    policy = pruning.parse(prune)
+    if policy.adaptive:
+        paths = f"auto:{adaptive.schedule_of(paths, policy).most}"
+        prune = "+".join(rule.spelled for rule in policy.rules) or "none"
+    return Condition(way_of_thinking(options), verifier, paths, prune, options["select"])
+
+
+def _hashable(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return tuple(sorted((name, _hashable(v)) for name, v in value.items()))
+    return tuple(map(_hashable, value)) if isinstance(value, list | tuple) else value
+
+
+def features(votes: Sequence[Vote], traces: Sequence[Trace]) -> list[float]:
+    """What a vote shows, in the order of `FEATURES`; only the first two where nothing was scored.
+
+    The share is that of the leading answer, with half a vote added on either side, so that one path alone is not
     certainty. Scores are those of the leading answer's paths.
     """
     total, paths = sum(v.weight for v in votes), sum(v.paths for v in votes)
@@ -60,27 +137,6 @@ def _log_odds(share: float) -> float:
     return math.log(share / (1 - share))
 
 
-def condition(options: dict[str, Any]) -> str:
-    """The name of the options that decide how votes come about, from a run's configuration."""
-    if (
-        options["verifier"].partition(":")[0] not in PLAIN
-    ):  # the calibration belongs to one verifier, however it is called
-        options = {**options, "verifier": "trained"}
-    return json.dumps(
-        {name: options[name] for name in (*THINKING, "verifier", "paths", "prune", "select")}, sort_keys=True
-    )
-
-
-def way_of_thinking(options: str) -> str:
-    """What of a `condition`, or of the thinking options of a stored trace, decides how a single trace comes about."""
-    found = json.loads(options)
-    return json.dumps({name: found[name] for name in THINKING}, sort_keys=True)
-
-
-def _but_paths(options: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if name not in ("paths", "prune")}
-
-
 @dataclass(frozen=True, slots=True)
 class Band:
     """Scores of finished traces: trusted from `high` on, doubted below `low`, uncertain between.
@@ -93,7 +149,7 @@ class Band:
     error: float
 
     def stored(self) -> dict[str, float | None]:
-        """As JSON has it, which knows no infinity: None for an end that is not reached."""
+        """As JSON has it, which has no infinity: None for an end that is never reached."""
         ends = {"low": self.low, "high": self.high}
         return {**{name: end if math.isfinite(end) else None for name, end in ends.items()}, "error": self.error}
 
@@ -111,49 +167,49 @@ class Calibration:
     """What `trueplex calibrate` learned; `load` reads it.
 
     Attributes:
-        votes: by selector and by `condition`, the intercept and the weights of `LOOKS`.
-        held: by `condition`, (confidence, right) of held-out problems.
+        votes: by selector and by condition, the intercept and the weights of `FEATURES`.
+        held: by condition, (confidence, right) of held-out problems.
         points: (score, probability of being right) of finished traces, both rising.
-        bands: the third state, by `way_of_thinking`.
+        bands: the third state, by way of thinking.
         belongs: what it was made for: fingerprints of the model and the verifier.
     """
 
-    votes: dict[str, list[float]]
-    held: dict[str, list[tuple[float, bool]]]
+    votes: dict[str | Condition, list[float]]
+    held: dict[Condition, list[tuple[float, bool]]]
     points: list[tuple[float, float]] = field(default_factory=list)
-    bands: dict[str, Band] = field(default_factory=dict)
+    bands: dict[WayOfThinking, Band] = field(default_factory=dict)
     belongs: dict[str, Any] = field(default_factory=dict)
 
-    def confidence(self, select: str, votes: Sequence[Vote], traces: Sequence[Trace], name: str = "") -> float | None:
+    def confidence(self, select: str, votes: Sequence[Vote], traces: Sequence[Trace],
+                   asked: Condition | None = None) -> float | None:  # fmt: skip
         """The probability that the leading answer is right; None when this selector was not calibrated.
 
-        By the function of the run's `condition`, if `name` was calibrated, else by that of all runs of this selector.
+        By the function of the condition `asked`, if that was calibrated, else by that of all runs with this selector.
         """
-        weights = self.votes.get(name, self.votes.get(select))
+        weights = self.votes.get(select) if asked is None else self.votes.get(asked, self.votes.get(select))
         if weights is None or not votes:
             return None
-        shown = [1.0, *looks(votes, traces)]
+        shown = [1.0, *features(votes, traces)]
         assert len(shown) == len(weights), (select, shown)
         return 1 / (1 + math.exp(-sum(w * x for w, x in zip(weights, shown, strict=True))))
 
-    def covers(self, name: str, policy: bool = False) -> bool:
-        """Whether runs of these options (a `condition`) were calibrated: alike in all but the policy, with as many paths
-        or between the fewest and the most. With ``policy``, alike in that as well.
+    def covers(self, asked: Condition, policy: bool = False) -> bool:
+        """Whether runs like the one `asked` about were calibrated: alike in all but the policy, with as many paths or
+        between the fewest and the most. With ``policy``, alike in that as well.
         """
-        asked = json.loads(name)
-        alike = [c for c in map(json.loads, self.held) if _but_paths(c) == _but_paths(asked)]
-        alike = [c for c in alike if not policy or c["prune"] == asked["prune"]]
-        numbers = [c["paths"] for c in alike if isinstance(c["paths"], int)]
-        if isinstance(asked["paths"], int):
-            return bool(numbers) and min(numbers) <= asked["paths"] <= max(numbers)
-        return any(c["paths"] == asked["paths"] for c in alike)
+        alike = [c for c in self.held if replace(c, paths=0, prune="") == replace(asked, paths=0, prune="")]
+        alike = [c for c in alike if not policy or c.prune == asked.prune]
+        numbers = [c.paths for c in alike if isinstance(c.paths, int)]
+        if isinstance(asked.paths, int):
+            return bool(numbers) and min(numbers) <= asked.paths <= max(numbers)
+        return any(c.paths == asked.paths for c in alike)
 
-    def band(self, name: str) -> Band | None:
-        """What the scores of finished traces say in a run of these options (a `condition`).
+    def band(self, asked: Condition) -> Band | None:
+        """What the scores of finished traces say in such a run.
 
         None where nothing is promised: another way of thinking, or a policy that chose among the paths.
         """
-        return None if json.loads(name)["prune"] != "none" else self.bands.get(way_of_thinking(name))
+        return None if asked.prune != "none" else self.bands.get(asked.way)
 
     def probability(self, score: float) -> float:
         """The probability that a finished trace of this score is right, by linear interpolation."""
@@ -163,23 +219,23 @@ class Calibration:
         (s0, p0), (s1, p1) = self.points[place - 1 : place + 1]
         return p0 + (p1 - p0) * (score - s0) / (s1 - s0)
 
-    def threshold(self, name: str, error: float) -> float:
+    def threshold(self, asked: Condition, error: float) -> float:
         """The least confidence to answer with, so that at most a share `error` of the answers is wrong.
 
         Raises:
-            OptionError: `name` (a `condition`) was not calibrated, or there are too few problems for such an error.
+            OptionError: this condition was not calibrated, or there are too few problems for so small an error.
         """
-        if name not in self.held:
+        if asked not in self.held:
             raise OptionError("--max-error needs a calibration with exactly these options. Try: run `trueplex calibrate` "
                               "with them, or use --abstain-below")  # fmt: skip
-        threshold = safe_threshold(self.held[name], error)
+        threshold = safe_threshold(self.held[asked], error)
         if threshold is None:
             raise OptionError(f"no confidence is high enough to promise an error of at most {error:g} from "
-                              f"{len(self.held[name])} calibration problems. Try: a larger error, or more problems")  # fmt: skip
+                              f"{len(self.held[asked])} calibration problems. Try: a larger error, or more problems")  # fmt: skip
         return threshold
 
     def beside(self, other: Calibration | None) -> Calibration:
-        """This calibration, with what another of the same model and verifier says of other ways to run and to think."""
+        """This calibration, completed by what another of the same model and verifier says of other conditions."""
         if other is None or other.belongs != self.belongs:
             return self
         return Calibration({**other.votes, **self.votes}, {**other.held, **self.held}, self.points or other.points,
@@ -188,9 +244,10 @@ class Calibration:
     def save(self, folder: Path) -> None:
         """Write the file, whole or not at all."""
         content = {
-            "belongs": self.belongs, "looks": LOOKS, "votes": self.votes, "points": self.points,
-            "bands": {name: band.stored() for name, band in self.bands.items()},
-            "held": {name: [[round(c, 5), int(right)] for c, right in pairs] for name, pairs in self.held.items()},
+            "belongs": self.belongs, "features": FEATURES, "points": self.points,
+            "votes": {key if isinstance(key, str) else key.name: weights for key, weights in self.votes.items()},
+            "bands": {way.name: band.stored() for way, band in self.bands.items()},
+            "held": {c.name: [[round(p, 5), int(right)] for p, right in pairs] for c, pairs in self.held.items()},
         }  # fmt: skip
         temporary = folder / (FILE + ".tmp")
         temporary.write_text(json.dumps(content) + "\n")
@@ -210,20 +267,26 @@ class Calibration:
             content = json.loads(path.read_text())
             if content["belongs"] != belongs:
                 return None
-            held = {name: [(float(c), bool(r)) for c, r in pairs] for name, pairs in content["held"].items()}
+            votes: dict[str | Condition, list[float]] = {
+                condition(json.loads(name)) if name.startswith("{") else name: weights
+                for name, weights in content["votes"].items()
+            }
+            held = {condition(json.loads(name)): [(float(p), bool(r)) for p, r in pairs]
+                    for name, pairs in content["held"].items()}  # fmt: skip
             points = [(float(s), float(p)) for s, p in content["points"]]
-            bands = {name: Band.restored(band) for name, band in content["bands"].items()}
-            return cls(content["votes"], held, points, bands, belongs)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            bands = {way_of_thinking(json.loads(name)): Band.restored(band) for name, band in content["bands"].items()}
+            return cls(votes, held, points, bands, belongs)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OptionError) as error:
             raise VerifierError(f"{path} cannot be read ({error!r}). Try: run `trueplex calibrate` again") from error
 
 
 def safe_threshold(pairs: Sequence[tuple[float, bool]], error: float, delta: float = DELTA) -> float | None:
     """The lowest confidence from which on at most a share `error` of answers is wrong; None when there is none.
 
-    Thresholds are tested from high to low, a step of a fiftieth of the problems each, and the search ends at the
-    first whose errors could, with a chance above `delta`, come from a larger rate. Where it begins must not
-    depend on what was right: at the most confident quarter, or more if even no error at all would prove nothing.
+    Thresholds are tested from high to low, in steps of a fiftieth of the problems, and the search ends at the first
+    whose errors could come from a larger rate with a probability above `delta`. Where it starts must not depend on
+    which answers were right: at the most confident quarter, or at more problems if a quarter without any error would
+    prove nothing.
     """
     ranked = sorted(pairs, reverse=True)
     proof = math.ceil(math.log(delta) / math.log1p(-error))
@@ -231,23 +294,10 @@ def safe_threshold(pairs: Sequence[tuple[float, bool]], error: float, delta: flo
     for count in range(max(proof, len(ranked) // 4), len(ranked) + 1, max(1, len(ranked) // 50)):
         lowest = ranked[count - 1][0]
         given = [right for confidence, right in ranked if confidence >= lowest]
-        if binomial_tail(len(given), given.count(False), error) > delta:
+        if bdtr(given.count(False), len(given), error) > delta:
             break
         found = lowest
     return found
-
-
-def binomial_tail(n: int, wrong: int, rate: float) -> float:
-    """The chance of at most `wrong` errors in n answers, if each is wrong at `rate`."""
-    logs = [
-        math.lgamma(n + 1)
-        - math.lgamma(k + 1)
-        - math.lgamma(n - k + 1)
-        + k * math.log(rate)
-        + (n - k) * math.log1p(-rate)
-        for k in range(wrong + 1)
-    ]
-    return sum(map(math.exp, logs))
 
 
 def band_of(pairs: Sequence[tuple[float, bool]], error: float) -> Band:

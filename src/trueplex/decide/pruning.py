@@ -1,8 +1,11 @@
-"""Pruning policies: which live traces to retire, and when. Plain Python over numbers.
+"""Pruning policies: which live traces to stop, and when. Plain Python over numbers.
 
-The grammar, joined with ``+``: ``none`` · ``half:EVERY`` · ``keep:FRACTION@EVERY`` · ``drop:N@EVERY`` ·
-``stop:AT`` · ``floor:SCORE`` · ``deepconf:high|low[@AFTER[/WARMUP]]`` · ``consensus:SHARE``. The first three
-take ``/LEAST``: ``half:32/4`` halves until four are left. `trueplex.decide.rules` says what each does.
+The grammar, joined with ``+``: ``none`` · ``half:EVERY`` · ``keep:FRACTION@EVERY`` · ``drop:N@EVERY`` · ``stop:AT`` ·
+``keep-top:N@AT`` · ``floor:SCORE`` · ``deepconf:high|low[@AFTER[/WARMUP]]`` · ``consensus:SHARE`` · ``auto``. ``half``,
+``keep`` and ``drop`` take ``/LEAST``: ``half:32/4`` halves until four are left. `trueplex.decide.rules` says what each
+rule does; ``auto`` is adaptive sampling (`trueplex.decide.adaptive`): ``--paths 64 --prune half:4/4+auto`` starts few
+traces of a problem and adds more, up to 64, while its vote is open. A policy means the same live and simulated on
+stored traces.
 """
 
 from __future__ import annotations
@@ -12,13 +15,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from trueplex.decide.rules import Consensus, DeepConf, Floor, Keep, Rule, Standing, Stop
+from trueplex.decide.rules import Consensus, DeepConf, Floor, Keep, KeepTop, Rule, Standing
 from trueplex.errors import OptionError
-from trueplex.types import Trace
+from trueplex.types import Status, Stop, Trace
 
 GRAMMAR = (
-    "none, half:EVERY, keep:FRACTION@EVERY, drop:N@EVERY (each also /LEAST), stop:AT, floor:SCORE, "
-    "deepconf:high|low[@AFTER[/WARMUP]], consensus:SHARE, joined with +"
+    "none, half:EVERY, keep:FRACTION@EVERY, drop:N@EVERY (each also /LEAST), stop:AT, keep-top:N@AT, floor:SCORE, "
+    "deepconf:high|low[@AFTER[/WARMUP]], consensus:SHARE, auto, joined with +"
 )
 
 
@@ -26,11 +29,16 @@ GRAMMAR = (
 class Policy:
     """Rules applied in order to each problem; make one with `parse`.
 
-    ``acted`` counts, by rule, the traces that it has retired: a rule that never acted is worth a word.
+    Attributes:
+        rules: the rules, in the order in which they were written; none for ``none`` and ``auto``.
+        spelled: the text that the policy was read from.
+        adaptive: traces are added while the vote is open (``auto``).
+        acted: by rule, the number of traces that it has pruned: a rule that pruned nothing is reported.
     """
 
     rules: tuple[Rule, ...]
     spelled: str
+    adaptive: bool = False
     acted: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -44,32 +52,31 @@ class Policy:
 
     @property
     def compares(self) -> bool:
-        """Whether some rule needs the traces of a problem to begin together."""
+        """Whether some rule needs the traces of a problem to start together."""
         return bool(self.rules)  # even a floor spares the last live one
 
     @property
     def warmup(self) -> int:
-        """Traces of a problem that must have stopped before the others begin; 0 when all begin together."""
+        """Traces of a problem that must have stopped before the others start; 0 when all start together."""
         return max((rule.warmup for rule in self.rules if isinstance(rule, DeepConf)), default=0)
 
-    def __call__(self, standing: Standing) -> list[Trace]:
-        """The live traces of one problem to retire, each with the rule that chose it as its ``reason``.
+    def __call__(self, standing: Standing) -> list[Stop]:
+        """The live traces of one problem to stop, each with the rule that chose it as the reason.
 
-        Raises OptionError when a rule meets a trace without a score.
+        The traces themselves are not changed. Each rule sees what the rules before it have left.
+        Raises OptionError when a rule needs a score that a trace does not have.
         """
-        live, retired = list(standing.live), []
+        live, stops = list(standing.live), []
         for rule in self.rules:
             chosen = rule(Standing(live, standing.stopped))
-            for trace in chosen:
-                trace.reason = rule.spelled
             self.acted[rule.spelled] += len(chosen)
-            names = {t.index for t in chosen}
-            live = [t for t in live if t.index not in names]
-            retired += chosen
-        return retired
+            indices = {t.index for t in chosen}
+            live = [t for t in live if t.index not in indices]
+            stops += [Stop(trace, Status.PRUNED, rule.spelled) for trace in chosen]
+        return stops
 
     def settled(self, stopped: Sequence[Trace]) -> bool:
-        """Whether a rule holds that no further trace of the problem needs to begin."""
+        """Whether a rule finds that no further trace of the problem needs to start."""
         return any(isinstance(rule, Consensus) and rule.reached(stopped) for rule in self.rules)
 
     def voters(self, traces: Sequence[Trace]) -> list[Trace]:
@@ -80,22 +87,23 @@ class Policy:
         return list(traces)
 
     def check(self, paths: int, longest: int, highest: float = 1.0) -> None:
-        """Raise OptionError when a rule could never act on `paths` traces of at most `longest` tokens.
+        """Raise OptionError when a rule has no effect on `paths` traces of at most `longest` tokens.
 
-        Neither may a floor lie above the `highest` score that there is.
+        A floor above `highest`, the highest score that the scorer can give, is refused too.
         """
         for rule in self.rules:
             if isinstance(rule, Floor) and rule.score > highest:
                 raise OptionError(f"the pruning rule {rule.spelled!r} is above every score. Try: at most {highest:g}")
             if why := rule.inert(paths, longest):
-                raise OptionError(f"the pruning rule {rule.spelled!r} could never act: {why}")
+                raise OptionError(f"the pruning rule {rule.spelled!r} has no effect here: {why}")
 
 
 def parse(text: str) -> Policy:
     """Read the pruning grammar. Raises OptionError naming the part that is wrong and the grammar."""
     if text.strip() == "none":
         return Policy((), "none")
-    return Policy(tuple(_rule(part.strip()) for part in text.split("+")), text)
+    parts = [part.strip() for part in text.split("+")]
+    return Policy(tuple(_rule(part) for part in parts if part != "auto"), text, adaptive="auto" in parts)
 
 
 def _rule(part: str) -> Rule:
@@ -104,7 +112,10 @@ def _rule(part: str) -> Rule:
         if name in ("half", "keep", "drop"):
             return _keep(name, rest, part)
         if name == "stop":
-            return Stop(_count(rest), part)
+            return KeepTop(_count(rest), 1, part)
+        if name == "keep-top":
+            number, _, at = rest.partition("@")
+            return KeepTop(_count(at), _count(number), part)
         if name == "floor":
             return Floor(_number(rest, "score", 0, math.inf), part)
         if name == "consensus":
@@ -156,7 +167,7 @@ def _number(text: str, what: str, least: float, most: float) -> float:
     try:
         number = float(text)
     except ValueError:
-        raise ValueError(f"the {what} {text!r} is no number") from None
+        raise ValueError(f"the {what} {text!r} is not a number") from None
     if not (math.isfinite(number) and least <= number <= most):
         raise ValueError(f"the {what} {text} is not in [{least:g}, {most:g}]")
     return number

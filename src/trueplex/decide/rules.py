@@ -1,7 +1,7 @@
-"""The rules that a pruning policy is made of: what each retires of one problem's traces, and when.
+"""The rules that a pruning policy is made of: which of one problem's traces each one prunes, and when.
 
-A rule compares within a problem. Only live traces can be retired: one that has finished stays a
-candidate for the vote. Ties go to the lower trace index, never to luck.
+A rule compares traces of one problem. Only live traces can be pruned: one that has finished stays a candidate for the
+vote. The order of the traces never matters; of equal scores the lower trace index is kept.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class Standing:
 class Rule(Protocol):
     """One rule of a policy.
 
-    ``every`` is the cadence in tokens that it needs, 0 when it acts at every look; ``spelled`` is how it
-    was written.
+    ``every`` is the cadence in tokens that it needs, 0 when it is applied after every stride; ``spelled`` is the text
+    that it was read from.
     """
 
     @property
@@ -39,14 +39,14 @@ class Rule(Protocol):
     def needs_scores(self) -> bool: ...
 
     def __call__(self, standing: Standing) -> list[Trace]:
-        """The live traces to retire."""
+        """The live traces to prune; none of them is changed. Raises OptionError when a needed score is missing."""
 
     def inert(self, paths: int, longest: int) -> str | None:
-        """Why the rule could never act on so many traces of at most so many tokens, and what to try; or None."""
+        """Why the rule has no effect on this many traces of at most ``longest`` tokens, and what to try; else None."""
 
 
 def score_of(trace: Trace) -> float:
-    """The latest score. Raises OptionError when there is none, or it is no number."""
+    """The latest score. Raises OptionError when there is none, or it is NaN."""
     score = trace.score
     if score is None or math.isnan(score):
         raise OptionError(f"trace {trace.index} has score {score}. Try: prune with a scorer that scores every trace")
@@ -61,7 +61,7 @@ def ranked(traces: Sequence[Trace]) -> list[Trace]:
 def _too_late(at: int, longest: int) -> str | None:
     if at < longest:
         return None
-    return f"it first looks at token {at} and no trace is longer than {longest}. Try: a smaller number"
+    return f"it first applies at token {at} and no trace is longer than {longest}. Try: a smaller number"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,15 +83,20 @@ class Keep:
         if paths <= self.least:
             return f"it leaves at least {self.least} and there are {paths} paths. Try: more paths"
         if all(max(self.least, self.kept(n)) >= n for n in range(1, paths + 1)):
-            return f"of {paths} paths or fewer it keeps all. Try: more paths, or keep less"
+            return f"of {paths} paths or fewer it keeps all. Try: more paths, or keep fewer"
         return _too_late(self.every, longest)
 
 
 @dataclass(frozen=True, slots=True)
-class Stop:
-    """At `at` tokens, once, keep the single best live trace of a problem."""
+class KeepTop:
+    """Once, at `at` tokens, keep the `number` best live traces of a problem (``stop:AT`` keeps one).
+
+    STOP's 64 → 8 at 2,048 tokens is ``keep-top:8@2048``. With adaptive sampling each round of traces is pruned by
+    itself, when it has so many tokens.
+    """
 
     at: int
+    number: int
     spelled: str
     needs_scores: ClassVar[bool] = True
 
@@ -100,15 +105,18 @@ class Stop:
         return self.at
 
     def __call__(self, standing: Standing) -> list[Trace]:
-        return ranked([t for t in standing.live if t.tokens == self.at])[1:]
+        due = [t for t in standing.live if t.tokens == self.at]
+        return ranked(due)[self.number :] if len(due) > self.number else []
 
     def inert(self, paths: int, longest: int) -> str | None:
-        return "there is one path. Try: more paths" if paths < 2 else _too_late(self.at, longest)
+        if paths <= self.number:
+            return f"it keeps {self.number} and there are {paths} paths. Try: more paths"
+        return _too_late(self.at, longest)
 
 
 @dataclass(frozen=True, slots=True)
 class Floor:
-    """Whenever scored, retire traces under `score`, but never the last live one of a problem."""
+    """Whenever traces are scored, prune those under `score`, but never the last live one of a problem."""
 
     score: float
     spelled: str
@@ -120,17 +128,17 @@ class Floor:
 
     def inert(self, paths: int, longest: int) -> str | None:
         if self.score <= 0:
-            return "no score is below 0. Try: a higher one"
+            return "no score is below 0. Try: a higher floor"
         return "there is one path. Try: more paths" if paths < 2 else None
 
 
 @dataclass(frozen=True, slots=True)
 class DeepConf:
-    """Online DeepConf (arXiv 2508.15260): a bar from warm-up traces, under which no other may fall.
+    """Online DeepConf (arXiv 2508.15260): warm-up traces set a threshold, and the others are pruned below it.
 
-    The first `warmup` traces of a problem run to their end. The bar is the percentile of their lowest
-    scores that `keeps` of them pass: ``high`` keeps 90 % of them, ``low`` 10 %. From then on a trace of at least
-    `after` tokens whose score is under the bar is retired, and warm-up traces under it do not vote.
+    The first `warmup` traces of a problem run to their end. The threshold is the percentile of their lowest scores
+    that a share `keeps` of them passes: ``high`` keeps 90 %, ``low`` 10 %. From then on a trace of at least `after`
+    tokens whose score is below the threshold is pruned, and warm-up traces below it do not vote.
 
     With the scorer ``deepconf:tail@W`` or ``deepconf:lowest@W`` and ``after`` W these are the published
     group confidences; with any other scorer, the same rule on its scores.
@@ -153,7 +161,7 @@ class DeepConf:
         return min([s for at, s in trace.scores if at >= self.after] or [trace.scores[-1][1]])
 
     def bar(self, stopped: Sequence[Trace]) -> float | None:
-        """The score to pass, by linear interpolation; None until all warm-up traces have stopped."""
+        """The threshold, by linear interpolation; None until all warm-up traces have stopped."""
         lows = sorted(self.lowest(t) for t in stopped if t.index < self.warmup)
         if len(lows) < self.warmup:
             return None
@@ -169,6 +177,7 @@ class DeepConf:
         return [t for t in standing.live if t.index >= self.warmup and t.tokens >= self.after and score_of(t) < bar]
 
     def voters(self, traces: Sequence[Trace]) -> list[Trace]:
+        """Stopped traces without the warm-up traces below the threshold."""
         bar = self.bar(traces)
         return [t for t in traces if bar is None or t.index >= self.warmup or self.lowest(t) >= bar]
 
@@ -180,10 +189,10 @@ class DeepConf:
 
 @dataclass(frozen=True, slots=True)
 class Consensus:
-    """Stop all of a problem when its leading answer holds `share` of the weight of all its traces.
+    """Stop all traces of a problem when its leading answer holds `share` of the weight of all its traces.
 
-    Finished traces weigh their scores, 1 without a scorer. Running ones weigh theirs as if all of them would
-    vote otherwise: from ½ on, what has the share cannot lose the vote by those that run.
+    Finished traces weigh their scores, 1 without a scorer. Running ones weigh theirs as if all of them would vote for
+    another answer: with a share above ½, the leading answer cannot lose the vote to the traces that are stopped.
     """
 
     share: float
@@ -195,11 +204,11 @@ class Consensus:
         if not candidates(standing.stopped):
             return []
         votes = tally(standing.stopped, _weight)
-        total = sum(v.weight for v in votes) + sum(map(_weight, standing.live))
+        total = sum(v.weight for v in votes) + math.fsum(map(_weight, standing.live))
         return list(standing.live) if votes[0].weight >= self.share * total else []
 
     def reached(self, stopped: Sequence[Trace]) -> bool:
-        """Whether the answer has its share among traces that have all stopped."""
+        """Whether the leading answer has its share once all traces have stopped, by more than one vote."""
         votes = tally(stopped, _weight)
         return len(candidates(stopped)) > 1 and votes[0].weight >= self.share * sum(v.weight for v in votes)
 

@@ -1,7 +1,8 @@
-"""A policy on stored traces: who would have been retired, when, and what the run would have spent.
+"""A policy on stored traces: which would have been pruned, when, and what the run would have spent.
 
-The same policy, schedule and selectors as in the decode loop look at the same numbers at the same moments, so the same
-traces survive (a law: tests/test_simulate.py). Needs traces that were grown to their end, scored at every look.
+The same policy, schedule and selectors as in the decode loop see the same numbers at the same moments, so the same
+traces survive (a law: tests/decide/test_simulate.py). Needs traces that ran to their end, with a score at every
+decision.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ def simulate(grown: Sequence[Trace], rule: Policy, schedule: PathSchedule, strid
     """The traces of one problem as a run would have left them, in the order of their index.
 
     Args:
-        grown: traces with indices 0 … n − 1, whole, with a score at every `stride` tokens and at the end.
-        stride: tokens between looks.
+        grown: whole traces with indices 0 … n − 1, with a score at every `stride` tokens and at the end.
+        stride: tokens between decisions.
 
     Raises:
-        OptionError: there are too few traces, or one was not scored at a look.
+        OptionError: there are too few traces, or one was not scored at a decision.
     """
     whole = {t.index: t for t in grown}
     scores = {t.index: dict(t.scores) for t in grown}
@@ -33,8 +34,8 @@ def simulate(grown: Sequence[Trace], rule: Policy, schedule: PathSchedule, strid
     stopped: list[Trace] = []
     more = schedule.first
     while more:
-        begun = len(stopped)
-        live = [replace(whole[begun + i], status=Status.RUNNING, tokens=0, scores=[], answer=None, correct=None,
+        started = len(stopped)
+        live = [replace(whole[started + i], status=Status.RUNNING, tokens=0, scores=[], answer=None, correct=None,
                         probe_tokens=0) for i in range(more)]  # fmt: skip
         tokens = 0
         while live:
@@ -43,8 +44,10 @@ def simulate(grown: Sequence[Trace], rule: Policy, schedule: PathSchedule, strid
                 _advance(trace, whole[trace.index], scores[trace.index], tokens)
             stopped += [t for t in live if t.status is not Status.RUNNING]
             live = [t for t in live if t.status is Status.RUNNING]
-            for trace in rule(Standing(live, stopped)):
-                trace.status, trace.thinking_tokens = Status.PRUNED, min(trace.tokens, trace.thinking_tokens)
+            for stop in rule(Standing(live, stopped)):
+                trace = stop.trace
+                trace.status, trace.reason = stop.status, stop.reason
+                trace.thinking_tokens = min(trace.tokens, trace.thinking_tokens)
                 stopped.append(trace)
             live = [t for t in live if t.status is Status.RUNNING]
         more = 0 if rule.settled(stopped) else schedule.more(stopped)
@@ -52,16 +55,16 @@ def simulate(grown: Sequence[Trace], rule: Policy, schedule: PathSchedule, strid
 
 
 def _advance(trace: Trace, whole: Trace, scores: Mapping[int, float], tokens: int) -> None:
-    """Let a trace grow to so many tokens, or to its end, and take the score of that look.
+    """Let a trace grow to `tokens` tokens, or to its end, and take the score that it had there.
 
-    The look costs a probe, one token, if the stored trace took any: an untrained score reads what is there anyway.
+    A score costs one probe token if the stored trace has spent any: an untrained score reads what is stored anyway.
     """
     trace.tokens = min(tokens, whole.tokens)
     if scores:
         score = scores.get(trace.tokens)
         if score is None:
             raise OptionError(
-                f"trace {trace.index} has no score at {trace.tokens} tokens. Try: score the traces at every look"
+                f"trace {trace.index} has no score at {trace.tokens} tokens. Try: a cadence at which the traces are scored"
             )
         trace.scores.append((trace.tokens, score))
         trace.probe_tokens += whole.probe_tokens > 0
@@ -70,5 +73,5 @@ def _advance(trace: Trace, whole: Trace, scores: Mapping[int, float], tokens: in
 
 
 def spent(traces: Sequence[Trace]) -> int:
-    """Tokens and probes of these traces."""
+    """Tokens of these traces, probes included."""
     return sum(t.tokens + t.probe_tokens for t in traces)

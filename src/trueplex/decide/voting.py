@@ -1,7 +1,7 @@
 """Selectors: stopped traces → answer. Plain Python; equality of answers is the grader's.
 
-Retired traces and traces without an answer have no vote. Ties are won by the group with more
-paths, then by the one whose first path has the lowest index.
+Pruned traces and traces without an answer have no vote. Ties are won by the group with more paths, then by the one
+whose first path has the lowest index.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ def candidates(traces: Sequence[Trace]) -> list[Trace]:
 
 
 def tally(traces: Sequence[Trace], weigh: Weigh, combine: Callable[[Iterable[float]], float] = sum) -> list[Vote]:
-    """Votes of equal answers together, best first; a group is spelled as its first path spelled it.
+    """The votes of equal answers added up, best first; a group is spelled as its first path spells its answer.
 
-    A group weighs what ``combine`` makes of its paths' weights.
+    ``combine`` makes the weight of a group from those of its paths.
     """
     voting = candidates(traces)
     votes = []
@@ -69,7 +69,7 @@ def _score(trace: Trace) -> float:
 
 
 def _log_odds(trace: Trace) -> float:
-    """The weight of independent witnesses, log(s / (1 − s)); a trace that is rather wrong than right has none."""
+    """The weight of independent evidence, log(s / (1 − s)); a trace that is more likely wrong than right has none."""
     score = min(max(_score(trace), 0.5), 1 - 1e-6)
     return math.log(score / (1 - score))
 
@@ -81,7 +81,7 @@ def selector(name: str) -> Selector:
     """The selector of that name: ``majority``; ``weighted`` by score, by score ** POWER or by log-odds; ``best``;
     or ``top:SHARE``, weighted among the best SHARE. What search-and-learn calls weighted best-of-N is ``weighted``.
 
-    Raises OptionError for an unknown one.
+    Raises OptionError for any other name.
     """
     plain: dict[str, Selector] = {"majority": majority, "best": best}
     if name in plain:
@@ -108,7 +108,7 @@ def top_share(name: str) -> float | None:
 
 
 def _number(name: str, kind: str) -> float:
-    """The number behind ``KIND:``; not a number where there is none."""
+    """The number after ``KIND:``; NaN where there is none."""
     try:
         return float(name.removeprefix(f"{kind}:")) if name.startswith(f"{kind}:") else math.nan
     except ValueError:
@@ -116,6 +116,6 @@ def _number(name: str, kind: str) -> float:
 
 
 def share(votes: Sequence[Vote]) -> float:
-    """The first vote's share of all weight in [0, 1]; 0 without votes."""
+    """The leading vote's share of all weight, in [0, 1]; 0 without votes."""
     total = sum(v.weight for v in votes)
     return votes[0].weight / total if votes and total > 0 else float(bool(votes)) / max(1, len(votes))

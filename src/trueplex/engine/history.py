@@ -15,41 +15,50 @@ FIRST = 128  # steps allotted at first; doubled when full
 
 
 class History:
-    """Steps of every row, [rows, steps, K] and [rows, steps], on the model's device."""
+    """Steps of every row, [rows, steps, K] and [rows, steps], on the model's device; it grows in all three."""
 
-    def __init__(self, rows: int, width: int, device: torch.device) -> None:
-        wide, narrow = (rows, FIRST, width), (rows, FIRST)
-        self._steps = Step(
-            torch.zeros(wide, dtype=torch.int32, device=device),
-            *(torch.zeros(shape, device=device) for shape in (wide, wide, narrow, narrow)),
-        )
+    def __init__(self, device: torch.device) -> None:
+        wide = torch.zeros(0, FIRST, 1, device=device)
+        self._steps = Step(wide.int(), wide, wide.clone(), wide[..., 0].clone(), wide[..., 0].clone())
+
+    def reserve(self, rows: int, width: int) -> None:
+        """Have at least so many rows of at least so many slots."""
+        have, steps, slots = self._steps.ids.shape
+        if rows > have or width > slots:
+            self._resize(max(rows, have), steps, max(width, slots))
 
     def remember(self, step: Step, tokens: np.ndarray) -> None:
         """The step of the first n rows, as each one's step number `tokens` [n]."""
         self._grow(int(tokens.max()) + 1)
-        device = self._steps.ids.device
+        device, slots = self._steps.ids.device, step.ids.shape[1]
         rows, at = torch.arange(len(tokens), device=device), torch.from_numpy(tokens).to(device)
         for kept, new in zip(self._steps, step, strict=True):
-            kept[rows, at] = new.to(kept.dtype)
+            whole = kept[..., :slots] if kept.dim() == 3 else kept
+            whole[rows, at] = new.to(kept.dtype)
 
-    def steps(self, rows: Sequence[int], tokens: Sequence[int]) -> list[Steps]:
-        """Copies of the first steps of rows, so many of each, as the rows will be used again."""
+    def steps(self, rows: Sequence[int], tokens: Sequence[int], widths: Sequence[int]) -> list[Steps]:
+        """Copies of the first steps and slots of rows, so many of each, as the rows will be used again."""
         if not len(rows):
             return []
         places = torch.tensor(rows, device=self._steps.ids.device)
         taken = [t[:, : max(tokens)].index_select(0, places).cpu().numpy() for t in self._steps]
-        return [Steps(*(t[i, :count].copy() for t in taken)) for i, count in enumerate(tokens)]
+        return [
+            Steps(*(t[i, :count, :width].copy() if t.ndim == 3 else t[i, :count].copy() for t in taken))
+            for i, (count, width) in enumerate(zip(tokens, widths, strict=True))
+        ]
 
     def restore(self, row: int, steps: Steps) -> None:
-        """Give a row the steps of a trace that was begun."""
+        """Give a row the steps of a suspended trace."""
         self._grow(len(steps))
         for kept, old in zip(self._steps, steps.arrays(), strict=True):
-            kept[row, : len(steps)] = torch.from_numpy(old).to(kept)
+            whole = kept[..., : old.shape[1]] if old.ndim == 2 else kept
+            whole[row, : len(steps)] = torch.from_numpy(old).to(kept)
 
-    def last_ids(self, tokens: np.ndarray, count: int) -> Tensor:
-        """The last emitted ids [n, count] of the first n rows, −1 before their first."""
-        at = torch.from_numpy(tokens[:, None] - np.arange(count, 0, -1)).to(self._steps.ids.device)
-        ids = self._steps.ids[: len(tokens), :, 0].gather(1, at.clamp(min=0))
+    def last_ids(self, rows: np.ndarray, tokens: np.ndarray, count: int) -> Tensor:
+        """The last emitted ids [n, count] of rows [n], −1 before their first; tokens [n] are the rows' steps."""
+        device = self._steps.ids.device
+        at = torch.from_numpy(tokens[:, None] - np.arange(count, 0, -1)).to(device)
+        ids = self._steps.ids[torch.from_numpy(rows).to(device), :, 0].gather(1, at.clamp(min=0))
         return torch.where(at < 0, -1, ids)
 
     def swap(self, rows: Tensor, sources: Tensor) -> None:
@@ -58,5 +67,14 @@ class History:
             tensor[rows] = tensor[sources]
 
     def _grow(self, length: int) -> None:
-        while self._steps.ids.shape[1] < length:
-            self._steps = Step(*(torch.cat([t, torch.zeros_like(t)], dim=1) for t in self._steps))
+        rows, steps, slots = self._steps.ids.shape
+        if length > steps:
+            self._resize(rows, max(length, 2 * steps), slots)
+
+    def _resize(self, rows: int, steps: int, slots: int) -> None:
+        grown = []
+        for old in self._steps:
+            new = old.new_zeros((rows, steps, slots)[: old.dim()])
+            new[tuple(slice(size) for size in old.shape)] = old
+            grown.append(new)
+        self._steps = Step(*grown)

@@ -26,11 +26,11 @@ class Ending:
             leaves is kept for the answer, also where the model's positions shorten the trace.
         cold_entropy: cold stop (Soft Thinking): after ``cold_steps`` consecutive thinking steps whose
             entropy, in nats, is below this, ``</think>`` replaces the last one's token.
-        stop: a trace ends when its emitted text ends in one of these strings, wherever tokens part.
+        stop: a trace ends when its emitted text ends in one of these strings, wherever token boundaries fall.
         max_seconds: a trace is stopped this long after it was admitted.
 
     Raises:
-        OptionError: a value is out of range, or could not act.
+        OptionError: a value is out of range, or has no effect.
     """
 
     max_tokens: int | None = None
@@ -46,7 +46,7 @@ class Ending:
             if value is not None and not 0 < value < float("inf"):
                 raise OptionError(f"{name.replace('_', '-')} is {value}. Try: a positive number")
         if self.cold_steps is not None and self.cold_entropy is None:
-            raise OptionError("cold-steps acts only with a cold-entropy. Try: give one, or drop cold-steps")
+            raise OptionError("cold-steps has no effect without a cold-entropy. Try: give one, or drop cold-steps")
         if self.think_tokens and self.max_tokens and self.think_tokens >= self.max_tokens:
             raise OptionError(
                 f"think-tokens {self.think_tokens} leaves no answer within max-tokens {self.max_tokens}. "
@@ -64,8 +64,8 @@ class Ending:
         """Most tokens of a trace, of a model whose own limit is `default`."""
         return self.max_tokens or default
 
-    def limits(self, room: np.ndarray, default: int) -> tuple[np.ndarray, np.ndarray]:
-        """Most tokens, and the step at which thinking is closed, of traces with `room` positions left [B].
+    def limits(self, remaining: np.ndarray, default: int) -> tuple[np.ndarray, np.ndarray]:
+        """Most tokens, and the step at which thinking is closed, of traces with so many `remaining` positions [B].
 
         Raises:
             OptionError: think_tokens leaves no answer within the model's own limit.
@@ -74,21 +74,21 @@ class Ending:
         if self.think_tokens is not None and self.think_tokens >= most:
             raise OptionError(f"think-tokens {self.think_tokens} leaves no answer within the model's {most} tokens. "
                               "Try: lower it or give max-tokens")  # fmt: skip
-        limits = np.minimum(most, room)
+        limits = np.minimum(most, remaining)
         if self.think_tokens is None:
             return limits, np.full_like(limits, np.iinfo(np.int64).max)
         for_answer = most - self.think_tokens
         return limits, np.maximum(1, np.minimum(self.think_tokens, limits - for_answer))
 
-    def cold(self, run: np.ndarray, entropy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Lengths of the runs of low entropy after this step [B], and which rows are to be closed."""
+    @property
+    def most_cold_steps(self) -> int:
+        """Steps of low entropy that close the thinking; with no cold stop, more than there are."""
         if self.cold_entropy is None:
-            return run, np.zeros(len(run), dtype=bool)
-        run = np.where(entropy < self.cold_entropy, run + 1, 0)
-        return run, run >= (self.cold_steps or DEFAULT_COLD_STEPS)
+            return np.iinfo(np.int64).max
+        return self.cold_steps or DEFAULT_COLD_STEPS
 
     def cold_run(self, entropy: np.ndarray) -> int:
-        """The run of low entropy at the end of a trace that was begun; entropy is [T]."""
+        """The run of low entropy at the end of a suspended trace; entropy is [T] in nats."""
         if self.cold_entropy is None:
             return 0
         high = np.flatnonzero(entropy >= self.cold_entropy)

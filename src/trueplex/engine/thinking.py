@@ -239,9 +239,13 @@ def _step(logits: Tensor, logps: Tensor, sampling: Sampling, ids: Tensor, weight
 
 
 def widened(step: Step, width: int) -> Step:
-    """A step of width 1 as one of `width`: weight 1 in slot 0, which the others repeat with weight 0."""
-    spread = [t.expand(-1, width) for t in step[:3]]
-    return one_hot(Step(spread[0], spread[1], spread[2], step.entropy, step.confidence))
+    """The step with `width` slots: those that it lacks repeat slot 0 with weight 0."""
+    missing = width - step.ids.shape[1]
+    if not missing:
+        return step
+    ids, logps = (torch.cat([t, t[:, :1].expand(-1, missing)], 1) for t in (step.ids, step.logps))
+    weights = torch.nn.functional.pad(step.weights, (0, missing))
+    return Step(ids, weights, logps, step.entropy, step.confidence)
 
 
 def one_hot(step: Step) -> Step:

@@ -18,8 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from trueplex.decide import pruning as policy
-from trueplex.decide import voting as vote
+from trueplex.decide import pruning, voting
 from trueplex.decide.adaptive import FIRST, PathSchedule
 from trueplex.decide.pruning import Policy
 from trueplex.decide.simulate import simulate, spent
@@ -69,9 +68,9 @@ def _voted(name: str) -> Method | None:
     """The vote of that name in the grammar of `trueplex.decide.voting`, where it has an option."""
     if name in METHODS:
         return None
-    if weigh := vote.weighing(name):
+    if weigh := voting.weighing(name):
         return lambda traces: Outcome(_winner(traces, lambda trace, sofar: sofar + weigh(trace)), _once(traces))
-    if share := vote.top_share(name):
+    if share := voting.top_share(name):
         return lambda traces: Outcome(weighted(_topmost(traces, share)).answer, _once(traces))
     return None
 
@@ -172,12 +171,10 @@ def choose(names: Sequence[str] | None, scored: bool, every: int = 32, paths: in
 
 def _parse(name: str, rules: str, every: int) -> tuple[Policy, bool]:
     """The policy of a method, and whether traces are added while its vote is open."""
-    parts = rules.split("+")
-    adaptive = "auto" in parts
-    rule = policy.parse("+".join(part for part in parts if part != "auto") or "none")
-    if rule.spelled == "none" and not adaptive:
+    rule = pruning.parse(rules)
+    if not (rule.rules or rule.adaptive):
         raise OptionError(f"{name!r} retires nothing. Try: drop ~{rules}")
     if rule.stride % every:
         raise OptionError(f"{name!r} looks every {rule.stride} tokens and scores lie {every} apart. Try: --probe-every "
                           f"{rule.stride}, or a multiple of {every} in the policy")  # fmt: skip
-    return rule, adaptive
+    return rule, rule.adaptive

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from torch.utils.flop_counter import FlopCounterMode
 
-from trueplex.decide import voting as vote
+from trueplex.decide import voting
 from trueplex.evals.metrics import auroc_over_all, interval, per_problem_auroc
 from trueplex.evals.summary import Votes, chosen_right, figure
 from trueplex.types import Trace
@@ -159,7 +159,7 @@ def _votes(traces: Sequence[Trace], scores: np.ndarray) -> tuple[dict[str, Any],
     def outcomes(select: Votes) -> np.ndarray:
         return np.array([chosen_right(select(g), g[0].problem.answers or ()) for g in groups.values()])
 
-    heads, weighted, best = outcomes(vote.majority), outcomes(vote.weighted), outcomes(vote.best)
+    heads, weighted, best = outcomes(voting.majority), outcomes(voting.weighted), outcomes(voting.best)
     return {
         "paths": max(map(len, groups.values())),
         "majority": figure(heads.tolist()), "weighted": figure(weighted.tolist()), "best": figure(best.tolist()),

@@ -20,10 +20,10 @@ from trueplex.evals.methods import choose
 from trueplex.evals.summary import summarise
 from trueplex.models.backbone import Backbone
 from trueplex.models.prompt import make_prompt
-from trueplex.solving.loop import Scorer
 from trueplex.solving.rollouts import rollout
 from trueplex.solving.settings import Settings, configuration
 from trueplex.types import Problem
+from trueplex.verify.scorer import Scorer
 
 RESULTS, TIMING = "results.json", "timing.json"
 SECONDS = 5.0  # between writings of the time spent

@@ -19,8 +19,9 @@ from transformers.cache_utils import get_layer_types_and_kwargs
 
 from trueplex.errors import ModelError
 from trueplex.models import attention
+from trueplex.models.markers import Markers
 
-THINK_END = "</think>"
+THINK_START, THINK_END = "<think>", "</think>"
 ATTENTION_KINDS = ("full_attention", "sliding_attention")
 DEFAULT_INSTRUCTION = "\nPlease reason step by step, and put your final answer within \\boxed{}."
 DEFAULT_MAX_TOKENS = 4096  # the length of the papers' training runs
@@ -67,6 +68,14 @@ class Backbone:
         configured = getattr(self.model.generation_config, "eos_token_id", None)
         ids = configured if isinstance(configured, list) else [configured]
         return frozenset(i for i in (*ids, self.tokenizer.eos_token_id) if i is not None)
+
+    @property
+    def markers(self) -> Markers | None:
+        """What opens and closes thinking; None when nothing closes it."""
+        if self.think_end is None:
+            return None
+        start = self._single_id(THINK_START)
+        return Markers(((start,),) if start is not None else (), ((self.think_end,),))
 
     @property
     def layers(self) -> int:

@@ -21,13 +21,14 @@ from pathlib import Path
 import numpy as np
 
 from trueplex.data.traces import ARROW, Row, Store, open_store, read, read_traces, to_row
-from trueplex.engine import start as engine
+from trueplex.engine.batch import ROWS
 from trueplex.errors import InputError, StoreError
 from trueplex.models.backbone import Backbone
 from trueplex.models.prompt import make_prompt
-from trueplex.solving.loop import Scorer, Stopped, stream
+from trueplex.solving.loop import Stopped, stream
 from trueplex.solving.settings import Settings, configuration, origin
 from trueplex.types import Problem, Status, Trace
+from trueplex.verify.scorer import Scorer
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ def rollout(
         )
     out, paths = Path(out), settings.schedule.most
     source = origin(settings.thinking, backbone)
-    rows = settings.rows or engine.ROWS.get(backbone.device.type, engine.ROWS["cpu"])
+    rows = settings.rows or ROWS.get(backbone.device.type, ROWS["cpu"])
     _claim(out, {"config": configuration(settings, backbone), "problems": [p.key for p in problems],
                  "scorer": scorer.fingerprint if scorer else None})  # fmt: skip
     store = open_store(out / TRACES)

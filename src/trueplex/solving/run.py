@@ -1,44 +1,126 @@
-"""One problem's traces, from their stop to the vote, and what they spent."""
+"""One request while it runs: its traces, from their start to the vote, and what they spent."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
-from trueplex.decide import voting as vote
+from trueplex.decide import alarms, pruning, voting
 from trueplex.decide.calibration import Calibration, condition
-from trueplex.decide.pruning import Policy
+from trueplex.decide.rules import Standing
+from trueplex.engine.grow import check, check_resumed
+from trueplex.errors import OptionError
 from trueplex.grading import answers
 from trueplex.models.backbone import Backbone
-from trueplex.solving.settings import Settings, configuration
-from trueplex.types import Alarmed, Prompt, Solution, Status, Trace, Usage
+from trueplex.models.prompt import make_prompt
+from trueplex.solving.request import Account, Request
+from trueplex.solving.settings import DEFAULT_STRIDE, Settings, configuration
+from trueplex.types import Alarmed, Solution, Status, Stop, Trace, Usage
+from trueplex.verify import confidence
 
 
 class Run:
-    """A problem being solved.
+    """A request being solved.
 
     Attributes:
-        begun: traces that were begun, with indices 0 … begun − 1.
-        closed: no more are to begin.
+        started: traces that were started, with indices 0 … started − 1.
+        closed: no more are to start.
         traces: those of them that have stopped.
-        alarms: what rang.
-        prompt_tokens: tokens of its prompt that were read.
+        alarms: those that were raised.
+        stride: tokens between two looks of its scorer, policy and alarms.
+        clock: tokens since its first running trace entered; looks fall on multiples of the stride.
         least: the confidence below which it is not answered.
+
+    Raises:
+        InputError: the prompt does not fit the model.
+        OptionError: a policy, a selector or an alarm needs scores and there is no scorer; a rule has no effect; the largest
+            error cannot be promised; or a resumed trace belongs to other options.
     """
 
-    def __init__(self, prompt: Prompt, settings: Settings, backbone: Backbone, rule: Policy,
-                 calibration: Calibration | None, least: float) -> None:  # fmt: skip
-        self.prompt, self.settings, self.backbone, self.rule = prompt, settings, backbone, rule
-        self.calibration, self.least = calibration, least
-        self.begun, self.closed = 0, False
+    def __init__(self, number: int, request: Request, backbone: Backbone) -> None:
+        self.id, self.backbone, self.scorer = number, backbone, request.scorer
+        self.policy, self.schedule = pruning.parse(request.settings.prune), request.settings.schedule
+        self.rules = [alarms.parse(alarm) for alarm in request.settings.alarms]
+        self.stride = math.gcd(self.policy.stride, self.scorer.every if self.scorer else 0) or DEFAULT_STRIDE
+        self.settings = self._effective(request.settings)
+        self.least = _least(self.settings, backbone, request.calibration)
+        self.calibration = request.calibration
+        if self.calibration and not self.calibration.covers(condition(configuration(self.settings, backbone))):
+            self.calibration = None  # what it learned of other runs says nothing of this one
+        self.prompt = make_prompt(request.problem, backbone)
+        self.account = request.account or Account(request.settings.budget)
+        self.started, self.closed, self.clock = 0, False, 0
         self.traces: list[Trace] = []
         self.alarms: list[Alarmed] = []
-        self.prompt_tokens = 0
-        self.started: float | None = None
+        self._resumed = [t for t in request.resumed if t.problem.key == request.problem.key]
+        for trace in self._resumed:
+            check_resumed(trace, self.settings.thinking, self.settings.seed, self.schedule.most)
+        self._began: float | None = None
+
+    def _effective(self, settings: Settings) -> Settings:
+        """The settings with their defaults filled in, checked against the model and the scorer."""
+        check(self.backbone, settings.thinking)
+        longest = settings.thinking.ending.most(self.backbone.default_max_tokens)
+        highest = confidence.highest(settings.verifier)
+        self.policy.check(self.schedule.most, longest, highest)
+        for alarm in self.rules:
+            if why := alarm.inert(self.stride, longest, highest):
+                raise OptionError(f"the alarm {alarm.spelled!r} has no effect here: {why}")
+        select = settings.select or ("weighted" if self.scorer else "majority")
+        scored = self.policy.needs_scores or select != "majority" or any(alarm.needs_scores for alarm in self.rules)
+        if scored and self.scorer is None:
+            raise OptionError("pruning, selection by score and alarms need a scorer. Try: give a verifier, or select by majority "
+                              "without pruning")  # fmt: skip
+        return replace(settings, select=select, verifier=settings.verifier if self.scorer else "none")
+
+    # -- traces start and stop --------------------------------------------------------------------
+
+    @property
+    def together(self) -> bool:
+        """Whether all its traces must begin at once, as something compares them."""
+        return self.policy.compares or any(alarm.scope == "problem" for alarm in self.rules)
+
+    @property
+    def to_next_look(self) -> int:
+        return self.stride - self.clock % self.stride
+
+    @property
+    def between_looks(self) -> bool:
+        """Whether traces may enter now: all of them are then looked at after whole strides."""
+        return self.clock % self.stride == 0
 
     def begin(self) -> None:
         """Its first traces have entered: from here on its seconds count."""
-        self.started = self.started or time.perf_counter()
+        self._began = self._began or time.perf_counter()
+
+    def first(self) -> list[Trace]:
+        """The first traces to run, with those of an earlier run, as far as the account's paths go."""
+        highest = max((t.index + 1 for t in self._resumed), default=0)
+        traces = self._start(max(self.schedule.first, highest))
+        known = {t.index: replace(t, request=self.id) for t in self._resumed}
+        traces = [known.get(t.index, t) for t in traces]
+        self.traces = [t for t in traces if t.status is not Status.RUNNING]
+        running = [t for t in traces if t.status is Status.RUNNING]
+        # A run answers for what it spends itself: what was spent before is no part of its budget.
+        self.account.spent -= sum(t.tokens + t.probe_tokens for t in running)
+        return running
+
+    def more(self) -> list[Trace]:
+        """More traces to start, now that all others have stopped; none when that is enough."""
+        if self.closed or self.account.late or self.policy.settled(self.traces):
+            return []
+        return self._start(self.schedule.more(self.traces))
+
+    def _start(self, count: int) -> list[Trace]:
+        first, taken = self.started, self.account.take_paths(count)
+        self.started += taken
+        return [Trace(self.prompt.problem, first + i, self.settings.seed, request=self.id) for i in range(taken)]
+
+    def prune(self, running: Sequence[Trace]) -> list[Stop]:
+        """What the policy stops of the running traces."""
+        return self.policy(Standing(running, self.traces))
 
     def stop(self, trace: Trace) -> None:
         """Give a stopped trace its text and answer, and grade it where the answers are known.
@@ -46,26 +128,30 @@ class Run:
         Thinking that was never closed has no answer: what it boxed on the way was not its answer.
         """
         assert trace.steps is not None
+        self.account.spent += trace.tokens + trace.probe_tokens
         trace.text = self.backbone.decode(trace.steps.ids[:, 0].tolist())
-        closed = self.backbone.think_end is None or trace.answer_tokens > 0
-        if trace.status is Status.FINISHED and closed:
-            tail = self.backbone.decode(trace.steps.ids[trace.thinking_tokens :, 0].tolist())
-            trace.answer = answers.extract(trace.text if self.backbone.think_end is None else tail)
+        answering = (
+            trace.thinking_tokens if self.backbone.markers else 0
+        )  # without markers all of it may hold the answer
+        if trace.status is Status.FINISHED and (trace.tokens > answering):
+            trace.answer = answers.extract(self.backbone.decode(trace.steps.ids[answering:, 0].tolist()))
         label(trace)
         self.traces.append(trace)
 
-    def solution(self) -> Solution:
+    # -- the vote ---------------------------------------------------------------------------------
+
+    def solution(self, prompt_tokens: int) -> Solution:
         """The vote of the stopped traces, its confidence, and whether that is enough to answer."""
         select = self.settings.select or "majority"
-        voters = self.rule.voters(self.traces)
-        votes = vote.selector(select)(voters)
+        voters = self.policy.voters(self.traces)
+        votes = voting.selector(select)(voters)
         config = configuration(self.settings, self.backbone)
         name = condition(config)
         confidence = self.calibration.confidence(select, votes, voters, name) if self.calibration else None
         # By a policy that was not calibrated the confidence is an estimate, from what votes look like behind others.
         covered = self.calibration is not None and self.calibration.covers(name, policy=True)
         config["calibrated"] = confidence is not None and covered
-        confidence = vote.share(votes) if confidence is None else confidence
+        confidence = voting.share(votes) if confidence is None else confidence
         if self.calibration and (band := self.calibration.band(name)):
             for trace in self.traces:
                 if trace.status is Status.FINISHED and trace.score is not None:
@@ -77,12 +163,22 @@ class Run:
             confidence=confidence,
             votes=votes,
             traces=sorted(self.traces, key=lambda t: t.index),
-            usage=usage_of(self.traces, self.prompt_tokens),
-            seconds=time.perf_counter() - self.started if self.started else 0.0,
+            usage=usage_of(self.traces, max(len(self.prompt.ids), prompt_tokens) if self.traces else 0),
+            seconds=time.perf_counter() - self._began if self._began else 0.0,
             config=config,
             state=state,
             alarms=self.alarms,
         )
+
+
+def _least(settings: Settings, backbone: Backbone, calibration: Calibration | None) -> float:
+    """The confidence below which no answer is given."""
+    if settings.max_error is None:
+        return settings.abstain_below or 0.0
+    if calibration is None:
+        raise OptionError("--max-error needs a calibration, and there is none for this model and verifier. Try: run "
+                          "`trueplex calibrate`, or use --abstain-below")  # fmt: skip
+    return calibration.threshold(condition(configuration(settings, backbone)), settings.max_error)
 
 
 def label(trace: Trace) -> None:

@@ -16,7 +16,6 @@ from trueplex.errors import OptionError, VerifierError
 from trueplex.models import hub
 from trueplex.models.backbone import Backbone
 from trueplex.models.load import folder_of, load
-from trueplex.solving.loop import Scorer
 from trueplex.solving.settings import Settings
 from trueplex.verify import confidence
 from trueplex.verify.one_token import OneTokenVerifier
@@ -26,6 +25,7 @@ from trueplex.verify.readers.generative import GenerativeReader
 from trueplex.verify.readers.reading import Reader, TextScorer
 from trueplex.verify.readers.reward import AGGREGATIONS, card_of, load_outcome, load_process
 from trueplex.verify.readers.transcript import Words
+from trueplex.verify.scorer import Scorer
 
 log = logging.getLogger(__name__)
 

@@ -55,15 +55,12 @@ class Settings:
             raise OptionError(f"probe-every is {self.probe_every}. Try: at least 1")
         if self.select is not None:
             vote.selector(self.select)
-        rule, adaptive = policy.parse(self.prune), schedule.parse(self.paths).adaptive
+        rule = policy.parse(self.prune)
+        schedule.schedule_of(self.paths, rule)
         for alarm in self.alarms:
             alarms.parse(alarm)
         if self.verifier == "none":
             self._without_scores(rule)
-        if rule.warmup and adaptive:
-            raise OptionError(
-                f"{self.prune!r} has a warm-up of its own, so paths cannot be {self.paths!r}. Try: a number"
-            )
         for name in ("abstain_below", "max_error"):
             value = getattr(self, name)
             if value is not None and not 0 < value < 1:
@@ -84,9 +81,8 @@ class Settings:
 
     @property
     def schedule(self) -> schedule.PathSchedule:
-        """When a problem gets how many traces: behind a warm-up, if the policy has one."""
-        asked, warmup = schedule.parse(self.paths), policy.parse(self.prune).warmup
-        return schedule.PathSchedule(min(warmup, asked.most), asked.most) if warmup else asked
+        """When a problem gets how many traces."""
+        return schedule.schedule_of(self.paths, policy.parse(self.prune))
 
 
 def thinking_options(thinking: Thinking) -> dict[str, Any]:

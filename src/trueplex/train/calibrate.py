@@ -15,9 +15,17 @@ from typing import Any
 
 import numpy as np
 
-from trueplex.decide import pruning as policy
-from trueplex.decide import voting as vote
-from trueplex.decide.calibration import Band, Calibration, band_of, condition, looks, safe_threshold
+from trueplex.decide import pruning, voting
+from trueplex.decide.calibration import (
+    Band,
+    Calibration,
+    Condition,
+    WayOfThinking,
+    band_of,
+    condition,
+    features,
+    safe_threshold,
+)
 from trueplex.decide.simulate import simulate
 from trueplex.errors import InputError, MissingExtra
 from trueplex.grading.answers import grade
@@ -37,7 +45,7 @@ class Seen:
     ``first``: of the problem's first run; what is promised counts no problem twice.
     """
 
-    condition: str
+    condition: Condition
     select: str
     held: bool
     first: bool
@@ -53,7 +61,7 @@ def held_out(trace: Trace) -> bool:
 
 def votes_of(problems: Sequence[Sequence[Trace]], thinking: str, settings: Settings, every: int) -> list[Seen]:
     """The votes of a run with these settings on problems whose traces, scored `every` tokens, are stored."""
-    rule, select = policy.parse(settings.prune), settings.select or "majority"
+    rule, select = pruning.parse(settings.prune), settings.select or "majority"
     name = condition({**json.loads(thinking), "verifier": settings.verifier, "paths": settings.paths,
                       "prune": settings.prune, "select": select})  # fmt: skip
     seen = []
@@ -61,7 +69,7 @@ def votes_of(problems: Sequence[Sequence[Trace]], thinking: str, settings: Setti
         for number, group in enumerate(_groups(grown, settings.schedule.most)):
             left = simulate(group, rule, settings.schedule, math.gcd(rule.stride, every))
             voters = rule.voters(left)
-            votes = vote.selector(select)(voters)
+            votes = voting.selector(select)(voters)
             if votes:
                 right = grade(votes[0].answer, grown[0].problem.answers or ()).correct is True
                 seen.append(Seen(name, select, held_out(grown[0]), number == 0, votes, voters, right))
@@ -76,7 +84,7 @@ def _groups(grown: Sequence[Trace], size: int) -> list[list[Trace]]:
 
 
 def fit(
-    seen: Sequence[Seen], traces: Mapping[str, Sequence[Trace]], error: float, belongs: Mapping[str, Any]
+    seen: Sequence[Seen], traces: Mapping[WayOfThinking, Sequence[Trace]], error: float, belongs: Mapping[str, Any]
 ) -> Calibration:
     """The calibration of these votes, and of the scores of these traces, by way of thinking, if they have any.
 
@@ -88,18 +96,19 @@ def fit(
         from sklearn.linear_model import LogisticRegression
     except ImportError as missing:
         raise MissingExtra("scikit-learn", "train") from missing
-    weights: dict[str, list[float]] = {}
+    weights: dict[str | Condition, list[float]] = {}
     for select in dict.fromkeys(s.select for s in seen):
         chosen = [s for s in seen if s.select == select and not s.held]
         if len({s.right for s in chosen}) < 2:
             raise InputError(f"of {len(chosen)} votes by {select!r} none is wrong, or none right. Try: more problems")
-        shown, right = [looks(s.votes, s.voters) for s in chosen], [s.right for s in chosen]
-        for name in (select, *dict.fromkeys(s.condition for s in chosen)):
+        shown, right = [features(s.votes, s.voters) for s in chosen], [s.right for s in chosen]
+        names: list[str | Condition] = [select, *dict.fromkeys(s.condition for s in chosen)]
+        for name in names:
             counts = [1.0 if name in (select, s.condition) else ELSEWHERE for s in chosen]
             model = LogisticRegression(max_iter=1000).fit(shown, right, counts)
             weights[name] = [round(float(w), 6) for w in (*model.intercept_, *model.coef_[0])]
     made = Calibration(weights, {}, belongs=dict(belongs))
-    held: dict[str, list[tuple[float, bool]]] = {}
+    held: dict[Condition, list[tuple[float, bool]]] = {}
     for s in seen:
         if s.held and s.first:
             confidence = made.confidence(s.select, s.votes, s.voters, s.condition)
@@ -138,9 +147,9 @@ def _band(scored: Sequence[Trace], error: float) -> Band:
     return band_of([(t.score or 0.0, bool(t.correct)) for t in first.values()], error)
 
 
-def judged(made: Calibration, seen: Sequence[Seen], error: float, bins: int = 10) -> dict[str, Any]:
+def judged(made: Calibration, seen: Sequence[Seen], error: float, bins: int = 10) -> dict[Condition, Any]:
     """By condition: expected calibration error, and what `error` as the largest error comes to, on these votes."""
-    out: dict[str, Any] = {}
+    out: dict[Condition, Any] = {}
     for name in dict.fromkeys(s.condition for s in seen):
         rows = [s for s in seen if s.condition == name]
         confidence = np.array([made.confidence(s.select, s.votes, s.voters, s.condition) for s in rows], dtype=float)

@@ -98,7 +98,7 @@ def value(
             settings = Settings(count * valuing.samples, thinking, "none", seed=seed, select="majority", rows=rows)
             begun = [t for a in by_key.values() for t in _begun(a, seed, valuing.samples)]
             prefix = {(t.problem.key, t.index): t.tokens for t in begun}
-            for event in stream(backbone, [a.problem for a in by_key.values()], settings, begun=begun):
+            for event in stream(backbone, [a.problem for a in by_key.values()], settings, resumed=begun):
                 if isinstance(event, Stopped):
                     progress(1, event.trace.tokens - prefix[event.trace.problem.key, event.trace.index])
                 if isinstance(event, Solved):

@@ -140,18 +140,15 @@ class ProbeTask(nn.Module):
     def __init__(self, verifier: OneTokenVerifier, recipe: Recipe) -> None:
         super().__init__()
         self.verifier, self.recipe = verifier, recipe
-        self._layers = (_forgetful(verifier.backbone),) if recipe.checkpointing else ()  # no submodules of the task
+        self._layers = (_forgetful(verifier),) if recipe.checkpointing else ()  # no submodules of the task
 
     def forward(self, inputs: Tensor, columns: Tensor, labels: Tensor, weights: Tensor, correct: Tensor,
                 problems: Tensor) -> dict[str, Tensor]:  # fmt: skip
         verifier = self.verifier
-        verifier.switch.columns = 0
         self._recompute(False)
         base = base_pass(verifier.backbone, inputs)
         self._recompute(True)
         logits = probe_pass(verifier, base, columns)
-        if self._layers:
-            verifier.switch.columns = columns.shape[1]  # the backward pass computes the layers once more
         if self.recipe.loss == "mse":
             each = (torch.sigmoid(logits) - labels) ** 2
         else:
@@ -172,16 +169,16 @@ class ProbeTask(nn.Module):
 
     def release(self) -> None:
         """Leave the base model as it was."""
-        self.verifier.switch.columns = 0
         if self._layers:
             self.verifier.backbone.model.gradient_checkpointing_disable()
             self.verifier.backbone.model.eval()
 
 
-def _forgetful(backbone: Backbone) -> list[nn.Module]:
-    """The layers of transformers that can compute their activations once more."""
-    backbone.model.gradient_checkpointing_enable({"use_reentrant": False})
-    return [m for m in backbone.model.modules() if getattr(m, "gradient_checkpointing", False)]
+def _forgetful(verifier: OneTokenVerifier) -> list[nn.Module]:
+    """The layers of transformers that can compute their activations once more, adapted as they were."""
+    model = verifier.backbone.model
+    model.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": verifier.recomputing})
+    return [m for m in model.modules() if getattr(m, "gradient_checkpointing", False)]
 
 
 def ranking_loss(logits: Tensor, correct: Tensor, problems: Tensor) -> Tensor:

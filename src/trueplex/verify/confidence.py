@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trueplex.engine.batch import LiveBatch, ProbeColumn
+from trueplex.engine.probing import ProbeColumn
 from trueplex.errors import OptionError
 from trueplex.types import Steps
+from trueplex.verify.scorer import Look
 from trueplex.verify.stored import Stored, tokens_at
 
 WINDOW = 2048  # tokens of a DeepConf group, as published
@@ -108,8 +109,8 @@ class ConfidenceScorer:
     def __init__(self, score: Confidence, every: int = 32) -> None:
         self.score, self.every = score, every
 
-    def __call__(self, live: LiveBatch) -> Sequence[float] | None:
-        return [self.score(steps) for steps in live.so_far()]
+    def __call__(self, look: Look) -> Sequence[float] | None:
+        return [self.score(steps) for steps in look.steps()]
 
     @property
     def bounded(self) -> bool:
@@ -120,9 +121,6 @@ class ConfidenceScorer:
         every = [t.steps for t, _ in stored if t.steps is not None]
         return np.array([[self.score(steps, tokens_at(len(steps), share)) for share in shares] for steps in every])
 
-    def cost(self, live: LiveBatch) -> int:
+    def cost(self, look: Look) -> int:
         """Nothing is read that the decode loop has not read."""
         return 0
-
-    def release(self) -> None:
-        """Nothing of the traces' model was touched."""

@@ -17,7 +17,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,21 +37,17 @@ PREFIX = "base_model.model."  # PEFT's names are seen from its own wrapper
 
 
 class ProbeLoRA(nn.Module):
-    """The LoRA pair of one linear layer: adds B A x · scale to the last columns when it is on."""
+    """The LoRA pair of one linear layer: adds B A x · scale to the last columns of what the layer gives."""
 
-    def __init__(self, base: nn.Linear, rank: int, scale: float, switch: ProbeState) -> None:
+    def __init__(self, base: nn.Linear, rank: int, scale: float) -> None:
         super().__init__()
-        self.scale, self.switch = scale, switch
+        self.scale = scale
         self.lora_A = nn.Parameter(torch.empty(rank, base.in_features))
         self.lora_B = nn.Parameter(torch.zeros(base.out_features, rank))
         nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
 
-    def forward(self, inner: Any, x: Tensor) -> Tensor:
-        """`inner` is the layer's own forward; x [B, q, in] → [B, q, out]."""
-        out = inner(x)
-        columns = self.switch.columns
-        if not columns:
-            return out
+    def forward(self, x: Tensor, out: Tensor, columns: int) -> Tensor:
+        """x [B, q, in] and the layer's own output [B, q, out] → that output with the pair's in its last columns."""
         if columns == 1 and out.dtype == self.lora_A.dtype and not torch.is_grad_enabled():
             last = out[:, -1]  # a decode step's one probe, with two small products and nothing else
             last.addmm_(linear(x[:, -1], self.lora_A), self.lora_B.t(), alpha=self.scale)
@@ -62,13 +58,6 @@ class ProbeLoRA(nn.Module):
             return out + added.to(out.dtype)
         out[:, -columns:] += added.to(out.dtype)
         return out
-
-
-class ProbeState:
-    """How many of the last query columns are probes; 0 leaves the base model exactly itself."""
-
-    def __init__(self) -> None:
-        self.columns = 0
 
 
 class Probe(nn.Module):
@@ -85,7 +74,9 @@ class Probe(nn.Module):
 
 
 class OneTokenVerifier(nn.Module):
-    """A verifier attached to a backbone; also the `ProbeColumn` that scores live traces while they decode.
+    """A verifier of a backbone; also the `ProbeColumn` that scores running traces while they decode.
+
+    Between two probes it leaves nothing in the base model: its LoRA acts by hooks that `probing` adds and removes.
 
     Args:
         rank: LoRA rank on every linear layer of the transformer; 0 trains the token and head only.
@@ -103,7 +94,6 @@ class OneTokenVerifier(nn.Module):
             raise OptionError(f"LoRA rank is {rank}. Try: 0 (head only) or a positive rank")
         self._backbone = (backbone,)  # a tuple, so that the base is no submodule of the verifier
         self.rank, self.alpha = rank, float(2 * rank if alpha is None else alpha)
-        self.switch = ProbeState()
         self.probe = Probe(backbone.hidden_size)
         with torch.no_grad():
             embeddings = backbone.model.get_input_embeddings().weight
@@ -111,28 +101,22 @@ class OneTokenVerifier(nn.Module):
         self.card: dict[str, Any] = {}
         self.targets = linear_names(backbone, targets) if rank else []
         scale = self.alpha / rank if rank else 0.0
-        layers = {name: backbone.model.get_submodule(name) for name in self.targets}
-        self.roles = nn.ModuleDict(
-            {name.replace(".", "/"): ProbeLoRA(layer, rank, scale, self.switch) for name, layer in layers.items()}
+        layers = [backbone.model.get_submodule(name) for name in self.targets]
+        self._layers = (layers,)  # no submodules of the verifier either
+        self.adapters = nn.ModuleDict(
+            {
+                name.replace(".", "/"): ProbeLoRA(layer, rank, scale)
+                for name, layer in zip(self.targets, layers, strict=True)
+            }
         )
+        self._columns = 0
         self.to(backbone.device)
-        for role, layer in zip(self.roles.values(), layers.values(), strict=True):
-            layer.forward = partial(role.forward, layer.forward)
 
     @property
     def backbone(self) -> Backbone:
         return self._backbone[0]
 
-    def detach(self) -> None:
-        """Give the base model back its own layers. The verifier cannot score afterwards.
-
-        Several verifiers on one base must be detached last first.
-        """
-        for name in self.targets:
-            layer = self.backbone.model.get_submodule(name)
-            layer.forward = layer.forward.args[0]
-
-    # -- the ProbeColumn that the engine takes ----------------------------------------------------------
+    # -- the probe column that the engine takes -----------------------------------------------------
 
     @property
     def embedding(self) -> Tensor:
@@ -140,11 +124,24 @@ class OneTokenVerifier(nn.Module):
 
     @contextmanager
     def probing(self, columns: int) -> Iterator[None]:
-        self.switch.columns = columns
+        """Adapt the last `columns` query columns of every forward pass within."""
+
+        def adapt(adapter: nn.Module, layer: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> Tensor:
+            return adapter(inputs[0], out, columns)
+
+        pairs = zip(self.adapters.values(), self._layers[0], strict=True)
+        hooks = [layer.register_forward_hook(partial(adapt, adapter)) for adapter, layer in pairs]
+        self._columns, before = columns, self._columns
         try:
             yield
         finally:
-            self.switch.columns = 0
+            self._columns = before
+            for hook in hooks:
+                hook.remove()
+
+    def recomputing(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        """The ``context_fn`` of a checkpoint: what is computed again behind a pass of probes is adapted as it was there."""
+        return nullcontext(), self.probing(self._columns) if self._columns else nullcontext()
 
     def read(self, hidden: Tensor) -> Tensor:
         """Final hidden states [..., H] of probes → scores [...] in [0, 1]."""
@@ -163,9 +160,9 @@ class OneTokenVerifier(nn.Module):
     def tensors(self) -> dict[str, Tensor]:
         """The weights under the names that PEFT reads."""
         named = {}
-        for key, role in self.roles.items():
+        for key, adapter in self.adapters.items():
             for part in ("lora_A", "lora_B"):
-                named[f"{PREFIX}{key.replace('/', '.')}.{part}.weight"] = getattr(role, part)
+                named[f"{PREFIX}{key.replace('/', '.')}.{part}.weight"] = getattr(adapter, part)
         for key, parameter in self.probe.named_parameters():
             named[f"{PREFIX}probe.{key}"] = parameter
         return named
@@ -191,7 +188,7 @@ class OneTokenVerifier(nn.Module):
 
     @classmethod
     def load(cls, folder: str | Path, backbone: Backbone) -> OneTokenVerifier:
-        """Read a verifier folder and attach it, ready to score: its weights take no gradient.
+        """Read a verifier folder, ready to score: its weights take no gradient.
 
         Raises:
             VerifierError: no verifier there, unreadable, or trained for another base model.
@@ -217,7 +214,6 @@ class OneTokenVerifier(nn.Module):
         verifier = cls(backbone, rank, alpha, targets)
         own = verifier.tensors()
         if own.keys() != stored.keys() or any(own[k].shape != stored[k].shape for k in own):
-            verifier.detach()
             raise VerifierError(f"the verifier in {folder} has other layers than this base model. Try: train it again")
         with torch.no_grad():
             for name, tensor in own.items():

@@ -14,14 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trueplex.engine.batch import LiveBatch, ProbeColumn
 from trueplex.engine.fitting import Fitting
 from trueplex.engine.prefill import inputs_of
+from trueplex.engine.probing import ProbeColumn
 from trueplex.models.attention import ProbePass
 from trueplex.models.backbone import Backbone
 from trueplex.models.cache import Plan, SlotCache
 from trueplex.types import Steps
 from trueplex.verify.one_token import OneTokenVerifier
+from trueplex.verify.scorer import Look
 from trueplex.verify.stored import Stored, tokens_at
 
 ROWS = 64  # traces read together at first
@@ -43,21 +44,17 @@ class OneTokenScorer:
     def probe(self) -> ProbeColumn:
         return self.verifier
 
-    def __call__(self, live: LiveBatch) -> Sequence[float] | None:
-        return None if live.readings is None else live.readings.tolist()
+    def __call__(self, look: Look) -> Sequence[float] | None:
+        return None if look.readings is None else look.readings.tolist()
 
     def score_shares(self, stored: Sequence[Stored], shares: Sequence[float]) -> np.ndarray:
         """Scores [traces, shares] when the given shares of each trace were written."""
         traces = [(prompt, t.steps) for t, prompt in stored if t.steps is not None]
         return score_shares(self.verifier, traces, shares)
 
-    def cost(self, live: LiveBatch) -> int:
+    def cost(self, look: Look) -> int:
         """Its probes ride along."""
         return 0
-
-    def release(self) -> None:
-        """Give the base model back its own layers."""
-        self.verifier.detach()
 
 
 def base_pass(backbone: Backbone, inputs: Tensor) -> ProbePass:

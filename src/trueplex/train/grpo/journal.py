@@ -25,7 +25,6 @@ METRICS, VALIDATION, ALARMS = "metrics.jsonl", "validation.jsonl", "alarms.jsonl
 SAMPLED = 8  # traces on a page of an alarm
 
 
-
 class Lines:
     """A file of JSON lines, each of a step; cut back to the steps up to the one that a run is taken up at."""
 

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from trueplex.engine import start as engine
 from trueplex.engine.fitting import Fitting
+from trueplex.engine.grow import grow, start
 from trueplex.engine.limits import Ending
 from trueplex.engine.prefill import prefill, prompt_inputs
 from trueplex.engine.sampling import Sampling
@@ -28,7 +28,6 @@ from trueplex.verify.readers.transcript import Words
 
 ROWS = 32  # texts read together at first
 RATIONALE_TOKENS = 512
-STRIDE = 64
 TEMPERATURE = 0.7  # of rationales
 
 Asked = tuple[list[int], int, int]  # ids up to the verdict, and the ids of Yes and No
@@ -79,13 +78,12 @@ class GenerativeReader:
             ids = tokenizer(text, add_special_tokens=False)["input_ids"]
             prompts.append(Prompt(Problem(text), tuple(ids), text))
         thinking = Thinking("discrete", sampling=Sampling(TEMPERATURE), ending=Ending(min(RATIONALE_TOKENS, room)))
-        live = engine.start(self.verifier, prompts, votes, thinking, self.seed)
-        while live:
-            live.advance(STRIDE)
+        batch = start(self.verifier, prompts, votes, thinking, self.seed)
+        finished = [trace for stopped in grow(batch) for trace in stopped]
         suffix, yes, no = forms.fork(tokenizer, f"\nVerification: {forms.QUESTION} ")
         begun = {p.problem.key: p for p in prompts}
         asked, owners = [], []
-        for trace in sorted(live.finished, key=lambda t: t.index):
+        for trace in sorted(finished, key=lambda t: t.index):
             assert trace.steps is not None
             prompt, rationale = begun[trace.problem.key], trace.steps.ids[:, 0].tolist()
             stops = [i for i, token in enumerate(rationale) if token == think_end or token in self.verifier.ends]

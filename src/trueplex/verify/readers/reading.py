@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trueplex.engine.batch import LiveBatch, ProbeColumn
 from trueplex.engine.fitting import Fitting
+from trueplex.engine.probing import ProbeColumn
 from trueplex.errors import ModelError
 from trueplex.types import Status
 from trueplex.verify.readers import branches
+from trueplex.verify.scorer import Look
 from trueplex.verify.stored import Stored, tokens_at
 
 log = logging.getLogger(__name__)
@@ -56,21 +57,21 @@ class TextScorer:
     def __init__(self, reader: Reader, every: int = 32) -> None:
         self.reader, self.every = reader, every
 
-    def __call__(self, live: LiveBatch) -> Sequence[float] | None:
-        written = self._written(live)
+    def __call__(self, look: Look) -> Sequence[float] | None:
+        written = self._written(look)
         scores, read = self.reader.read(written, [[len(w.ids)] for w in written])
-        for trace, tokens in zip(live.scorable, read, strict=True):
+        for trace, tokens in zip(look.traces, read, strict=True):
             trace.probe_tokens += tokens
         return [score for (score,) in scores]
 
-    def cost(self, live: LiveBatch) -> int:
+    def cost(self, look: Look) -> int:
         """All texts, as they would be shown."""
-        return sum(map(self.reader.most, self._written(live)))
+        return sum(map(self.reader.most, self._written(look)))
 
-    def _written(self, live: LiveBatch) -> list[Written]:
+    def _written(self, look: Look) -> list[Written]:
         return [
             Written(trace.problem.text, steps.ids[:, 0].tolist(), trace.status is not Status.RUNNING)
-            for trace, steps in zip(live.scorable, live.so_far(), strict=True)
+            for trace, steps in zip(look.traces, look.steps(), strict=True)
         ]
 
     def score_shares(self, stored: Sequence[Stored], shares: Sequence[float]) -> np.ndarray:
@@ -78,9 +79,6 @@ class TextScorer:
         written = [Written(t.problem.text, t.steps.ids[:, 0].tolist(), True) for t, _ in stored if t.steps is not None]
         scores, _ = self.reader.read(written, [[tokens_at(len(w.ids), s) for s in shares] for w in written])
         return np.array(scores, dtype=np.float64)
-
-    def release(self) -> None:
-        """Nothing of the traces' model was touched."""
 
 
 class Grouped(Generic[Shown]):

@@ -1,0 +1,162 @@
+"""One step of every row: drawn by groups of rows that follow like options, then closed or ended where a rule says so."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trueplex.engine.random import uniforms
+from trueplex.engine.sampling import log_softmax
+from trueplex.engine.slots import Slots
+from trueplex.engine.thinking import Step, Thinking, choose, multiplex, one_hot, think, widened
+from trueplex.errors import ModelError
+from trueplex.models.backbone import Backbone
+from trueplex.models.markers import completed
+from trueplex.types import Trace
+
+
+@dataclass(slots=True, frozen=True)
+class Group:
+    """Rows that are drawn alike. ``rows`` [n] and ``places``, the same on the model's device, are None for all rows."""
+
+    thinking: Thinking
+    answering: bool
+    rows: np.ndarray | None = None
+    places: Tensor | None = None
+
+
+@dataclass(slots=True, frozen=True)
+class Drawn:
+    """A step of B rows, and what it does to them; all arrays [B] bool.
+
+    ``closed``: thinking closes with it, be it that the model closed it, a budget (``forced``) or a cold stop (``cold`` as
+    well). ``opened``: the model opens its thinking. ``ended``: its token ends the sequence.
+    """
+
+    step: Step
+    closed: np.ndarray
+    opened: np.ndarray
+    forced: np.ndarray
+    cold: np.ndarray
+    ended: np.ndarray
+
+
+class Sampler:
+    """Draws the next step of all rows of a batch, whatever options each follows."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        self.backbone = backbone
+        self.options: list[Thinking] = []
+        self._ends = np.array(sorted(backbone.ends), dtype=np.int64)
+        self._groups: list[Group] = []
+        self._grouped = (-1, -1)  # the version and the number of rows that `_groups` is of
+        self._width = 1
+        self._markers = backbone.markers
+
+    def option(self, thinking: Thinking) -> int:
+        """The number of these options; equal ones share it."""
+        if thinking not in self.options:
+            self.options.append(thinking)
+        return self.options.index(thinking)
+
+    def __call__(self, logits: Tensor, slots: Slots, traces: Sequence[Trace]) -> Drawn:
+        """The next step from logits [B, V] float32 of the rows of `traces`.
+
+        Raises:
+            ModelError: logits are not finite.
+        """
+        n = len(traces)
+        step = self._draw(logits, slots, n)
+        self._refuse_infinite(logits, slots, traces)
+        emitted, thinking = step.ids[:, 0].cpu().numpy(), ~slots.answering[:n]
+        recent = slots.emit(emitted)
+        nothing = np.zeros(n, dtype=bool)
+        closed = thinking & completed(recent, self._markers.end) if self._markers else nothing
+        opened = slots.waiting[:n] & completed(recent, self._markers.start) if self._markers else nothing
+        ended = np.isin(emitted, self._ends) & (slots.written[:n] == 0)
+        if (closed | ended).any():  # what the model closes or ends with is one token, whatever else was drawn
+            rows = self._places(closed | ended)
+            step = choose(step, one_hot(Step(*(t[rows] for t in step))), rows)
+        forced = self._forced(step, slots, thinking & ~closed & ~ended)
+        if forced.any():
+            step, forced = self._write(step, logits, slots, forced)
+        return Drawn(step, closed | forced, opened, forced, slots.cooled[:n].copy(), ended)
+
+    # -- drawing ----------------------------------------------------------------------------------
+
+    def _draw(self, logits: Tensor, slots: Slots, n: int) -> Step:
+        if self._grouped != (slots.version, n):
+            self._regroup(slots, n)
+        steps = [widened(self._drawn(group, logits, slots, n), self._width) for group in self._groups]
+        if self._groups[0].places is None:
+            return steps[0]
+        whole = Step(*(t.new_empty(n, *t.shape[1:]) for t in steps[0]))
+        for group, step in zip(self._groups, steps, strict=True):
+            for out, part in zip(whole, step, strict=True):
+                out.index_copy_(0, group.places, part.to(out.dtype))  # type: ignore[arg-type]
+        return whole
+
+    def _drawn(self, group: Group, logits: Tensor, slots: Slots, n: int) -> Step:
+        rows = slice(n) if group.rows is None else group.rows
+        wanted = 1 if group.answering else group.thinking.draws(self.backbone.config.vocab_size)
+        draws = torch.from_numpy(uniforms(slots.keys[rows], slots.tokens[rows], wanted)).to(self.backbone.device)
+        own = logits if group.places is None else logits[group.places]
+        return multiplex(own, draws, group.thinking.answering) if group.answering else think(own, draws, group.thinking)
+
+    def _regroup(self, slots: Slots, n: int) -> None:
+        """Find the groups anew: rows have come, gone, changed places or begun to answer."""
+        names = 2 * slots.options[:n] + slots.answering[:n]
+        found = np.unique(names)
+        self._groups = []
+        for name in found.tolist():
+            rows = None if len(found) == 1 else np.flatnonzero(names == name)
+            places = None if rows is None else torch.from_numpy(rows).to(self.backbone.device)
+            self._groups.append(Group(self.options[name // 2], bool(name % 2), rows, places))
+        self._width = max(group.thinking.k for group in self._groups)
+        self._grouped = (slots.version, n)
+
+    def _refuse_infinite(self, logits: Tensor, slots: Slots, traces: Sequence[Trace]) -> None:
+        wrong = ~torch.isfinite(logits[:, : self.backbone.vocabulary]).all(-1)
+        if wrong.any():
+            row = int(wrong.nonzero()[0])
+            problem = traces[row].problem
+            raise ModelError(
+                f"the logits of trace {traces[row].index} of problem {problem.id or problem.text[:40]!r} are not finite "
+                f"at step {int(slots.tokens[row])}. Try: load the model in float32 or bfloat16"
+            )
+
+    # -- closing ----------------------------------------------------------------------------------
+
+    def _forced(self, step: Step, slots: Slots, thinking: np.ndarray) -> np.ndarray:
+        """The thinking rows [B] bool in which the closing marker is to be written, or is being written."""
+        n = len(thinking)
+        if self._markers is None or not any(group.thinking.ending.closes for group in self._groups):
+            return np.zeros(n, dtype=bool)
+        cold = thinking & slots.cool(step.entropy.cpu().numpy())
+        begun = slots.written[:n] > 0
+        slots.cooled[:n] |= cold & ~begun
+        return thinking & (cold | begun | (slots.tokens[:n] + len(self._markers.end[0]) >= slots.budgets[:n]))
+
+    def _write(self, step: Step, logits: Tensor, slots: Slots, forced: np.ndarray) -> tuple[Step, np.ndarray]:
+        """The step with the marker's next id in the forced rows [B] bool, and the rows where that was its last."""
+        assert self._markers is not None
+        n, end = len(forced), np.array(self._markers.end[0])
+        for option in np.unique(slots.options[:n][forced]).tolist():
+            chosen = np.flatnonzero(forced & (slots.options[:n] == option))
+            rows, written = (torch.from_numpy(a).to(self.backbone.device) for a in (chosen, end[slots.written[chosen]]))
+            logps = log_softmax(logits[rows], self.options[option].sampling.temperature).gather(1, written[:, None])
+            ids, weights, old, entropy, confidence = (t[rows] for t in step)
+            closing = Step(written[:, None].expand_as(ids), weights, logps.expand_as(old), entropy, confidence)
+            step = choose(step, one_hot(closing), rows)
+            slots.recent[chosen, -1] = end[slots.written[chosen]]
+        slots.written[:n] += forced
+        whole = slots.written[:n] == len(end)
+        slots.written[:n][whole] = 0
+        return step, whole
+
+    def _places(self, mask: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.flatnonzero(mask)).to(self.backbone.device)
