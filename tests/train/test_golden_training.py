@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-
 from trajectories import GOLDEN, TRAJECTORIES, figures
 
 # Other processors add in another order, which Adam amplifies where a gradient is nearly 0: 1e-6 to 1e-5 was seen.
