@@ -23,12 +23,11 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from trueplex.data.traces import read_traces
-from trueplex.engine import start as engine
 from trueplex.engine.limits import Ending
 from trueplex.engine.thinking import Thinking
 from trueplex.errors import InputError, OptionError, TrueplexError
 from trueplex.models.backbone import Backbone
-from trueplex.models.load import load
+from trueplex.models.load import load, reference_path
 from trueplex.train.common import sharded
 from trueplex.train.grpo import rewards, watch
 from trueplex.train.grpo import update as policy_update
@@ -522,7 +521,7 @@ def test_two_processes_learn_what_one_learns(alone: Path, way: str, tmp_path: Pa
     assert one.keys() == two.keys()
     apart = torch.cat([(one[n] - two[n]).abs().flatten() for n in one])
     assert apart.max() < 5e-4 and (apart > 1e-5).float().mean() < 0.01
-    before = load_file(Path(engine.__file__).parents[1] / "reference" / "model" / "model.safetensors")
+    before = load_file(reference_path() / "model.safetensors")
     assert any((before[n].float() - w).abs().max() > 1e-4 for n, w in one.items())
     if way == "fsdp":  # broken off after the first step, and taken up from its sharded checkpoint
         shutil.rmtree(tmp_path / "model")
