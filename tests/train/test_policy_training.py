@@ -23,12 +23,11 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from trueplex.data.traces import read_traces
-from trueplex.engine import start as engine
 from trueplex.engine.limits import Ending
 from trueplex.engine.thinking import Thinking
 from trueplex.errors import InputError, OptionError, TrueplexError
 from trueplex.models.backbone import Backbone
-from trueplex.models.load import load
+from trueplex.models.load import load, reference_path
 from trueplex.train.common import sharded
 from trueplex.train.grpo import rewards, watch
 from trueplex.train.grpo import update as policy_update
@@ -43,7 +42,9 @@ from trueplex.types import Problem
 
 THINKING = Thinking("multiplex", 3, ending=Ending(14, think_tokens=10, stop=("e",)))  # ragged
 EVEN = f"{__name__}:even"
-RECIPE = PolicyRecipe(THINKING, steps=4, prompts=4, samples=4, lr=1e-3, every=2, validated=1, rewards=(EVEN,), kept=2)
+RECIPE = PolicyRecipe(
+    THINKING, steps=4, prompts=4, samples=4, lr=1e-3, every=2, val_samples=1, rewards=(EVEN,), keep_rollouts=2
+)
 PROBLEMS = [Problem(f"Problem {i}: {'more ' * (i % 3)}", f"{'ab'[i % 2]}/{i}", ("1",)) for i in range(10)]
 Weights = dict[str, torch.Tensor]
 
@@ -181,7 +182,7 @@ def test_what_a_run_leaves(plain: tuple[Weights, Path], fresh: Callable[[], Back
 
 
 def test_an_adapter_is_plain_peft(fresh: Callable[[], Backbone], folder: Callable[[str], Path], tmp_path: Path) -> None:
-    recipe = replace(RECIPE, rank=2, targets=("q_proj", "v_proj"))
+    recipe = replace(RECIPE, rank=2, target_modules=("q_proj", "v_proj"))
     backbone = fresh()
     train_policy(backbone, PROBLEMS, PROBLEMS[:2], recipe, tmp_path)
     plain = AutoModelForCausalLM.from_pretrained(folder("qwen3"), dtype=torch.float32)
@@ -208,7 +209,9 @@ def test_the_reward_rises(fresh: Callable[[], Backbone], tmp_path: Path) -> None
     assert np.mean(rewards[-3:]) > np.mean(rewards[:3]) + 0.1
 
 
-@pytest.mark.parametrize("change", [{"micro_tokens": 40}, {"checkpointing": True}, {"rows": 4}], ids=str)
+@pytest.mark.parametrize(
+    "change", [{"micro_tokens": 40}, {"gradient_checkpointing": True}, {"max_batch_size": 4}], ids=str
+)
 def test_how_it_is_computed_changes_nothing(
     fresh: Callable[[], Backbone], tmp_path: Path, once: Weights, change: dict
 ) -> None:
@@ -518,9 +521,9 @@ def test_two_processes_learn_what_one_learns(alone: Path, way: str, tmp_path: Pa
     assert one.keys() == two.keys()
     apart = torch.cat([(one[n] - two[n]).abs().flatten() for n in one])
     assert apart.max() < 5e-4 and (apart > 1e-5).float().mean() < 0.01
-    before = load_file(Path(engine.__file__).parents[1] / "reference" / "model" / "model.safetensors")
+    before = load_file(reference_path() / "model.safetensors")
     assert any((before[n].float() - w).abs().max() > 1e-4 for n, w in one.items())
-    if way == "fsdp":  # broken off after the first step, and taken up from its parted checkpoint
+    if way == "fsdp":  # broken off after the first step, and taken up from its sharded checkpoint
         shutil.rmtree(tmp_path / "model")
         shutil.rmtree(tmp_path / "checkpoints" / "checkpoint-4")
         assert launched(way, tmp_path, "--out", str(tmp_path)).returncode == 0
@@ -545,7 +548,7 @@ def test_an_adapter_learns_under_fsdp_as_alone(tmp_path: Path) -> None:
 def test_weights_that_cannot_be_gathered_are_refused(kind: str, stage: int | None, what: str) -> None:
     state = SimpleNamespace(deepspeed_plugin=SimpleNamespace(zero_stage=stage))
     accelerator = SimpleNamespace(distributed_type=DistributedType[kind], is_fsdp2=False, state=state)
-    with pytest.raises(OptionError, match=f"rollouts cannot use weights that {what} has parted. Try"):
+    with pytest.raises(OptionError, match=f"rollouts cannot use weights that {what} has sharded. Try"):
         sharded.check(accelerator)
     accelerator.is_fsdp2, state.deepspeed_plugin.zero_stage = True, 2
     sharded.check(accelerator)

@@ -26,15 +26,16 @@ from trueplex.models.load import load, reference_path
 from trueplex.models.prompt import make_prompt
 from trueplex.solving.rollouts import rollout
 from trueplex.solving.settings import Settings
-from trueplex.train import verifier as verifier_module
+from trueplex.train.common import watch as watch_module
 from trueplex.train.common.batches import Labelled, Order, Probes, collate
 from trueplex.train.common.labels import labels
-from trueplex.train.verifier import ProbeTask, Recipe, ranking_loss, read_labelled, train_verifier, watched
+from trueplex.train.common.watch import watched
+from trueplex.train.verifier import ProbeTask, Recipe, ranking_loss, read_labelled, train_verifier
 from trueplex.types import Problem, Trace
 from trueplex.verify.one_token import OneTokenVerifier
 from trueplex.verify.probe import OneTokenScorer, score_stored
 
-RECIPE = Recipe(rank=4, positions=4, rows=8, epochs=1, lr=1e-2, every=3)
+RECIPE = Recipe(rank=4, positions=4, batch_size=8, epochs=1, lr=1e-2, every=3)
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +161,7 @@ def test_a_checkpoint_that_a_kill_left_unjudged_is_judged(
 
 
 def test_what_is_watched_is_whole_problems_of_all(traces: list[Labelled], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verifier_module, "WATCHED", 16)
+    monkeypatch.setattr(watch_module, "WATCHED", 16)
     few = watched(traces)
     assert 8 <= len(few) <= 24 and few[-1].problem != few[0].problem
     assert all(
@@ -172,7 +173,7 @@ def test_what_is_watched_is_whole_problems_of_all(traces: list[Labelled], monkey
 
 CHANGES: list[dict[str, object]] = [
     {"labels": "constant"}, {"labels": "power"}, {"labels": "final", "positions": 1}, {"loss": "bce"}, {"ranking": 1.0},
-    {"balanced": True}, {"positions": None}, {"rank": 0}, {"targets": ("q_proj", "v_proj")}, {"seed": 1}, {"lr": 1e-3},
+    {"balanced": True}, {"positions": None}, {"rank": 0}, {"target_modules": ("q_proj", "v_proj")}, {"seed": 1}, {"lr": 1e-3},
 ]  # fmt: skip
 
 
@@ -185,7 +186,7 @@ def test_every_option_changes_what_is_learned(
     card = json.loads((tmp_path / "verifier.json").read_text())
     assert {"within_auroc@1.0", "ece@1.0", "brier@1.0"} <= card["validation"].keys()
     assert f"- ece@1.0: {card['validation']['ece@1.0']:.3f}" in (tmp_path / "README.md").read_text()
-    if "targets" in change:
+    if "target_modules" in change:
         assert {name.rpartition(".")[2] for name in card["targets"]} == {"q_proj", "v_proj"}
         loaded = OneTokenVerifier.load(tmp_path, qwen)
         assert loaded.targets == card["targets"]
@@ -217,7 +218,7 @@ def test_recomputing_activations_changes_no_gradient(
     for checkpointing in (False, True):
         torch.manual_seed(0)
         verifier = OneTokenVerifier(backbone, 4)
-        task = ProbeTask(verifier, Recipe(checkpointing=checkpointing))
+        task = ProbeTask(verifier, Recipe(gradient_checkpointing=checkpointing))
         task(**batch)["loss"].backward()
         gradients.append({n: p.grad.clone() for n, p in verifier.named_parameters()})
         task.release()
@@ -289,7 +290,7 @@ def test_balance_order_and_positions(qwen: Backbone, traces: list[Labelled]) -> 
 
 @pytest.mark.parametrize(
     "options",
-    [{"rank": 0, "targets": ("q_proj",)}, {"ranking": 1.0, "positions": None}, {"labels": "final"}, {"loss": "mae"},
+    [{"rank": 0, "target_modules": ("q_proj",)}, {"ranking": 1.0, "positions": None}, {"labels": "final"}, {"loss": "mae"},
      {"patience": -1}, {"every": 0}],
 )  # fmt: skip
 def test_recipes_that_cannot_act_are_refused(options: dict) -> None:
@@ -354,7 +355,7 @@ def test_a_batch_that_does_not_fit_is_learned_from_in_parts(
     def small(self: ProbeTask, inputs: torch.Tensor, **others: torch.Tensor) -> dict[str, torch.Tensor]:
         size = len(inputs)
         calls[size] += size > most
-        if size > most and (size == RECIPE.rows or calls[size] == 2):
+        if size > most and (size == RECIPE.batch_size or calls[size] == 2):
             raise torch.OutOfMemoryError("no room")
         return forward(self, inputs, **others)
 

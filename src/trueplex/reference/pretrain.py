@@ -3,7 +3,7 @@
     python -m trueplex.reference.pretrain --out runs/base --steps 4500
 
 Every batch is a pure function of (seed, step), so a resumed run sees the texts it would have
-seen. Prompts carry no loss. The schedule is warmup, stable, decay: a run can be taken up at its
+seen. Prompts carry no loss. The schedule is warmup, stable, decay: a run can be resumed in its
 stable part with more steps. The result is a plain Hugging Face folder in bf16.
 """
 
@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM,
 
 from trueplex.data.embedded.tasks import SUITES, tasks
 from trueplex.reference.text import build_tokenizer, render
-from trueplex.train.common.watch import last_checkpoint
+from trueplex.train.common.state import last_checkpoint
 
 SHAPE = {"hidden_size": 128, "num_hidden_layers": 6, "intermediate_size": 384, "num_attention_heads": 4,
          "num_key_value_heads": 2, "head_dim": 32}  # fmt: skip

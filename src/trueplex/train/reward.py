@@ -31,8 +31,9 @@ from trueplex.models.backbone import Backbone
 from trueplex.models.load import cached_only, unreported, weights_of
 from trueplex.train.common.batches import Labelled, Order
 from trueplex.train.common.memory import OrderedTrainer
-from trueplex.train.common.watch import Watch, arguments_for, leave_together, run, write_whole
-from trueplex.train.verifier import about, dtype_of, watched
+from trueplex.train.common.recipe import check_numbers, check_seed, check_trackers
+from trueplex.train.common.run import about, arguments_for, dtype_of, leave_together, run
+from trueplex.train.common.watch import Watch, watched, write_whole
 from trueplex.verify.readers import forms
 from trueplex.verify.readers.checkpoint import CARD
 from trueplex.verify.readers.generative import GenerativeReader
@@ -54,20 +55,21 @@ class RewardRecipe:
     Attributes:
         kind: ``outcome``, ``process`` or ``generative``.
         rank: LoRA rank on every linear layer; 0 trains all weights.
-        rows: traces a step, over all processes.
+        batch_size: traces a step, over all processes.
         steps: where the steps of a text end for a process model, at ``lines`` or ``paragraphs``.
         balanced: as many right as wrong traces of every problem, drawn anew each epoch.
         patience: stop after so many checkpoints without a better AUROC within problems on validation, and
             keep the best; 0 trains to the end.
         every: steps between checkpoints.
+        report_to: where figures are shown: ``tensorboard``, ``wandb``, ``trackio``.
 
     Raises:
-        OptionError: a value is out of range, or an option could not act.
+        OptionError: a value is out of range, or an option has no effect here.
     """
 
     kind: str = "outcome"
     rank: int = 16
-    rows: int = 32
+    batch_size: int = 32
     epochs: float = 1.0
     lr: float = 1e-3
     seed: int = 0
@@ -75,17 +77,14 @@ class RewardRecipe:
     balanced: bool = False
     patience: int = 0
     every: int = 250
+    report_to: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise OptionError(f"unknown kind of reward model {self.kind!r}. Try: one of {', '.join(KINDS)}")
-        for name in ("rows", "epochs", "lr", "every"):
-            if getattr(self, name) <= 0:
-                raise OptionError(f"{name} is {getattr(self, name)}. Try: a positive number")
-        if self.rank < 0 or self.patience < 0:
-            raise OptionError(
-                "rank and patience cannot be negative. Try: rank 0 trains all weights, patience 0 to the end"
-            )
+        check_numbers(self, ("batch_size", "epochs", "lr", "every"), ("rank", "patience"))
+        check_seed(self.seed)
+        check_trackers(self.report_to)
         if self.steps is not None:
             if self.kind != "process":
                 raise OptionError(f"only a process model sees steps, not an {self.kind} one. Try: drop --steps")
@@ -182,7 +181,7 @@ def _outcome(backbone: Backbone, recipe: RewardRecipe) -> Learner:
 
 def _process(backbone: Backbone, recipe: RewardRecipe) -> Learner:
     model, tokenizer = _base(AutoModelForCausalLM, backbone)
-    form, words, parted = forms.FORMS[FORM], Transcript(backbone), separator(recipe.steps or "lines")
+    form, transcript, between = forms.FORMS[FORM], Transcript(backbone), separator(recipe.steps or "lines")
     if len(tokenizer(form.tag, add_special_tokens=False)["input_ids"]) != 1:
         tokenizer.add_tokens([form.tag])
         if len(tokenizer) > model.get_input_embeddings().num_embeddings:
@@ -191,11 +190,11 @@ def _process(backbone: Backbone, recipe: RewardRecipe) -> Learner:
     form.check(tokenizer)
     good, bad = (forms.single(tokenizer, word) for word in (form.good, form.bad))
     rewarding = RewardModel(model, LogitDifference(model.get_output_embeddings(), good, bad), tokenizer)
-    reader = ProcessReader(rewarding, words, form, parted, "last")
+    reader = ProcessReader(rewarding, transcript, form, between, "last")
 
     def example(trace: Labelled) -> Example:
         ids = trace.steps.ids[:, 0].tolist()
-        ends = words.step_ends(ids, parted, True)
+        ends = transcript.step_ends(ids, between, True)
         shown, columns = reader.show(trace.text, ids, ends)
         worth = dict(zip(*(a.tolist() for a in trace.values), strict=True)) if trace.values else {}
         if ends:
@@ -257,38 +256,31 @@ def train_reward(
 ) -> dict[str, Any]:  # fmt: skip
     """Train, checkpointing under `out`/checkpoints and resuming from there, and write the model to `out`; its card.
 
-    With a base in bfloat16 the passes run in it, and what is learned is kept in float32. A run that is taken up again
-    ends in the weights that an uninterrupted one would have had.
+    With a base in bfloat16 the passes run in it, and what is learned is kept in float32. A resumed run ends in the
+    weights that an uninterrupted one would have had.
 
     Raises:
         InputError: there is nothing to learn from, or the run in `out` had another recipe.
-        OptionError: the rows cannot be shared evenly by the processes.
+        OptionError: the batch cannot be shared evenly by the processes.
+        TrueplexError: memory ran out, or the weights are not finite.
+        StoreError: what an earlier run left in `out` cannot be read.
     """
     out = Path(out)
     torch.manual_seed(recipe.seed)
     learner = KINDS[recipe.kind](backbone, recipe)
     wrapped = _prepare(learner.rewarding, recipe.rank)
+    task, judge = _judged(learner, backbone)
+    arguments = arguments_for(recipe, out, backbone.device.type == "cpu", about(backbone, train, validation),
+                              backbone.dtype == torch.bfloat16)  # fmt: skip
     examples = [e for e in map(learner.example, train) if e.columns]
-    device, half = backbone.device.type, backbone.dtype == torch.bfloat16
-    arguments = arguments_for(recipe, out, device == "cpu", about(backbone, train, validation), half)
-    order = Order(Examples(examples, recipe.seed), recipe.rows, recipe.balanced)
+    order = Order(Examples(examples, recipe.seed), recipe.batch_size, recipe.balanced)
     if not len(order):
         raise InputError(
             "no trace can be learned from. Try: roll out problems of which some paths are right and some wrong"
         )
-    task = RewardTask(learner.rewarding)
-
-    def judge(traces: Sequence[Labelled]) -> dict[str, float]:
-        task.eval()
-        try:
-            with torch.autocast(device, torch.bfloat16, enabled=half):
-                return quality(learner.reader, traces)
-        finally:
-            task.train()
-
     watch = Watch(lambda: judge(watched(validation)), task, out, recipe.patience)
-    run(OrderedTrainer(task, arguments, train_dataset=order.data, callbacks=[watch], order=order, collate=collate))
-    watch.restore()
+    run(OrderedTrainer(task, arguments, train_dataset=order.data, callbacks=[watch], order=order, collate=collate), watch,
+        out, recipe.report_to)  # fmt: skip
     card: dict[str, Any] = {}
     if arguments.process_index == 0:
         model = (wrapped.merge_and_unload() if wrapped else learner.rewarding.model).to(backbone.dtype)
@@ -301,6 +293,23 @@ def train_reward(
         write_whole(out / CARD, json.dumps(card, indent=1) + "\n")
     leave_together(arguments)
     return card
+
+
+def _judged(
+    learner: Learner, backbone: Backbone
+) -> tuple[RewardTask, Callable[[Sequence[Labelled]], dict[str, float]]]:
+    """The task of a learner, and how good it is on given traces."""
+    task = RewardTask(learner.rewarding)
+
+    def judge(traces: Sequence[Labelled]) -> dict[str, float]:
+        task.eval()
+        try:
+            with torch.autocast(backbone.device.type, torch.bfloat16, enabled=backbone.dtype == torch.bfloat16):
+                return quality(learner.reader, traces)
+        finally:
+            task.train()
+
+    return task, judge
 
 
 def quality(reader: Reader, traces: Sequence[Labelled]) -> dict[str, float]:

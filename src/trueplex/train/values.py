@@ -1,9 +1,9 @@
-"""Monte-Carlo values: how often the model, let go on from a prefix of a trace, ends in the right answer.
+"""Monte-Carlo values: how often the model, continuing from a prefix of a trace, ends in the right answer.
 
 The labels of Math-Shepherd (arXiv 2312.08935), and the ``monte-carlo`` labels of a One-Token verifier. A
 prefix ends where a step of the text ends; the engine continues it exactly as it thought, merged steps and
-all. Values are appended beside the rollouts a problem at a time, so the job can be killed and taken up
-again, and each is the same whatever else was valued with it.
+all. Values are appended beside the rollouts a problem at a time, so a killed job can be resumed,
+and each is the same whatever else was valued with it.
 """
 
 from __future__ import annotations
@@ -23,10 +23,12 @@ from trueplex.data.traces import read, read_traces
 from trueplex.engine.limits import Ending
 from trueplex.engine.sampling import Sampling
 from trueplex.engine.thinking import Thinking
-from trueplex.errors import InputError, OptionError, StoreError
+from trueplex.errors import InputError, StoreError
 from trueplex.models.backbone import Backbone
 from trueplex.solving.loop import Solved, Stopped, stream
 from trueplex.solving.settings import Settings, origin, thinking_options
+from trueplex.train.common.recipe import check_numbers, check_seed
+from trueplex.train.common.state import read_object
 from trueplex.types import Problem, Status, Steps, Trace
 from trueplex.verify.readers.transcript import Transcript, separator
 
@@ -45,7 +47,7 @@ class Valuing:
     spread evenly over the ends of steps; ``steps`` says where steps end, at ``lines`` or ``paragraphs``.
 
     Raises:
-        OptionError: a number is below 1, or the kind of steps is unknown.
+        OptionError: a number is out of range, or the kind of steps is unknown.
     """
 
     traces: int = 6
@@ -55,9 +57,8 @@ class Valuing:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("traces", "prefixes", "samples"):
-            if getattr(self, name) < 1:
-                raise OptionError(f"{name} is {getattr(self, name)}. Try: at least 1")
+        check_numbers(self, ("traces", "prefixes", "samples"))
+        check_seed(self.seed)
         separator(self.steps)
 
 
@@ -71,7 +72,7 @@ class Asked:
 
 
 def value(
-    backbone: Backbone, folder: str | Path, valuing: Valuing, most: int | None = None, rows: int | None = None,
+    backbone: Backbone, folder: str | Path, valuing: Valuing, most: int | None = None, max_batch_size: int | None = None,
     progress: Callable[[int, int], None] = lambda done, tokens: None,
 ) -> Path:  # fmt: skip
     """Value prefixes of the traces of a rollout folder into `folder`/values.jsonl; returns that path.
@@ -95,10 +96,12 @@ def value(
     with path.open("ab", buffering=0) as file:
         for count, members in groupby(left, key=lambda a: len(a.prefixes)):  # a run has one number of paths
             by_key = {a.problem.key: a for a in members}
-            settings = Settings(count * valuing.samples, thinking, "none", seed=seed, select="majority", rows=rows)
-            begun = [t for a in by_key.values() for t in _begun(a, seed, valuing.samples)]
-            prefix = {(t.problem.key, t.index): t.tokens for t in begun}
-            for event in stream(backbone, [a.problem for a in by_key.values()], settings, resumed=begun):
+            settings = Settings(
+                count * valuing.samples, thinking, "none", seed=seed, select="majority", rows=max_batch_size
+            )
+            prefixes = [t for a in by_key.values() for t in _prefixes(a, seed, valuing.samples)]
+            prefix = {(t.problem.key, t.index): t.tokens for t in prefixes}
+            for event in stream(backbone, [a.problem for a in by_key.values()], settings, resumed=prefixes):
                 if isinstance(event, Stopped):
                     progress(1, event.trace.tokens - prefix[event.trace.problem.key, event.trace.index])
                 if isinstance(event, Solved):
@@ -120,14 +123,14 @@ def read_values(folder: str | Path) -> dict[Name, tuple[np.ndarray, np.ndarray]]
                 name = (row["problem"], one["seed"], one["index"])
                 found[name] = np.array(one["tokens"]), np.array(one["values"], dtype=np.float32)
         except (ValueError, KeyError, TypeError):
-            log.warning(f"{path}, line {number}: no whole record of values; it is left out")
+            log.warning(f"{path}, line {number}: not a complete record of values; it is left out")
     return found
 
 
 def steps_of(folder: str | Path) -> str | None:
     """Where the steps end behind which a rollout folder was valued; None when it was not."""
     path = Path(folder) / MANIFEST
-    return json.loads(path.read_text())["steps"] if path.is_file() else None
+    return str(read_object(path, {"steps": str})["steps"]) if path.is_file() else None
 
 
 def thinking_of(folder: str | Path) -> Thinking:
@@ -179,7 +182,7 @@ def cuts(words: Transcript, trace: Trace, valuing: Valuing) -> list[int]:
     return [ends[place] for place in places]
 
 
-def _begun(one: Asked, seed: int, samples: int) -> Iterator[Trace]:
+def _prefixes(one: Asked, seed: int, samples: int) -> Iterator[Trace]:
     """Every prefix as `samples` unfinished traces, each with a number of its own."""
     for number, (trace, at) in enumerate(one.prefixes):
         assert trace.steps is not None
@@ -209,7 +212,7 @@ def _record(value_of: Asked, continued: Sequence[Trace], samples: int) -> bytes:
 def _claim(folder: Path, options: dict[str, Any]) -> None:
     """Write the options of new values, or check that old ones had the same; end a line that was cut off."""
     path, values = folder / MANIFEST, folder / VALUES
-    if path.exists() and json.loads(path.read_text()) != options:
+    if path.exists() and read_object(path) != options:
         raise StoreError(
             f"{folder} holds values of other options. Try: the same options, or remove {MANIFEST} and {VALUES}"
         )

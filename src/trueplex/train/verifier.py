@@ -9,8 +9,6 @@ Runs under `torchrun` too: each process takes its share of every batch, and the 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -30,7 +28,9 @@ from trueplex.solving.settings import origin
 from trueplex.train.common.batches import Labelled, Order, Probes, collate
 from trueplex.train.common.labels import MONTE_CARLO, known
 from trueplex.train.common.memory import OrderedTrainer
-from trueplex.train.common.watch import Watch, arguments_for, leave_together, run
+from trueplex.train.common.recipe import check_numbers, check_seed, check_trackers
+from trueplex.train.common.run import about, arguments_for, dtype_of, leave_together, run
+from trueplex.train.common.watch import Watch, watched
 from trueplex.train.values import read_values
 from trueplex.types import Status
 from trueplex.verify.one_token import OneTokenVerifier
@@ -47,9 +47,9 @@ class Recipe:
 
     Attributes:
         rank: LoRA rank; 0 trains the probe token and the head alone.
-        targets: ends of the names of the linear layers that get LoRA; empty for all of them.
+        target_modules: ends of the names of the linear layers that get LoRA; empty for all of them.
         positions: probes a trace a step, drawn anew each epoch, the last token always; None for every token.
-        rows: traces a step, over all processes.
+        batch_size: traces a step, over all processes.
         labels: ``ramp`` (the paper's), ``constant``, ``final``, ``power`` or ``monte-carlo``.
         loss: ``mse`` (the paper's) or ``bce``, both against the soft label.
         ranking: weight of a loss on pairs, a right and a wrong trace of one problem at the same share of both.
@@ -57,16 +57,17 @@ class Recipe:
         patience: stop after so many checkpoints without a better AUROC within problems on validation, and
             keep the best; 0 trains to the end.
         every: steps between checkpoints.
-        checkpointing: recompute activations in the backward pass: slower, in less memory.
+        gradient_checkpointing: recompute activations in the backward pass: slower, in less memory.
+        report_to: where figures are shown: ``tensorboard``, ``wandb``, ``trackio``.
 
     Raises:
-        OptionError: a value is out of range, or an option could not act.
+        OptionError: a value is out of range, or an option has no effect here.
     """
 
     rank: int = 16
-    targets: tuple[str, ...] = ()
+    target_modules: tuple[str, ...] = ()
     positions: int | None = 32
-    rows: int = 32
+    batch_size: int = 32
     epochs: float = 1.0
     lr: float = 1e-3
     seed: int = 0
@@ -76,21 +77,19 @@ class Recipe:
     balanced: bool = False
     patience: int = 0
     every: int = 250
-    checkpointing: bool = False
+    gradient_checkpointing: bool = False
+    report_to: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("positions", "rows", "epochs", "lr", "every"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise OptionError(f"{name} is {value}. Try: a positive number")
+        check_numbers(self, ("positions", "batch_size", "epochs", "lr", "every"), ("rank", "ranking", "patience"))
+        check_seed(self.seed)
+        check_trackers(self.report_to)
         known(self.labels)
         if self.loss not in LOSSES:
             raise OptionError(f"unknown loss {self.loss!r}. Try: one of {', '.join(LOSSES)}")
-        if self.ranking < 0 or self.patience < 0:
-            raise OptionError("ranking and patience cannot be negative. Try: 0 turns them off")
-        if self.rank == 0 and self.targets:
+        if self.rank == 0 and self.target_modules:
             raise OptionError(
-                "with rank 0 no layer gets LoRA, so targets act on nothing. Try: drop them or raise the rank"
+                "with rank 0 no layer gets LoRA, so target-modules has no effect here. Try: drop it or raise the rank"
             )
         if self.ranking and self.positions is None:
             raise OptionError("ranking compares traces at the same shares. Try: give a number of positions")
@@ -140,7 +139,9 @@ class ProbeTask(nn.Module):
     def __init__(self, verifier: OneTokenVerifier, recipe: Recipe) -> None:
         super().__init__()
         self.verifier, self.recipe = verifier, recipe
-        self._layers = (_forgetful(verifier),) if recipe.checkpointing else ()  # no submodules of the task
+        self._layers = (
+            (_recomputing_layers(verifier),) if recipe.gradient_checkpointing else ()
+        )  # no submodules of the task
 
     def forward(self, inputs: Tensor, columns: Tensor, labels: Tensor, weights: Tensor, correct: Tensor,
                 problems: Tensor) -> dict[str, Tensor]:  # fmt: skip
@@ -162,7 +163,7 @@ class ProbeTask(nn.Module):
         return float(batch["weights"].sum())
 
     def _recompute(self, on: bool) -> None:
-        """A layer forgets its activations when it believes to be trained; it then drops the cache of the base pass, too."""
+        """A layer in training mode recomputes its activations; it then drops the cache of the base pass, too."""
         for layers in self._layers:
             for layer in layers:
                 layer.training = on
@@ -174,8 +175,8 @@ class ProbeTask(nn.Module):
             self.verifier.backbone.model.eval()
 
 
-def _forgetful(verifier: OneTokenVerifier) -> list[nn.Module]:
-    """The layers of transformers that can compute their activations once more, with the probes that they had."""
+def _recomputing_layers(verifier: OneTokenVerifier) -> list[nn.Module]:
+    """The layers of transformers that can recompute their activations, with the LoRA that was active in the forward pass."""
     model = verifier.backbone.model
     model.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": verifier.recomputing})
     return [m for m in model.modules() if getattr(m, "gradient_checkpointing", False)]
@@ -204,53 +205,29 @@ def quality(verifier: OneTokenVerifier, traces: Sequence[Labelled]) -> dict[str,
     return ranked | {"ece@1.0": calibrated["ece"], "brier@1.0": calibrated["brier"]}
 
 
-WATCHED = 2000  # about so many validation traces are judged at every checkpoint; all of them at the end
-
-
-def watched(validation: Sequence[Labelled]) -> list[Labelled]:
-    """Whole problems of them, spread over all, as they come folder by folder."""
-    problems = list(dict.fromkeys(t.problem for t in validation))
-    chosen = set(problems[:: max(1, round(len(validation) / WATCHED))])
-    return [t for t in validation if t.problem in chosen]
-
-
-def about(backbone: Backbone, train: Sequence[Labelled], validation: Sequence[Labelled]) -> dict[str, str]:
-    """What a run's weights come from, besides its recipe."""
-    digest = hashlib.blake2b(digest_size=12)
-    for traces in (train, validation):
-        digest.update(json.dumps([[t.problem, len(t.steps), t.correct, t.values is not None] for t in traces]).encode())
-    return {"base": backbone.fingerprint, "dtype": dtype_of(backbone), "traces": digest.hexdigest()}
-
-
-def dtype_of(backbone: Backbone) -> str:
-    return str(backbone.dtype).removeprefix("torch.")
-
-
 def train_verifier(
     backbone: Backbone, train: Sequence[Labelled], validation: Sequence[Labelled], recipe: Recipe, out: str | Path,
     data: str = "",
 ) -> OneTokenVerifier:  # fmt: skip
     """Train, checkpointing under `out`/checkpoints and resuming from there, and write the verifier to `out`.
 
-    The base keeps its dtype, and the verifier learns in float32 beside it. A run that is taken up again ends in the
-    weights that an uninterrupted one would have had.
+    The base keeps its dtype, and the verifier learns in float32 beside it. A resumed run ends in the weights that an
+    uninterrupted one would have had.
 
     Raises:
         InputError: no trace could be compared with another, ``monte-carlo`` labels of traces that were not valued, or
             the run in `out` had another recipe.
-        OptionError: the rows cannot be shared evenly by the processes.
+        OptionError: the batch cannot be shared evenly by the processes.
+        TrueplexError: memory ran out, or the weights are not finite.
+        StoreError: what an earlier run left in `out` cannot be read.
     """
     out = Path(out)
-    unvalued = sum(t.values is None for t in train)
-    if recipe.labels == MONTE_CARLO and unvalued:
-        raise InputError(
-            f"{unvalued} of {len(train)} traces have no Monte-Carlo values. Try: `trueplex train values`, or leave them out"
-        )
+    _check_values(train, recipe)
     torch.manual_seed(recipe.seed)
-    verifier = OneTokenVerifier(backbone, recipe.rank, targets=recipe.targets)
-    probes = Probes(train, recipe.positions, recipe.seed, together=recipe.ranking > 0)
+    verifier = OneTokenVerifier(backbone, recipe.rank, targets=recipe.target_modules)
     arguments = arguments_for(recipe, out, backbone.device.type == "cpu", about(backbone, train, validation))
-    order = Order(probes, recipe.rows, recipe.balanced)
+    probes = Probes(train, recipe.positions, recipe.seed, together=recipe.ranking > 0)
+    order = Order(probes, recipe.batch_size, recipe.balanced)
     if not len(order):
         raise InputError(
             "no problem has both right and wrong traces, so none can be balanced. Try: roll out more paths"
@@ -258,14 +235,21 @@ def train_verifier(
     watch = Watch(lambda: quality(verifier, watched(validation)), verifier, out, recipe.patience)
     task = ProbeTask(verifier, recipe)
     with verifier.attached():
-        run(OrderedTrainer(
-            task, arguments, train_dataset=probes, callbacks=[watch], order=order, collate=collate(backbone, recipe.labels), divisible=not recipe.ranking,  # pairs of traces are compared across the batch
-        ))  # fmt: skip
+        run(OrderedTrainer(task, arguments, train_dataset=probes, callbacks=[watch], order=order,
+                           collate=collate(backbone, recipe.labels),
+                           divisible=not recipe.ranking), watch, out, recipe.report_to)  # fmt: skip  # pairs are compared across a batch
     task.release()
-    watch.restore()
     if arguments.process_index == 0:
         measured = quality(verifier.eval(), validation)
         verifier.save(out, {"data": data, "traces": len(train), "dtype": dtype_of(backbone), "recipe": asdict(recipe),
                             "validation": measured})  # fmt: skip
     leave_together(arguments)
     return verifier
+
+
+def _check_values(train: Sequence[Labelled], recipe: Recipe) -> None:
+    unvalued = sum(t.values is None for t in train)
+    if recipe.labels == MONTE_CARLO and unvalued:
+        raise InputError(
+            f"{unvalued} of {len(train)} traces have no Monte-Carlo values. Try: `trueplex train values`, or leave them out"
+        )

@@ -95,8 +95,8 @@ class Ordered(Protocol):
 class Order(Sampler[int]):
     """The order of an epoch: traces of like length together, or of one problem; see `Recipe`."""
 
-    def __init__(self, data: Ordered, rows: int, balanced: bool) -> None:
-        self.data, self.rows = data, rows
+    def __init__(self, data: Ordered, batch_size: int, balanced: bool) -> None:
+        self.data, self.batch_size = data, batch_size
         self._sides: dict[int, tuple[list[int], list[int]]] = {}
         for number, trace in enumerate(data.traces):
             self._sides.setdefault(trace.problem, ([], []))[0 if trace.correct else 1].append(number)
@@ -118,7 +118,7 @@ class Order(Sampler[int]):
         numbers = [number for problem in problems for number in problem]
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         lengths = [len(self.data.traces[number]) for number in numbers]
-        return iter([numbers[i] for i in get_length_grouped_indices(lengths, self.rows, generator=generator)])
+        return iter([numbers[i] for i in get_length_grouped_indices(lengths, self.batch_size, generator=generator)])
 
     def _of_problem(self, sides: tuple[list[int], list[int]], rng: np.random.Generator) -> list[int]:
         """The problem's traces in random order; balanced, as many right as wrong ones."""

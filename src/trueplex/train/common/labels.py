@@ -2,7 +2,7 @@
 
 A kind is a function of progress in [0, 1], 0 at the first generated token and 1 at the last; the label is
 0.5 ± half of it, for a right or a wrong trace. ``monte-carlo`` is no such guess: it was measured, by letting the
-model go on from prefixes of the trace (see `values`), and is interpolated between them; ``measured`` is the same where a
+model continue prefixes of the trace (see `values`), and is interpolated between them; ``measured`` is the same where a
 trace was valued, and the ramp where it was not.
 """
 

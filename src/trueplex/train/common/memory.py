@@ -1,4 +1,4 @@
-"""A batch that does not fit into memory is learned from in parts."""
+"""A batch that does not fit into memory is split into parts, and weights that are not finite are not saved."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from transformers import Trainer
 
 from trueplex.engine.fitting import ran_out
 from trueplex.errors import TrueplexError
+from trueplex.train.common.finite import check_finite
 
 log = logging.getLogger(__name__)
 
@@ -27,10 +28,10 @@ class Task(Protocol):
 
 
 class OrderedTrainer(Trainer):
-    """A Trainer whose batches come in a given order, and are parted when they do not fit into memory.
+    """A Trainer whose batches come in a given order, and are split into parts when they do not fit into memory.
 
     The gradients of the parts, each weighed by what it counts, add up to that of the whole batch. ``divisible`` says
-    whether the loss allows that; over several processes, which must take their steps together, no batch is parted.
+    whether the loss allows that; over several processes, which must take their steps together, no batch is split.
     """
 
     def __init__(self, task: Task, *arguments: Any, order: Sampler[int], collate: Callable[[Sequence[Any]], Batch], divisible: bool = True, **named: Any) -> None:  # fmt: skip
@@ -46,7 +47,7 @@ class OrderedTrainer(Trainer):
         """The gradient of one batch; in twice as many parts as before where memory ran out.
 
         Raises:
-            TrueplexError: a single trace does not fit, or the batch cannot be parted.
+            TrueplexError: a single trace does not fit, or the batch cannot be split.
         """
         examples = inputs["examples"]
         while True:
@@ -60,11 +61,11 @@ class OrderedTrainer(Trainer):
                     whole = "" if self.divisible else " (a ranking loss keeps a batch whole)"
                     raise TrueplexError(f"out of memory with {size} trace{'s' * (size > 1)} at once{whole} ("
                                         f"{str(error).splitlines()[0][:120]}). Try: {'a smaller --batch, ' * (size > 1)}for a verifier "
-                                        "fewer --positions, --checkpointing or a lower --rank; the run goes on from its last "
+                                        "fewer --positions, --gradient-checkpointing or a lower --rank; the same command resumes from the last "
                                         "checkpoint") from error  # fmt: skip
             self.parts *= 2
             log.warning(
-                f"{size} traces at once do not fit into memory: going on with {-(-len(examples) // self.parts)}"
+                f"{size} traces at once do not fit into memory: continuing with {-(-len(examples) // self.parts)}"
             )
             model.zero_grad()
             if torch.cuda.is_available():
@@ -78,6 +79,10 @@ class OrderedTrainer(Trainer):
             self._share = count / sum(counts)
             loss += super().training_step(model, batch, num_items_in_batch)
         return loss
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        check_finite(self.model.named_parameters(), self.state.global_step)
+        super()._save_checkpoint(model, trial)
 
     def compute_loss(self, *arguments: Any, **named: Any) -> Any:
         return super().compute_loss(*arguments, **named) * self._share

@@ -1,6 +1,6 @@
-"""What a training run leaves for people to read: figures, TensorBoard, rollouts, judgements and alarms.
+"""What a training run leaves for people to read: figures, rollouts, judgements and alarms.
 
-Everything is cut back to the step that a run is taken up at, so a run that was killed leaves the same files as one
+Everything is cut back to the step that a run resumes at, so a run that was killed leaves the same files as one
 that was not.
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from trueplex.data.traces import Origin, open_store, to_row
-from trueplex.errors import MissingExtra
+from trueplex.train.common.state import NUMBER, read_lines
 from trueplex.train.common.watch import write_whole
 from trueplex.train.grpo.batches import Rollout
 from trueplex.train.grpo.watch import cheating, signs
@@ -26,11 +26,15 @@ SAMPLED = 8  # traces on a page of an alarm
 
 
 class Lines:
-    """A file of JSON lines, each of a step; cut back to the steps up to the one that a run is taken up at."""
+    """A file of JSON lines, each of a step and with some fields; cut back to the step that a run resumes at.
 
-    def __init__(self, path: Path, step: int) -> None:
+    Raises:
+        StoreError: what an earlier run left cannot be read.
+    """
+
+    def __init__(self, path: Path, step: int, fields: dict[str, Any]) -> None:
         self.path = path
-        self.rows = [row for row in _read(path) if row["step"] <= step]
+        self.rows = [row for row in read_lines(path, fields) if row["step"] <= step]
         write_whole(path, "".join(json.dumps(row) + "\n" for row in self.rows))
 
     def append(self, row: dict[str, Any]) -> None:
@@ -41,29 +45,10 @@ class Lines:
 
 
 def _finite(value: Any) -> Any:
-    """The same with None for what is no number, as JSON has none of that."""
+    """The same with None for NaN and infinities, which JSON does not have."""
     if isinstance(value, dict):
         return {name: _finite(inner) for name, inner in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _read(path: Path) -> list[dict[str, Any]]:
-    rows = []
-    for line in path.read_text().splitlines() if path.exists() else ():
-        try:
-            rows.append(json.loads(line))
-        except ValueError:  # a line that a kill cut off
-            break
-    return rows
-
-
-def writer(folder: Path, step: int) -> Any:
-    """A TensorBoard writer that forgets what a killed run wrote after `step`. Raises MissingExtra."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise MissingExtra("tensorboard", "train") from error
-    return SummaryWriter(str(folder), purge_step=step + 1)
 
 
 class Journal:
@@ -71,18 +56,14 @@ class Journal:
 
     def __init__(self, out: Path, step: int) -> None:
         self.out = out
-        self.metrics = Lines(out / METRICS, step)
-        self.validation = Lines(out / VALIDATION, step)
-        self.alarms = Lines(out / ALARMS, step)
-        self.board = writer(out / "tensorboard", step)
+        self.metrics = Lines(out / METRICS, step, {"reward": (*NUMBER, type(None)), "skipped": int, "silent": int})
+        self.validation = Lines(out / VALIDATION, step, {"right": NUMBER, "error": NUMBER})
+        self.alarms = Lines(out / ALARMS, step, {"sign": str})
         self._sounding = {row["sign"] for row in self.alarms.rows if row["step"] == step}
 
     def step(self, figures: dict[str, Any]) -> None:
         """A step's figures; an alarm is sounded when it begins, not at every step that it lasts."""
         self.metrics.append(figures)
-        for name, value in flat(figures):
-            self.board.add_scalar(name, value, figures["step"])
-        self.board.flush()
         found = signs(figures, self.metrics.rows[0])
         for name in found.keys() - self._sounding:
             self._alarm(figures["step"], name, found[name])
@@ -94,9 +75,6 @@ class Journal:
         rewards = [m["reward"] for m in self.metrics.rows if m["step"] > since and m["reward"] is not None]
         judgement = {**judgement, "reward": sum(rewards) / len(rewards) if rewards else None}
         self.validation.append(judgement)
-        for name, value in flat(judgement):
-            self.board.add_scalar(f"validation/{name}", value, judgement["step"])
-        self.board.flush()
         if cheating(self.validation.rows):
             page = self.out / "alarms" / f"step-{judgement['step']:06d}.md"
             page.parent.mkdir(exist_ok=True)
@@ -106,9 +84,6 @@ class Journal:
     def _alarm(self, step: int, sign: str, what: str) -> None:
         self.alarms.append({"step": step, "sign": sign, "what": what})
         log.warning(f"ALARM at step {step}: {what}")
-
-    def close(self) -> None:
-        self.board.close()
 
 
 def keep(out: Path, step: int, rollouts: Sequence[Rollout], origin: Origin, kept: int, process: int) -> None:

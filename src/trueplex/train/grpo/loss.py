@@ -47,7 +47,7 @@ def advantages(rewards: np.ndarray, norm: str = "std") -> np.ndarray:
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """Where a ratio stops to matter: below 1 − low and above 1 + high, and above `dual` when the advantage is negative.
+    """Where a ratio stops mattering: below 1 − low and above 1 + high, and above `dual` when the advantage is negative.
 
     ``high`` above ``low`` is DAPO's asymmetric clip (arXiv 2503.14476); ``dual`` None turns the dual clip off.
 
@@ -62,7 +62,7 @@ class Clip:
     def __post_init__(self) -> None:
         if not 0 < self.low < 1 or not 0 < self.high < float("inf"):
             raise OptionError(f"the clip is {self.low} and {self.high}. Try: a share in (0, 1), and a positive number")
-        if self.dual is not None and self.dual <= 1 + self.high:
+        if self.dual is not None and not 1 + self.high < self.dual < float("inf"):
             raise OptionError(
                 f"the dual clip {self.dual} is not above 1 + {self.high}. Try: raise it, or turn it off by 0"
             )

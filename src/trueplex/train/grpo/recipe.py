@@ -7,11 +7,12 @@ from typing import Any
 
 from trueplex.engine.thinking import Thinking
 from trueplex.errors import OptionError
+from trueplex.train.common.recipe import check_numbers, check_seed, check_trackers
 from trueplex.train.grpo.loss import AGGREGATIONS, NORMS, Clip
 
 TRAINABLE = ("discrete", "multiplex")
-# What decides how fast a run is and what it keeps, not what it learns: may differ when it is taken up again.
-FREE = ("steps", "micro_tokens", "rows", "checkpointing", "kept")
+# What decides how fast a run is and what it keeps, not what it learns: may differ when it is resumed.
+FREE = ("steps", "micro_tokens", "max_batch_size", "gradient_checkpointing", "keep_rollouts", "report_to")
 
 
 @dataclass(frozen=True)
@@ -28,23 +29,24 @@ class PolicyRecipe:
         minibatches: optimizer updates a pass.
         norm: ``std`` divides advantages by the group's deviation, ``none`` does not.
         aggregation: ``token``, ``trace`` or ``constant``; see `grpo.step_weights`.
-        clip: where ratios stop to matter.
+        clip: where ratios stop mattering.
         kl: weight of the divergence from the model that training began with; 0 as published.
         rank: LoRA rank; 0 trains all weights.
-        targets: ends of the names of the layers that get LoRA; empty for all linear layers.
+        target_modules: ends of the names of the layers that get LoRA; empty for all linear layers.
         rewards: names of reward functions, summed; see `rewards.load`.
         max_norm: gradients are scaled down to this norm.
         most_skipped: so many updates in a row without a finite gradient end the run.
         every: steps between checkpoints, where validation is judged.
-        validated: traces of each validation problem.
-        kept: steps whose rollouts stay on the disk.
+        val_samples: traces of each validation problem.
+        keep_rollouts: steps whose rollouts stay on the disk.
         micro_tokens: most tokens, padding included, of one forward pass of training.
-        rows: traces decoded together; None is the device's own number.
+        max_batch_size: traces decoded together; None is the device's own number.
         bf16: forward passes in bfloat16, weights in float32.
-        checkpointing: recompute activations in the backward pass: slower, in less memory.
+        gradient_checkpointing: recompute activations in the backward pass: slower, in less memory.
+        report_to: where figures are shown: ``tensorboard``, ``wandb``, ``trackio``.
 
     Raises:
-        OptionError: a value is out of range, or an option could not act.
+        OptionError: a value is out of range, or an option has no effect here.
     """
 
     thinking: Thinking = field(default_factory=Thinking)
@@ -60,27 +62,29 @@ class PolicyRecipe:
     clip: Clip = field(default_factory=Clip)
     kl: float = 0.0
     rank: int = 0
-    targets: tuple[str, ...] = ()
+    target_modules: tuple[str, ...] = ()
     rewards: tuple[str, ...] = ("correct",)
     max_norm: float = 1.0
     most_skipped: int = 5
     every: int = 25
-    validated: int = 4
-    kept: int = 20
+    val_samples: int = 4
+    keep_rollouts: int = 20
     micro_tokens: int = 4096
-    rows: int | None = None
+    max_batch_size: int | None = None
     bf16: bool = False
-    checkpointing: bool = False
+    gradient_checkpointing: bool = False
     seed: int = 0
+    report_to: tuple[str, ...] = ("tensorboard",)
 
     def __post_init__(self) -> None:
-        for name in ("steps", "prompts", "lr", "epochs", "minibatches", "max_norm", "most_skipped", "every", "validated",
-                     "micro_tokens"):  # fmt: skip
-            if not 0 < getattr(self, name) < float("inf"):
-                raise OptionError(f"{name.replace('_', '-')} is {getattr(self, name)}. Try: a positive number")
-        for name in ("warmup", "kl", "rank", "kept"):
-            if getattr(self, name) < 0:
-                raise OptionError(f"{name} is {getattr(self, name)}. Try: 0 turns it off")
+        check_numbers(
+            self,
+            ("steps", "prompts", "samples", "lr", "epochs", "minibatches", "max_norm", "most_skipped", "every", "val_samples",
+             "micro_tokens", "max_batch_size"),
+            ("warmup", "kl", "rank", "keep_rollouts"),
+        )  # fmt: skip
+        check_seed(self.seed)
+        check_trackers(self.report_to)
         if self.samples < 2:
             raise OptionError(f"samples is {self.samples}. Try: at least 2, as a trace is judged against its group")
         for name, known in (("norm", NORMS), ("aggregation", AGGREGATIONS)):
@@ -88,8 +92,10 @@ class PolicyRecipe:
                 raise OptionError(f"unknown {name} {getattr(self, name)!r}. Try: one of {', '.join(known)}")
         if self.prompts % self.minibatches:
             raise OptionError(f"{self.prompts} prompts do not make {self.minibatches} even minibatches. Try: a divisor")
-        if self.rank == 0 and self.targets:
-            raise OptionError("targets choose layers for LoRA and rank is 0. Try: drop them or give a rank")
+        if self.rank == 0 and self.target_modules:
+            raise OptionError(
+                "target-modules chooses layers for LoRA and rank is 0, so it has no effect here. Try: drop it or give a rank"
+            )
         if not self.rewards:
             raise OptionError("there is no reward. Try: 'correct', or 'module:function'")
         self._refuse_what_has_no_gradient()
@@ -97,7 +103,7 @@ class PolicyRecipe:
     def _refuse_what_has_no_gradient(self) -> None:
         thinking = self.thinking
         if thinking.mode not in TRAINABLE:
-            raise OptionError(f"a {thinking.mode} step is not drawn word by word and has no log-probability to train on. "
+            raise OptionError(f"a {thinking.mode} step is not drawn token by token and has no log-probability to train on. "
                               "Try: --thinking multiplex or discrete")  # fmt: skip
         if not thinking.replacement:
             raise OptionError("samples without replacement are not independent draws, so their log-probabilities do not "
@@ -111,5 +117,5 @@ class PolicyRecipe:
         return self.epochs * self.minibatches
 
     def identity(self) -> dict[str, Any]:
-        """What a run must have in common with the one that it goes on with."""
+        """What a run must have in common with the one that it resumes."""
         return {name: value for name, value in asdict(self).items() if name not in FREE}

@@ -47,9 +47,9 @@ def load(name: str) -> Reward:
     sys.path.insert(0, here)
     try:
         found = getattr(importlib.import_module(module), function, None)
-    except ImportError as error:
+    except (Exception, SystemExit) as error:  # the module is anyone's code
         raise OptionError(
-            f"cannot import the reward {name!r}: {error}. Try: check the module's name and path"
+            f"cannot import the reward {name!r} ({error!r}). Try: check the module's name and path, and its code"
         ) from error
     finally:
         sys.path.remove(here)
@@ -96,7 +96,7 @@ def grade(traces: Sequence[Trace], functions: dict[str, Reward]) -> list[float]:
 
 
 def _asked(name: str, function: Reward, columns: dict[str, list[Any]]) -> Any:
-    """What a reward gives; what it raises is told as its own mistake."""
+    """What a reward gives; what it raises is reported as its own error."""
     try:
         return function(**columns)
     except Exception as error:

@@ -34,18 +34,20 @@ def problems_of_step(count: int, prompts: int, seed: int, step: int) -> list[int
 
 
 def seed_of_step(seed: int, step: int) -> int:
-    """The seed of a step's rollouts, so that a problem met again is thought about anew."""
+    """The seed of a step's rollouts, so that a problem met again is sampled anew."""
     return seed * SEEDS_A_RUN + step + 1
 
 
 def sample(backbone: Backbone, problems: Sequence[Problem], samples: int, thinking: Thinking, seed: int,
-           rows: int | None) -> list[Trace]:  # fmt: skip
+           max_batch_size: int | None) -> list[Trace]:  # fmt: skip
     """`samples` stopped, ungraded traces of every problem, in the order of (problem, index).
 
     The answers are kept from the engine, so that grading has its own time and happens once.
     """
     numbers = {p.key: number for number, p in enumerate(problems)}
-    settings = Settings(paths=samples, thinking=thinking, verifier="none", select="majority", seed=seed, rows=rows)
+    settings = Settings(
+        paths=samples, thinking=thinking, verifier="none", select="majority", seed=seed, rows=max_batch_size
+    )
     blank = [replace(p, answers=None) for p in problems]
     traces = [event.trace for event in stream(backbone, blank, settings) if isinstance(event, Stopped)]
     for trace in traces:

@@ -10,12 +10,11 @@ Left out: an entropy bonus (0 as published), a value model, asynchronous rollout
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +23,25 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
 
 from trueplex.engine.fitting import ran_out
-from trueplex.errors import InputError, OptionError, TrueplexError
+from trueplex.errors import TrueplexError
 from trueplex.models.backbone import Backbone, fingerprint_of
 from trueplex.models.prompt import make_prompt
 from trueplex.solving.settings import origin
 from trueplex.train.common import sharded
-from trueplex.train.common.watch import last_checkpoint, leave_together, write_whole
+from trueplex.train.common.finite import check_finite
+from trueplex.train.common.run import leave_together
+from trueplex.train.common.state import last_checkpoint, read_object
+from trueplex.train.common.tracking import trackers
 from trueplex.train.grpo import rewards
 from trueplex.train.grpo import weights as policy_weights
 from trueplex.train.grpo.batches import Rollout
-from trueplex.train.grpo.journal import Journal, keep
+from trueplex.train.grpo.journal import Journal, flat, keep
 from trueplex.train.grpo.loss import Totals, advantages
 from trueplex.train.grpo.recipe import PolicyRecipe
+from trueplex.train.grpo.run import arguments_for, claim
 from trueplex.train.grpo.sampling import problems_of_step, sample, seed_of_step
 from trueplex.train.grpo.update import Clock, Learner, Outcome
 from trueplex.train.grpo.watch import Record, judgement, picture, record, record_of
@@ -61,19 +65,31 @@ class _Updates(Dataset):
         return number
 
 
-class PolicyTrainer(Trainer):
-    """A Trainer whose step is: rollouts, when the last ones are used up, and one update on them.
+@dataclass(frozen=True)
+class Task:
+    """What is learned, from what, judged by what, and where it is written.
 
     ``engine`` thinks with the trained model's own weights. ``reference`` is a second copy of the first model, where a
     divergence from it is asked for and no adapter can be taken off.
     """
 
-    def __init__(self, model: Any, arguments: TrainingArguments, engine: Backbone, problems: Sequence[Problem],
-                 validation: Sequence[Problem], recipe: PolicyRecipe, reference: Any, out: Path) -> None:  # fmt: skip
-        self.engine, self.problems, self.validation, self.recipe = engine, problems, validation, recipe
-        self.out = out
+    engine: Backbone
+    problems: Sequence[Problem]
+    validation: Sequence[Problem]
+    recipe: PolicyRecipe
+    out: Path
+    reference: Any = None
+
+
+class PolicyTrainer(Trainer):
+    """A Trainer whose step is: rollouts, when the last ones are used up, and one update on them."""
+
+    def __init__(self, model: Any, arguments: TrainingArguments, task: Task) -> None:
+        engine, recipe = task.engine, task.recipe
+        self.engine, self.problems, self.validation, self.recipe = engine, task.problems, task.validation, recipe
+        self.out = task.out
         self.functions = {name: rewards.load(name) for name in recipe.rewards}
-        self.prompts = {p.key: make_prompt(p, engine).ids for p in problems}
+        self.prompts = {p.key: make_prompt(p, engine).ids for p in task.problems}
         self.rollouts: list[Rollout] = []
         self.records: list[Record] = []
         self.journal: Journal | None = None
@@ -87,7 +103,11 @@ class PolicyTrainer(Trainer):
         self.remove_callback(PrinterCallback)
         self.add_callback(_Judge(self))
         sharded.check(self.accelerator)
-        self.learner = Learner(self.accelerator, engine, recipe, reference, self.clock)
+        self.learner = Learner(self.accelerator, engine, recipe, policy_weights.frozen(task.reference), self.clock)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        check_finite(self.model.named_parameters(), self.state.global_step // self.recipe.updates)
+        super()._save_checkpoint(model, trial)
 
     def floating_point_ops(self, inputs: Any) -> int:
         return 0  # the Trainer would guess it from ids, which there are none of
@@ -108,11 +128,11 @@ class PolicyTrainer(Trainer):
 
     def think(self, problems: Sequence[Problem], samples: int, seed: int) -> list[Trace]:
         """Traces of this process's share of the problems, with the current weights."""
-        policy_weights.forgetful(self.engine, False)
+        policy_weights.recompute(self.engine, False)
         mine = problems[self.args.process_index :: self.args.world_size]
-        with sharded.whole(self.model, self.accelerator):
-            traces = sample(self.engine, mine, samples, self.recipe.thinking, seed, self.recipe.rows)
-        policy_weights.forgetful(self.engine, self.recipe.checkpointing)
+        with sharded.gathered(self.model, self.accelerator):
+            traces = sample(self.engine, mine, samples, self.recipe.thinking, seed, self.recipe.max_batch_size)
+        policy_weights.recompute(self.engine, self.recipe.gradient_checkpointing)
         return traces
 
     def _collect(self, model: Any, step: int) -> None:
@@ -131,7 +151,7 @@ class PolicyTrainer(Trainer):
             for i, (trace, value, gain) in enumerate(zip(traces, values, gains, strict=True))
         ]  # fmt: skip
         self.records = gather_object([record(r) for r in self.rollouts])
-        if recipe.kept:
+        if recipe.keep_rollouts:
             self.engine.__dict__["fingerprint"] = fingerprint_of(
                 sharded.full_state(self.engine.model)
             )  # they have moved
@@ -140,7 +160,7 @@ class PolicyTrainer(Trainer):
                 step + 1,
                 self.rollouts,
                 origin(recipe.thinking, self.engine),
-                recipe.kept,
+                recipe.keep_rollouts,
                 self.args.process_index,
             )
         with self.clock("forward"):
@@ -153,7 +173,7 @@ class PolicyTrainer(Trainer):
             self.counts["silent"] += 1
             why = ("all rewards are equal in every group of an update" if any(math.isfinite(r.reward) for r in self.records)
                    else "no rollout could be judged: the grader cannot read the answers of its problem, or no reward can tell")  # fmt: skip
-            log.warning(f"step {step + 1}: {why}, so there is nothing to learn from; none is made")
+            log.warning(f"step {step + 1}: {why}, so there is nothing to learn from; the update is skipped")
         self._skipped_in_a_row = 0 if outcome.finite else self._skipped_in_a_row + 1
         if not outcome.finite:
             self.counts["skipped"] += 1
@@ -188,11 +208,11 @@ class PolicyTrainer(Trainer):
         """Judge the current weights on validation."""
         step = self.state.global_step // self.recipe.updates
         with self.clock("validation"):
-            traces = self.think(self.validation, self.recipe.validated, VALIDATION_SEED)
+            traces = self.think(self.validation, self.recipe.val_samples, VALIDATION_SEED)
             rewards.grade(traces, {})
         world, first = self.args.world_size, self.args.process_index
         records = gather_object(
-            [record_of(t, first + world * (i // self.recipe.validated)) for i, t in enumerate(traces)]
+            [record_of(t, first + world * (i // self.recipe.val_samples)) for i, t in enumerate(traces)]
         )
         found, best = judgement(records), False
         if self.journal:
@@ -203,6 +223,7 @@ class PolicyTrainer(Trainer):
                                 self.args.process_index == 0)  # fmt: skip
         if self.journal:
             self.journal.judge({"step": step, **found}, self.rollouts)
+            self.log({f"eval_{name}": value for name, value in flat(found)})
             log.info(f"step {step}: validation {100 * found['right']:.1f} ± {100 * found['error']:.1f} % right"
                      + (", the best so far" if best else ""))  # fmt: skip
 
@@ -222,6 +243,10 @@ class _Judge(TrainerCallback):
         if not gather_object(judged)[0]:
             own.judge()
 
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.trainer.journal and state.global_step % self.trainer.recipe.updates == 0:
+            self.trainer.log(dict(flat(self.trainer.journal.metrics.rows[-1])))
+
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer.judge()
 
@@ -230,48 +255,26 @@ def train_policy(backbone: Backbone, problems: Sequence[Problem], validation: Se
                  out: str | Path, reference: Backbone | None = None) -> Path:  # fmt: skip
     """Train, checkpointing under `out`/checkpoints and resuming from there; the folder of what was learned.
 
-    That is `out`/model, which `--model` takes, or with LoRA the PEFT adapter `out`/adapter; what validated best on the way,
-    if better than the start, lies in `out`/best. ``reference`` must be a
-    second copy of the model when `kl` is positive and all weights are trained.
+    That is `out`/model, which `--model` takes, or with LoRA the PEFT adapter `out`/adapter; what validated best on the
+    way, if better than the start, is in `out`/best. ``reference`` must be a second copy of the model when `kl` is
+    positive and all weights are trained.
 
     Raises:
         InputError: problems cannot be graded or do not fit the model, or the run in `out` had another recipe.
         OptionError: the prompts cannot be shared evenly by the processes, or a reward cannot be found.
-        TrueplexError: memory ran out, or too many updates in a row had no finite gradient.
+        StoreError: what an earlier run left in `out` cannot be read.
+        TrueplexError: memory ran out, too many updates in a row had no finite gradient, or the weights are not finite.
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     problems = list({p.key: p for p in problems}.values())
-    rewards.check(problems, recipe.rewards)
-    rewards.check(validation, ("correct",))
-    problems_of_step(len(problems), recipe.prompts, recipe.seed, 0)
-    arguments = arguments_of(recipe, out, backbone.device)
-    if recipe.prompts % (recipe.minibatches * arguments.world_size):
-        raise OptionError(f"{recipe.prompts} prompts cannot be shared evenly by {arguments.world_size} processes in "
-                          f"{recipe.minibatches} minibatches. Try: --prompts a multiple of their product")  # fmt: skip
-    _claim(out, recipe, backbone, problems, validation, arguments.process_index == 0)
+    _check_problems(problems, validation, recipe)
+    arguments = arguments_for(recipe, out, backbone.device.type == "cpu")
+    claim(out, recipe, backbone, problems, validation, arguments.process_index == 0)
     model = policy_weights.trainable(backbone, recipe)
-    trainer = PolicyTrainer(
-        model, arguments, backbone, problems, validation, recipe,
-        policy_weights.frozen(reference), out,
-    )  # fmt: skip
-    try:
-        trainer.train(resume_from_checkpoint=last_checkpoint(out / "checkpoints"))
-    except (MemoryError, RuntimeError) as error:
-        if not ran_out(error):
-            raise
-        raise TrueplexError("out of memory in the optimizer's step, which keeps two numbers a weight. Try: --rank N in another "
-                            "--out folder, or a smaller model") from error  # fmt: skip
-    finally:
-        if trainer.journal:
-            trainer.journal.close()
-    if trainer.failure:
-        raise TrueplexError(trainer.failure)
-    state = fingerprint_of(sharded.full_state(backbone.model))
-    if len(set(gather_object([state]))) > 1:
-        raise TrueplexError(
-            "the processes have come to different weights, so none are written. Try: report it, with the options"
-        )
+    trainer = PolicyTrainer(model, arguments, Task(backbone, problems, validation, recipe, out, reference))
+    _train(trainer)
+    _check_weights(trainer)
     folder = policy_weights.save(backbone, model, out, arguments.process_index == 0)
     policy_weights.release(backbone, model, recipe)
     del trainer
@@ -279,38 +282,34 @@ def train_policy(backbone: Backbone, problems: Sequence[Problem], validation: Se
     return folder
 
 
-def arguments_of(recipe: PolicyRecipe, out: Path, device: torch.device) -> TrainingArguments:
-    """What transformers' Trainer is told: checkpoints, rate, precision; the rest is done here."""
-    return TrainingArguments(
-        output_dir=str(out / "checkpoints"), max_steps=recipe.steps * recipe.updates, learning_rate=recipe.lr,
-        lr_scheduler_type="constant_with_warmup", warmup_steps=recipe.warmup * recipe.updates, weight_decay=0.0,
-        max_grad_norm=0.0, save_steps=recipe.every * recipe.updates, save_total_limit=2, logging_strategy="no",
-        per_device_train_batch_size=1, seed=recipe.seed, report_to="none", remove_unused_columns=False,
-        use_cpu=device.type == "cpu", bf16=recipe.bf16, label_names=[], dataloader_pin_memory=False,
-        ignore_data_skip=True, disable_tqdm=True, ddp_find_unused_parameters=False,
-        ddp_broadcast_buffers=False,
-    )  # fmt: skip
+def _check_problems(problems: Sequence[Problem], validation: Sequence[Problem], recipe: PolicyRecipe) -> None:
+    rewards.check(problems, recipe.rewards)
+    rewards.check(validation, ("correct",))
+    problems_of_step(len(problems), recipe.prompts, recipe.seed, 0)
 
 
-def _digest(problems: Sequence[Problem]) -> str:
-    """A name for these problems, their order and what counts as right."""
-    told = json.dumps([[p.text, list(p.answers or ())] for p in problems])
-    return hashlib.blake2b(told.encode(), digest_size=12).hexdigest()
+def _train(trainer: PolicyTrainer) -> None:
+    """Train from the last whole checkpoint. Raises TrueplexError when memory runs out or a run has failed."""
+    last = last_checkpoint(trainer.out / "checkpoints")
+    resumed = int(read_object(Path(last) / TRAINER_STATE_NAME, {"global_step": int})["global_step"]) if last else 0
+    for callback in trackers(trainer.recipe.report_to, trainer.out, trainer.args, resumed):
+        trainer.add_callback(callback)
+    try:
+        trainer.train(resume_from_checkpoint=last)
+    except (MemoryError, RuntimeError) as error:
+        if not ran_out(error):
+            raise
+        raise TrueplexError("out of memory in the optimizer's step, which keeps two numbers a weight. Try: --rank N in another "
+                            "--out folder, or a smaller model") from error  # fmt: skip
+    if trainer.failure:
+        raise TrueplexError(trainer.failure)
 
 
-def _claim(out: Path, recipe: PolicyRecipe, backbone: Backbone, problems: Sequence[Problem], validation: Sequence[Problem],
-           first: bool) -> None:  # fmt: skip
-    """Write what a new run is, or check that an old one was the same."""
-    path = out / "recipe.json"
-    own = {"model": backbone.name, "fingerprint": backbone.fingerprint, "problems": _digest(problems),
-           "validation": _digest(validation), "recipe": recipe.identity()}  # fmt: skip
-    own = json.loads(json.dumps(own))
-    if path.exists():
-        old = json.loads(path.read_text())
-        if old != own:
-            differing = [k for k in own["recipe"] if old.get("recipe", {}).get(k) != own["recipe"][k]]
-            what = ", ".join(differing) or "the model or the problems"
-            raise InputError(f"{out} holds a run with another configuration ({what}). Try: the same options, or another "
-                             "--out folder")  # fmt: skip
-    elif first:
-        write_whole(path, json.dumps(own, indent=1) + "\n")
+def _check_weights(trainer: PolicyTrainer) -> None:
+    """Refuse weights that are not finite, or not the same on all processes."""
+    check_finite(trainer.model.named_parameters(), trainer.state.global_step // trainer.recipe.updates)
+    state = fingerprint_of(sharded.full_state(trainer.engine.model))
+    if len(set(gather_object([state]))) > 1:
+        raise TrueplexError(
+            "ranks diverged: their weights differ, so nothing was saved. Try: report it, with the options"
+        )

@@ -18,7 +18,7 @@ from torch import Tensor
 from trueplex.engine.fitting import ran_out
 from trueplex.errors import TrueplexError
 from trueplex.models.backbone import Backbone
-from trueplex.train.common.sharded import parts
+from trueplex.train.common.sharded import sharded_modules
 from trueplex.train.grpo.batches import Rollout, collate, log_probs, micro_batches
 from trueplex.train.grpo.loss import Totals, kl, kl_penalty, policy_loss, step_weights, surrogate
 from trueplex.train.grpo.recipe import PolicyRecipe
@@ -43,8 +43,8 @@ class Clock:
             if not ran_out(error):
                 raise
             raise TrueplexError(
-                f"out of memory in the {part} ({str(error).splitlines()[0][:120]}). Try: fewer --rows for rollouts; fewer "
-                "--micro-tokens or --checkpointing for training; the run goes on from its last checkpoint, if it has one"
+                f"out of memory in the {part} ({str(error).splitlines()[0][:120]}). Try: a smaller --max-batch-size for rollouts; fewer "
+                "--micro-tokens or --gradient-checkpointing for training; the same command resumes from the last checkpoint, if there is one"
             ) from error
         finally:
             self.seconds[part] += time.perf_counter() - started
@@ -87,12 +87,12 @@ class Learner:
         """Micro-batches of this process, and whether each counts.
 
         There is at least one where another process has any, as their gradients are to meet, and where weights are
-        parted there are as many as anyone's, as their forwards are. One that is only there to meet holds a spare
+        sharded there are as many as anyone's, as their forwards are. One that is only there to meet holds a spare
         rollout and weighs nothing.
         """
         own = micro_batches(rollouts, self.recipe.micro_tokens)
         most = max(gather_object([len(own)]))
-        wanted = most if parts(model) else min(most, max(1, len(own)))
+        wanted = most if sharded_modules(model) else min(most, max(1, len(own)))
         return [(micro, True) for micro in own] + [([min(spare, key=len)], False)] * (wanted - len(own))
 
     @torch.no_grad()

@@ -20,10 +20,10 @@ BEST = "best"  # the folder with such a folder in it, of what validated best
 
 
 def trainable(backbone: Backbone, recipe: PolicyRecipe) -> Any:
-    """The module to train: the model itself, or a `PeftModel` around it; the engine goes on to use `backbone`.
+    """The module to train: the model itself, or a `PeftModel` around it; the engine keeps using `backbone`.
 
-    The model stays in evaluation mode, as dropout would make the ratio another than 1; with ``checkpointing`` its
-    layers alone believe to be trained, which is what makes them forget their activations.
+    The model stays in evaluation mode, as dropout would make the ratio another than 1; with
+    ``gradient_checkpointing`` its layers alone are in training mode, which is what makes them recompute activations.
 
     Raises:
         ModelError: the model is not in float32, in which small updates would be lost.
@@ -34,7 +34,7 @@ def trainable(backbone: Backbone, recipe: PolicyRecipe) -> Any:
         raise ModelError(f"weights in {backbone.dtype} would lose small updates. Try: load the model in float32, and use "
                          "--bf16 for the forward passes")  # fmt: skip
     if recipe.rank:
-        names = linear_names(backbone, recipe.targets)
+        names = linear_names(backbone, recipe.target_modules)
         torch.manual_seed(recipe.seed)
         model = get_peft_model(model, LoraConfig(r=recipe.rank, lora_alpha=2 * recipe.rank, lora_dropout=0.0,
                                                  target_modules=names, task_type="CAUSAL_LM"))  # fmt: skip
@@ -43,12 +43,12 @@ def trainable(backbone: Backbone, recipe: PolicyRecipe) -> Any:
         model.requires_grad_(True)
     model.eval()
     model.register_forward_pre_hook(merge_inputs, with_kwargs=True)
-    if recipe.checkpointing:
+    if recipe.gradient_checkpointing:
         backbone.model.gradient_checkpointing_enable({"use_reentrant": False})
     return model
 
 
-def forgetful(backbone: Backbone, on: bool) -> None:
+def recompute(backbone: Backbone, on: bool) -> None:
     """Have the layers that can recompute their activations do so, or not, as the engine's cache needs."""
     for module in backbone.model.modules():
         if getattr(module, "gradient_checkpointing", False):
@@ -66,7 +66,7 @@ def frozen(reference: Backbone | None) -> Any:
 def save(backbone: Backbone, model: Any, out: Path, writes: bool) -> Path:
     """Write what was learned: a folder that `--model` takes, or, with LoRA, a PEFT adapter; returns it.
 
-    All processes call it, as each may hold a part of the weights, and one ``writes``.
+    All processes call it, as each may hold a shard of the weights, and one ``writes``.
     """
     folder, state = folder_of(model, out), full_state(model)
     if writes:
@@ -84,7 +84,7 @@ def release(backbone: Backbone, model: Any, recipe: PolicyRecipe) -> None:
     """Leave the model as it was found, but for what it learned."""
     model._forward_pre_hooks.clear()
     model._forward_pre_hooks_with_kwargs.clear()
-    if recipe.checkpointing:
+    if recipe.gradient_checkpointing:
         backbone.model.gradient_checkpointing_disable()
     backbone.model.eval().requires_grad_(False)
     backbone.__dict__.pop("fingerprint", None)

@@ -1,0 +1,128 @@
+"""What no trainer takes: numbers out of range, weights that are not finite, and damaged files of an earlier run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from trueplex.errors import OptionError, StoreError, TrueplexError
+from trueplex.train.common.finite import check_finite
+from trueplex.train.common.recipe import renamed
+from trueplex.train.common.run import _claim
+from trueplex.train.common.state import last_checkpoint, read_lines, read_object
+from trueplex.train.common.watch import Watch
+from trueplex.train.grpo.loss import Clip
+from trueplex.train.grpo.recipe import PolicyRecipe
+from trueplex.train.reward import RewardRecipe
+from trueplex.train.values import Valuing
+from trueplex.train.verifier import Recipe
+
+RECIPES: list[tuple[Any, str]] = [
+    *((Recipe, name) for name in ("lr", "epochs", "ranking")),
+    *((RewardRecipe, name) for name in ("lr", "epochs")),
+    *((PolicyRecipe, name) for name in ("lr", "kl", "max_norm", "warmup")),
+    *((Clip, name) for name in ("low", "high", "dual")),
+]
+
+
+@pytest.mark.parametrize(("recipe", "name"), RECIPES)
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_nan_and_infinity_pass_no_recipe(recipe: Any, name: str, value: float) -> None:
+    recipe()
+    with pytest.raises(OptionError, match="Try:"):
+        recipe(**{name: value})
+
+
+@pytest.mark.parametrize("recipe", [Recipe, RewardRecipe, PolicyRecipe, Valuing])
+@pytest.mark.parametrize("seed", [-1, 2**32, 2**63])
+def test_seeds_out_of_range_are_refused(recipe: Any, seed: int) -> None:
+    recipe(seed=2**32 - 1)
+    with pytest.raises(OptionError, match=r"seed is .*Try: a whole number from 0"):
+        recipe(seed=seed)
+
+
+@pytest.mark.parametrize("recipe", [Recipe, RewardRecipe, PolicyRecipe])
+@pytest.mark.parametrize("names", [("clipboard",), ("wandb", "wandb")])
+def test_trackers_are_known_and_named_once(recipe: Any, names: tuple[str, ...]) -> None:
+    with pytest.raises(OptionError, match="report-to"):
+        recipe(report_to=names)
+
+
+def test_weights_that_are_not_finite_are_refused_with_the_step() -> None:
+    layer = nn.Linear(2, 2)
+    check_finite(layer.named_parameters(), 7)
+    layer.bias.data[1] = torch.inf
+    with pytest.raises(TrueplexError, match=r"not finite at step 7 \(bias"):
+        check_finite(layer.named_parameters(), 7)
+
+
+def test_a_cut_off_line_is_left_out_and_a_damaged_one_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "validation.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n{"ste')
+    assert [row["step"] for row in read_lines(path)] == [1, 2]
+    for damaged in ('{"step": 1}\n{"ste\n{"step": 3}\n', "{}\n", '{"step": "1"}\n', "[1]\n", '{"step": true}\n'):
+        path.write_text(damaged)
+        with pytest.raises(StoreError, match=r"cannot read .*line \d .*Try:"):
+            read_lines(path)
+
+
+def test_a_recipe_that_is_damaged_or_empty_is_no_match(tmp_path: Path) -> None:
+    own = {"lr": 1.0, "target_modules": [], "batch_size": 8}
+    _claim(tmp_path, own, True)
+    _claim(tmp_path, own, True)
+    path = tmp_path / "recipe.json"
+    path.write_text(json.dumps({"lr": 1.0, "targets": [], "rows": 8}))  # as version 0.2 wrote it
+    _claim(tmp_path, own, True)
+    assert renamed({"checkpointing": True}) == {"gradient_checkpointing": True}
+    path.write_text("{}")
+    with pytest.raises(TrueplexError, match=r"another recipe \(lr, target_modules, batch_size\)"):
+        _claim(tmp_path, own, True)
+    for damaged in ("", "[]", '{"lr": '):
+        path.write_text(damaged)
+        with pytest.raises(StoreError, match=r"cannot read .*recipe.json"):
+            _claim(tmp_path, own, True)
+    with pytest.raises(StoreError, match="no valid 'steps'"):
+        path.write_text("{}")
+        read_object(path, {"steps": str})
+
+
+@pytest.mark.parametrize("kind", ["cut off", "of another model"])
+def test_damaged_best_weights_are_one_line(tmp_path: Path, kind: str) -> None:
+    layer = nn.Linear(2, 2)
+    watch = Watch(dict, layer, tmp_path, 3)
+    save_file(layer.state_dict(), watch.best)
+    watch.restore()
+    if kind == "cut off":
+        watch.best.write_bytes(watch.best.read_bytes()[:-4])
+    else:
+        save_file(nn.Linear(3, 2).state_dict(), watch.best)
+    with pytest.raises(StoreError, match=r"cannot read .*best.safetensors"):
+        watch.restore()
+
+
+@pytest.mark.parametrize("file", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "model.safetensors"])
+@pytest.mark.parametrize("keep", [None, 0, -9])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(
+    said: list[str], tmp_path: Path, file: str, keep: int | None
+) -> None:
+    for step in (2, 4):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+            torch.save({"a": torch.zeros(9)}, folder / name)
+        save_file({"a": torch.zeros(9)}, folder / "model.safetensors")
+        (folder / "trainer_state.json").write_text(json.dumps({"global_step": step, "max_steps": 9}))
+    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-4") and not said
+    path = tmp_path / "checkpoint-4" / file
+    if keep is None:
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:keep])
+    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-2")
+    assert len(said) == 1 and "checkpoint-4 is damaged" in said[0]
