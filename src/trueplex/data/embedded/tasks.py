@@ -93,12 +93,16 @@ def problems(
         raise OptionError(f"n is {n}. Try: give a number of problems that is not negative")
     names = list(SUITES) if suite == "reference" else [suite]
     streams = [tasks(name, split, seed) for name in names]
-    out = []
+    out: list[Problem] = []
+    dry = 0
     for i in range(n):
         task = next(streams[i % len(names)], None)
         if task:
             name = names[i % len(names)]
             out.append(Problem(task.text, f"{name}/{split}/{seed}/{i // len(names)}", (task.answer,)))
+            dry = 0
+        elif (dry := dry + 1) >= len(names):  # every suite is at its end, however many are asked for
+            break
     if len(out) < n:
         log.warning(f"{suite} has {len(out)} problems for {split}, and no more")
     return out
