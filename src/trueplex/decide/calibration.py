@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from trueplex.errors import OptionError, VerifierError
+from trueplex.files import write_json
 from trueplex.types import Trace, Vote
 
 FILE = "calibration.json"
@@ -192,9 +193,7 @@ class Calibration:
             "bands": {name: band.stored() for name, band in self.bands.items()},
             "held": {name: [[round(c, 5), int(right)] for c, right in pairs] for name, pairs in self.held.items()},
         }  # fmt: skip
-        temporary = folder / (FILE + ".tmp")
-        temporary.write_text(json.dumps(content) + "\n")
-        temporary.replace(folder / FILE)
+        write_json(folder / FILE, content)
 
     @classmethod
     def load(cls, folder: Path, belongs: dict[str, Any]) -> Calibration | None:

@@ -27,11 +27,12 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from trueplex.errors import InputError, OptionError
 from trueplex.evals.metrics import within_auroc
+from trueplex.files import write_text
 from trueplex.models.backbone import Backbone
 from trueplex.models.load import cached_only, unreported, weights_of
 from trueplex.train.common.batches import Labelled, Order
 from trueplex.train.common.memory import OrderedTrainer
-from trueplex.train.common.watch import Watch, arguments_for, leave_together, run, write_whole
+from trueplex.train.common.watch import Watch, arguments_for, leave_together, run
 from trueplex.train.verifier import about, dtype_of, watched
 from trueplex.verify.readers import forms
 from trueplex.verify.readers.generative import GenerativeReader
@@ -293,7 +294,7 @@ def train_reward(
         process = {"form": FORM, "steps": recipe.steps or "lines"} if recipe.kind == "process" else {}
         card = {"kind": recipe.kind, **process, "base": backbone.name, "base_fingerprint": backbone.fingerprint, "data": data,
                 "traces": len(examples), "dtype": dtype_of(backbone), "recipe": asdict(recipe), "validation": measured}  # fmt: skip
-        write_whole(out / CARD, json.dumps(card, indent=1) + "\n")
+        write_text(out / CARD, json.dumps(card, indent=1) + "\n")
     leave_together(arguments)
     return card
 

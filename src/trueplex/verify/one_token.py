@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -30,6 +29,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from trueplex.errors import OptionError, VerifierError
+from trueplex.files import write_json, write_with
 from trueplex.models.backbone import Backbone
 
 WEIGHTS, CARD = "adapter_model.safetensors", "verifier.json"
@@ -175,8 +175,7 @@ class OneTokenVerifier(nn.Module):
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {name: t.detach().to("cpu", torch.float32).contiguous() for name, t in self.tensors().items()}
-        save_file(tensors, folder / (WEIGHTS + ".tmp"), metadata={"format": "pt"})
-        os.replace(folder / (WEIGHTS + ".tmp"), folder / WEIGHTS)
+        write_with(folder / WEIGHTS, lambda temporary: save_file(tensors, temporary, metadata={"format": "pt"}))
         LoraConfig(
             r=self.rank or 1, lora_alpha=self.alpha, target_modules=list(self.targets), modules_to_save=["probe"],  # type: ignore[arg-type]
             task_type="CAUSAL_LM", base_model_name_or_path=self.backbone.name, inference_mode=True,
@@ -185,8 +184,7 @@ class OneTokenVerifier(nn.Module):
             "kind": "one-token-verifier", "rank": self.rank, "alpha": self.alpha, "targets": self.targets,
             "base": self.backbone.name, "base_fingerprint": self.backbone.fingerprint, **(card or {}),
         }  # fmt: skip
-        (folder / (CARD + ".tmp")).write_text(json.dumps(self.card, indent=1) + "\n")
-        os.replace(folder / (CARD + ".tmp"), folder / CARD)
+        write_json(folder / CARD, self.card, indent=1)
         (folder / "README.md").write_text(_readme(self.card))
 
     @classmethod

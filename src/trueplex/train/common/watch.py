@@ -17,6 +17,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
 from trueplex.errors import InputError, OptionError
+from trueplex.files import write_text, write_with
 
 JUDGED_BY = "within_auroc@1.0"
 
@@ -51,9 +52,8 @@ class Watch(TrainerCallback):
         if (
             self.patience and best == len(records) - 1
         ):  # before it is noted: a kill in between has it judged and kept again
-            save_file(self.weights.state_dict(), self.best.with_suffix(".tmp"))
-            self.best.with_suffix(".tmp").replace(self.best)
-        write_whole(log, "".join(json.dumps(r) + "\n" for r in records))
+            write_with(self.best, lambda temporary: save_file(self.weights.state_dict(), temporary))
+        write_text(log, "".join(json.dumps(r) + "\n" for r in records))
         return self.patience > 0 and len(records) - 1 - best >= self.patience
 
     def restore(self) -> None:
@@ -135,11 +135,4 @@ def _claim(out: Path, own: dict[str, Any], first: bool) -> None:
                 f"{out} holds a run with another recipe ({differing}). Try: the same options, or another --out folder"
             )
     elif first:
-        write_whole(path, json.dumps(own) + "\n")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file, whole or not at all."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
+        write_text(path, json.dumps(own) + "\n")

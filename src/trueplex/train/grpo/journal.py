@@ -15,7 +15,7 @@ from typing import Any
 
 from trueplex.data.traces import Origin, open_store, to_row
 from trueplex.errors import MissingExtra
-from trueplex.train.common.watch import write_whole
+from trueplex.files import write_text
 from trueplex.train.grpo.batches import Rollout
 from trueplex.train.grpo.watch import cheating, signs
 
@@ -32,7 +32,7 @@ class Lines:
     def __init__(self, path: Path, step: int) -> None:
         self.path = path
         self.rows = [row for row in _read(path) if row["step"] <= step]
-        write_whole(path, "".join(json.dumps(row) + "\n" for row in self.rows))
+        write_text(path, "".join(json.dumps(row) + "\n" for row in self.rows))
 
     def append(self, row: dict[str, Any]) -> None:
         row = _finite(row)

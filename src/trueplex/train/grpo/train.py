@@ -27,11 +27,12 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from trueplex.engine.fitting import ran_out
 from trueplex.errors import InputError, OptionError, TrueplexError
+from trueplex.files import write_text
 from trueplex.models.backbone import Backbone, fingerprint_of
 from trueplex.models.prompt import make_prompt
 from trueplex.solving.settings import origin
 from trueplex.train.common import sharded
-from trueplex.train.common.watch import last_checkpoint, leave_together, write_whole
+from trueplex.train.common.watch import last_checkpoint, leave_together
 from trueplex.train.grpo import rewards
 from trueplex.train.grpo import weights as policy_weights
 from trueplex.train.grpo.batches import Rollout
@@ -313,4 +314,4 @@ def _claim(out: Path, recipe: PolicyRecipe, backbone: Backbone, problems: Sequen
             raise InputError(f"{out} holds a run with another configuration ({what}). Try: the same options, or another "
                              "--out folder")  # fmt: skip
     elif first:
-        write_whole(path, json.dumps(own, indent=1) + "\n")
+        write_text(path, json.dumps(own, indent=1) + "\n")
