@@ -19,6 +19,7 @@ from trueplex.data.append import Appended, Row
 from trueplex.data.messages import (
     BATCH,
     END_OF_STREAM,
+    MARKER,
     SCHEMA,
     STAMP,
     UNSTAMPED,
@@ -183,7 +184,9 @@ def _foreign(pa: Any, content: bytes, schema: Any) -> bool:
 def _is_whole(pa: Any, message: Message, schema: Any, foreign: bool) -> bool:
     try:
         if message.header.kind == SCHEMA:
-            return pa.ipc.read_schema(pa.py_buffer(message.content)) == schema
+            # A damaged length that takes in the beginning of a batch leaves the schema readable.
+            alone = MARKER not in message.content[len(MARKER) :]
+            return alone and pa.ipc.read_schema(pa.py_buffer(message.content)) == schema
         if message.header.custom:
             return is_intact(message.content)
         if not foreign:

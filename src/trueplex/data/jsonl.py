@@ -24,7 +24,6 @@ log = logging.getLogger(__name__)
 CHECKSUM = "checksum"
 KEY = {"problem": str, "seed": int, "index": int}  # what tells one trace from another
 START = b'{"problem": '  # in a text its quotation marks would be escaped, so a record begins where this stands
-_BETWEEN = re.compile(rb"(?<=\}).?(?=" + re.escape(START) + rb")", re.DOTALL)
 _STAMPED = re.compile(rb', ".{8}": "([0-9a-f]{16})"\}$')  # whatever became of the name: what the digits say counts
 
 
@@ -79,10 +78,10 @@ def _rows(line: bytes) -> tuple[list[Row], bool]:
     row = _row(line)
     if row is not None:
         return [row], True
-    pieces = _BETWEEN.split(line)
-    found = [_row(piece[: piece.rfind(b"}") + 1]) for piece in pieces] if len(pieces) > 1 else []
+    pieces = [START + piece for piece in line.split(START)[1:]]
+    found = [_row(piece[: piece.rfind(b"}") + 1]) for piece in pieces]
     rows = [row for row in found if row is not None]
-    return rows, bool(rows) and len(rows) == len(pieces)
+    return rows, bool(rows) and len(rows) == len(pieces) and line.startswith(START)
 
 
 def _row(line: bytes) -> Row | None:
