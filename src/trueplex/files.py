@@ -52,7 +52,7 @@ TORCH_WRITER = ("PytorchStreamWriter", "inline_container", "iostream", "open fil
 
 
 def failure(verb: str, path: str | Path, error: Exception) -> StoreError:
-    """What to raise when ``verb`` (read, write, lock) failed on a path: one line, with advice for this kind of failure."""
+    """What to raise when ``verb`` (read, write) failed on a path: one line, with advice for this kind of failure."""
     number = getattr(error, "errno", None)
     if number is None and (found := re.search(r"os error (\d+)", str(error))):  # how Rust tells it
         number = int(found[1])
@@ -200,7 +200,7 @@ class Lock:
         except StoreError:
             raise
         except (OSError, ValueError) as error:
-            raise failure("lock", path, error) from error
+            raise failure("write", path, error) from error
         if handle is not None:
             self._release = weakref.finalize(self, _unlock, handle, side, os.getpid())
 

@@ -21,6 +21,7 @@ MARKER = b"\xff\xff\xff\xff"
 END_OF_STREAM = MARKER + b"\x00\x00\x00\x00"
 SCHEMA, BATCH = 1, 3  # header types
 LARGEST_HEADER = 1 << 20
+_BEGINNING = re.compile(rb"(?=\xff{4}..[\x00-\x10]\x00)", re.DOTALL)  # a marker and a length that a header may have
 CHUNK = 1 << 20
 
 STAMP = "trueplex"  # the key in a batch's custom metadata; its value is a checksum and the number of records before
@@ -113,13 +114,11 @@ def _next(file: io.BufferedIOBase, at: int, size: int, is_whole: Callable[[Messa
     """
     while at < size:
         chunk = _bytes(file, at, min(CHUNK, size - at))
-        place = chunk.find(MARKER)
-        while place >= 0:
-            found = _message(file, at + place, size)
+        for place in _BEGINNING.finditer(chunk):
+            found = _message(file, at + place.start(), size)
             if isinstance(found, Message) and is_whole(found):
-                return at + place
-            place = chunk.find(MARKER, place + 1)
-        at += max(1, len(chunk) - len(MARKER) + 1)
+                return at + place.start()
+        at += max(1, len(chunk) - len(END_OF_STREAM) + 1)
     return size
 
 
