@@ -143,13 +143,13 @@ def _told(path: Path, found: Sequence[Damage], end: int, lost: int | None) -> st
     """What to say of damage before a byte: how many records, at which byte. ``lost``: their number, where it is certain."""
     if found and found[-1].cut:
         return f"{path}: its last batch was cut off at byte {end} (it begins at byte {found[-1].at}); it is left out"
-    if lost is None:
-        counts = [piece.rows for piece in found]
-        guess = f"about {sum(filter(None, counts))}" if all(counts) else "an unknown number of"
-    else:
-        guess = str(lost) if lost else "no"
+    what = "an unknown number of records are"
+    if lost is not None:
+        what = "no record is" if not lost else "1 record is" if lost == 1 else f"{lost} records are"
+    elif (least := sum(piece.rows or 0 for piece in found)) > 0:
+        what = "at least " + ("1 record is" if least == 1 else f"{least} records are")
     where = f"byte {found[0].at} ({sum(p.end - p.at for p in found)} bytes are damaged)" if found else f"byte {end}"
-    return f"{path}: {guess} records are lost at {where}; all other records are read"
+    return f"{path}: {what} lost at {where}; all other records are read"
 
 
 def _pieces(pa: Any, path: Path, file: io.BufferedIOBase, size: int) -> Iterator[Message | Damage]:

@@ -102,6 +102,7 @@ def messages(file: io.BufferedIOBase, size: int, is_whole: Callable[[Message], b
             behind = _next(file, at + 1, size, is_whole)
             header = found.header if isinstance(found, Message) else found
             rows = header.rows if isinstance(header, Header) and header.kind == BATCH else None
+            rows = rows if rows is not None and rows <= behind - at else None  # more than bytes: the number is damaged
             cut = behind == size and header is not None and not isinstance(found, Message)
             yield Damage(at, behind, cut, rows)
             at = behind
