@@ -1,9 +1,11 @@
 """Traces as an Arrow stream of zstd-packed batches that survives cuts and damage.
 
 Every batch carries, in the custom metadata of its message, a checksum of all its bytes and the number of records before
-it; other Arrow readers pass over both. Damage costs the batches that it lies in: those behind it are found and read.
-Files of version 0.2 have no checksums; they are read as they are, and what is appended to them has checksums. Version
-0.2 reads such files, too.
+it; other Arrow readers ignore both. Damage costs only the batches that it lies in: those after it are found and read.
+
+Upgrading from version 0.2: its files have no checksums. They are read as before and may be appended to; the new batches
+have checksums, the old ones stay as they are, and damage to their numbers cannot be noticed. Version 0.2 and other
+Arrow readers still read such files.
 """
 
 from __future__ import annotations
@@ -64,7 +66,7 @@ class ArrowStream(Appended):
             self.records += len(rows)
 
     def _continue(self) -> None:
-        """Have the next batch come right behind what is in the file."""
+        """Find where the next batch goes, and move a last batch that was cut off out of the way."""
         end, tail = 0, b""
         with self.path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -78,7 +80,7 @@ class ArrowStream(Appended):
                     end, self.records = piece.end, self.records + (piece.rows or 0)
         if tail and not self._head.startswith(tail):
             self._keep(tail)
-        self._file.truncate(end)  # behind the last batch there can be an end mark, too
+        self._file.truncate(end)  # an end-of-stream mark after the last batch goes, too
         if not end:
             self.write(self._head)
 
@@ -140,7 +142,7 @@ def _records(piece: Message, before: int) -> int:
 
 
 def _told(path: Path, found: Sequence[Damage], end: int, lost: int | None) -> str:
-    """What to say of damage before a byte: how many records, at which byte. ``lost``: their number, where it is certain."""
+    """The message about damage before byte ``end``: how many records, at which byte. ``lost``: their exact number, if known."""
     if found and found[-1].cut:
         return f"{path}: its last batch was cut off at byte {end} (it begins at byte {found[-1].at}); it is left out"
     what = "an unknown number of records are"
@@ -174,7 +176,7 @@ def _pieces(pa: Any, path: Path, file: io.BufferedIOBase, size: int) -> Iterator
 
 
 def _foreign(pa: Any, content: bytes, schema: Any) -> bool:
-    """Whether a file begins with the schema of something else: batches without a checksum are not ours then."""
+    """Whether a file begins with another schema: batches without a checksum are then not read as traces."""
     try:
         return pa.ipc.read_schema(pa.py_buffer(content)) != schema
     except (pa.ArrowException, OSError, EOFError, ValueError, MemoryError):
@@ -184,7 +186,7 @@ def _foreign(pa: Any, content: bytes, schema: Any) -> bool:
 def _is_whole(pa: Any, message: Message, schema: Any, foreign: bool) -> bool:
     try:
         if message.header.kind == SCHEMA:
-            # A damaged length that takes in the beginning of a batch leaves the schema readable.
+            # A damaged length can swallow the beginning of a batch and leave the schema readable.
             alone = MARKER not in message.content[len(MARKER) :]
             return alone and pa.ipc.read_schema(pa.py_buffer(message.content)) == schema
         if message.header.custom:
@@ -192,7 +194,7 @@ def _is_whole(pa: Any, message: Message, schema: Any, foreign: bool) -> bool:
         if not foreign:
             _batch(pa, message).validate(full=True)
             return True
-    except (pa.ArrowException, OSError, EOFError, ValueError, MemoryError):  # what pyarrow says of bytes at random
+    except (pa.ArrowException, OSError, EOFError, ValueError, MemoryError):  # whatever pyarrow raises for damaged bytes
         pass
     return False
 

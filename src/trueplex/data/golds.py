@@ -16,7 +16,7 @@ from trueplex.data.rows import RowError
 from trueplex.grading.answers import extract
 
 LONGEST = 400  # characters; see `trueplex.grading.answers.grade`, which reads no longer text as a bare answer
-WORDS = 15  # plain words in a row of text that is a sentence and no answer
+WORDS = 15  # plain words; a text with more is a sentence, not an answer
 
 _MARKED = re.compile(r"(?:^|\s)####\s*(\S.*)$")  # on the last line: a heading of Markdown stands above others
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])")
@@ -47,7 +47,7 @@ def _listed(cell: str) -> Any:
 
 
 def is_blank(value: Any) -> bool:
-    """Nothing is there: also the NaN that stands in tables for a missing number."""
+    """Whether a cell is empty; NaN is how tables store a missing number."""
     return (
         value is None
         or (isinstance(value, str) and not value.strip())

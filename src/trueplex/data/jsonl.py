@@ -23,8 +23,8 @@ log = logging.getLogger(__name__)
 
 CHECKSUM = "checksum"
 KEY = {"problem": str, "seed": int, "index": int}  # what tells one trace from another
-START = b'{"problem": '  # in a text its quotation marks would be escaped, so a record begins where this stands
-_STAMPED = re.compile(rb', ".{8}": "([0-9a-f]{16})"\}$')  # whatever became of the name: what the digits say counts
+START = b'{"problem": '  # within a text its quotation marks would be escaped, so this always begins a record
+_STAMPED = re.compile(rb', ".{8}": "([0-9a-f]{16})"\}$')  # any name: even if that is damaged, the checksum decides
 
 
 class JsonLines(Appended):

@@ -27,16 +27,15 @@ CHUNK = 1 << 20
 STAMP = "trueplex"  # the key in a batch's custom metadata; its value is a checksum and the number of records before
 UNSTAMPED = "blake2b:" + "0" * 32 + ":{first:015d}"
 _STAMPED = re.compile(rb"blake2b:([0-9a-f]{32}):(\d{15})")
-FORMAT = (
-    b"trueplex.1"  # in every checksum; it changes with the schema, so that no batch of another one is taken for ours
-)
+# Part of every checksum. It changes with the schema, so that a batch with other columns never passes for one of these.
+FORMAT = b"trueplex.1"
 
 
 class Header(NamedTuple):
-    """What a message says of itself: its kind, records, and length in bytes from its marker to the end of its body.
+    """What a message's header declares: its kind, its number of records, and its length in bytes, marker and body included.
 
-    ``first`` is the number of records before this batch; None where the batch has no checksum, as those of version 0.2.
-    ``custom``: it has metadata of its own, which those of version 0.2 have not.
+    ``first`` is the number of records before this batch, None where the batch has no checksum.
+    ``custom``: the message has custom metadata. Batches of version 0.2 have neither.
     """
 
     kind: int
@@ -56,10 +55,10 @@ class Message(NamedTuple):
 
 
 class Damage(NamedTuple):
-    """Bytes that are no whole message.
+    """Bytes that are not a whole message.
 
-    ``cut``: it is the end of the file, and nothing but a part of a message. ``rows``: the records that its
-    header speaks of, None where that cannot be read.
+    ``cut``: the file ends in the middle of this message. ``rows``: the number of records that its header declares,
+    None where that cannot be read.
     """
 
     at: int
@@ -89,7 +88,7 @@ def _digest(message: bytes, found: re.Match[bytes]) -> bytes:
 
 
 def messages(file: io.BufferedIOBase, size: int, is_whole: Callable[[Message], bool]) -> Iterator[Message | Damage]:
-    """All of a file's first ``size`` bytes in order: messages that ``is_whole`` accepts, and what lies between them."""
+    """The first ``size`` bytes of a file in order: messages that ``is_whole`` accepts, and the damage between them."""
     at = 0
     while at < size:
         found = _message(file, at, size)
@@ -109,9 +108,9 @@ def messages(file: io.BufferedIOBase, size: int, is_whole: Callable[[Message], b
 
 
 def _next(file: io.BufferedIOBase, at: int, size: int, is_whole: Callable[[Message], bool]) -> int:
-    """Where the next whole message begins, at or behind ``at``; ``size`` where there is none.
+    """Where the next whole message begins, at or after ``at``; ``size`` where there is none.
 
-    Every byte is tried, not only every eighth, so that bytes that are missing or too many cost no batch behind them.
+    Messages are aligned to 8 bytes, yet every byte is tried: missing or extra bytes then cost no batch after them.
     """
     while at < size:
         chunk = _bytes(file, at, min(CHUNK, size - at))
@@ -145,7 +144,7 @@ def _message(file: io.BufferedIOBase, at: int, size: int) -> Message | Header | 
 
 
 def header_of(flat: bytes) -> Header | None:
-    """What the flatbuffer of a message says; None where it is none, or speaks of neither a schema nor a batch."""
+    """What the flatbuffer of a header declares; None where it is damaged, or belongs to neither a schema nor a batch."""
     try:
         (root,) = struct.unpack_from("<I", flat)
         kind = flat[_field(flat, root, 1) or len(flat)]
@@ -164,7 +163,7 @@ def header_of(flat: bytes) -> Header | None:
 
 
 def _field(flat: bytes, table: int, slot: int) -> int | None:
-    """Where a field of a table stands; None where the table leaves it out. Raises struct.error outside of the bytes."""
+    """The offset of a field of a table; None where the table leaves it out. Raises struct.error outside of the bytes."""
     places = table - struct.unpack_from("<i", flat, table)[0]
     if places < 0:
         raise struct.error("a table outside of the message")

@@ -27,7 +27,7 @@ SPLITS = ("train", "validation", "test", "practice")
 
 @dataclass(frozen=True)
 class Suite:
-    """One family at one difficulty: how its problems are made and thought about."""
+    """One family at one difficulty: how its problems and their reasoning are written."""
 
     name: str
     make: Callable[[Random], Any]
@@ -85,7 +85,7 @@ def tasks(suite: str, split: str, seed: int = 0) -> Iterator[Any]:
 def problems(
     suite: str = "reference", split: str = "test", n: int = 5, seed: int = 0,
 ) -> list[Problem]:  # fmt: skip
-    """At most `n` problems of a suite, and a word where it has fewer; ``reference`` mixes all suites in turn.
+    """At most `n` problems of a suite, and a warning where it has fewer; ``reference`` mixes all suites in turn.
 
     Raises OptionError as `tasks`.
     """
