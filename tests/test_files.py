@@ -61,7 +61,7 @@ def test_devices_and_pipes_are_written_into_and_never_replaced(tmp_path: Path) -
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     read: list[bytes] = []
-    reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()))
+    reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()), daemon=True)
     reader.start()
     write_bytes(pipe, b"through")
     reader.join(10)
@@ -197,6 +197,24 @@ def test_of_many_that_want_a_lock_one_at_a_time_has_it(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert most == [1] and got[0] > 0 and list(tmp_path.iterdir()) == []
+
+
+def test_a_side_file_that_is_removed_while_it_is_being_locked_is_no_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its last holder removes it between our opening and our locking of it: the next run would find no lock."""
+    import fcntl
+
+    real, left = fcntl.flock, [tmp_path / "x.lock"]
+
+    def flock(handle: int, how: int) -> None:
+        if left:
+            left.pop().unlink()
+        real(handle, how)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with lock(tmp_path / "x"), pytest.raises(StoreError, match="in use by this process"):
+        lock(tmp_path / "x")
 
 
 def test_without_file_locks_that_is_said_once_and_runs_go_on(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -164,11 +165,12 @@ def test_a_damaged_last_batch_that_is_all_there_is_not_cut(damaged, said: list[s
 def test_a_damaged_number_of_records_does_not_break_what_is_appended(damaged, said: list[str]) -> None:
     path, content, _, where = damaged("t.arrow")
     begin, end = where[3]
-    for at in range(begin + 8, begin + 700, 7):  # the header, where the number stands
-        path.write_bytes(content[:at] + b"\x7f" * 8 + content[at + 8 :])
+    for at in range(begin + 8, begin + 700, 8):  # the header, where the number is one of these
+        path.write_bytes(content[:at] + (1 << 60).to_bytes(8, "little") + content[at + 8 :])
         add(path, 8)
         add(path, 9)
         assert indices(path) == [0, 1, 2, 3, 4, 5, 8, 9]
+    assert said and not [told for told in said if re.search(r"\d{9} records", told)]
     path.write_bytes(content[: end - 50] + bytes(50))
     said.clear()
     assert indices(path) == [0, 1, 2, 3, 4, 5] and "at least 2 records are lost" in said[0]

@@ -68,7 +68,7 @@ def _answer(value: Any, column: str) -> str:
 
 def _final(text: str, column: str) -> str:
     r"""The answer that a text ends in: behind ``####`` on its last line, or in its last box; else the text itself."""
-    if marked := _MARKED.search(text.rstrip().splitlines()[-1]):
+    if marked := _MARKED.search(text.rstrip()):
         return marked[1].strip()
     if not _BOX.search(text):
         return text.strip() if len(text.splitlines()) > 1 else text
