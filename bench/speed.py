@@ -31,6 +31,7 @@ from trueplex.engine import start as engine
 from trueplex.engine.limits import Ending
 from trueplex.engine.thinking import Thinking
 from trueplex.evals.run import machine
+from trueplex.files import write_json
 from trueplex.models.backbone import Backbone
 from trueplex.models.load import load
 from trueplex.models.prompt import make_prompt
@@ -172,10 +173,7 @@ def command_seconds(*arguments: str) -> float:
 def write(result: dict, out: Path | None) -> None:
     """The figures as the last line of the output, and as a file, whole or not at all."""
     if out:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = out.with_suffix(".tmp")
-        temporary.write_text(json.dumps(result, indent=1) + "\n")
-        temporary.replace(out)
+        write_json(out, result, indent=1)
     print(json.dumps(result))
 
 

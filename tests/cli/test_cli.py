@@ -138,13 +138,13 @@ def test_bad_usage_is_one_clear_line_and_exit_code_2(trueplex, arguments: list[s
 
 def test_good_lines_of_a_broken_file_are_still_solved(trueplex, tmp_path: Path) -> None:
     file = tmp_path / "p.jsonl"
-    file.write_bytes(b'{"problem": "1+1?"}\n{"problem": \n\n{"question": "x"}\n\xff\xfe\n{"problem": "2+2?"}\n' + b"[" * 200_000
+    file.write_bytes(b'{"problem": "1+1?"}\n{"problem": \n\n{"text": "x"}\n\xff\xfe\n{"problem": "2+2?"}\n' + b"[" * 200_000
                      + b'\n{"problem": "' + b"word " * 4000 + b'"}\n')  # fmt: skip
     code, out, err = trueplex("solve", f"@{file}", "--json", "--paths", "2", "--quiet")
     assert code == 2 and [json.loads(line)["problem"] for line in out.splitlines()] == ["1+1?", "2+2?"]
     for number in (2, 4, 5, 7):
         assert f"line {number}:" in err
-    assert 'line 4: it is skipped: it has no text "problem". Try: give one' in err
+    assert "line 4: it is skipped: it has no text in a column 'problem'" in err
     complaints = [line for line in err.splitlines() if "is skipped" in line or "p/8: the problem is" in line]
     assert len(complaints) == 5
     file.write_text("1\n2\n")

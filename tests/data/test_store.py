@@ -122,7 +122,7 @@ while True:
 def test_a_file_of_something_else_is_refused_and_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "t.arrow"
     path.write_bytes(b"a letter to my aunt" * 20)
-    with pytest.raises(StoreError, match="no store of traces"):
+    with pytest.raises(StoreError, match="not a store of traces"):
         open_store(path)
     assert path.read_bytes() == b"a letter to my aunt" * 20
     with pytest.raises(StoreError, match="cannot read"):

@@ -24,6 +24,7 @@ ROWS = {
     "math500": ({"problem": "P", "solution": "s", "answer": r"\frac{14}{3}", "unique_id": "u"}, (r"\frac{14}{3}",)),
     "minerva": ({"question": "P", "answer": "4.5e33"}, ("4.5e33",)),
     "olympiadbench": ({"id": 1606, "question": "P", "final_answer": ["2", ], "unit": None}, ("2",)),
+    "gsm8k": ({"question": "P", "answer": "2 + 16 = <<2+16=18>>18\n#### 18"}, ("18",)),
     "dapo-math-17k": ({"prompt": "P", "solution": "34", "data_source": "math_dapo"}, ("34",)),
 }  # fmt: skip
 
@@ -54,6 +55,23 @@ def test_offline_names_the_data_folder() -> None:
         problems_of("aime24", None, None, 0)
 
 
+def test_without_a_network_what_was_fetched_before_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from datasets import config
+    from datasets.packaged_modules.parquet.parquet import Parquet
+
+    pq.write_table(pa.Table.from_pylist([{"problem": "P", "answer": "70"}]), tmp_path / "x.parquet")
+    files = {"test": [str(tmp_path / "x.parquet")]}
+    Parquet(str(tmp_path / "cache"), "aime25", hash="abc", data_files=files, config_id="default").download_and_prepare()
+    (tmp_path / "cache" / "aime25").rename(tmp_path / "cache" / "math-ai___aime25")  # as one from the hub is kept
+    monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(config, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(suites.hub, "answers", lambda: False)
+    assert [p.answers for p in problems_of("aime25", None, None, 0)] == [("70",)]
+    with pytest.raises(InputError, match="cannot read HuggingFaceH4/aime_2024 from the hub"):
+        problems_of("aime24", None, None, 0)
+    assert not config.HF_HUB_OFFLINE
+
+
 def test_without_datasets_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(MissingExtra, match=r"trueplex\[data\]"):
@@ -67,7 +85,7 @@ def test_a_data_folder_needs_no_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert problems_of("minerva", None, None, 0, tmp_path)[0].answers == ("1", "2")
     (other,) = problems_of("math500", None, None, 0, tmp_path)
     assert other.answers == ("7",) and other.id == "math500/1"
-    with pytest.raises(InputError, match=r"holds no aime25\.jsonl and no aime25\.parquet"):
+    with pytest.raises(InputError, match=r"holds no aime25 as \.jsonl, .*\.parquet"):
         problems_of("aime25", None, None, 0, tmp_path)
     assert len(problems_of("chain-easy", "validation", 3, 0, tmp_path)) == 3
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from trueplex.data.problems import read_jsonl
+from trueplex.data.problems import read_file
 from trueplex.grading.answers import grade_many
 from trueplex.grading.audit import audit
 
@@ -56,7 +56,7 @@ def test_the_sample_is_right_in_every_spelling_and_wrong_as_another() -> None:
 @pytest.mark.skipif(not FOLDER.is_dir(), reason="the public sets are not beside this checkout")
 @pytest.mark.parametrize("name", PUBLIC)
 def test_a_public_set_grades_its_own_answers(name: str) -> None:
-    problems, complaints = read_jsonl(str(FOLDER / f"{name}.jsonl"))
+    problems, complaints = read_file(str(FOLDER / f"{name}.jsonl"))
     assert not complaints
     pairs = [(text, list(p.answers or ())) for p in problems for gold in p.answers or () for text in variants(gold)]
     wrong = [(p, g) for p, g in zip(pairs, grade_many(pairs, 20), strict=True) if g.correct is not True]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from trueplex.errors import OptionError, StoreError
+from trueplex.errors import OptionError
+from trueplex.files import write_bytes
 from trueplex.report import figures
 from trueplex.report.page import lead, markdown, page, sections
 from trueplex.report.read import read
@@ -42,12 +42,5 @@ def report(sources: Sequence[Path], out: Path | None, tables: Path | None, pictu
 
 
 def _write(path: Path, content: bytes) -> Path:
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise StoreError(f"cannot write {path}: {error.strerror}. Try: choose another file") from error
+    write_bytes(path, content)
     return path

@@ -1,8 +1,8 @@
 """Which problems a name stands for: the embedded suites, public benchmarks by name, hub data sets, files.
 
 `PRESETS` is the one table of public sets: where each lies on the hub, and which columns hold the problem and
-what counts as right. They are read through `datasets`, or, with a data folder, from DIR/NAME.jsonl or
-DIR/NAME.parquet: nothing is fetched then.
+what counts as right. They are read through `datasets`, or, with a data folder, from a table DIR/NAME in any form of
+`trueplex.data.rows`: nothing is fetched then.
 """
 
 from __future__ import annotations
@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from trueplex.data.embedded import tasks
-from trueplex.data.problems import ANY, Columns, problem_of, read_jsonl, read_parquet
+from trueplex.data.problems import USUAL, Columns, collect, read_file
+from trueplex.data.rows import SUFFIXES, numbered, stem_of, suffix_of
 from trueplex.errors import InputError, MissingExtra, OptionError, reason
 from trueplex.models import hub
 from trueplex.types import Problem
 
 log = logging.getLogger(__name__)
-
-READERS = {".jsonl": read_jsonl, ".parquet": read_parquet}
 
 
 @dataclass(frozen=True)
@@ -44,6 +43,7 @@ PRESETS = {
     "minerva": Preset("math-ai/minervamath", "test", "question"),
     # Text-only English mathematics with a final answer, a list of one text.
     "olympiadbench": Preset("Hothan/OlympiadBench", "train", "question", "final_answer", "OE_TO_maths_en_COMP"),
+    "gsm8k": Preset("openai/gsm8k", "test", "question", "answer", "main"),  # rationales that end in #### 18
     # What the OTV paper rolls out: DAPO-Math-17k, each problem once (the original repeats them a hundredfold).
     "dapo-math-17k": Preset("open-r1/DAPO-Math-17k-Processed", "train", "prompt", "solution", "all"),
 }
@@ -56,49 +56,57 @@ def names_of(suites: Iterable[str]) -> list[str]:
 
 def label(name: str) -> str:
     """What a suite is called in results and as a folder."""
-    return name.removeprefix("@") if name in PRESETS or name in tasks.SUITES else Path(name.removeprefix("@")).stem
+    return name.removeprefix("@") if name in PRESETS or name in tasks.SUITES else stem_of(name.removeprefix("@"))
 
 
 def problems_of(
     name: str, split: str | None, n: int | None, seed: int, data_dir: Path | None = None,
-    default_split: str = "test",
+    default_split: str = "test", columns: Columns | None = None,
 ) -> list[Problem]:  # fmt: skip
-    """The first n problems of a suite, or all of them; bad lines are said and left out.
+    """The first n problems of a suite, or all of them; lines that cannot be used are logged and left out.
 
-    ``name`` is an embedded suite, a preset, FILE.jsonl, FILE.parquet, or OWNER/NAME[:CONFIGURATION] on the
-    hub. ``split`` is of embedded suites and hub data sets.
+    ``name`` is an embedded suite, a preset, a table (see `read_file`), or OWNER/NAME[:CONFIGURATION] on the
+    hub. ``split`` is of embedded suites and hub data sets, ``columns`` of everything else than embedded suites.
 
     Raises:
-        OptionError: a split where there is none to choose, or an n below 1.
+        OptionError: a split or columns where there are none to choose, or an n below 1.
         InputError: there is no such suite, or it cannot be read. MissingExtra: `datasets` is not installed.
     """
     if n is not None and n < 1:
         raise OptionError(f"n is {n}. Try: at least one problem")
-    path = Path(name.removeprefix("@"))
     if name == "reference" or name in tasks.SUITES:
+        if columns is not None:
+            raise OptionError(f"{name} has no columns to choose from. Try: drop the names of columns")
         return tasks.problems(name, split or default_split, 200 if n is None else n, seed)
-    if data_dir is not None and path.suffix not in READERS:
-        path = _in_folder(name, data_dir)
-    if path.suffix in READERS and (os.path.exists(path) or "/" not in name or path.is_absolute()):
-        _no_split(name, split)
-        problems, complaints = READERS[path.suffix](str(path))
-    elif name in PRESETS:
-        _no_split(name, split)
-        preset = PRESETS[name]
-        rows = _from_hub(name, preset.repository, preset.configuration, preset.split)
-        problems, complaints = _read(rows, name, Columns((preset.problem,), (preset.answer,)))
-    elif name.count("/") == 1 and path.suffix not in READERS:
-        repository, _, configuration = name.partition(":")
-        rows = _from_hub(repository, repository, configuration or None, split or default_split)
-        problems, complaints = _read(rows, label(name), ANY)
-    else:
-        raise InputError(f"no suite or file {name!r}. Try: a path, OWNER/NAME on the hub, or one of reference, "
-                         f"{', '.join([*tasks.SUITES, *PRESETS])}")  # fmt: skip
+    problems, complaints = _read(name, split, data_dir, default_split, columns)
     for complaint in complaints:
         log.warning(complaint)
     if not problems:
         raise InputError(f"{name} holds no problem that can be read. Try: see what was said of its lines")
     return problems[:n]
+
+
+def _read(
+    name: str, split: str | None, data_dir: Path | None, default_split: str, columns: Columns | None
+) -> tuple[list[Problem], list[str]]:
+    path = Path(name.removeprefix("@"))
+    if data_dir is not None and suffix_of(path) is None:
+        path = _in_folder(name, data_dir)
+    if suffix_of(path) and (os.path.exists(path) or "/" not in name or path.is_absolute()):
+        _no_split(name, split)
+        return read_file(str(path), columns or USUAL)
+    if name in PRESETS:
+        _no_split(name, split)
+        preset = PRESETS[name]
+        rows = _from_hub(name, preset.repository, preset.configuration, preset.split)
+        own = Columns((preset.problem,), (preset.answer,))
+        return collect(numbered("row", rows), name, name, columns or own)
+    if name.count("/") == 1 and suffix_of(path) is None:
+        repository, _, configuration = name.partition(":")
+        rows = _from_hub(repository, repository, configuration or None, split or default_split)
+        return collect(numbered("row", rows), label(name), label(name), columns or USUAL)
+    raise InputError(f"no suite or file {name!r}. Try: a path, OWNER/NAME on the hub, or one of reference, "
+                     f"{', '.join([*tasks.SUITES, *PRESETS])}")  # fmt: skip
 
 
 def _no_split(name: str, split: str | None) -> None:
@@ -107,37 +115,29 @@ def _no_split(name: str, split: str | None) -> None:
 
 
 def _in_folder(name: str, folder: Path) -> Path:
-    found = [folder / f"{name}{suffix}" for suffix in READERS]
-    for path in found:
-        if path.exists():
-            return path
-    raise InputError(
-        f"{folder} holds no {found[0].name} and no {found[1].name}. Try: put one there, or drop --data-dir"
-    )
+    for suffix in SUFFIXES:
+        for path in (folder / f"{name}{suffix}", folder / f"{name}{suffix}.gz"):
+            if path.exists():
+                return path
+    raise InputError(f"{folder} holds no {name} as {', '.join(SUFFIXES)} or gzip of them. Try: put one there, or "
+                     "drop --data-dir")  # fmt: skip
 
 
 def _from_hub(name: str, repository: str, configuration: str | None, split: str) -> Any:
+    """A split of a data set, from the hub where it answers, and else as it was last fetched."""
     try:
         import datasets
     except ImportError as error:
         raise MissingExtra("datasets", "data") from error
-    offline = datasets.config.HF_HUB_OFFLINE
-    datasets.config.HF_HUB_OFFLINE = offline or not hub.answers()
     try:
-        return datasets.load_dataset(repository, configuration, split=split)
+        # Offline by its own settings, `datasets` looks among what it has by itself.
+        if datasets.config.HF_HUB_OFFLINE or hub.answers():
+            return datasets.load_dataset(repository, configuration, split=split)
+        from datasets.packaged_modules.cache.cache import Cache
+
+        builder = Cache(dataset_name=Path(repository).name, config_name=configuration, version="auto", hash="auto",
+                        repo_id=repository)  # fmt: skip
+        return builder.as_dataset(split=split)
     except Exception as error:  # the hub, the network and the file formats raise many kinds for one cause
         raise InputError(f"cannot read {repository} from the hub ({reason(error, 200)}). Try: go online once, unset HF_HUB_OFFLINE, or give "
                          f"--data-dir DIR with DIR/{Path(name).name}.jsonl") from error  # fmt: skip
-    finally:
-        datasets.config.HF_HUB_OFFLINE = offline
-
-
-def _read(rows: Iterable[Any], name: str, columns: Columns) -> tuple[list[Problem], list[str]]:
-    problems: list[Problem] = []
-    complaints: list[str] = []
-    for number, row in enumerate(rows, 1):
-        try:
-            problems.append(problem_of(row, f"{name}/{number}", columns))
-        except (ValueError, TypeError) as error:
-            complaints.append(f"{name}, row {number}: it is left out: {error}")
-    return problems, complaints

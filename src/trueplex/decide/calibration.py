@@ -27,6 +27,7 @@ from scipy.special import bdtr
 
 from trueplex.decide import adaptive, pruning
 from trueplex.errors import OptionError, VerifierError
+from trueplex.files import write_json
 from trueplex.types import Trace, Vote
 
 FILE = "calibration.json"
@@ -249,9 +250,7 @@ class Calibration:
             "bands": {way.name: band.stored() for way, band in self.bands.items()},
             "held": {c.name: [[round(p, 5), int(right)] for p, right in pairs] for c, pairs in self.held.items()},
         }  # fmt: skip
-        temporary = folder / (FILE + ".tmp")
-        temporary.write_text(json.dumps(content) + "\n")
-        temporary.replace(folder / FILE)
+        write_json(folder / FILE, content)
 
     @classmethod
     def load(cls, folder: Path, belongs: dict[str, Any]) -> Calibration | None:

@@ -18,6 +18,7 @@ from trueplex import __version__
 from trueplex.data.traces import read_traces
 from trueplex.evals.methods import choose
 from trueplex.evals.summary import summarise
+from trueplex.files import write_json, write_text
 from trueplex.models.backbone import Backbone
 from trueplex.models.prompt import make_prompt
 from trueplex.solving.rollouts import rollout
@@ -104,16 +105,10 @@ class Clock:
         if not self.traces:
             return
         self.all[self.suite] = {name: round(self.before[name] + now[name], 1) for name in now}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(self.all, indent=1) + "\n")
-        temporary.replace(self.path)
+        write_json(self.path, self.all, indent=1)
 
 
 def write_results(result: dict[str, Any], out: Path) -> None:
     """Write `out`/results.json, whole or not at all; lists of numbers and small objects on one line, for people."""
-    out.mkdir(parents=True, exist_ok=True)
     text = re.sub(r"\[(?:[\s\d.,-]|null)+\]|\{[^{}\[\]]{,200}\}", lambda m: " ".join(m[0].split()), json.dumps(result, indent=1))  # fmt: skip
-    temporary = out / (RESULTS + ".tmp")
-    temporary.write_text(text + "\n")
-    temporary.replace(out / RESULTS)
+    write_text(out / RESULTS, text + "\n")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-import os
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -12,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from trueplex.errors import MissingExtra, StoreError
+from trueplex.errors import MissingExtra
+from trueplex.files import write_text
 from trueplex.report.trace_pieces import Piece, pieces
 from trueplex.types import Trace
 
@@ -44,15 +44,7 @@ def write_page(path: Path, traces: Sequence[Trace], tokenizer: Any) -> None:
         StoreError: the file cannot be written.
         MissingExtra: there are scores to draw and matplotlib is not installed.
     """
-    page = render(traces, tokenizer)
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(page, encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise StoreError(f"cannot write {path}: {error.strerror}. Try: choose another file") from error
+    write_text(path, render(traces, tokenizer))
 
 
 def render(traces: Sequence[Trace], tokenizer: Any) -> str:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ import numpy as np
 from trueplex.data.traces import ARROW, Row, Store, open_store, read, read_traces, to_row
 from trueplex.engine.batch import ROWS
 from trueplex.errors import InputError, StoreError
+from trueplex.files import write_json
 from trueplex.models.backbone import Backbone
 from trueplex.models.prompt import make_prompt
 from trueplex.solving.loop import Stopped, stream
@@ -161,6 +161,4 @@ def _claim(out: Path, manifest: dict) -> None:
         if told != {name: own[name] for name in own if name in told}:  # an older folder may not tell all
             raise StoreError(f"{out} holds rollouts of another configuration. Try: give another --out folder")
         return
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(manifest))
-    os.replace(temporary, path)
+    write_json(path, manifest)

@@ -11,7 +11,6 @@ What is written is a plain Hugging Face folder, LoRA merged in, with a card: ``o
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,13 +26,14 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from trueplex.errors import InputError, OptionError
 from trueplex.evals.metrics import within_auroc
+from trueplex.files import write_json
 from trueplex.models.backbone import Backbone
 from trueplex.models.load import cached_only, unreported, weights_of
 from trueplex.train.common.batches import Labelled, Order
 from trueplex.train.common.memory import OrderedTrainer
 from trueplex.train.common.recipe import check_numbers, check_seed, check_trackers
 from trueplex.train.common.run import about, arguments_for, dtype_of, leave_together, run
-from trueplex.train.common.watch import Watch, watched, write_whole
+from trueplex.train.common.watch import Watch, watched
 from trueplex.verify.readers import forms
 from trueplex.verify.readers.checkpoint import CARD
 from trueplex.verify.readers.generative import GenerativeReader
@@ -290,7 +290,7 @@ def train_reward(
         process = {"form": FORM, "steps": recipe.steps or "lines"} if recipe.kind == "process" else {}
         card = {"kind": recipe.kind, **process, "base": backbone.name, "base_fingerprint": backbone.fingerprint, "data": data,
                 "traces": len(examples), "dtype": dtype_of(backbone), "recipe": asdict(recipe), "validation": measured}  # fmt: skip
-        write_whole(out / CARD, json.dumps(card, indent=1) + "\n")
+        write_json(out / CARD, card, indent=1)
     leave_together(arguments)
     return card
 

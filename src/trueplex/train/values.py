@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
@@ -24,6 +23,7 @@ from trueplex.engine.limits import Ending
 from trueplex.engine.sampling import Sampling
 from trueplex.engine.thinking import Thinking
 from trueplex.errors import InputError, StoreError
+from trueplex.files import write_json
 from trueplex.models.backbone import Backbone
 from trueplex.solving.loop import Solved, Stopped, stream
 from trueplex.solving.settings import Settings, origin, thinking_options
@@ -216,9 +216,7 @@ def _claim(folder: Path, options: dict[str, Any]) -> None:
         raise StoreError(
             f"{folder} holds values of other options. Try: the same options, or remove {MANIFEST} and {VALUES}"
         )
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(options))
-    os.replace(temporary, path)
+    write_json(path, options)
     if values.exists():
         whole = values.read_bytes()
         whole = whole[: whole.rfind(b"\n") + 1]

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from trueplex.errors import VerifierError
+from trueplex.files import write_json, write_text, write_with
 
 WEIGHTS, CARD = "adapter_model.safetensors", "verifier.json"
 
@@ -75,15 +76,13 @@ def write(folder: Path, tensors: Mapping[str, Tensor], card: dict[str, Any]) -> 
         )
     folder.mkdir(parents=True, exist_ok=True)
     kept = {name: t.detach().to("cpu", torch.float32).contiguous() for name, t in tensors.items()}
-    save_file(kept, folder / (WEIGHTS + ".tmp"), metadata={"format": "pt"})
-    os.replace(folder / (WEIGHTS + ".tmp"), folder / WEIGHTS)
+    write_with(folder / WEIGHTS, lambda file: save_file(kept, file, metadata={"format": "pt"}))
     LoraConfig(
         r=card["rank"] or 1, lora_alpha=card["alpha"], target_modules=list(card["targets"]), modules_to_save=["probe"],  # type: ignore[arg-type]
         task_type="CAUSAL_LM", base_model_name_or_path=card["base"], inference_mode=True,
     ).save_pretrained(str(folder))  # fmt: skip
-    (folder / (CARD + ".tmp")).write_text(json.dumps(card, indent=1) + "\n")
-    os.replace(folder / (CARD + ".tmp"), folder / CARD)
-    (folder / "README.md").write_text(_readme(card))
+    write_json(folder / CARD, card, indent=1)
+    write_text(folder / "README.md", _readme(card))
 
 
 def not_finite(tensors: Mapping[str, Tensor]) -> str | None:

@@ -106,7 +106,7 @@ def _derive(rng: Random, lines: list[str], a: int, op: str, n: int) -> int:
 
 
 def think(rng: Random, chain: Chain) -> tuple[str, str]:
-    """One thought about the chain, with its slips, and the answer that it comes to."""
+    """One text of reasoning about the chain, with its slips, and its answer."""
     value = chain.start
     lines: list[str] = []
     for step in chain.steps:

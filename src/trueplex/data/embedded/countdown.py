@@ -18,7 +18,7 @@ from trueplex.data.embedded import slips
 
 UNDO_SLIP, PAIR_SLIP = 0.03, 0.015
 GIVE_UP = {False: 0.22, True: 0.16}  # chance after each dead end, for three and for four numbers
-LIKELY = {"-": 1.0, "/": 0.7, "+": 0.05}  # how soon a way to undo the last step is tried
+LIKELY = {"-": 1.0, "/": 0.7, "+": 0.05}  # how early a way to undo the last step is tried
 UNDONE = {"-": "+", "+": "-", "/": "*"}
 
 
@@ -74,7 +74,7 @@ def make(rng: Random, count: int, last: str) -> Countdown:
 
 
 def think(rng: Random, task: Countdown) -> tuple[str, str]:
-    """One thought about the search, with its slips, and the answer that it comes to."""
+    """One text of reasoning, a search with its slips, and its answer."""
     largest = max(task.numbers)
     ways = sorted(
         befores(task.numbers, task.target),

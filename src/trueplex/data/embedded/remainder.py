@@ -34,7 +34,7 @@ class Remainders:
 def make(rng: Random, moduli: tuple[int, int], traps: float, listed: int = 0) -> Remainders:
     """Two divisors, from the least to the most; a trap at this rate; nothing to be found in the first `listed` lines.
 
-    Misread as well as read right: else a thought that is led astray would be over at once.
+    That holds for the misread trap as well; otherwise a text that misreads it would end at once.
     """
     choices = range(moduli[0], moduli[1] + 1)
     while True:
@@ -56,7 +56,7 @@ def make(rng: Random, moduli: tuple[int, int], traps: float, listed: int = 0) ->
 
 
 def think(rng: Random, task: Remainders) -> tuple[str, str]:
-    """One thought about the two remainders, with its slips, and the answer that it comes to."""
+    """One text of reasoning about the two remainders, with its slips, and its answer."""
     big, small, r_big, r_small = task.big, task.small, task.r_big, task.r_small
     misread = rng.random() < task.trap
     if misread:

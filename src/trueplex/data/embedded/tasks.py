@@ -27,7 +27,7 @@ SPLITS = ("train", "validation", "test", "practice")
 
 @dataclass(frozen=True)
 class Suite:
-    """One family at one difficulty: how its problems are made and thought about."""
+    """One family at one difficulty: how its problems and their reasoning are written."""
 
     name: str
     make: Callable[[Random], Any]
@@ -85,7 +85,7 @@ def tasks(suite: str, split: str, seed: int = 0) -> Iterator[Any]:
 def problems(
     suite: str = "reference", split: str = "test", n: int = 5, seed: int = 0,
 ) -> list[Problem]:  # fmt: skip
-    """At most `n` problems of a suite, and a word where it has fewer; ``reference`` mixes all suites in turn.
+    """At most `n` problems of a suite, and a warning where it has fewer; ``reference`` mixes all suites in turn.
 
     Raises OptionError as `tasks`.
     """
@@ -93,12 +93,16 @@ def problems(
         raise OptionError(f"n is {n}. Try: give a number of problems that is not negative")
     names = list(SUITES) if suite == "reference" else [suite]
     streams = [tasks(name, split, seed) for name in names]
-    out = []
+    out: list[Problem] = []
+    dry = 0
     for i in range(n):
         task = next(streams[i % len(names)], None)
         if task:
             name = names[i % len(names)]
             out.append(Problem(task.text, f"{name}/{split}/{seed}/{i // len(names)}", (task.answer,)))
+            dry = 0
+        elif (dry := dry + 1) >= len(names):  # every suite is at its end, however many are asked for
+            break
     if len(out) < n:
         log.warning(f"{suite} has {len(out)} problems for {split}, and no more")
     return out

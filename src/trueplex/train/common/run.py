@@ -15,13 +15,14 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
 from trueplex.errors import InputError, OptionError
+from trueplex.files import write_json
 from trueplex.models.backbone import Backbone
 from trueplex.train.common.batches import Labelled
 from trueplex.train.common.finite import check_finite
 from trueplex.train.common.recipe import RENAMED, renamed
 from trueplex.train.common.state import last_checkpoint, read_object
 from trueplex.train.common.tracking import trackers
-from trueplex.train.common.watch import Watch, write_whole
+from trueplex.train.common.watch import Watch
 
 FREE = ("report_to",)  # may differ when a run is resumed
 
@@ -108,4 +109,4 @@ def _claim(out: Path, own: dict[str, Any], first: bool) -> None:
                 f"{out} holds a run with another recipe ({differing}). Try: the same options, or another --out folder"
             )
     elif first:
-        write_whole(path, json.dumps(own) + "\n")
+        write_json(path, own)

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import TrainerCallback
 
+from trueplex.files import write_text, write_with
 from trueplex.train.common.batches import Labelled
 from trueplex.train.common.state import NUMBER, damaged, read_lines, read_weights
 
@@ -50,9 +51,8 @@ class Watch(TrainerCallback):
         best = max(range(len(records)), key=lambda i: (records[i][JUDGED_BY], -i))
         if self.patience and best == len(records) - 1:
             # Before it is noted: a kill in between has it judged and kept again.
-            save_file(self.weights.state_dict(), self.best.with_suffix(".tmp"))
-            self.best.with_suffix(".tmp").replace(self.best)
-        write_whole(self.path, "".join(json.dumps(r) + "\n" for r in records))
+            write_with(self.best, lambda file: save_file(self.weights.state_dict(), file))
+        write_text(self.path, "".join(json.dumps(r) + "\n" for r in records))
         self.log({f"eval_{name}": value for name, value in figures.items()})
         return self.patience > 0 and len(records) - 1 - best >= self.patience
 
@@ -74,10 +74,3 @@ def watched(validation: Sequence[Labelled]) -> list[Labelled]:
     problems = list(dict.fromkeys(t.problem for t in validation))
     chosen = set(problems[:: max(1, round(len(validation) / WATCHED))])
     return [t for t in validation if t.problem in chosen]
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file, whole or not at all."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text)
-    temporary.replace(path)

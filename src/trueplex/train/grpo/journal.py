@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from trueplex.data.traces import Origin, open_store, to_row
+from trueplex.files import write_text
 from trueplex.train.common.state import NUMBER, read_lines
-from trueplex.train.common.watch import write_whole
 from trueplex.train.grpo.batches import Rollout
 from trueplex.train.grpo.watch import cheating, signs
 
@@ -35,7 +35,7 @@ class Lines:
     def __init__(self, path: Path, step: int, fields: dict[str, Any]) -> None:
         self.path = path
         self.rows = [row for row in read_lines(path, fields) if row["step"] <= step]
-        write_whole(path, "".join(json.dumps(row) + "\n" for row in self.rows))
+        write_text(path, "".join(json.dumps(row) + "\n" for row in self.rows))
 
     def append(self, row: dict[str, Any]) -> None:
         row = _finite(row)

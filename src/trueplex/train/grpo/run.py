@@ -10,10 +10,10 @@ from pathlib import Path
 from transformers import TrainingArguments
 
 from trueplex.errors import InputError, OptionError
+from trueplex.files import write_json
 from trueplex.models.backbone import Backbone
 from trueplex.train.common.recipe import renamed
 from trueplex.train.common.state import read_object
-from trueplex.train.common.watch import write_whole
 from trueplex.train.grpo.recipe import PolicyRecipe
 from trueplex.types import Problem
 
@@ -60,7 +60,7 @@ def claim(out: Path, recipe: PolicyRecipe, backbone: Backbone, problems: Sequenc
             raise InputError(f"{out} holds a run with another configuration ({what}). Try: the same options, or another "
                              "--out folder")  # fmt: skip
     elif first:
-        write_whole(path, json.dumps(own, indent=1) + "\n")
+        write_json(path, own, indent=1)
 
 
 def _digest(problems: Sequence[Problem]) -> str:

@@ -1,0 +1,358 @@
+"""Files that appear whole or not at all, locks that stop a second run, and JSON that is checked when it is read.
+
+Every failure is one `StoreError` line that names the path, the reason and what to do. A kill in the middle of a write
+leaves the earlier file as it was, and at most a file ``.tmp-…`` beside it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import errno
+import json
+import logging
+import math
+import os
+import re
+import secrets
+import shutil
+import socket
+import stat
+import tempfile
+import types
+import typing
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from trueplex.errors import StoreError, reason
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+HINTS = {
+    errno.ENOSPC: "free some space, or choose another disk",
+    errno.EDQUOT: "free some space, or choose another disk",
+    errno.EACCES: "choose a place that you may use, or change its permissions",
+    errno.EPERM: "choose a place that you may use, or change its permissions",
+    errno.EROFS: "choose a place that is not read-only",
+    errno.EEXIST: "choose another name, as a file is where a folder should be",
+    errno.ENOTDIR: "choose another name, as a file is where a folder should be",
+    errno.EISDIR: "give the name of a file, as this is a folder",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ELOOP: "choose another name, as these links lead in a circle",
+}
+FOREIGN = (
+    "SafetensorError",
+)  # errors of writers that are not OSErrors, known by name so that nothing is imported for them
+TORCH_WRITER = ("PytorchStreamWriter", "inline_container", "iostream", "open file failed", "Parent directory")
+
+
+def failure(verb: str, path: str | Path, error: Exception) -> StoreError:
+    """What to raise when ``verb`` (read, write) failed on a path: one line, with advice for this kind of failure."""
+    number = getattr(error, "errno", None)
+    if number is None and (found := re.search(r"os error (\d+)", str(error))):  # how Rust tells it
+        number = int(found[1])
+    why = os.strerror(number) if number else reason(error)
+    hint = HINTS.get(number or 0, "check the path" if verb == "read" else "choose another file")
+    shown = str(path).encode(errors="backslashreplace").decode() or "''"
+    return StoreError(f"cannot {verb} {shown if len(shown) <= 200 else shown[:200] + '…'} ({why}). Try: {hint}")
+
+
+# -- writing ------------------------------------------------------------------------------------------------------
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a file of UTF-8, whole or not at all. Raises StoreError as `write_with`."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: str | Path, value: Any, indent: int | None = None) -> None:
+    """Write a value as JSON with a newline at its end, whole or not at all. Raises StoreError as `write_with`."""
+    write_text(path, json.dumps(value, indent=indent) + "\n")
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Write a file, whole or not at all. Raises StoreError as `write_with`."""
+
+    def write(temporary: Path) -> None:
+        temporary.write_bytes(content)
+
+    write_with(path, write)
+
+
+def write_with(path: str | Path, write: Callable[[Path], None]) -> None:
+    """Have ``write`` make a temporary file beside ``path``, then move it there; missing folders are made.
+
+    Through a symlink its target is written. A device or a pipe is written into, never replaced. The mode of a file
+    that was there is kept.
+
+    Raises:
+        StoreError: the path cannot be written, or the disk is full; what was there stays.
+    """
+    try:
+        if is_special(path):
+            _write_into(Path(path), write)
+            return
+        target = Path(os.path.realpath(path))
+        if target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".tmp-{os.getpid()}-{secrets.token_hex(4)}{target.suffix[:16]}")
+        try:
+            write(temporary)
+            _sync(temporary)
+            if target.exists():
+                shutil.copymode(target, temporary)
+            os.replace(temporary, target)
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+        _sync(target.parent)
+    except StoreError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: a name with a null byte, or that no file can have
+        raise failure("write", path, error) from error
+    except Exception as error:
+        if type(error).__name__ in FOREIGN or any(sign in str(error) for sign in TORCH_WRITER):
+            raise failure("write", path, error) from error
+        raise
+
+
+def is_special(path: str | Path) -> bool:
+    """Whether a path is written into in place: a device, a pipe, a socket, or an open file of a process.
+
+    ``/dev/stdout`` is one even where it is a file: a new file in its place would lose what was printed before.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return False
+    if os.path.abspath(path).startswith(("/dev/std", "/dev/fd/", "/proc/")):
+        return True
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+
+
+def _write_into(path: Path, write: Callable[[Path], None]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        temporary = Path(folder) / "content"
+        write(temporary)
+        with temporary.open("rb") as source, open(os.open(path, os.O_WRONLY | os.O_APPEND), "wb") as sink:
+            shutil.copyfileobj(source, sink)
+
+
+def _sync(path: Path) -> None:
+    """Have the system put a file, or a folder's entries, on the disk; a folder where that is not possible is passed over."""
+    is_folder = path.is_dir()
+    try:
+        handle = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)
+    except OSError:
+        if is_folder:  # Windows opens no folders
+            return
+        raise
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if not is_folder and error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network disks have no fsync
+            raise
+    finally:
+        os.close(handle)
+
+
+# -- locks --------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Holder:
+    """Who holds a lock."""
+
+    pid: int
+    host: str
+    since: str
+
+
+class Lock:
+    """An advisory lock on a file or a folder, held from its creation until `release`, or until the process ends.
+
+    It is `flock` on a side file: ``NAME.lock`` for a file, ``.lock`` inside a folder. With ``folder`` the path is one,
+    which is made where it is missing. Releasing removes the side file. After a
+    kill it stays behind, unlocked, and the next run takes it over. Where the system or the disk has no such locks
+    (Windows, some network disks) that is logged once, and two runs at a time are not noticed. Threads of one process
+    exclude each other, too. Devices and pipes are not locked.
+
+    Raises:
+        StoreError: another run holds it (which, where and since when is told), or the side file cannot be made.
+    """
+
+    def __init__(self, path: str | Path, folder: bool = False) -> None:
+        self.path = Path(path)
+        self._release: Callable[[], Any] = lambda: None
+        try:
+            if is_special(path):
+                return
+            target = Path(os.path.realpath(path))
+            side = target / ".lock" if folder or target.is_dir() else target.with_name(target.name + ".lock")
+            side.parent.mkdir(parents=True, exist_ok=True)
+            handle = _locked(side, self.path)
+        except StoreError:
+            raise
+        except (OSError, ValueError) as error:
+            raise failure("write", path, error) from error
+        if handle is not None:
+            self._release = weakref.finalize(self, _unlock, handle, side, os.getpid())
+
+    def release(self) -> None:
+        """Give the lock back; a second time does nothing."""
+        self._release()
+
+    def __enter__(self) -> Lock:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
+
+
+def lock(path: str | Path, folder: bool = False) -> Lock:
+    """Lock a file, or a folder, for this run: ``with lock(out, folder=True): …``. Raises StoreError as `Lock`."""
+    return Lock(path, folder)
+
+
+def _locked(side: Path, path: Path) -> int | None:
+    """The handle of the side file, locked, or None where there are no locks."""
+    try:
+        import fcntl
+    except ImportError:
+        _without_locks("this system has none")
+        return None
+    while True:
+        handle = os.open(side, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(handle)
+            raise StoreError(f"{path} is in use by {_holder(side)}. Try: wait until that run ends, or choose another "
+                             "--out or --save") from error  # fmt: skip
+        except OSError as error:
+            os.close(handle)
+            _without_locks(reason(error))
+            return None
+        if _is_at(side, handle):
+            break
+        os.close(handle)  # its last holder has just removed it: another one is there now, or none
+    now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+    with contextlib.suppress(OSError):  # a full disk: the lock holds, only its holder's name is missing
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, json.dumps(dataclasses.asdict(Holder(os.getpid(), socket.gethostname(), now))).encode(), 0)
+    return handle
+
+
+def _is_at(side: Path, handle: int) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), os.stat(side))
+    except FileNotFoundError:
+        return False
+
+
+def _holder(side: Path) -> str:
+    try:
+        holder = read_json(side, Holder)
+    except StoreError:
+        return "another run"
+    who = "this process" if holder.pid == os.getpid() else f"process {holder.pid}"
+    return f"{who} on {holder.host}, since {holder.since.replace('T', ' ')}"
+
+
+def _unlock(handle: int, side: Path, pid: int) -> None:
+    """Remove the side file while it is still locked, so that nobody locks a file that is about to go."""
+    if os.getpid() == pid:  # a forked child shares the lock, and may not give it back
+        with contextlib.suppress(OSError):
+            side.unlink()
+    os.close(handle)
+
+
+_said: set[str] = set()
+
+
+def _without_locks(why: str) -> None:
+    if why not in _said:
+        _said.add(why)
+        log.warning(
+            f"files cannot be locked here ({why}): a second run that writes to the same place would not be noticed"
+        )
+
+
+# -- reading ------------------------------------------------------------------------------------------------------
+
+
+def read_json(path: str | Path, model: type[T]) -> T:
+    """The value in a JSON file, checked against a type: a dataclass, or a plain type such as ``dict[str, list[float]]``.
+
+    Fields without a default have to be there; fields that the dataclass does not have are passed over. Integers have
+    64 bits and floats are finite; an integer counts as a float.
+
+    Raises:
+        StoreError: the file cannot be read, is not JSON, or does not hold what the type says.
+    """
+    try:
+        content = json.loads(Path(path).read_bytes().decode("utf-8-sig"))
+    except OSError as error:
+        raise failure("read", path, error) from error
+    except (ValueError, RecursionError) as error:
+        raise StoreError(f"cannot read {path} (it is not valid JSON: {reason(error)}). Try: restore it, or remove it "
+                         "and run again") from error  # fmt: skip
+    try:
+        return _checked(content, model, "")
+    except (TypeError, ValueError, RecursionError) as error:  # ValueError: what the dataclass itself refuses
+        raise StoreError(
+            f"cannot read {path} ({reason(error)}). Try: restore it, or remove it and run again"
+        ) from error
+
+
+def _checked(value: Any, kind: Any, where: str) -> Any:
+    """The value as the type asks. Raises TypeError that names the place."""
+    if dataclasses.is_dataclass(kind):
+        return _checked_fields(value, kind, where)
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in inner:
+            return None
+        some = [one for one in inner if one is not type(None)]
+        if len(some) == 1:
+            return _checked(value, some[0], where)
+        for one in some:
+            with contextlib.suppress(TypeError):
+                return _checked(value, one, where)
+    elif origin is typing.Literal and value in inner:
+        return value
+    elif origin is dict and isinstance(value, dict):
+        return {name: _checked(v, inner[1], f"{where}.{name}") for name, v in value.items()}
+    elif origin is list and isinstance(value, list):
+        return [_checked(v, inner[0], f"{where}[{i}]") for i, v in enumerate(value)]
+    elif kind is Any or (kind in (bool, str, dict, list) and isinstance(value, kind)):
+        return value
+    elif value is None and kind in (None, type(None)):
+        return None
+    elif kind is int and type(value) is int and -(2**63) <= value < 2**63:
+        return value
+    elif kind is float and type(value) in (int, float) and abs(value) < 2**1000 and math.isfinite(value):
+        return float(value)
+    named = kind.__name__ if isinstance(kind, type) and origin is None else str(kind).replace("typing.", "")
+    raise TypeError(f"{where.lstrip('.') or 'the whole'} is {json.dumps(value)[:60]}, not {named}")
+
+
+def _checked_fields(value: Any, kind: Any, where: str) -> Any:
+    if not isinstance(value, dict):
+        raise TypeError(f"{where.lstrip('.') or 'the whole'} is {json.dumps(value)[:60]}, not an object")
+    hints = typing.get_type_hints(kind)
+    return kind(**dict(_fields(value, kind, hints, where)))
+
+
+def _fields(value: dict[str, Any], kind: Any, hints: dict[str, Any], where: str) -> Iterator[tuple[str, Any]]:
+    for field in dataclasses.fields(kind):
+        if field.name in value:
+            yield field.name, _checked(value[field.name], hints[field.name], f"{where}.{field.name}")
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise TypeError(f"{(where + '.' + field.name).lstrip('.')} is missing")
