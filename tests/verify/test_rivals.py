@@ -108,12 +108,12 @@ def test_values_that_were_interrupted_are_resumed(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        value(reference, tmp_path, VALUING, rows=8, progress=dies)
+        value(reference, tmp_path, VALUING, max_batch_size=8, progress=dies)
     begun = read_values(tmp_path)
     assert 0 < len(begun) < len(known)
     with (tmp_path / "values.jsonl").open("ab") as file:
         file.write(b'{"problem": "cut o')
-    value(reference, tmp_path, VALUING, rows=8)
+    value(reference, tmp_path, VALUING, max_batch_size=8)
     said.clear()
     again = read_values(tmp_path)
     assert not said
@@ -166,7 +166,7 @@ def test_monte_carlo_labels_lie_between_the_values_and_need_them(
     traces = read_labelled(rolled, reference)
     with_values = [t for t in traces if t.values is not None]
     assert len(with_values) == len(known) < len(traces)
-    recipe = Recipe(2, positions=4, rows=2, epochs=3, labels="monte-carlo", every=99)
+    recipe = Recipe(2, positions=4, batch_size=2, epochs=3, labels="monte-carlo", every=99)
     with pytest.raises(InputError, match=r"have no Monte-Carlo values.*trueplex train values"):
         train_verifier(reference, traces, traces, recipe, tmp_path / "none")
     verifiers = []
@@ -178,7 +178,7 @@ def test_monte_carlo_labels_lie_between_the_values_and_need_them(
 
 # -- reward models ----------------------------------------------------------------------------------
 
-RECIPE = RewardRecipe(rank=2, rows=4, lr=1e-2, every=4)
+RECIPE = RewardRecipe(rank=2, batch_size=4, lr=1e-2, every=4)
 
 
 def whole(traces: Sequence[Labelled]) -> tuple[list[Written], list[list[int]]]:

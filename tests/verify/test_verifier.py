@@ -410,7 +410,7 @@ def test_training_lowers_the_loss_resumes_and_saves_what_it_trained(
     traces = read_labelled(rollouts, qwen)
     assert len(traces) == 96
     before = {n: p.clone() for n, p in qwen.model.named_parameters()}
-    recipe = Recipe(rank=4, positions=4, rows=16, epochs=12, lr=1e-2)
+    recipe = Recipe(rank=4, positions=4, batch_size=16, epochs=12, lr=1e-2)
     verifier = train_verifier(qwen, traces, traces, recipe, tmp_path / "v")
     card = json.loads((tmp_path / "v" / "verifier.json").read_text())
     assert card["validation"]["within_auroc@1.0"] > 0.8
