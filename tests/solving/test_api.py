@@ -38,6 +38,25 @@ def test_wrong_options_are_refused_before_any_token() -> None:
         trueplex.nothing  # noqa: B018
 
 
+def test_many_problems_are_solved_in_one_call_and_in_their_order() -> None:
+    model = load("reference", device="cpu")
+    texts = [PROBLEM, "Ann has 3 apples. How many apples are there now?", PROBLEM]
+    solutions = trueplex.solve(model, texts, paths=4, seed=2)
+    assert [s.problem.text for s in solutions] == texts
+    for text, solution in zip(texts, solutions, strict=True):
+        alone = trueplex.solve(model, text, paths=4, seed=2)
+        assert [t.text for t in alone.traces] == [t.text for t in solution.traces] and alone.answer == solution.answer
+    with pytest.raises(trueplex.TrueplexError, match="no problem to solve"):
+        trueplex.solve(model, [])
+
+
+def test_unknown_options_are_answered_with_a_suggestion() -> None:
+    with pytest.raises(OptionError, match="did you mean 'temperature'"):
+        trueplex.solve("reference", PROBLEM, temprature=0.5)
+    with pytest.raises(OptionError, match="one of paths"):
+        trueplex.solve("reference", PROBLEM, xyz=1)
+
+
 def test_importing_the_package_needs_no_torch() -> None:
     code = "import sys, trueplex, trueplex.cli.main; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

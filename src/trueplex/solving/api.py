@@ -1,55 +1,105 @@
-"""The short way from Python: one call, one solution. The long way is `pipeline.stream`."""
+"""The short way from Python: one call, one solution. The long way is `trueplex.stream`, or a `Scheduler` of one's own."""
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
+from typing import overload
+
+from typing_extensions import TypedDict, Unpack
 
 from trueplex.decide.alarms import Look
 from trueplex.decide.budget import Budget
 from trueplex.engine.limits import Ending
 from trueplex.engine.sampling import Sampling
 from trueplex.engine.thinking import Thinking
-from trueplex.errors import OptionError
+from trueplex.errors import InputError, OptionError
 from trueplex.models.backbone import Backbone
 from trueplex.models.load import load
 from trueplex.solving.loop import Solved, stream
 from trueplex.solving.scorers import choose_calibration, choose_scorer
-from trueplex.solving.settings import DEFAULT_STRIDE, Settings
+from trueplex.solving.settings import Settings
 from trueplex.types import Problem, Solution
 
 
-def solve(
-    model: Backbone | str, problem: Problem | str, *, paths: int | str = 16, thinking: str | Thinking = "multiplex",
-    width: int | None = None, merge: str | None = None, temperature: float = 1.0, top_p: float = 1.0,
-    max_tokens: int | None = None, verifier: str = "auto", probe_every: int = DEFAULT_STRIDE, prune: str = "none", select: str | None = None,
-    alarms: Sequence[str | Look] = (), budget: Budget | None = None, abstain_below: float | None = None,
-    max_error: float | None = None, seed: int = 0,
-) -> Solution:  # fmt: skip
-    """Solve one problem and return its `Solution`: answer, confidence, votes, traces, usage.
+class Options(TypedDict, total=False):
+    """What `solve` may be asked for; each has the default of `Settings`, `Thinking` and `Sampling`.
 
-    ``thinking`` is a mode, with the four options behind it, or a `Thinking`, which has all there are. Where there is no
-    verifier for the model, a warning says that the vote is a plain majority.
+    ``thinking`` is a mode, with the width, merge, temperature, top_p and max_tokens beside it, or a `Thinking`, which has
+    all that there is.
+    """
+
+    paths: int | str
+    thinking: str | Thinking
+    width: int | None
+    merge: str | None
+    temperature: float
+    top_p: float
+    max_tokens: int | None
+    verifier: str
+    probe_every: int
+    prune: str
+    select: str | None
+    alarms: Sequence[str | Look]
+    budget: Budget | None
+    abstain_below: float | None
+    max_error: float | None
+    seed: int
+
+
+OF_THINKING = ("width", "merge", "temperature", "top_p", "max_tokens")
+
+
+@overload
+def solve(model: Backbone | str, problem: Problem | str, **options: Unpack[Options]) -> Solution: ...  # type: ignore[overload-overlap]  # a text is a sequence of texts
+@overload
+def solve(model: Backbone | str, problem: Sequence[Problem | str], **options: Unpack[Options]) -> list[Solution]: ...
+def solve(
+    model: Backbone | str, problem: Problem | str | Sequence[Problem | str], **options: Unpack[Options]
+) -> Solution | list[Solution]:
+    """Solve a problem and return its `Solution`: answer, confidence, votes, traces, usage. Of several problems, a list.
+
+    Several problems share every forward pass, and each gets what it would get alone. Where there is no verifier for the
+    model, a warning is logged that the vote is a plain majority.
 
     >>> import trueplex
     >>> solution = trueplex.solve(trueplex.load("reference"), "Ann has 3 apples. Ann buys 4 more. How many apples are there now?")
 
     Raises:
-        TrueplexError: an option, the problem, the model or the verifier cannot be used; the message says which.
+        TrueplexError: an option, a problem, the model or the verifier cannot be used; the message says which.
     """
-    if not isinstance(thinking, Thinking):
-        thinking = Thinking(thinking, width, merge, Sampling(temperature, top_p), ending=Ending(max_tokens))
-    elif (width, merge, temperature, top_p, max_tokens) != (None, None, 1.0, 1.0, None):
-        raise OptionError("a Thinking has its own width, merge, sampling and limit. Try: set them there")
-    settings = Settings(
-        paths=paths, verifier=verifier, prune=prune, select=select, seed=seed, alarms=tuple(alarms),
-        budget=budget or Budget(), abstain_below=abstain_below, max_error=max_error,
-        probe_every=probe_every, thinking=thinking,
-    )  # fmt: skip
+    settings = settings_of(options)
+    asked = [problem] if isinstance(problem, str | Problem) else list(problem)
+    if not asked:
+        raise InputError("there is no problem to solve. Try: give a text, a Problem, or a list of them")
+    problems = [Problem(one) if isinstance(one, str) else one for one in asked]
     backbone = load(model) if isinstance(model, str) else model
     scorer, settings = choose_scorer(backbone, settings)
-    asked = Problem(problem) if isinstance(problem, str) else problem
     calibration = choose_calibration(backbone, scorer, settings)
-    for event in stream(backbone, [asked], settings, scorer, calibration=calibration):
-        if isinstance(event, Solved):
-            return event.solution
-    raise AssertionError("a stream ends with its solutions")
+    events = stream(backbone, problems, settings, scorer, calibration=calibration)
+    solved = {event.request: event.solution for event in events if isinstance(event, Solved)}
+    solutions = [solved[number] for number in range(len(problems))]
+    return solutions[0] if isinstance(problem, str | Problem) else solutions
+
+
+def settings_of(options: Options) -> Settings:
+    """The settings that these options come to. Raises OptionError for an unknown one, or one that has no effect."""
+    for name in options:
+        if name not in Options.__annotations__:
+            near = difflib.get_close_matches(name, Options.__annotations__, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"one of {', '.join(Options.__annotations__)}"
+            raise OptionError(f"solve has no option {name!r}. Try: {hint}")
+    thinking = options.get("thinking", "multiplex")
+    given = {name: options[name] for name in OF_THINKING if name in options}  # type: ignore[literal-required]
+    if not isinstance(thinking, Thinking):
+        sampling = Sampling(**{name: given.pop(name) for name in ("temperature", "top_p") if name in given})
+        ending = Ending(given.pop("max_tokens", None))
+        thinking = Thinking(thinking, sampling=sampling, ending=ending, **given)
+    elif given:
+        raise OptionError(
+            f"a Thinking has its own {', '.join(given)}. Try: set {'it' if len(given) == 1 else 'them'} there"
+        )
+    own = {
+        name: value for name, value in options.items() if name not in ("thinking", *OF_THINKING) and value is not None
+    }
+    return Settings(**own | {"thinking": thinking, "alarms": tuple(options.get("alarms") or ())})  # type: ignore[arg-type]
