@@ -1,0 +1,43 @@
+"""Options that were renamed, and what was probably meant by one that does not exist."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+
+RENAMED = {
+    "--rows": "--max-batch-size",
+    "--held": "--val-problems",
+    "--validated": "--val-samples",
+    "--kept": "--keep-rollouts",
+    "--targets": "--target-modules",
+    "--checkpointing": "--gradient-checkpointing",
+}
+
+
+def no_such_option(option: str, arguments: Sequence[str], known: Sequence[str], command: str) -> str:
+    """One line about an option that `command` does not have.
+
+    `arguments` are all that the user wrote: of ``-paths`` the parser names only ``-p``.
+    """
+    written = next((a for a in arguments if a.startswith(option)), option).partition("=")[0]
+    if (new := RENAMED.get(written)) is not None:
+        where = "" if new in known else f", which {command!r} does not have"
+        return f"{written} was renamed to {new}{where}. Try: {new if not where else f'see {command} --help'}"
+    if not written.startswith("--") and not written[1:2].isalpha():
+        return f"No such option: {option}. Try: put -- before a problem that begins with a dash"
+    wanted = f"--{written.lstrip('-').lower()}"
+    close = get_close_matches(wanted, known, n=1) or [
+        name for name in known if len(wanted) > 3 and name.startswith(wanted)
+    ]
+    if close:
+        return f"No such option: {written}. Try: {close[0]} (see '{command} --help')"
+    return f"No such option: {written}. Try: see '{command} --help'"
+
+
+def no_such_command(name: str, known: Sequence[str], command: str) -> str:
+    """One line about a command that does not exist; a whole sentence was meant to be solved."""
+    if any(sign.isspace() for sign in name.strip()):
+        return 'the first argument is the name of a command, and it is a problem. Try: trueplex solve "PROBLEM"'
+    close = get_close_matches(name, known, n=1)
+    return f"No such command: {name}. Try: " + (f"{command} {close[0]}" if close else f"one of {', '.join(known)}")
