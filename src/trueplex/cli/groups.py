@@ -238,7 +238,9 @@ class BudgetOptions:
     PANEL: ClassVar[str] = "Budget of the whole run"
 
     budget_tokens: Annotated[
-        int | None, typer.Option(help="Most tokens of all paths, probe tokens included.", show_default="no limit")
+        int | None,
+        typer.Option(help="Most tokens of all paths, probe tokens included.", show_default="no limit"),
+        Within(high=2**63 - 1),
     ] = None
     budget_seconds: Annotated[float | None, typer.Option(help="Most seconds.", show_default="no limit")] = None
     budget_paths: Annotated[int | None, typer.Option(help="Most paths of all problems together.", show_default="no limit")] = None  # fmt: skip

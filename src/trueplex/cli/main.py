@@ -11,6 +11,7 @@ import os
 import re
 import signal
 import sys
+from collections.abc import Sequence
 from types import FrameType
 from typing import Annotated, Any
 
@@ -19,7 +20,7 @@ import typer
 from trueplex import __version__
 from trueplex.cli import calibrate, evaluate, grade, problems, report, rollout, show, solve, train
 from trueplex.cli.messages import listen, say
-from trueplex.cli.mistakes import no_such_command, no_such_option
+from trueplex.cli.mistakes import bad_value, no_such_command, no_such_option
 from trueplex.cli.options import command
 from trueplex.errors import StoreError, TrueplexError
 
@@ -27,7 +28,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FRAMEWORK = ("click", "typer")
 
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
+    no_args_is_help=True, suggest_commands=False, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Reason along many paths at once, and know which to trust.",
     epilog="Example:  [bold]trueplex problems reference --n 1 | trueplex solve @/dev/stdin[/bold]",
@@ -102,14 +103,22 @@ def usage_message(error: Any) -> str:
     """What the framework says of wrong usage, as one of our lines; empty where it showed the help instead."""
     told = error.format_message() if hasattr(error, "format_message") else str(error)
     context = getattr(error, "ctx", None)
-    path = getattr(context, "command_path", "trueplex")
+    path = getattr(context, "command_path", None) or " ".join(["trueplex", *_commands(sys.argv[1:])])
     if context is not None and type(error).__name__ == "NoSuchOption":
         known = [name for p in context.command.params for name in (*p.opts, *p.secondary_opts) if name.startswith("--")]
         return no_such_option(error.option_name, sys.argv[1:], known, path)
     if context is not None and (wrong := re.match(r"No such command '(.*)'", told, re.DOTALL)):
         return no_such_command(wrong[1], list(context.command.commands), path)
-    told = re.sub(r"(\S{40})\S{20,}", r"\1…'", told)  # a value of thousands of digits
+    if (wrong_value := bad_value(getattr(error, "param", None), sys.argv[1:])) and type(
+        error
+    ).__name__ == "BadParameter":
+        return wrong_value
     return f"{told.rstrip('.')}. Try: see '{path} --help'" if told else ""
+
+
+def _commands(arguments: Sequence[str]) -> list[str]:
+    """The command that the arguments name, and its group."""
+    return list(arguments[: 2 if arguments[0] == "train" else 1])
 
 
 def _ended(number: int, frame: FrameType | None) -> None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-app = typer.Typer(no_args_is_help=True, help="Train what scores traces, and the model itself.")
+app = typer.Typer(no_args_is_help=True, suggest_commands=False, help="Train what scores traces, and the model itself.")
 
 VERIFIER_EXAMPLE = "trueplex train verifier --model ./my-model --data rollouts/ --out my-model/verifier"
 REWARD_EXAMPLE = "trueplex train reward --kind outcome --model ./my-model --data rollouts/ --out runs/outcome"

@@ -60,7 +60,7 @@ class OrderedTrainer(Trainer):
                     whole = "" if self.divisible else " (a ranking loss keeps a batch whole)"
                     raise TrueplexError(f"out of memory with {size} trace{'s' * (size > 1)} at once{whole} ("
                                         f"{str(error).splitlines()[0][:120]}). Try: {'a smaller --batch, ' * (size > 1)}for a verifier "
-                                        "fewer --positions, --checkpointing or a lower --rank; the run goes on from its last "
+                                        "fewer --positions, --gradient-checkpointing or a lower --rank; the run goes on from its last "
                                         "checkpoint") from error  # fmt: skip
             self.parts *= 2
             log.warning(

@@ -43,8 +43,8 @@ class Clock:
             if not ran_out(error):
                 raise
             raise TrueplexError(
-                f"out of memory in the {part} ({str(error).splitlines()[0][:120]}). Try: fewer --rows for rollouts; fewer "
-                "--micro-tokens or --checkpointing for training; the run goes on from its last checkpoint, if it has one"
+                f"out of memory in the {part} ({str(error).splitlines()[0][:120]}). Try: a smaller --max-batch-size for rollouts; fewer "
+                "--micro-tokens or --gradient-checkpointing for training; the run goes on from its last checkpoint, if it has one"
             ) from error
         finally:
             self.seconds[part] += time.perf_counter() - started
