@@ -24,7 +24,8 @@ def no_such_option(option: str, arguments: Sequence[str], known: Sequence[str], 
 
     `arguments` are all that the user wrote: of ``-paths`` the parser names only ``-p``.
     """
-    written = next((a for a in arguments if a.startswith(option)), option).partition("=")[0]
+    whole = () if option.startswith("--") else (a.partition("=")[0] for a in arguments if a.startswith(option))
+    written = next(iter(whole), option)
     if (new := RENAMED.get(written)) is not None:
         where = "" if new in known else f", which {command!r} does not have"
         return f"{written} was renamed to {new}{where}. Try: {new if not where else f'see {command} --help'}"
@@ -42,16 +43,15 @@ def no_such_option(option: str, arguments: Sequence[str], known: Sequence[str], 
 def no_such_command(name: str, known: Sequence[str], command: str) -> str:
     """One line about a command that does not exist; a whole sentence was meant to be solved."""
     if any(sign.isspace() for sign in name.strip()):
-        return 'the first argument is the name of a command, and it is a problem. Try: trueplex solve "PROBLEM"'
+        return 'the first argument must be a command, and this is a problem. Try: trueplex solve "PROBLEM"'
     close = get_close_matches(name, known, n=1)
     return f"No such command: {name}. Try: " + (f"{command} {close[0]}" if close else f"one of {', '.join(known)}")
 
 
 def bad_value(option: Any, arguments: Sequence[str]) -> str | None:
     """One line about a number option whose value is no number; None where the framework's own line has to do."""
-    kind = {int: "a whole number", float: "a number"}.get(
-        getattr(getattr(option, "type_descriptor", None), "annotation", None)
-    )
+    taken: Any = getattr(getattr(option, "type_descriptor", None), "annotation", None)
+    kind = {int: "a whole number", float: "a number"}.get(taken)
     for flag in getattr(option, "opts", ()):
         after = [b for a, b in pairwise(arguments) if a == flag]
         after += [a.partition("=")[2] for a in arguments if a.startswith(f"{flag}=")]
