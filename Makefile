@@ -30,7 +30,7 @@ RIVAL_ROLLOUTS := --n 24 --samples 4
 RIVAL_VALUES := --n 3 --traces 2 --prefixes 2 --samples 2
 RIVAL_RECIPE := --balanced --rank 4 --batch 8
 JUDGED := --n 3 --samples 8
-RL_SIZE := --steps 1 --prompts 4 --samples 4 --every 1 --held 4 --validated 2
+RL_SIZE := --steps 1 --prompts 4 --samples 4 --every 1 --val-problems 4 --val-samples 2
 RL_RUNS := k1-0 k3-0
 RL_TEST := --n 3 --samples 4
 QUIET := --quiet
@@ -54,7 +54,7 @@ RIVAL_ROLLOUTS := --n 900 --samples 16
 RIVAL_VALUES := --n 300 --traces 4 --prefixes 3
 RIVAL_RECIPE := --balanced --rank 64 --epochs 3
 JUDGED := --n 20 --samples 64
-RL_SIZE := --steps 40 --prompts 16 --samples 8 --every 10 --held 60 --validated 4
+RL_SIZE := --steps 40 --prompts 16 --samples 8 --every 10 --val-problems 60 --val-samples 4
 RL_RUNS := k1-0 k3-0 k1-1 k3-1 k1-2 k3-2 k2-0 k6-0 k3mean-0
 RL_TEST := --n 12 --samples 256
 QUIET :=
@@ -94,8 +94,8 @@ bench: $(STAMP)  ## speed and memory, as ratios of one run; wants an idle machin
 	$(BIN)/python bench/probes.py --out results/probes.json
 
 measure: $(STAMP)  ## pass@k, votes and score quality on 200 test problems a suite; resumable
-	OMP_NUM_THREADS=1 $(BIN)/trueplex eval --suite reference --thinking discrete --rows 256 --out runs/measure/discrete
-	OMP_NUM_THREADS=1 $(BIN)/trueplex eval --suite reference --thinking multiplex --rows 256 --out runs/measure/multiplex
+	OMP_NUM_THREADS=1 $(BIN)/trueplex eval --suite reference --thinking discrete --max-batch-size 256 --out runs/measure/discrete
+	OMP_NUM_THREADS=1 $(BIN)/trueplex eval --suite reference --thinking multiplex --max-batch-size 256 --out runs/measure/multiplex
 	mkdir -p results && cp runs/measure/discrete/results.json results/reference-discrete.json
 	cp runs/measure/multiplex/results.json results/reference-multiplex.json
 
@@ -103,7 +103,7 @@ measure: $(STAMP)  ## pass@k, votes and score quality on 200 test problems a sui
 DECIDING := $(RUNS)/deciding
 STORED_TRACES := stored-discrete stored-multiplex
 $(STORED_TRACES): stored-%: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/trueplex eval --suite $(ALL) --thinking $* $(STORED) --probe-every 4 --rows 256 $(QUIET) --out $(DECIDING)/$*
+	OMP_NUM_THREADS=1 $(BIN)/trueplex eval --suite $(ALL) --thinking $* $(STORED) --probe-every 4 --max-batch-size 256 $(QUIET) --out $(DECIDING)/$*
 
 # Every score on the same traces, those above: the shipped verifier, one from the rollouts that the paper's
 # rivals learn from here, those rivals, of its size, and untrained scores. Readers of texts see slot 0 of a merged thought. The
@@ -116,7 +116,7 @@ RIVAL_TRAIN := $(RIVAL_DATA) $(RIVAL_RECIPE)
 scorers: $(STORED_TRACES)  ## a verifier, its rivals from the same rollouts, and untrained scores
 	for mode in discrete multiplex; do \
 		$(ROLLOUT) --thinking $$mode --data $(ALL) $(RIVAL_ROLLOUTS) --seed 3 $(QUIET) --out $(RIVALS)/rollouts/$$mode || exit $$?; done
-	OMP_NUM_THREADS=1 $(BIN)/trueplex train values $(RIVAL_DATA) $(RIVAL_VALUES) --rows 256 $(QUIET)
+	OMP_NUM_THREADS=1 $(BIN)/trueplex train values $(RIVAL_DATA) $(RIVAL_VALUES) --max-batch-size 256 $(QUIET)
 	OMP_NUM_THREADS=1 $(BIN)/trueplex train verifier $(RIVAL_TRAIN) --labels measured --out $(RIVALS)/one-token-measured
 	OMP_NUM_THREADS=1 $(BIN)/trueplex train verifier $(RIVAL_TRAIN) --out $(RIVALS)/one-token
 	for kind in outcome process generative; do \
@@ -172,7 +172,7 @@ deciding: $(STORED_TRACES)  ## policies and scorers, accuracy against tokens and
 	$(BIN)/python bench/deciding.py --picture
 
 fresh: $(STAMP)  ## the policies that were chosen by `make deciding`, on other problems
-	OMP_NUM_THREADS=1 $(BIN)/trueplex eval --suite $(ALL) --split validation --thinking discrete $(FRESH) --probe-every 4 --rows 256 --seed 1 \
+	OMP_NUM_THREADS=1 $(BIN)/trueplex eval --suite $(ALL) --split validation --thinking discrete $(FRESH) --probe-every 4 --max-batch-size 256 --seed 1 \
 		--quiet --methods majority,weighted,best,weighted~half:4/4+auto,weighted~half:4/8,weighted~half:4/4 --out $(RUNS)/fresh/discrete
 	mkdir -p $(RESULTS) && cp $(RUNS)/fresh/discrete/results.json $(RESULTS)/deciding-fresh.json
 
@@ -189,11 +189,11 @@ MODES := discrete soft gumbel dirichlet multiplex2 multiplex3 multiplex6
 modes: $(MODES:%=mode-%)  ## the table of thinking modes; resumable, `make -j2 modes` uses two cores
 
 mode-%: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/trueplex eval --suite reference --samples 8 --verifier none --rows 256 $(MODE_$*) --out runs/modes/$*
+	OMP_NUM_THREADS=1 $(BIN)/trueplex eval --suite reference --samples 8 --verifier none --max-batch-size 256 $(MODE_$*) --out runs/modes/$*
 	mkdir -p results/modes && cp runs/modes/$*/results.json results/modes/$*.json
 
 # What the shipped verifier learned from: many problems of the remainder family, whose errors are the hardest to see.
-ROLLOUT := OMP_NUM_THREADS=1 $(BIN)/trueplex rollout --rows 256
+ROLLOUT := OMP_NUM_THREADS=1 $(BIN)/trueplex rollout --max-batch-size 256
 
 verifier: $(STAMP)  ## the embedded model's verifier, from rollouts to the folder; resumable
 	for mode in discrete multiplex; do \
@@ -212,7 +212,7 @@ MODE_multiplex6mean := --width 6 --merge mean
 STUDY_MODES := discrete multiplex3 soft gumbel multiplex2 multiplex6 multiplex3mean multiplex2mean multiplex6mean
 STUDY := $(RUNS)/study
 STUDY_RESULTS := $(RESULTS)/study
-STUDY_EVAL = OMP_NUM_THREADS=1 $(BIN)/trueplex eval $(STUDY_SUITES:%=--suite %) --verifier none --rows 256 $(QUIET)
+STUDY_EVAL = OMP_NUM_THREADS=1 $(BIN)/trueplex eval $(STUDY_SUITES:%=--suite %) --verifier none --max-batch-size 256 $(QUIET)
 STUDY_ALL := $(STUDY_MODES:%=study-%) $(foreach m,discrete multiplex3,$(STUDY_BUDGETS:%=budget-$m-%))
 
 study: thinking scorers fresh study-rl  ## both papers' experiments, and one report; resumable, many hours; `make -j2 study` uses two cores
@@ -238,7 +238,7 @@ budget-%: $(STAMP)
 	mkdir -p $(STUDY_RESULTS) && cp $(STUDY)/budget-$*/results.json $(STUDY_RESULTS)/budget-$*.json
 
 # Learning: the embedded model trained on its own rollouts, discrete and multiplex, same data, same number of rollouts.
-RL := --data $(ALL) $(RL_SIZE) --lr 2e-4 --rows 128 --micro-tokens 1024 $(QUIET)
+RL := --data $(ALL) $(RL_SIZE) --lr 2e-4 --max-batch-size 128 --micro-tokens 1024 $(QUIET)
 RL_k1 := --thinking discrete
 RL_k2 := --width 2
 RL_k3 := --width 3
@@ -247,7 +247,7 @@ RL_k3mean := --width 3 --merge mean
 rl_way = $(RL_$(word 1,$(subst -, ,$*)))
 
 LEARNING := $(RUNS)/learning
-RL_TESTED := $(RL_TEST) --verifier none --rows 256 $(QUIET)
+RL_TESTED := $(RL_TEST) --verifier none --max-batch-size 256 $(QUIET)
 
 study-rl: start-k1 start-k3 $(RL_RUNS:%=rl-%)  ## the study of learning; resumable, `make -j2 study-rl` uses two cores
 	$(if $(QUICK),,$(BIN)/python bench/learning.py --page)
@@ -273,7 +273,7 @@ policy: $(STAMP)  ## `reference-multiplex`, from learning to its test; resumable
 	OMP_NUM_THREADS=1 $(BIN)/trueplex train verifier --model reference-multiplex --data $(POLICY)/rollouts --epochs 2 \
 		--out $(POLICY)/verifier
 	$(BIN)/python -m trueplex.reference.build --verifier $(POLICY)/verifier --of reference-multiplex
-	OMP_NUM_THREADS=1 $(BIN)/trueplex eval --suite reference --model reference-multiplex --n 60 --samples 32 --rows 256 --quiet \
+	OMP_NUM_THREADS=1 $(BIN)/trueplex eval --suite reference --model reference-multiplex --n 60 --samples 32 --max-batch-size 256 --quiet \
 		--out $(POLICY)/test
 	cp $(POLICY)/test/results.json results/reference-multiplex-policy.json
 

@@ -87,55 +87,6 @@ def test_a_model_without_a_verifier_is_said_and_votes_by_majority(trueplex, fold
     assert code == 1 and "no verifier for" in err and json.loads(out)["config"]["select"] == "majority"
 
 
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        (["solve", ""], "the problem is empty"),
-        (["solve", PROBLEM, "--model", "nowhere"], "no model 'nowhere'"),
-        (["solve", PROBLEM, "--width", "0"], "width is 0"),
-        (["solve", PROBLEM, "--temperature", "-1"], "temperature is -1"),
-        (["solve", PROBLEM, "--prune", "half"], "'' is not a positive whole number. Try: use none, half:EVERY"),
-        (["solve", PROBLEM, "--prune", "keep:0.5"], "does not say how often, as @EVERY"),
-        (["solve", PROBLEM, "--prune", "floor:x"], "the score 'x' is no number"),
-        (["solve", PROBLEM, "--verifier", "orm:" + "v" * 300], "Try:"),
-        (["solve", PROBLEM, "--verifier", "genrm:~nobody/m"], "Try:"),
-        (["calibrate", "/nowhere.jsonl", "--verifier", "~nobody/v"], "is no verifier"),
-        (["eval", "--suite", "s" * 300 + ".jsonl", "--out", "/tmp/never"], "cannot read"),
-        (["solve", PROBLEM, "--verifier", ""], "the verifier's name is empty"),
-        (["solve", PROBLEM, "--verifier", "~nobody/v"], "is no verifier"),
-        (["solve", PROBLEM, "--verifier", "v" * 300], "Try:"),
-        (["solve", "@~nobody/p.jsonl"], "cannot read ~nobody/p.jsonl"),
-        (["solve", PROBLEM, "--prune", "half:8", "--verifier", "none"], "needs scores"),
-        (["solve", PROBLEM, "--verifier", "/nowhere"], "is no verifier"),
-        (["solve", PROBLEM, "--thinking", "discrete", "--width", "3"], "acts only on merged"),
-        (["solve", PROBLEM, "--thinking", "soft", "--merge", "mean"], "act only in multiplex"),
-        (["solve", PROBLEM, "--thinking", "soft", "--temperature", "0"], "leaves one word"),
-        (["solve", PROBLEM, "--noise", "gumbel"], "act only in stochastic-soft"),
-        (["solve", PROBLEM, "--width", "64", "--without-replacement", "--top-k", "9"], "without replacement"),
-        (["solve", PROBLEM, "--think-tokens", "900"], "within the model's 640 tokens"),
-        (["solve", PROBLEM, "--cold-steps", "3"], "only with a cold-entropy"),
-        (["solve", PROBLEM, "--stop", ""], "stop string is empty"),
-        (["solve", PROBLEM, "--resume"], "give --save FILE"),
-        (["show", "/nowhere.jsonl"], "cannot read /nowhere.jsonl"),
-        (["solve", PROBLEM, "--select", "luck"], "unknown selector"),
-        (["solve", PROBLEM, "--paths", "0"], "paths is 0"),
-        (["solve", PROBLEM, "--paths", "many"], "paths is 'many'"),
-        (["solve", PROBLEM, "--colour", "red"], "No such option"),
-        (["solve"], "Missing argument 'PROBLEM...'. Try: see 'trueplex solve --help'"),
-        (["solve", "@/nowhere.jsonl"], "cannot read /nowhere.jsonl"),
-        (["solve", "word " * 4000], "tokens long and the model holds"),
-        (["solve", PROBLEM, "--save", "/proc/nowhere/t.jsonl"], "cannot write"),
-        (["problems", "nope"], "unknown suite"),
-        (["grade", "/nowhere.jsonl"], "cannot read"),
-        (["rollout", "--data", "nope", "--out", "/tmp/never"], "no suite or file"),
-    ],
-)
-def test_bad_usage_is_one_clear_line_and_exit_code_2(trueplex, arguments: list[str], says: str) -> None:
-    code, out, err = trueplex(*arguments)
-    assert code == 2 and out == ""
-    assert says in err and err.startswith("trueplex: ") and err.count("\n") == 1 and "Traceback" not in err
-
-
 def test_good_lines_of_a_broken_file_are_still_solved(trueplex, tmp_path: Path) -> None:
     file = tmp_path / "p.jsonl"
     file.write_bytes(b'{"problem": "1+1?"}\n{"problem": \n\n{"text": "x"}\n\xff\xfe\n{"problem": "2+2?"}\n' + b"[" * 200_000
@@ -252,7 +203,7 @@ def test_grade_answers_line_by_line(trueplex, tmp_path: Path) -> None:
     ]
     file.write_text("".join(json.dumps({"prediction": p, "answers": a}) + "\n" for p, a in rows))
     code, out, said = trueplex("grade", str(file))
-    assert "4 predictions: 2 right, 1 wrong, 1 without an answer, 0 that the grader cannot tell" in said
+    assert "4 predictions: 2 right, 1 wrong, 1 without an answer, 0 that cannot be graded" in said
     assert code == 0 and [json.loads(line)["correct"] for line in out.splitlines()] == [True, False, True, False]
     file.write_text('{"prediction": "1", "answers": ["1"]}\n{"prediction": 1\n')
     code, out, err = trueplex("grade", str(file))
@@ -423,13 +374,3 @@ def test_what_is_finished_is_shown_and_kept_whatever_breaks(
     statuses = [row["status"] for row in read(save, ("status",))]
     assert statuses.count("running") > 0  # live traces were laid aside
     assert len(out.splitlines()) == int(len(statuses) - statuses.count("running") >= 4 and short in out)
-
-
-@pytest.mark.parametrize(
-    ("options", "says"),
-    [(("--width", "1", "--merge", "mean"), "merged with nothing"), (("--seed", "99999999999999999999"), "2^63"),
-     (("--top-p", "0.9", "--answer-temperature", "0"), "--answer-top-p 1")],
-)  # fmt: skip
-def test_more_options_that_cannot_act(trueplex, options: tuple[str, ...], says: str) -> None:
-    code, _, said = trueplex("solve", PROBLEM, *options)
-    assert code == 2 and says in said

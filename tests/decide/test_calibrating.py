@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trueplex.cli.rollout import roll
+from trueplex.cli.groups import LimitOptions, ModelOptions, SampleOptions, SuiteOptions, ThinkingOrGreedy
+from trueplex.cli.rollout import rollout
 from trueplex.data.traces import open_store, read
 from trueplex.decide import voting
 from trueplex.decide.calibration import Band, Calibration, condition, features, way_of_thinking
@@ -117,16 +118,10 @@ def test_one_kind_of_outcome_teaches_nothing() -> None:
 @pytest.fixture(scope="module")
 def rollouts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("calibrating") / "traces"
-    roll(
-        "countdown-easy",
-        "validation",
-        60,
-        "reference",
-        "cpu",
-        Settings(paths=4, rows=240, select="majority"),
-        out,
-        quiet=True,
-    )
+    rollout(
+        "countdown-easy", out, ModelOptions(device="cpu"), ThinkingOrGreedy(), LimitOptions(),
+        SampleOptions(samples=4, verifier="auto", max_batch_size=240), SuiteOptions(n=60, split="validation"), quiet=True,
+    )  # fmt: skip
     return out
 
 

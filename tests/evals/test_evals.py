@@ -269,7 +269,7 @@ def test_a_killed_evaluation_ends_in_the_same_results(tmp_path: Path) -> None:
 
     def arguments(out: str) -> list[str]:
         return [sys.executable, "-m", "trueplex", "eval", "--suite", "remainder-easy", "--suite", "chain-easy", "--n", "10",
-                "--samples", "8", "--rows", "24", "--out", str(tmp_path / out), "--quiet"]  # fmt: skip
+                "--samples", "8", "--max-batch-size", "24", "--out", str(tmp_path / out), "--quiet"]  # fmt: skip
 
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     subprocess.run(arguments("whole"), check=True, capture_output=True, env=environment)

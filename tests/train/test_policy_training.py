@@ -489,7 +489,7 @@ def launched(way: str, folder: Path, *options: str) -> subprocess.CompletedProce
     """Four updates of the embedded model by the command line; micro-batches are small, so that processes have unlike numbers."""
     (folder / "mine.py").write_text(MINE)
     launch, own = WAYS[way]
-    command = [sys.executable, *launch, "train", "policy", "--data", "chain-easy", "--problems", "16", "--held", "2", "--validated", "1",
+    command = [sys.executable, *launch, "train", "policy", "--data", "chain-easy", "--problems", "16", "--val-problems", "2", "--val-samples", "1",
                "--steps", "2", "--prompts", "4", "--samples", "3", "--minibatches", "2", "--reward", "mine:even", "--lr", "1e-4",
                "--max-tokens", "60", "--micro-tokens", "160", "--every", "1", *options]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **own}

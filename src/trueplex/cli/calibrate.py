@@ -6,76 +6,120 @@ import json
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from rich.console import Console
-from rich.table import Table
+import typer
 
-from trueplex.data.traces import Origin, read, read_traces
-from trueplex.decide import pruning as policy
-from trueplex.decide.calibration import PLAIN, Calibration, Condition, WayOfThinking, way_of_thinking
+from trueplex.cli.groups import ModelOptions
+from trueplex.cli.options import check_count
 from trueplex.errors import InputError, OptionError
-from trueplex.evals.run import machine, write_results
-from trueplex.models import hub
-from trueplex.models.load import folder_of, load
-from trueplex.solving.rollouts import MANIFEST
-from trueplex.solving.scorers import belongs, choose_scorer
-from trueplex.solving.settings import Settings, origin
-from trueplex.train.calibrate import Seen, fit, judged, votes_of
-from trueplex.types import Trace
-from trueplex.verify.open import verifier_folder
-from trueplex.verify.probe import OneTokenScorer
-from trueplex.verify.scorer import Scorer
+
+if TYPE_CHECKING:
+    from trueplex.data.traces import Origin
+    from trueplex.decide.calibration import Calibration, Condition, WayOfThinking
+    from trueplex.models.backbone import Backbone
+    from trueplex.solving.loop import Scorer
+    from trueplex.solving.settings import Settings
+    from trueplex.train.calibrate import Seen
+    from trueplex.types import Trace
 
 log = logging.getLogger(__name__)
 
+EXAMPLE = "trueplex calibrate runs/val --model ./my-model --paths 16 --paths 32 --prune none --prune half:32"
+
+
+@dataclass(frozen=True)
+class ConditionOptions:
+    """The runs that are calibrated: every combination of paths, selector and policy."""
+
+    PANEL: ClassVar[str] = "Runs to calibrate, in every combination"
+
+    verifier: Annotated[
+        str,
+        typer.Option(
+            help="What scored the traces, as in `trueplex solve`, but not a hub id, as the calibration is kept in the verifier's folder; 'none' calibrates plain majorities."
+        ),
+    ] = "auto"
+    paths: Annotated[list[str] | None, typer.Option(help="Number of paths; can be repeated.", show_default="16")] = None
+    select: Annotated[
+        list[str] | None,
+        typer.Option(help="Selector; can be repeated.", show_default="weighted; majority without a verifier"),
+    ] = None
+    prune: Annotated[list[str] | None, typer.Option(help="Pruning policy; can be repeated.", show_default="none")] = (
+        None
+    )
+    error: Annotated[float, typer.Option(help="The largest share of wrong answers that the table and the bands of trace scores are for.")] = 0.1  # fmt: skip
+
+    def __post_init__(self) -> None:
+        for count in self.paths or ():
+            check_count("--paths", count.removeprefix("auto:"))
+        if not 0 < self.error < 1:
+            raise OptionError(f"--error is {self.error}. Try: a share between 0 and 1")
+
+    def runs(self, settings: Settings) -> list[Settings]:
+        """The settings of every combination."""
+        selects = self.select or ["majority" if self.verifier == "none" else "weighted"]
+        runs = [replace(settings, paths=p, select=s, prune=r)
+                for p in self.paths or ["16"] for s in selects for r in self.prune or ["none"]]  # fmt: skip
+        return [replace(run, paths=run.paths if run.schedule.adaptive else run.schedule.most) for run in runs]
+
 
 def calibrate(
-    data: Sequence[Path], tests: Sequence[Path], model: str, device: str | None, verifier: str, paths: Sequence[str],
-    selects: Sequence[str], prunes: Sequence[str], error: float, out: Path | None,
+    data: Annotated[list[Path], typer.Argument(metavar="TRACES...", help="Graded, scored traces to learn from: stores, or folders of rollouts or evaluations.", show_default=False)],
+    model: ModelOptions, conditions: ConditionOptions,
+    test: Annotated[list[Path] | None, typer.Option(help="Traces to judge by; can be repeated.", show_default="the held-out half")] = None,
+    out: Annotated[Path | None, typer.Option(help="Also store the table in this folder, as results.json.", show_default=False)] = None,
 ) -> None:  # fmt: skip
-    """Calibrate every combination of paths, selector and policy on `data`, and judge it on `tests`."""
-    if (
-        not os.path.exists(os.path.expanduser(verifier))
-        and hub.is_id(verifier)
-        and verifier.partition(":")[0] not in PLAIN
-    ):
-        raise OptionError(f"a calibration is kept in the verifier's folder, and {verifier} lies on the hub. Try: `hf download {verifier} "
+    """Learn what a confidence means, and keep it with the verifier: for `--abstain-below` and `--max-error`."""
+    from trueplex.decide import pruning
+    from trueplex.decide.calibration import PLAIN
+    from trueplex.evals.run import machine, write_results
+    from trueplex.models import hub
+    from trueplex.solving.scorers import belongs, choose_scorer
+    from trueplex.solving.settings import Settings, origin
+    from trueplex.train.calibrate import fit, judged
+
+    verifier = conditions.verifier
+    local = os.path.exists(os.path.expanduser(verifier)) or verifier.partition(":")[0] in PLAIN
+    if not local and hub.is_id(verifier):
+        raise OptionError(f"a calibration is kept in the verifier's folder, and {verifier} is on the hub. Try: `hf download {verifier} "
                           "--local-dir FOLDER`, and --verifier FOLDER")  # fmt: skip
-    backbone = load(model, device)
+    backbone = model.load()
     scorer, settings = choose_scorer(backbone, Settings(verifier=verifier))
-    runs = [replace(settings, paths=p, select=s, prune=r) for p in paths for s in selects for r in prunes]
-    runs = [replace(run, paths=run.paths if run.schedule.adaptive else run.schedule.most) for run in runs]
+    runs = conditions.runs(settings)
     for run in runs:
-        policy.parse(run.prune).check(run.schedule.most, backbone.default_max_tokens)
+        pruning.parse(run.prune).check(run.schedule.most, backbone.default_max_tokens)
     source = origin(None, backbone)
     seen, traces = _votes(data, runs, scorer, source)
-    made = fit(seen, traces, error, belongs(backbone, scorer, verifier))
+    made = fit(seen, traces, conditions.error, belongs(backbone, scorer, verifier))
+    _keep(made, backbone, verifier, scorer, sum(map(len, traces.values())))
+    tested = _votes(test, runs, scorer, source)[0] if test else [s for s in seen if s.held]
+    figures = judged(made, tested, conditions.error)
+    if out is not None:
+        config = {"model": backbone.name, "fingerprint": backbone.fingerprint, "verifier": verifier, "error": conditions.error,
+                  "data": [str(p) for p in data], "tests": [str(p) for p in test or []]}  # fmt: skip
+        rows = [{"condition": asked.stored(), **row} for asked, row in figures.items()]
+        bands = {way.name: band.stored() for way, band in made.bands.items()}
+        votes = {k if isinstance(k, str) else k.name: weights for k, weights in made.votes.items()}
+        write_results({"config": config, "machine": machine(), "bands": bands, "votes": votes, "runs": rows}, out)
+    _print(figures, conditions.error, bool(test))
+
+
+def _keep(made: Calibration, backbone: Backbone, verifier: str, scorer: Scorer | None, traces: int) -> None:
+    """Store a calibration in the verifier's folder, or the model's, beside what was calibrated there before."""
+    from trueplex.decide.calibration import Calibration
+    from trueplex.models.load import folder_of
+    from trueplex.verify.open import verifier_folder
+    from trueplex.verify.probe import OneTokenScorer
+
     folder = verifier_folder(backbone, verifier) if isinstance(scorer, OneTokenScorer) else folder_of(backbone.name)
     whole = made.beside(Calibration.load(folder, made.belongs))
     whole.save(folder)
     kept = len(whole.held) - len(made.held)
-    log.info(f"{folder}: calibrated for {len(made.held)} ways to run, from {sum(map(len, traces.values()))} traces"
-        + (f"; what it said of {kept} others is kept" if kept else ""))  # fmt: skip
-    tested = _votes(tests, runs, scorer, source)[0] if tests else [s for s in seen if s.held]
-    figures = judged(made, tested, error)
-    if out is not None:
-        config = {"model": backbone.name, "fingerprint": backbone.fingerprint, "verifier": verifier, "error": error,
-                  "data": [str(p) for p in data], "tests": [str(p) for p in tests]}  # fmt: skip
-        rows = [{"condition": asked.stored(), **row} for asked, row in figures.items()]
-        write_results(
-            {
-                "config": config,
-                "machine": machine(),
-                "bands": {way.name: band.stored() for way, band in made.bands.items()},
-                "votes": {k if isinstance(k, str) else k.name: weights for k, weights in made.votes.items()},
-                "runs": rows,
-            },
-            out,
-        )
-    _print(figures, error, bool(tests))
+    log.info(f"{folder}: calibrated for {len(made.held)} ways to run, from {traces} traces"
+             + (f"; the calibrations of {kept} others are kept" if kept else ""))  # fmt: skip
 
 
 def _votes(stores: Sequence[Path], runs: Sequence[Settings], scorer: Scorer | None, source: Origin) -> tuple[list[Seen], dict[WayOfThinking, list[Trace]]]:  # fmt: skip
@@ -84,6 +128,10 @@ def _votes(stores: Sequence[Path], runs: Sequence[Settings], scorer: Scorer | No
     Raises:
         InputError: a store has no graded traces, none that this scorer has scored, or too few for every problem.
     """
+    from trueplex.data.traces import read, read_traces
+    from trueplex.decide.calibration import way_of_thinking
+    from trueplex.train.calibrate import votes_of
+
     seen: list[Seen] = []
     every: dict[WayOfThinking, list[Trace]] = {}
     most = max(run.schedule.most for run in runs)
@@ -96,7 +144,7 @@ def _votes(stores: Sequence[Path], runs: Sequence[Settings], scorer: Scorer | No
         short = [key for key, group in groups.items() if not {t.index for t in group} >= set(range(most))]
         if 0 < len(short) < len(groups):  # of all of them, the first vote says so
             log.info(
-                f"{path}: {len(short)} of {len(groups)} problems have not all of the {most} traces that a run takes; they are left out"
+                f"{path}: {len(short)} of {len(groups)} problems have fewer than the {most} traces that a run takes; they are skipped"
             )
             for key in short:
                 del groups[key]
@@ -121,6 +169,9 @@ def _votes(stores: Sequence[Path], runs: Sequence[Settings], scorer: Scorer | No
 
 def _check_scorer(path: Path, verifier: str, scorer: Scorer | None) -> None:
     """Raise InputError when the folder of a rollout says that its traces were scored by something else."""
+    from trueplex.decide.calibration import PLAIN
+    from trueplex.solving.rollouts import MANIFEST
+
     manifest = (path if path.is_dir() else path.parent) / MANIFEST
     if not manifest.exists() or verifier == "none":
         return
@@ -137,6 +188,9 @@ def _check_scorer(path: Path, verifier: str, scorer: Scorer | None) -> None:
 
 
 def _print(figures: dict[Condition, Any], error: float, tested: bool) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table("thinking", "paths", "select", "prune", "problems", "right", "ECE", "answered", "wrong among answered",
                   title=f"on {'the test traces' if tested else 'held-out problems'}; answered at --max-error {error:g}")  # fmt: skip
     for asked, row in figures.items():

@@ -1,67 +1,128 @@
-"""`trueplex eval` and `trueplex eval-verifier`: measure, keep the figures, and print the main ones."""
+"""`trueplex eval` and `trueplex eval-verifier`: measure, store the figures, and print the main ones."""
 
 from __future__ import annotations
 
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from rich.console import Console
-from rich.table import Table
+import typer
 
-from trueplex.cli.progress import Bar
-from trueplex.data.embedded import tasks
-from trueplex.data.suites import label, names_of, problems_of
-from trueplex.data.traces import Origin, read_traces
+from trueplex.cli.groups import (
+    LimitOptions,
+    ModelOptions,
+    ProbeEvery,
+    Quiet,
+    SampleOptions,
+    SuiteOptions,
+    ThinkingOrGreedy,
+    Verifier,
+)
+from trueplex.cli.options import Within, listed
 from trueplex.errors import InputError, OptionError, StoreError
-from trueplex.evals.quality import judge, scored_by
-from trueplex.evals.run import RESULTS, evaluate, machine, write_results
-from trueplex.models.load import load
-from trueplex.solving.scorers import choose_scorer
-from trueplex.solving.settings import Settings, origin
-from trueplex.verify.open import known, open_scorer
-from trueplex.verify.stored import Stored
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from trueplex.data.traces import Origin
+    from trueplex.models.backbone import Backbone
+    from trueplex.verify.stored import Stored
 
 log = logging.getLogger(__name__)
 
+EXAMPLE = "trueplex eval --model ./my-model --suite math500 --samples 64 --out runs/eval"
+VERIFIER_EXAMPLE = "trueplex eval-verifier runs/eval/math500 --scorers auto,deepconf:tail,logprob --out runs/scorers"
 
-def measure(
-    suites: Sequence[str], split: str | None, n: int | None, model: str, device: str | None, settings: Settings, out: Path,
-    quiet: bool, data_dir: Path | None = None, methods: Sequence[str] | None = None, read_truncated: bool = False,
+Suites = Annotated[list[str], typer.Option(help="'reference' (all its suites), a suite by name (aime24, aime25, amc23, math500, minerva, olympiadbench, chain-easy, …), FILE.jsonl, FILE.parquet, or OWNER/NAME[:CONFIGURATION] on the hub; can be repeated.")]  # fmt: skip
+Stores = Annotated[list[Path], typer.Argument(metavar="TRACES...", help="Graded traces: stores, or folders of rollouts or evaluations.", show_default=False)]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class EvalSampleOptions(SampleOptions):
+    """As for rollouts, with other defaults."""
+
+    samples: Annotated[int | None, typer.Option(help="Traces per problem.", show_default="64; 1 with --greedy"), Within(1)] = None  # fmt: skip
+    verifier: Verifier = "auto"
+    probe_every: ProbeEvery = 16
+
+
+@dataclass(frozen=True)
+class FigureOptions:
+    """Where the figures go, and how answers are chosen for them."""
+
+    PANEL: ClassVar[str] = "Output"
+
+    out: Annotated[Path, typer.Option(help="Folder for traces and results.json; an interrupted run is resumed there.")]
+    methods: Annotated[
+        str | None,
+        typer.Option(
+            help="Ways to choose the answer, separated by commas: majority, weighted, best, or NAME:SCORER, e.g. weighted:deepconf:tail@2048; each also on what a pruning policy would have left: weighted~half:32, majority~auto.",
+            show_default="all that the run allows",
+        ),
+    ] = None
+    read_truncated: Annotated[
+        bool,
+        typer.Option(
+            "--read-truncated",
+            help="Take the last box of a trace that a limit cut off as its answer; otherwise it counts as wrong.",
+        ),
+    ] = False
+    quiet: Quiet = False  # fmt: skip
+
+
+def evaluate(
+    suite: Suites, figures: FigureOptions, model: ModelOptions, thinking: ThinkingOrGreedy, limits: LimitOptions,
+    run: EvalSampleOptions, which: SuiteOptions,
 ) -> None:  # fmt: skip
-    """`trueplex eval`: sample the suites, and print the main figures as a table.
+    """Measure a model and its verifier: pass@k, votes and the quality of scores, with intervals."""
+    from rich.console import Console
 
-    Raises:
-        OptionError: two suites of one name, which would share a folder, or a data folder that no suite reads.
-    """
-    names = names_of(suites)
+    from trueplex.cli.progress import Bar
+    from trueplex.data.embedded import tasks
+    from trueplex.data.suites import label, names_of, problems_of
+    from trueplex.evals import run as evaluation
+    from trueplex.solving.scorers import choose_scorer
+    from trueplex.solving.settings import Settings
+
+    settings = Settings(
+        paths=run.samples or (1 if thinking.greedy else 64), verifier=run.verifier, seed=run.seed, probe_every=run.probe_every,
+        rows=run.max_batch_size, thinking=thinking.build(limits),
+    )  # fmt: skip
+    names = names_of(suite)
     if len({label(name) for name in names}) < len(names):
         raise OptionError(
             "two suites have the same name and would share a folder. Try: give each once, or rename a file"
         )
-    if data_dir is not None and all(name in tasks.SUITES for name in names):
-        raise OptionError("--data-dir acts on none of these suites. Try: drop it")
-    chosen = {label(name): problems_of(name, split, n, settings.seed, data_dir) for name in names}
-    backbone = load(model, device)
+    if which.data_dir is not None and all(name in tasks.SUITES for name in names):
+        raise OptionError("--data-dir has no effect on these suites. Try: drop it")
+    chosen = {label(name): problems_of(name, which.split, which.n, run.seed, which.data_dir) for name in names}
+    backbone = model.load()
+    limits.check(backbone)
     scorer, settings = choose_scorer(backbone, settings)
-    with Bar(sum(map(len, chosen.values())) * settings.schedule.most, quiet) as bar:
-        result = evaluate(backbone, chosen, settings, out, scorer, bar.step, methods, read_truncated)
+    methods = listed(figures.methods) or None
+    with Bar(sum(map(len, chosen.values())) * settings.schedule.most, figures.quiet) as bar:
+        result = evaluation.evaluate(
+            backbone, chosen, settings, figures.out, scorer, bar.step, methods, figures.read_truncated
+        )
     console = Console(width=None if sys.stdout.isatty() else 160)
-    for name, figures in result["suites"].items():
-        console.print(_method_table(name, figures), "")
-    log.info(f"{out / RESULTS}; a page with figures: trueplex report {out} --out PAGE.html")
+    for name, measured in result["suites"].items():
+        console.print(_method_table(name, measured), "")
+    log.info(f"{figures.out / evaluation.RESULTS}; a page with figures: trueplex report {figures.out} --out PAGE.html")
 
 
 def _method_table(name: str, figures: dict[str, Any]) -> Table:
     """One suite: every method at all its traces, beside what one trace and any trace come to."""
+    from rich.table import Table
+
     most = str(figures["samples"])
     ended = figures["outcomes"]
     untold = figures["ungraded"]
     title = (f"{name}: {figures['problems']} problems, {most} traces each, {figures['tokens']['mean']:.0f} tokens a trace, "
-             f"{ended['truncated']} truncated, {ended['no answer']} without an answer, {untold} not gradable")  # fmt: skip
+             f"{ended['truncated']} truncated, {ended['no answer']} without an answer, {untold} that cannot be graded")  # fmt: skip
     table = Table(
         "method", "right", "− majority", "win / tie / loss", "tokens a problem", title=title, title_justify="left"
     )
@@ -90,25 +151,59 @@ def _counts(pair: dict[str, Any], sign: int) -> str:
     return f"{win} / {pair['tie']} / {loss}"
 
 
-def appraise(
-    data: Sequence[Path], scorers: Sequence[str], model: str, device: str | None, most: int | None, samples: int | None,
-    out: Path, quiet: bool,
-) -> None:  # fmt: skip
-    """`trueplex eval-verifier`: judge scorers on stored traces, side by side; what is judged is kept suite by suite."""
+@dataclass(frozen=True)
+class JudgeOptions:
+    """What is judged, and on how much."""
+
+    PANEL: ClassVar[str] = "What is judged"
+
+    out: Annotated[Path, typer.Option(help="Folder for results.json.")]
+    scorers: Annotated[
+        str,
+        typer.Option(
+            help="What is judged, separated by commas: auto, verifiers by folder or hub id, deepconf[:KIND[@WINDOW]], logprob, entropy, orm:[acemath:]MODEL, prm:FORM:MODEL[@last|min|mean|product] (FORM: math-shepherd, versaprm, qwen, skywork), genrm:MODEL[@VOTES]. The others are compared with the first."
+        ),
+    ] = "auto,deepconf:mean,deepconf:tail,deepconf:bottom,deepconf:lowest,logprob,entropy"
+    n: Annotated[int | None, typer.Option(help="Most problems per store.", show_default="all"), Within(1)] = None
+    samples: Annotated[int | None, typer.Option(help="Most traces per problem.", show_default="all"), Within(1)] = None
+    quiet: Quiet = False  # fmt: skip
+
+
+def evaluate_verifier(data: Stores, model: ModelOptions, judging: JudgeOptions) -> None:
+    """Judge verifiers and untrained scores on the same stored traces: ranking, calibration, votes, cost."""
+    from rich.console import Console
+
+    from trueplex.solving.settings import origin
+    from trueplex.verify.open import known
+
+    scorers = list(listed(judging.scorers))
     for name in scorers:
         known(name)
-    backbone = load(model, device)
+    backbone = model.load()
     source = origin(None, backbone)
     stores = {
-        Path(path).stem if Path(path).is_file() else Path(path).name: _graded(path, source, most, samples)
+        Path(path).stem if Path(path).is_file() else Path(path).name: _graded(path, source, judging.n, judging.samples)
         for path in data
     }
     if len(stores) < len(data):
         raise OptionError("two stores have the same name and would share a place in the results. Try: rename one")
-    config = {"model": backbone.name, "fingerprint": backbone.fingerprint, "scorers": list(scorers),
-              "data": [str(p) for p in data], "problems": most, "samples": samples}  # fmt: skip
-    suites = _judged_before(out, config)
-    with Bar(sum(map(len, stores.values())) * len(scorers), quiet) as bar:
+    config = {"model": backbone.name, "fingerprint": backbone.fingerprint, "scorers": scorers,
+              "data": [str(p) for p in data], "problems": judging.n, "samples": judging.samples}  # fmt: skip
+    suites = _judge(backbone, stores, scorers, config, judging)
+    Console(width=None if sys.stdout.isatty() else 160).print(_scorer_table(suites))
+
+
+def _judge(
+    backbone: Backbone, stores: Mapping[str, list[Stored]], scorers: Sequence[str], config: dict[str, Any], judging: JudgeOptions
+) -> dict[str, Any]:  # fmt: skip
+    """The figures of every scorer on every store, stored suite by suite; what an earlier run has judged is kept."""
+    from trueplex.cli.progress import Bar
+    from trueplex.evals.quality import judge, scored_by
+    from trueplex.evals.run import machine, write_results
+    from trueplex.verify.open import open_scorer
+
+    suites = _judged_before(judging.out, config)
+    with Bar(sum(map(len, stores.values())) * len(scorers), judging.quiet) as bar:
         for suite, stored in stores.items():
             if suite in suites:
                 bar.step(len(stored) * len(scorers), 0)
@@ -117,19 +212,15 @@ def appraise(
             for name in scorers:
                 judged[name] = scored_by(open_scorer(backbone, name), stored, bar.step)
             suites[suite] = judge(stored, judged)
-            write_results({"config": config, "machine": machine(), "suites": suites}, out)
-    table = Table(
-        "suite",
-        "scorer",
-        "AUROC within, half",
-        "within, end",
-        "over all",
-        "weighted − majority",
-        "to right / to wrong",
-        "ECE",
-        "ms",
-        "Mflop",
-    )
+            write_results({"config": config, "machine": machine(), "suites": suites}, judging.out)
+    return suites
+
+
+def _scorer_table(suites: Mapping[str, Any]) -> Table:
+    from rich.table import Table
+
+    table = Table("suite", "scorer", "AUROC within, half", "within, end", "over all", "weighted − majority", "to right / to wrong", "ECE",
+                  "ms", "Mflop")  # fmt: skip
     for suite, judged_suite in suites.items():
         for name, f in judged_suite["scorers"].items():
             votes = f["votes"]
@@ -139,7 +230,7 @@ def appraise(
             error = f"{f['calibration']['ece']['mean']:.3f}" if "calibration" in f else "–"
             table.add_row(suite, name, *shown, f"{votes['flipped_to_right']} / {votes['flipped_to_wrong']}", error,
                           f"{f['milliseconds_per_trace']:.1f}", f"{f['megaflops_per_trace']:.0f}")  # fmt: skip
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    return table
 
 
 def _judged_before(out: Path, config: dict[str, Any]) -> dict[str, Any]:
@@ -148,6 +239,8 @@ def _judged_before(out: Path, config: dict[str, Any]) -> dict[str, Any]:
     Raises:
         StoreError: `out` holds the results of another command.
     """
+    from trueplex.evals.run import RESULTS
+
     path = out / RESULTS
     if not path.exists():
         return {}
@@ -160,6 +253,8 @@ def _judged_before(out: Path, config: dict[str, Any]) -> dict[str, Any]:
 
 def _graded(path: Path, source: Origin, most: int | None, samples: int | None) -> list[Stored]:
     """The traces of a store that are judged: whole problems in its order, and of each the first ones by index."""
+    from trueplex.data.traces import read_traces
+
     stored = list(read_traces(path, source))
     texts = set(list(dict.fromkeys(t.problem.text for t, _ in stored))[:most])
     kept = [s for s in stored if s[0].problem.text in texts and (samples is None or s[0].index < samples)]

@@ -3,26 +3,37 @@
 from __future__ import annotations
 
 import json
-import sys
+import logging
 from collections import Counter
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from trueplex.errors import InputError
-from trueplex.grading.answers import grade_many
-from trueplex.grading.audit import NAMES, audit_many
+
+log = logging.getLogger(__name__)
+
+EXAMPLE = "trueplex grade predictions.jsonl > verdicts.jsonl"
 
 
-def grade_file(file: Path, audited: bool) -> None:
-    """A line per prediction, in order, and their numbers on standard error; with an audit a line per disagreement, and their number on standard error."""
+def grade(
+    file: Annotated[Path, typer.Argument(help='JSON lines {"prediction": …, "answers": […]}.', show_default=False)],
+    audit: Annotated[bool, typer.Option("--audit", help="List instead the lines where exact strings, numbers or math-verify give another verdict.")] = False,
+) -> None:  # fmt: skip
+    """Grade predictions against accepted answers, one JSON line each, in order; the counts go to standard error."""
+    from trueplex.grading.answers import grade_many
+    from trueplex.grading.audit import NAMES, audit_many
+
     pairs = read_pairs(file)
-    if not audited:
+    if not audit:
         counts: Counter[str] = Counter()
         for g in grade_many(pairs):
             print(json.dumps({"correct": g.correct, "extracted": g.extracted, "why": g.why}))
             missed = "untold" if g.correct is None else "none" if g.extracted is None else "wrong"
             counts["right" if g.correct else missed] += 1
-        print(f"trueplex: {len(pairs)} predictions: {counts['right']} right, {counts['wrong']} wrong, {counts['none']} without an "
-              f"answer, {counts['untold']} that the grader cannot tell", file=sys.stderr)  # fmt: skip
+        log.info(f"{len(pairs)} predictions: {counts['right']} right, {counts['wrong']} wrong, {counts['none']} without an "
+              f"answer, {counts['untold']} that cannot be graded")  # fmt: skip
         return
     found: Counter[str] = Counter()
     for number, ((_, answers), a) in enumerate(zip(pairs, audit_many(pairs), strict=True), 1):
@@ -34,8 +45,8 @@ def grade_file(file: Path, audited: bool) -> None:
             ours = {"correct": a.grade.correct, "why": a.grade.why}
             print(json.dumps({"line": number, "extracted": a.grade.extracted, "answers": answers, **ours, **verdicts}))
     against = ", ".join(f"{found[name]} with {name}" for name in NAMES)
-    print(f"trueplex: {len(pairs)} predictions, {found['disagreements']} disagreements (ours: {against}), "
-          f"{found['ungradable']} that ours cannot tell", file=sys.stderr)  # fmt: skip
+    log.info(f"{len(pairs)} predictions, {found['disagreements']} disagreements ({against}), "
+          f"{found['ungradable']} that cannot be graded")  # fmt: skip
 
 
 def read_pairs(file: Path) -> list[tuple[str | None, list[str]]]:
@@ -50,9 +61,9 @@ def read_pairs(file: Path) -> list[tuple[str | None, list[str]]]:
             row = json.loads(line)
             prediction, answers = row["prediction"], row["answers"]
             if not isinstance(prediction, (str, type(None))) or not isinstance(answers, list):
-                raise TypeError("prediction is no text, or answers no list")
+                raise TypeError("the prediction is not a string, or the answers are not a list")
             if not all(isinstance(answer, str) for answer in answers):
-                raise TypeError("an answer is no text")
+                raise TypeError("an answer is not a string")
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f'{file}, line {number}: no {{"prediction", "answers"}} ({error}). Try: correct that line'

@@ -1,4 +1,4 @@
-"""The command line. Each command imports what it needs when it runs, so `--help` is quick.
+"""The command line: its commands, and how errors end. Each command imports what it needs when it runs, so `--help` is quick.
 
 Exit codes: 0 answered, 1 abstained or no answer, 2 bad usage or input, 130 interrupted.
 """
@@ -6,30 +6,34 @@ Exit codes: 0 answered, 1 abstained or no answer, 2 bad usage or input, 130 inte
 from __future__ import annotations
 
 import errno
+import io
 import os
+import re
 import signal
 import sys
-from pathlib import Path
+from collections.abc import Sequence
 from types import FrameType
 from typing import Annotated, Any
 
 import typer
 
 from trueplex import __version__
-from trueplex.cli import evals as cli_evals
-from trueplex.cli import train as cli_train
-from trueplex.cli.messages import listen
-from trueplex.cli.options import Device, Model, thinks
+from trueplex.cli import calibrate, evaluate, grade, problems, report, rollout, show, solve, train
+from trueplex.cli.messages import listen, say
+from trueplex.cli.mistakes import bad_value, no_such_command, no_such_option
+from trueplex.cli.options import command
 from trueplex.errors import StoreError, TrueplexError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-DECIDE, SPEND = "What is retired, chosen and said", "What the whole run may spend"
+FRAMEWORK = ("click", "typer")
 
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
+    no_args_is_help=True, suggest_commands=False, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Reason along many paths at once, and know which to trust.\n\nTry: trueplex problems reference --n 1 | trueplex solve @/dev/stdin",
+    help="Reason along many paths at once, and know which to trust.",
+    epilog="Example:  [bold]trueplex problems reference --n 1 | trueplex solve @/dev/stdin[/bold]",
 )  # fmt: skip
+SOLVE, MEASURE, LEARN = "Solve", "Measure", "Learn"
 
 
 def _version(asked: bool) -> None:
@@ -45,110 +49,22 @@ def options(
     """Options of no command."""
 
 
-app.add_typer(cli_evals.app)
-app.add_typer(cli_train.app, name="train")
-
-
-@app.command()
-@thinks
-def solve(
-    problems: Annotated[list[str], typer.Argument(metavar="PROBLEM...", help="Text, '-' for standard input, or @FILE.jsonl.", show_default=False)],
-    thinking: Any,
-    model: Model = "reference",
-    paths: Annotated[str, typer.Option(help="Traces per problem: a number, or 'auto' ('auto:LIMIT'): 8, and more while the vote is open.")] = "16",
-    verifier: Annotated[str, typer.Option(help="'auto' (the model's own), a verifier's folder or hub id, 'deepconf[:mean|tail|bottom|lowest[@WINDOW]]', 'logprob', 'entropy', an outcome model 'orm:[acemath:]MODEL', a process model 'prm:FORM:MODEL[@last|min|mean|product]' (FORM: math-shepherd, versaprm, qwen, skywork), a generative verifier 'genrm:MODEL[@VOTES]', or 'none'.")] = "auto",
-    prune: Annotated[str, typer.Option(rich_help_panel=DECIDE, help="When to retire weak paths, joined by '+': 'half:32', 'half:32/4' (leave 4), 'keep:0.5@64', 'drop:2@16', 'stop:128', 'floor:0.2', 'deepconf:low@64/8' (after 64 tokens, 8 warm-up paths), 'consensus:0.6'; 'none' keeps all.")] = "none",
-    select: Annotated[str | None, typer.Option(rich_help_panel=DECIDE, help="How to choose the answer: majority, weighted, weighted:POWER, weighted:odds, best, or top:SHARE.", show_default="weighted; majority without a verifier")] = None,
-    abstain_below: Annotated[float | None, typer.Option(rich_help_panel=DECIDE, help="Give no answer at a lower confidence.", show_default="always answer")] = None,
-    max_error: Annotated[float | None, typer.Option(rich_help_panel=DECIDE, help="Answer only as far as at most this share of the answers is wrong, by the verifier's calibration.", show_default="always answer")] = None,
-    alarm: Annotated[list[str] | None, typer.Option(rich_help_panel=DECIDE, help="Stop at once: 'fall:0.4@64' (score fell by 0.4 in 64 tokens), 'under:0.1@96' (stayed under 0.1), 'call:MODULE:FUNCTION' (yours), each with '=trace', '=problem' or '=run'; may be given again.", show_default="none")] = None,
-    budget_tokens: Annotated[int | None, typer.Option(rich_help_panel=SPEND, help="Most tokens of the whole run, probes included.", show_default="no limit")] = None,
-    budget_seconds: Annotated[float | None, typer.Option(rich_help_panel=SPEND, help="Most seconds of the whole run.", show_default="no limit")] = None,
-    budget_paths: Annotated[int | None, typer.Option(rich_help_panel=SPEND, help="Most paths of the whole run.", show_default="no limit")] = None,
-    probe_every: Annotated[int, typer.Option(help="Tokens between scores.")] = 32,
-    seed: Annotated[int, typer.Option(help="Same seed, same traces.")] = 0,
-    device: Device = None,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object per problem on standard output, nothing else there.")] = False,
-    save: Annotated[Path | None, typer.Option(help="Append every trace to this file: *.jsonl, or *.arrow for columns.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the traces that the --save file holds, finished or not.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No race, no progress.")] = False,
-) -> None:  # fmt: skip
-    """Solve problems: many paths, scored while they think, weak ones retired, then a vote."""
-    from trueplex.cli.solve import run
-    from trueplex.decide.budget import Budget
-    from trueplex.solving.settings import Settings
-
-    settings = Settings(
-        paths=paths,
-        verifier=verifier,
-        prune=prune,
-        select=select,
-        seed=seed,
-        probe_every=probe_every,
-        thinking=thinking,
-        alarms=tuple(alarm or ()),
-        budget=Budget(budget_tokens, budget_seconds, budget_paths),
-        abstain_below=abstain_below,
-        max_error=max_error,
-    )
-    raise typer.Exit(run(problems, model, device, settings, as_json=json, save=save, resume=resume, quiet=quiet))
-
-
-@app.command()
-def problems(
-    suite: Annotated[str, typer.Argument(help="'reference' (all mixed) or one suite, e.g. chain-easy.")],
-    split: Annotated[
-        str,
-        typer.Option(
-            help="train, validation or test, which never overlap; practice: training problems, shorter ones too."
-        ),
-    ] = "test",
-    n: Annotated[int, typer.Option(help="How many.")] = 5,
-    seed: Annotated[int, typer.Option(help="Which ones, and in which order.")] = 0,
-) -> None:
-    """Print problems of the embedded model's suites as JSON lines: id, problem, answers."""
-    import json
-
-    from trueplex.data.embedded import tasks
-
-    for problem in tasks.problems(suite, split, n, seed):
-        print(json.dumps({"id": problem.id, "problem": problem.text, "answers": list(problem.answers or ())}))
-
-
-@app.command()
-def grade(
-    file: Annotated[Path, typer.Argument(help='JSON lines {"prediction": …, "answers": […]}.')],
-    audit: Annotated[bool, typer.Option("--audit", help="List the lines where strict string, numeric or math-verify grading tells otherwise, instead.")] = False,
-) -> None:  # fmt: skip
-    """Grade predictions against accepted answers, one JSON line each, in order."""
-    from trueplex.cli.grade import grade_file
-
-    grade_file(file, audit)
-
-
-@app.command()
-def show(
-    traces: Annotated[Path, typer.Argument(help="A file that --save wrote, or a folder of rollouts.", show_default=False)],
-    problem: Annotated[int, typer.Option(help="Which problem of the file, from 1.")] = 1,
-    trace: Annotated[int | None, typer.Option(help="Which of its traces, by index.", show_default="its first")] = None,
-    candidates: Annotated[bool, typer.Option("--candidates", help="Also list the words that every exploring step weighed.")] = False,
-    html: Annotated[Path | None, typer.Option(help="Write a page with all traces of the problem and their scores.")] = None,
-    model: Model = "reference",
-) -> None:  # fmt: skip
-    """Read a stored trace: what it wrote, where it explored, how sure the model and the verifier were."""
-    from trueplex.cli.show import look
-
-    look(traces, problem, trace, candidates, html, model)
-
-
-def _ended(number: int, frame: FrameType | None) -> None:
-    """A job that its scheduler ends keeps what it has, as after Ctrl-C."""
-    raise KeyboardInterrupt
+command(app, solve.EXAMPLE, panel=SOLVE)(solve.solve)
+command(app, show.EXAMPLE, panel=SOLVE)(show.show)
+command(app, problems.EXAMPLE, panel=SOLVE)(problems.problems)
+command(app, grade.EXAMPLE, panel=MEASURE)(grade.grade)
+command(app, evaluate.EXAMPLE, "eval", MEASURE)(evaluate.evaluate)
+command(app, evaluate.VERIFIER_EXAMPLE, "eval-verifier", MEASURE)(evaluate.evaluate_verifier)
+command(app, report.EXAMPLE, panel=MEASURE)(report.report)
+command(app, rollout.EXAMPLE, panel=LEARN)(rollout.rollout)
+app.add_typer(train.app, name="train", rich_help_panel=LEARN)
+command(app, calibrate.EXAMPLE, panel=LEARN)(calibrate.calibrate)
 
 
 def main() -> None:
     """The console entry: errors become one line and exit code 2; an interrupt becomes 130."""
     signal.signal(signal.SIGTERM, _ended)
+    _streams()
     listen()
     try:
         if sys.stdout is None:
@@ -162,33 +78,84 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     except (BrokenPipeError, SystemExit) as stop:
-        # The framework turns a broken pipe into a bare exit; anything else that exits is not ours to change.
+        # rich turns a broken pipe into a bare exit; anything else that exits is not ours to change.
         if isinstance(stop, SystemExit) and not isinstance(stop.__context__, BrokenPipeError):
             raise
-        # The reader has gone; give Python a sink, or it would complain again on exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = _complain("standard output was closed before all was written. Try: read it to the end, or use --save")
+        code = _reader_gone()
     except OSError as error:
         if error.errno not in FULL:
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _sink()
         code = _complain(
             f"cannot write: {error.strerror}. Try: make room and run again (what --save or --out holds is kept)"
         )
     except Exception as error:
-        if type(error).__module__.split(".")[0] not in ("click", "typer"):
+        if type(error).__module__.split(".")[0] not in FRAMEWORK:
             raise
-        told = error.format_message() if hasattr(error, "format_message") else str(error)
-        command = getattr(getattr(error, "ctx", None), "command_path", "trueplex")
-        # Without any word, the help was shown.
-        code = _complain(f"{told.rstrip('.')}. Try: see '{command} --help'") if told else 2
+        told = usage_message(error)
+        code = _complain(told) if told else 2  # without any message, the help was shown
     if code == 130:  # typer itself may have turned the interrupt into this code
-        print("trueplex: interrupted; what was finished is kept", file=sys.stderr)
+        say("interrupted; what was finished is kept")
     sys.exit(code or 0)
 
 
+def usage_message(error: Any) -> str:
+    """What the framework says of wrong usage, as one of our lines; empty where it showed the help instead."""
+    told = error.format_message() if hasattr(error, "format_message") else str(error)
+    context = getattr(error, "ctx", None)
+    path = getattr(context, "command_path", None) or " ".join(["trueplex", *_commands(sys.argv[1:])])
+    if context is not None and type(error).__name__ == "NoSuchOption":
+        known = [name for p in context.command.params for name in (*p.opts, *p.secondary_opts) if name.startswith("--")]
+        return no_such_option(error.option_name, sys.argv[1:], known, path)
+    if context is not None and (wrong := re.match(r"No such command '(.*)'", told, re.DOTALL)):
+        return no_such_command(wrong[1], list(context.command.commands), path)
+    if (wrong_value := bad_value(getattr(error, "param", None), sys.argv[1:])) and type(
+        error
+    ).__name__ == "BadParameter":
+        return wrong_value
+    return f"{told.rstrip('.')}. Try: see '{path} --help'" if told else ""
+
+
+def _commands(arguments: Sequence[str]) -> list[str]:
+    """The command that the arguments name, and its group."""
+    return list(arguments[: 2 if arguments[0] == "train" else 1])
+
+
+def _ended(number: int, frame: FrameType | None) -> None:
+    """A job that its scheduler ends keeps what it has, as after Ctrl-C."""
+    raise KeyboardInterrupt
+
+
+def _streams() -> None:
+    """Make the standard streams safe to write to.
+
+    The descriptor of a closed one is taken, so that no file of the run gets its number and, with it, what libraries write
+    to standard error. What the encoding of standard output cannot express is escaped.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process lives
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _reader_gone() -> int:
+    """The exit code when standard output was closed: no one misses the rest of a help text."""
+    _sink()
+    if len(sys.argv) == 1 or {"-h", "--help"} & set(sys.argv[1:]):
+        return 0
+    return _complain("standard output was closed before all was written. Try: read it to the end, or use --save")
+
+
+def _sink() -> None:
+    """Give Python somewhere to write what is left, or it would complain again on exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
 def _complain(message: str) -> int:
-    print(f"trueplex: {' '.join(message.split())}", file=sys.stderr)
+    say(" ".join(message.split()))
     return 2
 
 

@@ -1,7 +1,12 @@
-"""What the program tells people beside its results: one line a message on standard error, each told once."""
+"""What the program tells people beside its results: one line a message on standard error, each told once.
+
+rich's own handler is not used: it wraps messages to 80 columns where standard error is a pipe, fills lines up with spaces,
+and has no way to write one line a message, which is what logs and scripts read.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -18,6 +23,13 @@ class OneLine(logging.Handler):
         message = " ".join(record.getMessage().split())
         if message not in self._told:
             self._told.add(message)
+            say(message)
+
+
+def say(message: str) -> None:
+    """Write one line to standard error; where that is closed or full, nowhere, and never among the results."""
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError):
             print(f"trueplex: {message}", file=sys.stderr, flush=True)
 
 

@@ -1,85 +1,120 @@
-"""The options that every sampling command shares: how traces think, and when they end.
+"""Options as frozen dataclasses.
 
-They are written once, as the parameters of `thinking_of`; `thinks` adds them to a command, which gets
-the `Thinking` that they make.
+A command is a function of a few dataclasses. `command` gives it one option for every field, whose type and help stand
+in the field's annotation, and calls it with the instances that the options fill; Typer itself knows parameters only.
+The groups of options that commands share are in `groups.py`.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
+import math
 from collections.abc import Callable
-from typing import Annotated, Any
+from copy import copy
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 import typer
+from rich.markup import escape
 
-Model = Annotated[
-    str,
-    typer.Option(
-        help="'reference', 'reference-multiplex' (it learned to think in multiplex tokens), a local folder, or a hub id."
-    ),
-]
-Device = Annotated[str | None, typer.Option(help="cuda, mps or cpu.", show_default="the best there is")]
-Rows = Annotated[int | None, typer.Option(help="Traces decoded together.", show_default="64 on CPU, 256 on CUDA")]
+from trueplex.errors import OptionError
 
-HOW, ANSWER, END = "How traces think", "How they answer, after </think>", "When they end"
-AS_THINKING = "as while thinking"
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+LARGEST = 2**31 - 1  # of every number that has no bounds of its own
 
 
-def _option(panel: str, *names: str, **shown: Any) -> Any:
-    return typer.Option(*names, rich_help_panel=panel, **shown)
+@dataclass(frozen=True)
+class Within:
+    """Bounds of a whole number, both included: stands in the annotation of its field."""
+
+    low: int = -LARGEST
+    high: int = LARGEST
+
+    def check(self, flag: str, value: int) -> None:
+        """Raise OptionError when `value` is outside."""
+        if not self.low <= value <= self.high:
+            bounds = f"from {self.low} to" if self.low > -LARGEST else "of at most"
+            raise OptionError(f"{flag} is {shortened(str(value))}. Try: a whole number {bounds} {self.high}")
 
 
-def thinking_of(
-    thinking: Annotated[str, _option(HOW, help="'discrete' (one token a step), 'multiplex' (K samples merged), 'soft' (the K likeliest merged) or 'stochastic-soft' (the same under noise).")] = "multiplex",
-    width: Annotated[int | None, _option(HOW, help="Samples K of a multiplex step, or words of a soft step.", show_default="3; 10 for soft")] = None,
-    merge: Annotated[str | None, _option(HOW, help="How K samples merge: 'weighted' (by probability) or 'mean'.", show_default="weighted")] = None,
-    without_replacement: Annotated[bool, _option(HOW, "--without-replacement", help="K different samples in every multiplex step.")] = False,
-    noise: Annotated[str | None, _option(HOW, help="Of stochastic-soft: 'gumbel' or 'dirichlet'.", show_default="gumbel")] = None,
-    strength: Annotated[float | None, _option(HOW, help="Of the noise: tau of gumbel, alpha of dirichlet.", show_default="1.0")] = None,
-    temperature: Annotated[float, _option(HOW, help="Sampling temperature; 0 is greedy.")] = 1.0,
-    top_k: Annotated[int, _option(HOW, help="Keep so many of the likeliest words; 0 keeps all.")] = 0,
-    top_p: Annotated[float, _option(HOW, help="Then keep the likeliest words up to this mass.")] = 1.0,
-    min_p: Annotated[float, _option(HOW, help="Then keep words at least this likely, relative to the likeliest.")] = 0.0,
-    answer_temperature: Annotated[float | None, _option(ANSWER, show_default=AS_THINKING)] = None,
-    answer_top_k: Annotated[int | None, _option(ANSWER, show_default=AS_THINKING)] = None,
-    answer_top_p: Annotated[float | None, _option(ANSWER, show_default=AS_THINKING)] = None,
-    answer_min_p: Annotated[float | None, _option(ANSWER, show_default=AS_THINKING)] = None,
-    max_tokens: Annotated[int | None, _option(END, help="Most tokens per path, thinking and answer.", show_default="the model's own")] = None,
-    think_tokens: Annotated[int | None, _option(END, help="Write </think> after so many tokens of thinking; the rest of max-tokens is kept for the answer.", show_default="no limit")] = None,
-    cold_entropy: Annotated[float | None, _option(END, help="Cold stop: write </think> when entropy (nats) stays below this. 0.01 as published.", show_default="never")] = None,
-    cold_steps: Annotated[int | None, _option(END, help="Steps that the entropy must stay below.", show_default="256")] = None,
-    stop: Annotated[list[str] | None, _option(END, help="End a path when its text ends so; may be given again.", show_default="none")] = None,
-    max_seconds: Annotated[float | None, _option(END, help="Most seconds per path.", show_default="no limit")] = None,
-) -> Any:  # fmt: skip
-    """The options as the `Thinking` that they come to; each is refused where it could not act."""
-    from trueplex.engine.limits import Ending
-    from trueplex.engine.sampling import Sampling
-    from trueplex.engine.thinking import Thinking
-
-    sampling = Sampling(temperature, top_p, top_k, min_p)
-    given = (answer_temperature, answer_top_p, answer_top_k, answer_min_p)
-    answering = None
-    if any(value is not None for value in given):
-        own = (temperature, top_p, top_k, min_p)
-        answering = Sampling(*(a if b is None else b for a, b in zip(own, given, strict=True)))  # type: ignore[arg-type]
-    ending = Ending(max_tokens, think_tokens, cold_entropy, cold_steps, tuple(stop or ()), max_seconds)
-    return Thinking(thinking, width, merge, sampling, answering, ending, not without_replacement, noise, strength)
+def shortened(text: str, most: int = 40) -> str:
+    """A text that a user gave, short enough to stand in a message."""
+    return text if len(text) <= most else f"{text[:most]}…"
 
 
-def thinks(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the shared options to a command that has a parameter ``thinking``, a `Thinking`."""
-    shared = inspect.signature(thinking_of, eval_str=True).parameters
-    own = inspect.signature(command, eval_str=True).parameters
+def command(app: typer.Typer, example: str, name: str | None = None, panel: str | None = None) -> Callable[[Command], Command]:  # fmt: skip
+    """Make a function a command of `app`, in a panel of its help, with `example` at the end of the command's own."""
 
-    @functools.wraps(command)
-    def with_options(**values: Any) -> None:
-        options = {name: values.pop(name) for name in shared}
-        command(**values, thinking=thinking_of(**options))
+    def register(function: Command) -> Command:
+        app.command(name, epilog=f"Example:  [bold]{escape(example)}[/bold]", rich_help_panel=panel)(spread(function))
+        return function
+
+    return register
+
+
+def spread(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` with every dataclass among its parameters replaced by that dataclass's fields, for Typer to read."""
+    own = inspect.signature(function, eval_str=True).parameters
+    groups: dict[str, Any] = {name: p.annotation for name, p in own.items() if is_dataclass(p.annotation)}
+    options = [o for name, p in own.items() for o in (_options(groups[name]) if name in groups else [p])]
+    names = [option.name for option in options]
+    assert len(set(names)) == len(names), f"two options of {function.__name__} have one name: {sorted(names)}"
+
+    @functools.wraps(function)
+    def filled(**values: Any) -> Any:
+        for option in options:
+            _check(option, values[option.name])
+        made = {name: group(**{f.name: values.pop(f.name) for f in fields(group)}) for name, group in groups.items()}
+        return function(**values, **made)
 
     # Keyword-only, so that options with and without defaults may stand in any order.
-    merged = [*(p for name, p in own.items() if name != "thinking"), *shared.values()]
-    keyword = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in merged]
-    with_options.__signature__ = inspect.Signature(keyword)  # type: ignore[attr-defined]
-    with_options.__annotations__ = {p.name: p.annotation for p in keyword}
-    return with_options
+    keyword = [option.replace(kind=inspect.Parameter.KEYWORD_ONLY) for option in options]
+    filled.__signature__ = inspect.Signature(keyword)  # type: ignore[attr-defined]
+    filled.__annotations__ = {option.name: option.annotation for option in keyword}
+    return filled
+
+
+def _options(group: Any) -> list[inspect.Parameter]:
+    """The fields of a dataclass as parameters, in the help panel that it names unless they name another."""
+    hints = get_type_hints(group, include_extras=True)
+    found = []
+    for field in fields(group):
+        kind, given, *others = get_args(hints[field.name])
+        option = copy(given)
+        option.rich_help_panel = given.rich_help_panel or group.PANEL
+        default = inspect.Parameter.empty if field.default is MISSING else field.default
+        found.append(inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default,
+                                       annotation=Annotated[(kind, option, *others)]))  # type: ignore[misc]  # fmt: skip
+    return found
+
+
+def _check(option: inspect.Parameter, value: Any) -> None:
+    """Raise OptionError for a whole number outside its bounds, and for one with a fraction that is not finite."""
+    flag = flag_of(option)
+    for one in value if isinstance(value, list) else [value]:
+        if isinstance(one, int) and not isinstance(one, bool):
+            bounds = (extra for extra in get_args(option.annotation) if isinstance(extra, Within))
+            next(bounds, Within()).check(flag, one)
+        if isinstance(one, float) and not math.isfinite(one):
+            raise OptionError(f"{flag} is {one}. Try: a finite number")
+
+
+def flag_of(option: inspect.Parameter) -> str:
+    """How an option is written."""
+    return f"--{option.name.replace('_', '-')}"
+
+
+def listed(names: str | None) -> tuple[str, ...]:
+    """Names separated by commas."""
+    return tuple(name.strip() for name in names.split(",")) if names else ()
+
+
+def check_count(flag: str, text: str) -> None:
+    """Raise OptionError for a number given as text that is not of plain digits, or too large; other texts pass."""
+    if text.isdigit():
+        if not text.isascii():
+            raise OptionError(f"{flag} is {shortened(text)!r}. Try: the digits 0 to 9")
+        if len(text) > len(str(LARGEST)) or int(text) > LARGEST:
+            raise OptionError(f"{flag} is {shortened(text)}. Try: a number of at most {LARGEST}")

@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
-from trueplex.cli.progress import Bar
-from trueplex.data.suites import problems_of
-from trueplex.models.load import load
-from trueplex.solving.rollouts import rollout
-from trueplex.solving.scorers import choose_scorer
-from trueplex.solving.settings import Settings
+import typer
+
+from trueplex.cli.groups import LimitOptions, ModelOptions, Quiet, SampleOptions, SuiteOptions, ThinkingOrGreedy
+
+EXAMPLE = "trueplex rollout --model ./my-model --data train.jsonl --samples 16 --n 1000 --out rollouts/"
+
+Data = Annotated[str, typer.Option(help="A suite by name (reference, dapo-math-17k, math500, …), FILE.jsonl, FILE.parquet, or OWNER/NAME[:CONFIGURATION] on the hub.")]  # fmt: skip
+Out = Annotated[Path, typer.Option(help="Folder for the traces; an interrupted run is resumed there.")]
 
 
-def roll(
-    data: str, split: str | None, n: int | None, model: str, device: str | None, settings: Settings, out: Path,
-    quiet: bool, data_dir: Path | None = None,
+def rollout(
+    data: Data, out: Out, model: ModelOptions, thinking: ThinkingOrGreedy, limits: LimitOptions, run: SampleOptions,
+    suite: SuiteOptions, quiet: Quiet = False,
 ) -> None:  # fmt: skip
-    """Sample, grade and store traces of every problem."""
-    problems = problems_of(data, split, n, settings.seed, data_dir, default_split="train")
-    backbone = load(model, device)
+    """Sample, grade and store traces to learn from; can be interrupted and resumed at any moment."""
+    from trueplex.cli.progress import Bar
+    from trueplex.data.suites import problems_of
+    from trueplex.solving import rollouts
+    from trueplex.solving.scorers import choose_scorer
+    from trueplex.solving.settings import Settings
+
+    settings = Settings(
+        paths=run.samples or (1 if thinking.greedy else 16), verifier=run.verifier, seed=run.seed, probe_every=run.probe_every,
+        rows=run.max_batch_size, select="majority", thinking=thinking.build(limits),
+    )  # fmt: skip
+    problems = problems_of(data, suite.split, suite.n, settings.seed, suite.data_dir, default_split="train")
+    backbone = model.load()
+    limits.check(backbone)
     scorer, settings = choose_scorer(backbone, settings)
     with Bar(len(problems) * settings.schedule.most, quiet) as bar:
-        rollout(backbone, problems, settings, out, scorer, bar.step)
+        rollouts.rollout(backbone, problems, settings, out, scorer, bar.step)

@@ -1,37 +1,199 @@
-"""What `trueplex solve` does once its options are read: load, run, show, save, and leave nothing half done."""
+"""`trueplex solve`: read problems, load, run, show, save, and leave nothing half done."""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
+import shlex
 import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from rich.console import Console
+import typer
 
-from trueplex.data.problems import read_problems
-from trueplex.data.traces import Origin, open_store, read_traces, to_row
-from trueplex.decide import alarms, pruning
+from trueplex.cli.groups import (
+    BudgetOptions,
+    DecideOptions,
+    LimitOptions,
+    ModelOptions,
+    Quiet,
+    RunOptions,
+    ThinkingOrGreedy,
+)
+from trueplex.cli.options import shortened
 from trueplex.errors import InputError, OptionError, StoreError
-from trueplex.grading import pool as answers_pool
-from trueplex.models.backbone import Backbone
-from trueplex.models.load import load
-from trueplex.models.prompt import make_prompt
-from trueplex.report.race import Race, verdict
-from trueplex.solving.loop import AlarmRaised, Event, Solved, Stopped, stream
-from trueplex.solving.scorers import belongs, choose_calibration, choose_scorer
-from trueplex.solving.settings import Settings, origin
-from trueplex.types import Problem, Solution, Status, Trace
-from trueplex.verify.scorer import Scorer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from trueplex.data.traces import Origin
+    from trueplex.models.backbone import Backbone
+    from trueplex.solving.loop import Event, Scorer
+    from trueplex.solving.settings import Settings
+    from trueplex.types import Problem, Solution, Trace
 
 log = logging.getLogger(__name__)
 
+EXAMPLE = 'trueplex solve "How many positive divisors does 196 have?" --model Qwen/Qwen3-4B --paths 16'
 BETWEEN_LINES = 2.0  # seconds between progress lines when there is no terminal
+DATA = (".jsonl", ".json", ".csv", ".parquet", ".gz")  # suffixes of files that hold problems
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """What is printed, and what is kept."""
+
+    PANEL: ClassVar[str] = "Output"
+
+    json: Annotated[
+        bool, typer.Option("--json", help="One JSON object per problem on standard output, and nothing else there.")
+    ] = False
+    save: Annotated[
+        Path | None,
+        typer.Option(help="Append every trace to this file: *.jsonl, or *.arrow for columns.", show_default=False),
+    ] = None
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the traces in the --save file, finished or not.")
+    ] = False
+    quiet: Quiet = False  # fmt: skip
+
+    def __post_init__(self) -> None:
+        if self.resume and self.save is None:
+            raise OptionError("--resume goes on from the --save file. Try: give --save FILE")
+
+
+def solve(
+    problems: Annotated[list[str], typer.Argument(metavar="PROBLEM...", help="Text, '-' for standard input, or @FILE.jsonl.", show_default=False)],
+    model: ModelOptions, thinking: ThinkingOrGreedy, limits: LimitOptions, run: RunOptions, decide: DecideOptions,
+    budget: BudgetOptions, output: OutputOptions,
+) -> int:  # fmt: skip
+    """Solve problems: many paths, scored while they think, weak ones pruned, then a vote.
+
+    What cannot be read, or does not fit the model, is reported and skipped; the rest is solved.
+    """
+    from trueplex.data.problems import read_problems
+    from trueplex.decide.budget import Budget
+    from trueplex.solving.scorers import choose_scorer
+    from trueplex.solving.settings import Settings
+
+    question(problems)
+    settings = Settings(
+        paths=run.paths or (1 if thinking.greedy else 16), thinking=thinking.build(limits), verifier=run.verifier,
+        prune=decide.prune, select=decide.select, seed=run.seed, probe_every=run.probe_every, rows=run.max_batch_size,
+        alarms=tuple(decide.alarm or ()), abstain_below=decide.abstain_below, max_error=decide.max_error,
+        budget=Budget(budget.budget_tokens, budget.budget_seconds, budget.budget_paths),
+    )  # fmt: skip
+    found, complaints = read_problems(problems)
+    if not found:
+        for complaint in complaints[:-1]:
+            log.info(complaint)
+        raise InputError(complaints[-1])
+    backbone = model.load()
+    limits.check(backbone)
+    scorer, settings = choose_scorer(backbone, settings)
+    fitting = _fitting(found, backbone, complaints)
+    for complaint in complaints:
+        log.info(complaint)
+    if not fitting:
+        return 2
+    answered, saved = _run(fitting, backbone, scorer, settings, output)
+    return 2 if complaints or not saved else 0 if answered else 1
+
+
+def question(arguments: Sequence[str]) -> None:
+    """Refuse arguments that are probably not meant as they stand.
+
+    Raises:
+        InputError: one names a file and has no @ before it, or all are single words and some of them plain ones, as of
+            a sentence without quotes.
+    """
+    for argument in arguments:
+        word = not any(sign.isspace() for sign in argument) and not argument.startswith("@")
+        if word and (argument.lower().endswith(DATA) or os.path.isfile(argument)):
+            raise InputError(f"{argument!r} is the name of a file, and a problem is text. Try: @{argument}")
+    words = [a for a in arguments if a.strip() and not a.startswith("@") and not any(sign.isspace() for sign in a)]
+    if 1 < len(words) == len(arguments) and any(word.strip(".,;:!?'\"").isalpha() for word in words):
+        sentence = shlex.quote(shortened(" ".join(words), 80))
+        raise InputError(
+            f"{len(words)} problems of one word each (did you mean one problem?). Try: quote it: trueplex solve {sentence}"
+        )
+
+
+def _fitting(problems: Iterable[Problem], backbone: Backbone, complaints: list[str]) -> list[Problem]:
+    """The problems that fit the model; `complaints` gets a line for each other one."""
+    from trueplex.models.prompt import make_prompt
+
+    fitting = []
+    for problem in problems:
+        try:
+            make_prompt(problem, backbone)
+            fitting.append(problem)
+        except InputError as error:
+            complaints.append(f"{problem.id}: {error}" if problem.id else str(error))
+    return fitting
+
+
+def _run(
+    problems: Sequence[Problem], backbone: Backbone, scorer: Scorer | None, settings: Settings, asked: OutputOptions
+) -> tuple[bool, bool]:
+    """Solve the problems; whether all were answered, and whether all traces that were to be saved are."""
+    from rich.console import Console
+
+    from trueplex.data.traces import read_traces
+    from trueplex.report.race import Race
+    from trueplex.solving.loop import Solved, Stopped, stream
+    from trueplex.solving.scorers import choose_calibration
+    from trueplex.solving.settings import origin
+
+    console = Console()
+    output = Output(problems, asked.json, console)
+    source = origin(settings.thinking, backbone, _decided(settings, backbone, scorer))
+    stored = read_traces(asked.save, source) if asked.save and asked.resume and os.path.exists(asked.save) else ()
+    # What this run would grow itself: the file may hold other seeds, and more paths.
+    resumed = [_freed(t, settings) for t, _ in stored if t.seed == settings.seed and t.index < settings.schedule.most]
+    events = stream(backbone, problems, settings, scorer, resumed, choose_calibration(backbone, scorer, settings))
+    store = _Saving(asked.save, backbone, source)
+    # The race shares the console of the answers; beside JSON it may only have standard error to itself.
+    stage = Console(stderr=True) if asked.json else console
+    racing = not asked.quiet and stage.is_terminal and not (asked.json and console.is_terminal)
+    watch = Race(stage, len(problems)) if racing else _Lines(len(problems), asked.quiet)
+    reasons, longest = Counter[str](), 0
+    try:
+        with watch:
+            for event in events:
+                if isinstance(event, Stopped):
+                    store.keep(event.trace)
+                    reasons[event.trace.reason] += 1
+                    longest = max(longest, event.trace.tokens)
+                watch.show(event)
+                if isinstance(event, Solved):
+                    output.add(event.request, event.solution)
+    except BaseException:  # Ctrl-C, or what nobody foresaw: what is finished is shown and kept all the same
+        for trace in events.unfinished():
+            store.keep(trace)
+        output.flush()  # last, as standard output may be what failed
+        raise
+    finally:
+        store.close()
+    _remark(settings, reasons, longest)
+    return all(s.answer is not None for s in output.solved.values()), not store.failed
+
+
+def _remark(settings: Settings, reasons: Counter[str], longest: int) -> None:
+    """Say which pruning rules had no effect, and how many comparisons of answers were given up."""
+    from trueplex.decide import pruning
+    from trueplex.grading.pool import workers
+
+    for rule in pruning.parse(settings.prune).rules:
+        if not reasons[rule.spelled]:
+            log.info(f"{rule.spelled!r} pruned nothing; the longest path had {longest} tokens")
+    if workers.timeouts:
+        log.info(f"{workers.timeouts} comparisons of answers took too long and were given up: those answers count as different, or "
+                 "as not graded")  # fmt: skip
 
 
 def as_dict(solution: Solution, problem: Problem) -> dict[str, Any]:
@@ -73,105 +235,34 @@ class Output:
         self.solved: dict[int, Solution] = {}
         self.printed = 0
 
-    def add(self, solution: Solution) -> None:
-        self.solved[solution.problem.key] = solution
-        while self.printed < len(self.problems) and self.problems[self.printed].key in self.solved:
-            self._print(self.problems[self.printed])
+    def add(self, number: int, solution: Solution) -> None:
+        self.solved[number] = solution
+        while self.printed in self.solved:
+            self._print(self.printed)
             self.printed += 1
 
     def flush(self) -> None:
         """Print what is solved behind a problem that is not: the run was cut short."""
-        for problem in self.problems[self.printed :]:
-            if problem.key in self.solved:
-                self._print(problem)
+        for number in sorted(self.solved):
+            if number > self.printed:
+                self._print(number)
 
-    def _print(self, problem: Problem) -> None:
-        solution = self.solved[problem.key]
+    def _print(self, number: int) -> None:
+        problem, solution = self.problems[number], self.solved[number]
         if self.as_json:
             print(json.dumps(as_dict(solution, problem)), flush=True)
         else:
+            from trueplex.report.race import verdict
+
             self.console.print(problem.text, style="cyan", markup=False, highlight=False)
             self.console.print(verdict(solution), "")
 
 
-def run(
-    arguments: Sequence[str],
-    model: str,
-    device: str | None,
-    settings: Settings,
-    as_json: bool,
-    save: Path | None,
-    resume: bool,
-    quiet: bool,
-) -> int:
-    """Solve the problems that the arguments give; the exit code.
-
-    What cannot be read, or does not fit the model, is said and skipped; the rest is solved.
-    """
-    if resume and save is None:
-        raise OptionError("--resume goes on from the --save file. Try: give --save FILE")
-    problems, complaints = read_problems(arguments)
-    if not problems:
-        for complaint in complaints[:-1]:
-            log.info(complaint)
-        raise InputError(complaints[-1])
-    backbone = load(model, device)
-    scorer, settings = choose_scorer(backbone, settings)
-    fitting = []
-    for problem in problems:
-        try:
-            make_prompt(problem, backbone)
-            fitting.append(problem)
-        except InputError as error:
-            complaints.append(f"{problem.id}: {error}" if problem.id else str(error))
-    for complaint in complaints:
-        log.info(complaint)
-    if not fitting:
-        return 2
-    console = Console()
-    output = Output(fitting, as_json, console)
-    source = origin(settings.thinking, backbone, _decided(settings, backbone, scorer))
-    stored = read_traces(save, source) if save and resume and os.path.exists(save) else ()
-    # What this run would grow itself: the file may hold other seeds, and more paths.
-    begun = [_freed(t, settings) for t, _ in stored if t.seed == settings.seed and t.index < settings.schedule.most]
-    events = stream(backbone, fitting, settings, scorer, begun, choose_calibration(backbone, scorer, settings))
-    store = _Saving(save, backbone, source)
-    # The race shares the console of the answers; beside JSON it may only have standard error to itself.
-    stage = Console(stderr=True) if as_json else console
-    racing = not quiet and stage.is_terminal and not (as_json and console.is_terminal)
-    watch = Race(stage, len(fitting)) if racing else _Lines(len(fitting), quiet)
-    pruned, longest = Counter[str](), 0
-    try:
-        with watch:
-            for event in events:
-                if isinstance(event, Stopped):
-                    store.keep(event.trace)
-                    pruned[event.trace.reason] += 1
-                    longest = max(longest, event.trace.tokens)
-                watch.show(event)
-                if isinstance(event, Solved):
-                    output.add(event.solution)
-    except BaseException:  # Ctrl-C, or what nobody foresaw: what is finished is shown and kept all the same
-        for trace in events.unfinished():
-            store.keep(trace)
-        output.flush()  # last, as standard output may be what failed
-        raise
-    finally:
-        store.close()
-    for rule in pruning.parse(settings.prune).rules:
-        if not pruned[rule.spelled]:
-            log.info(f"pruning by {rule.spelled!r} has retired no path; the longest had {longest} tokens")
-    if late := answers_pool.workers.timeouts:
-        log.info(
-            f"{late} comparisons of answers were too slow and were given up: those answers count apart, or as ungraded"
-        )
-    if complaints or store.failed:
-        return 2
-    return 0 if all(s.answer is not None for s in output.solved.values()) else 1
-
-
 def _decided(settings: Settings, backbone: Backbone, scorer: Scorer | None) -> dict[str, Any]:
-    """What the scores of a run's traces and their retirement come from."""
+    """What the scores of a run's traces and their pruning come from."""
+    from trueplex.decide import alarms
+    from trueplex.solving.scorers import belongs
+
     return {
         "verifier": belongs(backbone, scorer, settings.verifier)["verifier"] if scorer else "none",
         "probe_every": settings.probe_every if scorer else None,
@@ -182,6 +273,8 @@ def _decided(settings: Settings, backbone: Backbone, scorer: Scorer | None) -> d
 
 def _freed(trace: Trace, settings: Settings) -> Trace:
     """A trace that the budget of an earlier run stopped, as it was when it lived: it goes on in this one's."""
+    from trueplex.types import Status
+
     halted = ("token budget", "time budget", *(() if settings.thinking.ending.max_seconds else ("time limit",)))
     if trace.status is not Status.TRUNCATED or trace.reason not in halted:
         return trace
@@ -193,6 +286,8 @@ class _Saving:
     """Appends traces to the --save file; a disk that fills up is said once and stops only the saving."""
 
     def __init__(self, path: Path | None, backbone: Backbone, source: Origin) -> None:
+        from trueplex.data.traces import open_store
+
         self.backbone, self.source, self.failed = backbone, source, False
         self._store = open_store(path) if path else None
         self._prompts: dict[int, tuple[int, ...]] = {}
@@ -200,6 +295,9 @@ class _Saving:
     def keep(self, trace: Trace) -> None:
         if self._store is None or self.failed:
             return
+        from trueplex.data.traces import to_row
+        from trueplex.models.prompt import make_prompt
+
         ids = self._prompts.setdefault(trace.problem.key, make_prompt(trace.problem, self.backbone).ids)
         try:
             self._store.append([to_row(trace, ids, self.source)])
@@ -217,8 +315,8 @@ class _Lines:
 
     def __init__(self, problems: int, quiet: bool) -> None:
         self.problems, self.quiet = problems, quiet
-        self.solved = self.stopped = self.retired = 0
-        self._said = time.monotonic()
+        self.solved = self.stopped = self.pruned = 0
+        self._told = time.monotonic()
 
     def __enter__(self) -> _Lines:
         return self
@@ -227,16 +325,19 @@ class _Lines:
         pass
 
     def show(self, event: Event) -> None:
+        from trueplex.solving.loop import AlarmRaised, Solved, Stopped
+        from trueplex.types import Status
+
         self.solved += isinstance(event, Solved)
         if isinstance(event, Stopped):
             self.stopped += 1
-            self.retired += event.trace.status is Status.PRUNED
+            self.pruned += event.trace.status is Status.PRUNED
         if isinstance(event, AlarmRaised) and not self.quiet:
             log.info(
                 f"alarm: path {event.alarm.index} at {event.alarm.tokens} tokens: {event.alarm.why}; stopped: {event.alarm.stopped}"
             )
-        if not self.quiet and time.monotonic() - self._said > BETWEEN_LINES:
-            self._said = time.monotonic()
+        if not self.quiet and time.monotonic() - self._told > BETWEEN_LINES:
+            self._told = time.monotonic()
             log.info(
-                f"{self.solved} of {self.problems} problems solved, {self.stopped} paths stopped ({self.retired} retired)"
+                f"{self.solved} of {self.problems} problems solved, {self.stopped} paths stopped ({self.pruned} of them pruned)"
             )

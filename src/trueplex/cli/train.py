@@ -1,149 +1,268 @@
-"""`trueplex train …`: what learns from traces. Each command imports what it needs when it runs."""
+"""`trueplex train verifier`, `reward` and `values`: what learns from stored traces. `train policy` stands in train_policy.py."""
 
 from __future__ import annotations
 
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
-from trueplex.cli.options import Device, Model, Rows, thinks
+from trueplex.cli import train_policy
+from trueplex.cli.groups import MaxBatchSize, ModelOptions, Quiet, Seed
+from trueplex.cli.options import Within, check_count, command, listed
+from trueplex.errors import InputError, OptionError, TrueplexError
 
-app = typer.Typer(no_args_is_help=True, help="Train what scores traces, and the model itself.")
+if TYPE_CHECKING:
+    import torch
 
+    from trueplex.models.backbone import Backbone
+    from trueplex.train.common.batches import Labelled
 
-@app.command()
-def verifier(
-    data: Annotated[list[Path], typer.Option(help="Rollout folders to learn from; may be given again.")],
-    out: Annotated[Path, typer.Option(help="Folder for the verifier; an interrupted run is taken up there.")],
-    validation: Annotated[list[Path] | None, typer.Option(help="Rollout folders to judge by.", show_default="a tenth of the problems")] = None,
-    model: Model = "reference",
-    rank: Annotated[int, typer.Option(help="LoRA rank; 0 trains the probe token and head only.")] = 16,
-    targets: Annotated[str | None, typer.Option(help="Layers that get LoRA, by commas, e.g. 'q_proj,v_proj'.", show_default="all linear layers")] = None,
-    positions: Annotated[str, typer.Option(help="Positions probed per trace and step, or 'all'.")] = "32",
-    labels: Annotated[str, typer.Option(help="Pseudo-labels: ramp (the paper's), constant, final, power, or monte-carlo (after `trueplex train values`), or measured: that where there is one, else the ramp.")] = "ramp",
-    loss: Annotated[str, typer.Option(help="'mse' (the paper's) or 'bce'.")] = "mse",
-    ranking: Annotated[float, typer.Option(help="Weight of a ranking loss between right and wrong traces of a problem.")] = 0.0,
-    balanced: Annotated[bool, typer.Option("--balanced", help="As many right as wrong traces of every problem.")] = False,
-    epochs: Annotated[float, typer.Option(help="Passes over the traces.")] = 1.0,
-    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
-    batch: Annotated[int, typer.Option(help="Traces per step, over all processes.")] = 32,
-    every: Annotated[int, typer.Option(help="Steps between checkpoints, where validation is judged.")] = 250,
-    patience: Annotated[int, typer.Option(help="Stop after so many checkpoints that are no better, and keep the best; 0 never.")] = 0,
-    bf16: Annotated[bool | None, typer.Option("--bf16/--no-bf16", help="The base model in bfloat16; what is learned stays in float32.", show_default="on accelerators that have it")] = None,
-    checkpointing: Annotated[bool, typer.Option("--checkpointing", help="Recompute activations: slower, in less memory.")] = False,
-    seed: Annotated[int, typer.Option()] = 0,
-    device: Device = None,
-) -> None:  # fmt: skip
-    """Train a One-Token verifier for a model from its graded traces. Also under torchrun."""
-    from trueplex.cli.training import teach
-    from trueplex.errors import OptionError
-    from trueplex.train.verifier import Recipe
+log = logging.getLogger(__name__)
 
-    if positions != "all" and not positions.isdigit():
-        raise OptionError(f"positions is {positions!r}. Try: a number, or 'all'")
-    names = tuple(name.strip() for name in targets.split(",")) if targets else ()
-    recipe = Recipe(rank, names, None if positions == "all" else int(positions), batch, epochs, lr, seed, labels, loss,
-                    ranking, balanced, patience, every, checkpointing)  # fmt: skip
-    teach(data, validation or [], model, device, bf16, recipe, out)
+app = typer.Typer(no_args_is_help=True, suggest_commands=False, help="Train what scores traces, and the model itself.")
+
+VERIFIER_EXAMPLE = "trueplex train verifier --model ./my-model --data rollouts/ --out my-model/verifier"
+REWARD_EXAMPLE = "trueplex train reward --kind outcome --model ./my-model --data rollouts/ --out runs/outcome"
+VALUES_EXAMPLE = "trueplex train values --model ./my-model --data rollouts/ --n 300"
+
+Folders = Annotated[
+    list[Path], typer.Option(help="Folders of rollouts; the values are stored in them. Can be repeated.")
+]
+STEPS = "Where the steps of a text end: 'lines' or 'paragraphs'."
 
 
-@app.command()
-def values(
-    data: Annotated[list[Path], typer.Option(help="Rollout folders; the values are stored in them. May be given again.")],
-    model: Model = "reference",
-    traces: Annotated[int, typer.Option(help="Most traces valued per problem that has right and wrong ones, of both in turn.")] = 6,
-    prefixes: Annotated[int, typer.Option(help="Most prefixes valued per trace, spread over the ends of its steps.")] = 4,
-    samples: Annotated[int, typer.Option(help="Continuations per prefix.")] = 4,
-    steps: Annotated[str, typer.Option(help="Where steps end: 'lines' or 'paragraphs'.")] = "lines",
-    n: Annotated[int | None, typer.Option(help="Most problems valued per folder, in its order; more can be valued later.", show_default="all")] = None,
-    rows: Rows = None,
-    seed: Annotated[int, typer.Option(help="Same seed, same values.")] = 0,
-    device: Device = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
-) -> None:  # fmt: skip
-    """Monte-Carlo values of prefixes of stored traces: how often the model goes on to the right answer. Resumable."""
-    from trueplex.cli.training import appreciate
-    from trueplex.train.values import Valuing
+@dataclass(frozen=True)
+class TraceOptions:
+    """What is learned from and judged by, and where the result goes."""
 
-    appreciate(data, model, device, Valuing(traces, prefixes, samples, steps, seed), n, rows, quiet)
+    PANEL: ClassVar[str] = "Data"
 
+    data: Annotated[list[Path], typer.Option(help="Folders of rollouts to learn from; can be repeated.")]
+    out: Annotated[Path, typer.Option(help="Folder for the result; an interrupted run is resumed there.")]
+    validation: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folders of rollouts to judge by; can be repeated.", show_default="a tenth of the problems"),
+    ] = None
+    balanced: Annotated[bool, typer.Option("--balanced", help="As many right as wrong traces of every problem.")] = False  # fmt: skip
 
-@app.command()
-def reward(
-    kind: Annotated[str, typer.Option(help="'outcome', 'process' (Math-Shepherd's form, after `trueplex train values`) or 'generative' (GenRM).")],
-    data: Annotated[list[Path], typer.Option(help="Rollout folders to learn from; may be given again.")],
-    out: Annotated[Path, typer.Option(help="Folder for the model; an interrupted run is taken up there.")],
-    validation: Annotated[list[Path] | None, typer.Option(help="Rollout folders to judge by.", show_default="a tenth of the problems")] = None,
-    model: Model = "reference",
-    rank: Annotated[int, typer.Option(help="LoRA rank, merged in at the end; 0 trains all weights.")] = 16,
-    steps: Annotated[str | None, typer.Option(help="Where steps end for a process model: 'lines' or 'paragraphs'.", show_default="lines")] = None,
-    balanced: Annotated[bool, typer.Option("--balanced", help="As many right as wrong traces of every problem.")] = False,
-    epochs: Annotated[float, typer.Option(help="Passes over the traces.")] = 1.0,
-    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
-    batch: Annotated[int, typer.Option(help="Traces per step, over all processes.")] = 32,
-    every: Annotated[int, typer.Option(help="Steps between checkpoints, where validation is judged.")] = 250,
-    patience: Annotated[int, typer.Option(help="Stop after so many checkpoints that are no better, and keep the best; 0 never.")] = 0,
-    bf16: Annotated[bool | None, typer.Option("--bf16/--no-bf16", help="The base model in bfloat16; what is learned stays in float32.", show_default="on accelerators that have it")] = None,
-    seed: Annotated[int, typer.Option()] = 0,
-    device: Device = None,
-) -> None:  # fmt: skip
-    """Train a reward model of the base model's size on graded traces: a verifier's rivals. Also under torchrun."""
-    from trueplex.cli.training import teach_reward
-    from trueplex.train.reward import RewardRecipe
+    @property
+    def names(self) -> str:
+        """The folders that are learned from, as one text."""
+        return ", ".join(map(str, self.data))
 
-    recipe = RewardRecipe(kind, rank, batch, epochs, lr, seed, steps, balanced, patience, every)
-    teach_reward(data, validation or [], model, device, bf16, recipe, out)
+    def read(self, backbone: Backbone) -> tuple[list[Labelled], list[Labelled]]:
+        """The traces to learn from and to judge by: those of problems that have both right and wrong ones.
+
+        Raises:
+            TrueplexError: no such problem is left on one of the sides.
+        """
+        from trueplex.train.verifier import mixed, read_labelled
+
+        traces = [t for folder in self.data for t in read_labelled(folder, backbone)]
+        held = [t for folder in self.validation or () for t in read_labelled(folder, backbone)]
+        if not held:  # by problem, so that no problem is on both sides; by high bits, as the low ones decide splits
+            held = [t for t in traces if (t.problem >> 32) % 10 == 0]
+            traces = [t for t in traces if (t.problem >> 32) % 10]
+        sampled, traces, held = len(traces), mixed(traces), mixed(held)
+        if not held or not traces:
+            raise TrueplexError(
+                "too few problems with right and wrong traces to learn and to judge by. Try: roll out more"
+            )
+        log.info(f"{len(traces)} traces to learn from (of {sampled}; only problems with both right and wrong ones are used), {len(held)} to "
+                 "judge by")  # fmt: skip
+        return traces, held
 
 
-@app.command()
-@thinks
-def policy(
-    data: Annotated[str, typer.Option(help="What to learn from: 'reference' (all suites), suites by commas, or FILE.jsonl with answers.")],
-    out: Annotated[Path, typer.Option(help="Folder for the run; an interrupted one is taken up there.")],
-    thinking: Any,
-    model: Model = "reference",
-    validation: Annotated[str | None, typer.Option(help="What to judge by, as data.", show_default="the suites' validation split, or a tenth of the file")] = None,
-    problems: Annotated[int, typer.Option(help="Most problems to learn from.")] = 4000,
-    held: Annotated[int, typer.Option(help="Most problems to judge by.")] = 120,
-    steps: Annotated[int, typer.Option(help="Batches of rollouts.")] = 300,
-    prompts: Annotated[int, typer.Option(help="Problems a step, over all processes.")] = 128,
-    samples: Annotated[int, typer.Option(help="Rollouts a problem: the group that is compared.")] = 8,
-    lr: Annotated[float, typer.Option(help="Learning rate.")] = 1e-6,
-    warmup: Annotated[int, typer.Option(help="Steps over which the rate rises.")] = 0,
-    epochs: Annotated[int, typer.Option(help="Passes over the rollouts of a step.")] = 1,
-    minibatches: Annotated[int, typer.Option(help="Updates a pass.")] = 1,
-    norm: Annotated[str, typer.Option(help="Advantages over the group's deviation: 'std', or 'none' (Dr. GRPO).")] = "std",
-    aggregation: Annotated[str, typer.Option(help="What counts alike in the loss: every 'token' (the paper's), every 'trace', or 'constant' (length-unbiased).")] = "token",
-    clip: Annotated[float, typer.Option(help="Lower clip of the ratio, 1 − this.")] = 0.2,
-    clip_high: Annotated[float, typer.Option(help="Upper clip of the ratio, 1 + this.")] = 0.2,
-    dual_clip: Annotated[float, typer.Option(help="Ratio held where the advantage is negative; 0 never.")] = 3.0,
-    kl: Annotated[float, typer.Option(help="Weight of the divergence from the first model.")] = 0.0,
-    rank: Annotated[int, typer.Option(help="LoRA rank; 0 trains all weights.")] = 0,
-    targets: Annotated[str | None, typer.Option(help="Layers that get LoRA, by commas.", show_default="all linear layers")] = None,
-    reward: Annotated[list[str] | None, typer.Option(help="'correct' (the grader's verdict), or 'module:function' with TRL's signature; several are summed.", show_default="correct")] = None,
-    max_norm: Annotated[float, typer.Option(help="Gradients are scaled down to this norm.")] = 1.0,
-    most_skipped: Annotated[int, typer.Option(help="Updates in a row without a finite gradient that end the run.")] = 5,
-    every: Annotated[int, typer.Option(help="Steps between checkpoints, where validation is judged.")] = 25,
-    validated: Annotated[int, typer.Option(help="Traces of each validation problem.")] = 4,
-    kept: Annotated[int, typer.Option(help="Steps whose rollouts stay on the disk.")] = 20,
-    micro_tokens: Annotated[int, typer.Option(help="Most tokens of one forward pass of training; on CPU about 1024 is fastest.")] = 4096,
-    rows: Rows = None,
-    bf16: Annotated[bool, typer.Option("--bf16", help="Forward passes in bfloat16, weights in float32.")] = False,
-    checkpointing: Annotated[bool, typer.Option("--checkpointing", help="Recompute activations: slower, in less memory.")] = False,
-    seed: Annotated[int, typer.Option(help="Same seed, same problems, rollouts and weights.")] = 0,
-    device: Device = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
-) -> None:  # fmt: skip
-    """Train the model itself on its own rollouts, by GRPO. Also under torchrun."""
-    from trueplex.cli.policy import practise
-    from trueplex.train.grpo.loss import Clip
-    from trueplex.train.grpo.recipe import PolicyRecipe
+@dataclass(frozen=True)
+class ScheduleOptions:
+    """How long and how fast is trained."""
 
-    names = tuple(name.strip() for name in targets.split(",")) if targets else ()
-    recipe = PolicyRecipe(
-        thinking, steps, prompts, samples, lr, warmup, epochs, minibatches, norm, aggregation,
-        Clip(clip, clip_high, dual_clip or None), kl, rank, names, tuple(reward or ("correct",)), max_norm, most_skipped,
-        every, validated, kept, micro_tokens, rows, bf16, checkpointing, seed,
-    )  # fmt: skip
-    practise(data, validation, problems, held, model, device, recipe, out, quiet)
+    PANEL: ClassVar[str] = "Training"
+
+    epochs: Annotated[float, typer.Option(help="Passes over the traces.")] = 1.0
+    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3
+    batch: Annotated[int, typer.Option(help="Traces per step, over all processes."), Within(1)] = 32
+    every: Annotated[int, typer.Option(help="Steps between checkpoints, where validation is judged."), Within(1)] = 250
+    patience: Annotated[
+        int,
+        typer.Option(
+            help="Stop after this many checkpoints without improvement, and keep the best; 0 never stops early."
+        ),
+    ] = 0
+    bf16: Annotated[
+        bool | None,
+        typer.Option(
+            "--bf16/--no-bf16",
+            help="The base model in bfloat16; what is learned stays in float32.",
+            show_default="on accelerators that support it",
+        ),
+    ] = None
+    seed: Seed = 0  # fmt: skip
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """The base model's dtype; None for what fits the device."""
+        import torch
+
+        return None if self.bf16 is None else torch.bfloat16 if self.bf16 else torch.float32
+
+
+@dataclass(frozen=True)
+class VerifierOptions:
+    """What a verifier is, and what it learns."""
+
+    PANEL: ClassVar[str] = "Verifier"
+
+    rank: Annotated[int, typer.Option(help="LoRA rank; 0 trains the probe token and the head only.")] = 16
+    target_modules: Annotated[
+        str | None,
+        typer.Option(
+            help="Layers that get LoRA, separated by commas, e.g. 'q_proj,v_proj'.", show_default="all linear layers"
+        ),
+    ] = None
+    positions: Annotated[str, typer.Option(help="Positions probed per trace and step, or 'all'.")] = "32"
+    labels: Annotated[
+        str,
+        typer.Option(
+            help="Pseudo-labels: ramp (as in the paper), constant, final, power, monte-carlo (after `trueplex train values`), or measured: monte-carlo where there are values, ramp elsewhere."
+        ),
+    ] = "ramp"
+    loss: Annotated[str, typer.Option(help="'mse' (as in the paper) or 'bce'.")] = "mse"
+    ranking: Annotated[
+        float, typer.Option(help="Weight of a ranking loss between right and wrong traces of a problem.")
+    ] = 0.0
+    gradient_checkpointing: Annotated[bool, typer.Option("--gradient-checkpointing", help="Recompute activations in the backward pass: slower, in less memory.")] = False  # fmt: skip
+
+    def recipe(self, schedule: ScheduleOptions, balanced: bool) -> Any:
+        """The recipe. Raises OptionError where an option is out of range or could not act."""
+        from trueplex.train.verifier import Recipe
+
+        check_count("--positions", self.positions)
+        if self.positions != "all" and not self.positions.isdigit():
+            raise OptionError(f"positions is {self.positions!r}. Try: a number, or 'all'")
+        # By position: rank, target modules, positions, batch, epochs, lr, seed, labels, loss, ranking, balanced, patience,
+        # steps between checkpoints, gradient checkpointing.
+        return Recipe(self.rank, listed(self.target_modules), None if self.positions == "all" else int(self.positions),
+                      schedule.batch, schedule.epochs, schedule.lr, schedule.seed, self.labels, self.loss, self.ranking,
+                      balanced, schedule.patience, schedule.every, self.gradient_checkpointing)  # fmt: skip
+
+
+@command(app, VERIFIER_EXAMPLE)
+def verifier(traces: TraceOptions, model: ModelOptions, which: VerifierOptions, schedule: ScheduleOptions) -> None:
+    """Train a one-token verifier for a model from its graded traces. Also runs under torchrun."""
+    from trueplex.train.verifier import train_verifier
+
+    recipe = which.recipe(schedule, traces.balanced)
+    backbone = model.load(schedule.dtype)
+    learned, held = traces.read(backbone)
+    learned = _valued(learned, which.labels)
+    trained = train_verifier(backbone, learned, held, recipe, traces.out, traces.names)
+    if trained.card:  # of several processes, the first one wrote it
+        print(json.dumps(trained.card["validation"]))
+
+
+def _valued(traces: list[Labelled], labels: str) -> list[Labelled]:
+    """The traces that these labels can be given to. Raises InputError when values are needed and none has any."""
+    from trueplex.train.common.labels import MEASURED, MONTE_CARLO
+
+    if labels not in (MONTE_CARLO, MEASURED):
+        return traces
+    valued = [t for t in traces if t.values is not None]
+    if not valued:
+        raise InputError("no trace has Monte-Carlo values. Try: `trueplex train values` on the same folders first")
+    fate = "are skipped" if labels == MONTE_CARLO else "are labelled by the ramp"
+    log.info(f"{len(traces) - len(valued)} of {len(traces)} traces have no Monte-Carlo values and {fate}")
+    return valued if labels == MONTE_CARLO else traces
+
+
+@dataclass(frozen=True)
+class RewardOptions:
+    """What a reward model is."""
+
+    PANEL: ClassVar[str] = "Reward model"
+
+    kind: Annotated[
+        str,
+        typer.Option(
+            help="'outcome', 'process' (in Math-Shepherd's form, after `trueplex train values`) or 'generative' (GenRM)."
+        ),
+    ]
+    rank: Annotated[int, typer.Option(help="LoRA rank, merged into the weights at the end; 0 trains all weights.")] = 16
+    steps: Annotated[str | None, typer.Option(help=f"{STEPS} For process models.", show_default="lines")] = None  # fmt: skip
+
+
+@command(app, REWARD_EXAMPLE)
+def reward(traces: TraceOptions, model: ModelOptions, which: RewardOptions, schedule: ScheduleOptions) -> None:
+    """Train a reward model of the base model's size on graded traces: a verifier's rivals. Also runs under torchrun."""
+    from trueplex.train.reward import RewardRecipe, train_reward
+
+    # By position: kind, rank, batch, epochs, lr, seed, steps, balanced, patience, steps between checkpoints.
+    recipe = RewardRecipe(which.kind, which.rank, schedule.batch, schedule.epochs, schedule.lr, schedule.seed, which.steps,
+                          traces.balanced, schedule.patience, schedule.every)  # fmt: skip
+    backbone = model.load(schedule.dtype)
+    learned, held = traces.read(backbone)
+    if which.kind == "process":
+        _check_steps(traces.data, which.steps)
+        log.info(f"{sum(t.values is not None for t in learned)} of {len(learned)} traces have Monte-Carlo values; of the others only the "
+                 "last step is used")  # fmt: skip
+    card = train_reward(backbone, learned, held, recipe, traces.out, traces.names)
+    if card:
+        print(json.dumps(card["validation"]))
+
+
+def _check_steps(folders: Sequence[Path], steps: str | None) -> None:
+    """Raise InputError when values of a folder stand where no step of the reward model ends."""
+    from trueplex.train.values import steps_of
+
+    for folder, valued in ((folder, steps_of(folder)) for folder in folders):
+        if valued and valued != (steps or valued):
+            raise InputError(f"the values in {folder} stand at the ends of {valued} and steps are {steps}, so none would match. Try: "
+                             f"--steps {valued}, or roll out and value again")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ValueOptions:
+    """Which prefixes are valued, and how precisely."""
+
+    PANEL: ClassVar[str] = "What is valued"
+
+    traces: Annotated[
+        int, typer.Option(help="Most traces valued per problem that has right and wrong ones, alternately of both.")
+    ] = 6
+    prefixes: Annotated[
+        int, typer.Option(help="Most prefixes valued per trace, spread evenly over the ends of its steps.")
+    ] = 4
+    samples: Annotated[int, typer.Option(help="Continuations per prefix.")] = 4
+    steps: Annotated[str, typer.Option(help=STEPS)] = "lines"
+    n: Annotated[
+        int | None,
+        typer.Option(
+            help="Most problems valued per folder, in its order; more can be valued later.", show_default="all"
+        ),
+        Within(1),
+    ] = None
+    max_batch_size: MaxBatchSize = None
+    seed: Seed = 0
+    quiet: Quiet = False  # fmt: skip
+
+
+@command(app, VALUES_EXAMPLE)
+def values(data: Folders, model: ModelOptions, which: ValueOptions) -> None:
+    """Estimate how often the model reaches the right answer from prefixes of stored traces, by sampling. Resumable."""
+    from trueplex.cli.progress import Bar
+    from trueplex.train.values import Valuing, asked, value
+
+    valuing = Valuing(which.traces, which.prefixes, which.samples, which.steps, which.seed)
+    backbone = model.load()
+    total = sum(len(a.prefixes) for folder in data for a in asked(backbone, folder, valuing)[: which.n]) * which.samples
+    with Bar(total, which.quiet) as bar:
+        for folder in data:
+            value(backbone, folder, valuing, which.n, which.max_batch_size, bar.step)
+
+
+command(app, train_policy.EXAMPLE)(train_policy.policy)

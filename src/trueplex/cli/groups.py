@@ -1,0 +1,296 @@
+"""The groups of options that commands share: model, thinking, limits, paths and scores, budget, deciding, problems.
+
+Nothing here imports torch when it is loaded: a group turns into objects of the engine only when its command runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+import typer
+
+from trueplex.cli.options import Within, check_count
+from trueplex.errors import OptionError
+
+if TYPE_CHECKING:
+    import torch
+
+    from trueplex.engine.limits import Ending
+    from trueplex.engine.thinking import Thinking
+    from trueplex.models.backbone import Backbone
+
+VERIFIERS = ("'auto' (the model's own), a verifier's folder or hub id, 'deepconf[:mean|tail|bottom|lowest[@WINDOW]]', 'logprob', "
+             "'entropy', an outcome model 'orm:[acemath:]MODEL', a process model 'prm:FORM:MODEL[@last|min|mean|product]' (FORM: "
+             "math-shepherd, versaprm, qwen, skywork), a generative verifier 'genrm:MODEL[@VOTES]', or 'none'.")  # fmt: skip
+
+Verifier = Annotated[str, typer.Option(help=f"What scores the paths: {VERIFIERS}")]
+ProbeEvery = Annotated[int, typer.Option(help="Tokens between two scores of a path."), Within(1)]
+MaxBatchSize = Annotated[int | None, typer.Option(help="Most paths decoded together.", show_default="64 on CPU, 256 on CUDA"), Within(1)]  # fmt: skip
+Seed = Annotated[int, typer.Option(help="The same seed gives the same result."), Within(0, 2**63 - 1)]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.", rich_help_panel="Output")]
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which model, and where it runs."""
+
+    PANEL: ClassVar[str] = "Model"
+
+    model: Annotated[
+        str,
+        typer.Option(
+            help="'reference' (ships with trueplex), 'reference-multiplex' (trained to think in multiplex tokens), a local folder, or a hub id."
+        ),
+    ] = "reference"
+    device: Annotated[str | None, typer.Option(help="cuda, mps or cpu.", show_default="the fastest available")] = None
+    threads: Annotated[int | None, typer.Option(help="CPU threads of PyTorch; fewer leave cores to other jobs.", show_default="all cores, or OMP_NUM_THREADS"), Within(1, 4096)] = None  # fmt: skip
+
+    def load(self, dtype: torch.dtype | None = None) -> Backbone:
+        """The model, loaded and checked; ``dtype`` None is what fits the device. Raises ModelError as `models.load.load`."""
+        import torch
+
+        from trueplex.models.load import load
+
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        return load(self.model, self.device, dtype)
+
+
+@dataclass(frozen=True)
+class LimitOptions:
+    """When a path ends."""
+
+    PANEL: ClassVar[str] = "Limits of a path"
+
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(help="Most tokens of a path, thinking and answer together.", show_default="the model's own"),
+    ] = None
+    think_tokens: Annotated[
+        int | None,
+        typer.Option(
+            help="Close thinking with </think> after this many tokens; the rest of --max-tokens is kept for the answer.",
+            show_default="no limit",
+        ),
+    ] = None
+    cold_entropy: Annotated[
+        float | None,
+        typer.Option(
+            help="Cold stop: close thinking when the entropy (in nats) stays below this. The published value is 0.01.",
+            show_default="never",
+        ),
+    ] = None
+    cold_steps: Annotated[
+        int | None, typer.Option(help="Steps for which the entropy must stay below --cold-entropy.", show_default="256")
+    ] = None
+    stop: Annotated[
+        list[str] | None,
+        typer.Option(help="End a path when its text ends with this string; can be repeated.", show_default="none"),
+    ] = None
+    max_seconds: Annotated[float | None, typer.Option(help="Most seconds of a path.", show_default="no limit")] = None  # fmt: skip
+
+    def ending(self) -> Ending:
+        """The limits as the engine takes them. Raises OptionError for values out of range."""
+        from trueplex.engine.limits import Ending
+
+        return Ending(self.max_tokens, self.think_tokens, self.cold_entropy, self.cold_steps, tuple(self.stop or ()),
+                      self.max_seconds)  # fmt: skip
+
+    def check(self, backbone: Backbone) -> None:
+        """Raise OptionError when a path may have more tokens than the model has positions."""
+        if self.max_tokens is not None and self.max_tokens > backbone.max_positions:
+            raise OptionError(f"--max-tokens {self.max_tokens} is more than the {backbone.max_positions} positions of {backbone.name}, "
+                              f"which hold the prompt, too. Try: at most {backbone.max_positions}")  # fmt: skip
+
+
+ANSWER = "Sampling of the answer, after </think>"
+AS_THINKING = "as while thinking"
+
+
+@dataclass(frozen=True)
+class ThinkingOptions:
+    """How paths think and sample. None is the default, so that what was given can be told from what was not."""
+
+    PANEL: ClassVar[str] = "Thinking and sampling"
+
+    thinking: Annotated[
+        str | None,
+        typer.Option(
+            help="'discrete' (one token a step), 'multiplex' (K samples merged), 'soft' (the K most likely tokens merged) or 'stochastic-soft' (the same under noise).",
+            show_default="multiplex",
+        ),
+    ] = None
+    width: Annotated[
+        int | None,
+        typer.Option(help="K: samples of a multiplex step, or tokens of a soft step.", show_default="3; 10 for soft"),
+    ] = None
+    merge: Annotated[
+        str | None,
+        typer.Option(
+            help="How the K samples of a multiplex step merge: 'weighted' (by probability) or 'mean'.",
+            show_default="weighted",
+        ),
+    ] = None
+    without_replacement: Annotated[
+        bool, typer.Option("--without-replacement", help="K different samples in every multiplex step.")
+    ] = False
+    noise: Annotated[
+        str | None,
+        typer.Option(help="Noise of stochastic-soft thinking: 'gumbel' or 'dirichlet'.", show_default="gumbel"),
+    ] = None
+    strength: Annotated[
+        float | None, typer.Option(help="Strength of the noise: tau of gumbel, alpha of dirichlet.", show_default="1.0")
+    ] = None
+    temperature: Annotated[
+        float | None, typer.Option(help="Sampling temperature; 0 is greedy.", show_default="1.0")
+    ] = None
+    top_k: Annotated[
+        int | None, typer.Option(help="Sample from this many of the most likely tokens; 0 keeps all.", show_default="0")
+    ] = None
+    top_p: Annotated[
+        float | None,
+        typer.Option(help="Then from the most likely tokens up to this probability mass.", show_default="1.0"),
+    ] = None
+    min_p: Annotated[
+        float | None,
+        typer.Option(
+            help="Then from tokens at least this likely, relative to the most likely one.", show_default="0.0"
+        ),
+    ] = None
+    answer_temperature: Annotated[
+        float | None, typer.Option(rich_help_panel=ANSWER, help="Temperature of the answer.", show_default=AS_THINKING)
+    ] = None
+    answer_top_k: Annotated[
+        int | None, typer.Option(rich_help_panel=ANSWER, help="Top-k of the answer.", show_default=AS_THINKING)
+    ] = None
+    answer_top_p: Annotated[
+        float | None, typer.Option(rich_help_panel=ANSWER, help="Top-p of the answer.", show_default=AS_THINKING)
+    ] = None
+    answer_min_p: Annotated[float | None, typer.Option(rich_help_panel=ANSWER, help="Min-p of the answer.", show_default=AS_THINKING)] = None  # fmt: skip
+
+    def build(self, limits: LimitOptions) -> Thinking:
+        """The options as the engine takes them. Raises OptionError where one is out of range or could not act."""
+        from trueplex.engine.sampling import Sampling
+        from trueplex.engine.thinking import Thinking
+
+        sampling = Sampling(**self._given(""))
+        answer = self._given("answer_")
+        return Thinking(self.thinking or "multiplex", self.width, self.merge, sampling, replace(sampling, **answer) if answer else None,
+                        limits.ending(), not self.without_replacement, self.noise, self.strength)  # fmt: skip
+
+    def _given(self, prefix: str) -> dict[str, Any]:
+        values = {name: getattr(self, prefix + name) for name in ("temperature", "top_k", "top_p", "min_p")}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class ThinkingOrGreedy(ThinkingOptions):
+    """The same, with a short way to ask for greedy decoding."""
+
+    greedy: Annotated[bool, typer.Option("--greedy", help="The most likely token at every step: --thinking discrete --temperature 0, and one path unless more are asked for.")] = False  # fmt: skip
+
+    def build(self, limits: LimitOptions) -> Thinking:
+        if not self.greedy:
+            return super().build(limits)
+        given = [f.name for f in fields(self) if f.name != "greedy" and getattr(self, f.name) not in (None, False)]
+        beside = [f"--{name.replace('_', '-')}" for name in given if (name, self.thinking) != ("thinking", "discrete")]
+        if beside:
+            raise OptionError(f"--greedy is --thinking discrete --temperature 0, so {' and '.join(beside)} would have no effect or contradict "
+                              f"it. Try: drop --greedy, or {' and '.join(beside)}")  # fmt: skip
+        return replace(self, greedy=False, thinking="discrete", temperature=0.0).build(limits)
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How many paths, what scores them, and with which draws."""
+
+    PANEL: ClassVar[str] = "Paths and scores"
+
+    paths: Annotated[str | None, typer.Option(help="Paths per problem: a number, or 'auto' ('auto:LIMIT'): 8, and more while the vote is open.", show_default="16; 1 with --greedy")] = None  # fmt: skip
+    verifier: Verifier = "auto"
+    probe_every: ProbeEvery = 32
+    max_batch_size: MaxBatchSize = None
+    seed: Seed = 0
+
+    def __post_init__(self) -> None:
+        check_count("--paths", (self.paths or "").removeprefix("auto:"))
+
+
+@dataclass(frozen=True)
+class SampleOptions:
+    """The same for commands that store a fixed number of traces."""
+
+    PANEL: ClassVar[str] = "Paths and scores"
+
+    samples: Annotated[int | None, typer.Option(help="Traces per problem.", show_default="16; 1 with --greedy"), Within(1)] = None  # fmt: skip
+    verifier: Annotated[str, typer.Option(help=f"Also score the traces, by {VERIFIERS}")] = "none"
+    probe_every: ProbeEvery = 32
+    max_batch_size: MaxBatchSize = None
+    seed: Seed = 0
+
+
+@dataclass(frozen=True)
+class BudgetOptions:
+    """What a whole run may spend."""
+
+    PANEL: ClassVar[str] = "Budget of the whole run"
+
+    budget_tokens: Annotated[
+        int | None,
+        typer.Option(help="Most tokens of all paths, probe tokens included.", show_default="no limit"),
+        Within(high=2**63 - 1),
+    ] = None
+    budget_seconds: Annotated[float | None, typer.Option(help="Most seconds.", show_default="no limit")] = None
+    budget_paths: Annotated[int | None, typer.Option(help="Most paths of all problems together.", show_default="no limit")] = None  # fmt: skip
+
+
+@dataclass(frozen=True)
+class DecideOptions:
+    """What is pruned, chosen and answered."""
+
+    PANEL: ClassVar[str] = "Pruning, vote and confidence"
+
+    prune: Annotated[
+        str,
+        typer.Option(
+            help="When to prune weak paths; rules joined by '+': 'half:32', 'half:32/4' (leave 4), 'keep:0.5@64', 'drop:2@16', 'stop:128', 'floor:0.2', 'deepconf:low@64/8' (after 64 tokens, 8 warm-up paths), 'consensus:0.6'; 'none' keeps all."
+        ),
+    ] = "none"
+    select: Annotated[
+        str | None,
+        typer.Option(
+            help="How to choose the answer: majority, weighted, weighted:POWER, weighted:odds, best, or top:SHARE.",
+            show_default="weighted; majority without a verifier",
+        ),
+    ] = None
+    abstain_below: Annotated[
+        float | None, typer.Option(help="Give no answer at a lower confidence.", show_default="always answer")
+    ] = None
+    max_error: Annotated[
+        float | None,
+        typer.Option(
+            help="Answer only where at most this share of the answers is wrong, by the verifier's calibration.",
+            show_default="always answer",
+        ),
+    ] = None
+    alarm: Annotated[list[str] | None, typer.Option(help="Stop at once: 'fall:0.4@64' (the score fell by 0.4 in 64 tokens), 'under:0.1@96' (it stayed under 0.1), 'call:MODULE:FUNCTION' (your own), each with '=trace', '=problem' or '=run'; can be repeated.", show_default="none")] = None  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SuiteOptions:
+    """Which problems of a suite or data set."""
+
+    PANEL: ClassVar[str] = "Problems"
+
+    n: Annotated[
+        int | None,
+        typer.Option(help="Most problems per suite.", show_default="200 of an embedded suite, else all"),
+        Within(1),
+    ] = None
+    split: Annotated[
+        str | None,
+        typer.Option(help="Split of an embedded suite or a hub data set.", show_default="test; train for rollouts"),
+    ] = None
+    data_dir: Annotated[Path | None, typer.Option(help="Folder with NAME.jsonl or NAME.parquet of the named suites; then nothing is downloaded.", show_default="the hub")] = None  # fmt: skip

@@ -1,0 +1,78 @@
+"""`trueplex report`: stored results as a page, tables and figures."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+import typer
+
+from trueplex.errors import OptionError, StoreError
+
+log = logging.getLogger(__name__)
+
+EXAMPLE = "trueplex report runs/multiplex runs/discrete --out report.html"
+FORMATS = ("svg", "png")
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """What is written."""
+
+    PANEL: ClassVar[str] = "Output"
+
+    out: Annotated[Path | None, typer.Option(help="One HTML page with everything in it.", show_default=False)] = None
+    markdown: Annotated[Path | None, typer.Option(help="All tables, as Markdown.", show_default=False)] = None
+    figures: Annotated[Path | None, typer.Option(help="Folder for the figures, one file each.", show_default=False)] = (
+        None
+    )
+    format: Annotated[
+        str | None, typer.Option("--format", help="Format of the figures: svg or png.", show_default="svg")
+    ] = None
+    title: Annotated[str, typer.Option(help="Title of the page.")] = "trueplex: results"  # fmt: skip
+
+
+def report(
+    sources: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders or results files of eval, eval-verifier or training. The others are compared with the first run.", show_default=False)],
+    options: ReportOptions,
+) -> None:  # fmt: skip
+    """Show stored results: tables, curves and what scores saw, as a page that works offline.
+
+    Every file is written whole or not at all.
+    """
+    from trueplex.report import figures
+    from trueplex.report.page import lead, markdown, page, sections
+    from trueplex.report.read import read
+
+    if options.out is None and options.markdown is None and options.figures is None:
+        raise OptionError("nothing to write. Try: give --out PAGE.html, --markdown FILE.md or --figures DIR")
+    if options.format is not None and (options.figures is None or options.format not in FORMATS):
+        raise OptionError(f"--format {options.format} has no effect without --figures, and is one of {', '.join(FORMATS)}. Try: give both, "
+                          "or neither")  # fmt: skip
+    material = read(sources)
+    parts = list(sections(material))
+    written = []
+    if options.out is not None:
+        written.append(_write(options.out, page(parts, options.title, lead(material)).encode()))
+    if options.markdown is not None:
+        written.append(_write(options.markdown, markdown(parts, options.title).encode()))
+    if options.figures is not None:
+        form = options.format or "svg"
+        for name, _, figure in (picture for part in parts for picture in part.pictures):
+            written.append(_write(options.figures / f"{name}.{form}", figures.saved(figure, form)))
+    log.info(f"wrote {', '.join(map(str, written))}")
+
+
+def _write(path: Path, content: bytes) -> Path:
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise StoreError(f"cannot write {path}: {error.strerror}. Try: choose another file") from error
+    return path
