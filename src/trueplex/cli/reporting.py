@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trueplex.errors import OptionError, StoreError
-from trueplex.report import figures
-from trueplex.report.page import lead, markdown, page, sections
+from trueplex.report.drawing import saved
+from trueplex.report.page import markdown, page
 from trueplex.report.read import read
+from trueplex.report.sections import sections
 
 FORMATS = ("svg", "png")
 
@@ -32,12 +33,12 @@ def report(sources: Sequence[Path], out: Path | None, tables: Path | None, pictu
     parts = list(sections(material))
     written = []
     if out is not None:
-        written.append(_write(out, page(parts, title, lead(material)).encode()))
+        written.append(_write(out, page(parts, title, material).encode()))
     if tables is not None:
-        written.append(_write(tables, markdown(parts, title).encode()))
+        written.append(_write(tables, markdown(parts, title, material).encode()))
     if pictures is not None:
-        for name, _, figure in (picture for part in parts for picture in part.pictures):
-            written.append(_write(pictures / f"{name}.{form or 'svg'}", figures.saved(figure, form or "svg")))
+        for picture in (picture for part in parts for picture in part.pictures):
+            written.append(_write(pictures / f"{picture.name}.{form or 'svg'}", saved(picture.figure(), form or "svg")))
     print(f"trueplex: wrote {', '.join(map(str, written))}", file=sys.stderr)
 
 
