@@ -45,7 +45,12 @@ class Looks:
         if name not in self.names:
             return {"color": REST, "linewidth": 1.0, "zorder": 1.5}
         place = self.names.index(name)
-        return {"color": COLOURS[place], "linestyle": DASHES[place], "marker": MARKERS[place], "zorder": 3 - 0.1 * place}
+        return {
+            "color": COLOURS[place],
+            "linestyle": DASHES[place],
+            "marker": MARKERS[place],
+            "zorder": 3 - 0.1 * place,
+        }
 
     def grey(self, names: Sequence[str]) -> str:
         """A sentence that names the grey lines; nothing without any."""
@@ -131,7 +136,9 @@ def _name_ends(axes: Any) -> None:
     for i in reversed(range(len(heights))):
         heights[i] = min(heights[i], 1.03 if i == len(heights) - 1 else heights[i + 1] - GAP)
     for height, (_, line) in zip(heights, ends, strict=True):
-        axes.text(1.02, height, line.get_label(), transform=axes.transAxes, color=line.get_color(), va="center", fontsize=8.5)
+        axes.text(
+            1.02, height, line.get_label(), transform=axes.transAxes, color=line.get_color(), va="center", fontsize=8.5
+        )
 
 
 def saved(figure: Any, form: str = "svg") -> bytes:

@@ -42,7 +42,9 @@ def _plot(axes: Any, look: Looks, name: str, at: Sequence[float], values: Any, *
     axes.plot(at, values, label=label, **look.of(name) | more)
 
 
-def _band(axes: Any, look: Looks, name: str, at: Sequence[float], cells: Sequence[Mapping[str, float]], unit: float) -> None:
+def _band(
+    axes: Any, look: Looks, name: str, at: Sequence[float], cells: Sequence[Mapping[str, float]], unit: float
+) -> None:
     if name in look.names:
         low, high = ([unit * cell[end] for cell in cells] for end in ("low", "high"))
         axes.fill_between(at, low, high, color=look.of(name)["color"], alpha=0.12, linewidth=0)
@@ -255,8 +257,15 @@ def ablation(groups: Groups, suites: Sequence[str], x: str, trend: bool) -> Any:
         for place, (name, points) in enumerate(found.items()):
             shift = 0.0 if trend else 0.14 * (place - (len(found) - 1) / 2)
             at = [v if trend else numbers.index(v) + shift for v, _ in points]
-            _plot(axes, look, name, at, [100 * c["mean"] for _, c in points], **({} if trend else {"linestyle": "none"}))
-            axes.vlines(at, *([100 * c[end] for _, c in points] for end in ("low", "high")), color=look.of(name)["color"], linewidth=1)
+            _plot(
+                axes, look, name, at, [100 * c["mean"] for _, c in points], **({} if trend else {"linestyle": "none"})
+            )
+            axes.vlines(
+                at,
+                *([100 * c[end] for _, c in points] for end in ("low", "high")),
+                color=look.of(name)["color"],
+                linewidth=1,
+            )
         axes.set_xticks(numbers if trend else range(len(numbers)), [f"{v:g}" for v in numbers])
         if not trend:
             axes.set_xlim(-0.5, len(numbers) - 0.5)

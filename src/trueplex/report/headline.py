@@ -25,7 +25,10 @@ def headlines(material: Material) -> list[str]:
 
 def _right(run: Run) -> dict[str, dict[str, float]]:
     """How often each problem is right with one trace, by suite and id."""
-    return {suite: dict(zip(f["ids"], (r / f["samples"] for r in f["right"]), strict=True)) for suite, f in run.suites.items()}
+    return {
+        suite: dict(zip(f["ids"], (r / f["samples"] for r in f["right"]), strict=True))
+        for suite, f in run.suites.items()
+    }
 
 
 def _difference(one: Run, other: Run) -> tuple[Cell, int, int] | None:
@@ -77,7 +80,9 @@ def _alone(run: Run) -> str:
 def _scores(run: Run) -> str:
     """The score that ranks the traces of a problem best at their end, as a mean over suites."""
     problems = sum(f.get("problems", 0) for f in run.suites.values())
-    names = [n for n in next(iter(run.suites.values()))["scorers"] if all(n in f["scorers"] for f in run.suites.values())]
+    names = [
+        n for n in next(iter(run.suites.values()))["scorers"] if all(n in f["scorers"] for f in run.suites.values())
+    ]
     ends = {n: [f["scorers"][n]["within"]["1.0"] for f in run.suites.values()] for n in names}
     means = {n: sum(c["mean"] for c in cells) / len(cells) for n, cells in ends.items() if all(cells)}
     if not means or problems < FEW:
@@ -98,7 +103,9 @@ def _learning(material: Material) -> str:
     name = max(judged, key=lambda n: judged[n][-1]) if len(judged) > 1 else learning_looks(material.learning).names[0]
     values = judged.get(name) or next(iter(judged.values()))
     among = f", the highest of {len(judged)}," if len(judged) > 1 else ""
-    return f"In training, {name}{among} went from {100 * values[0]:.1f} to {100 * values[-1]:.1f} % right on validation."
+    return (
+        f"In training, {name}{among} went from {100 * values[0]:.1f} to {100 * values[-1]:.1f} % right on validation."
+    )
 
 
 def _points(cell: Cell, sign: int = 1) -> str:

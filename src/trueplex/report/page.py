@@ -25,7 +25,14 @@ def lead(material: Material) -> str:
 
 def page(parts: Sequence[Section], title: str, material: Material, made: Made | None = None) -> str:
     """One HTML page with everything in it, headed by what was found."""
-    return render("page.html.j2", title=title, headlines=headlines(material), about=lead(material), parts=parts, made=made or Made())
+    return render(
+        "page.html.j2",
+        title=title,
+        headlines=headlines(material),
+        about=lead(material),
+        parts=parts,
+        made=made or Made(),
+    )
 
 
 def markdown(parts: Sequence[Section], title: str, material: Material) -> str:

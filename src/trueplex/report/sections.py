@@ -62,8 +62,14 @@ def _results(material: Material) -> Iterator[Section]:
                   [Picture("pass-at-k", caption, shown, partial(figures.pass_at_k, runs))])  # fmt: skip
     yield _tokens(runs, shown, grey)
     yield from _ablations(every, suites)
-    yield from _scored([run for run in runs if any("trajectories" in f["curves"] for f in run.suites.values())], suites, grey)
-    pictures = [Picture("entropy", f"Entropy of a thinking step, by tenths of the thinking.{grey}", shown, _along(runs, "entropy"))]
+    yield from _scored(
+        [run for run in runs if any("trajectories" in f["curves"] for f in run.suites.values())], suites, grey
+    )
+    pictures = [
+        Picture(
+            "entropy", f"Entropy of a thinking step, by tenths of the thinking.{grey}", shown, _along(runs, "entropy")
+        )
+    ]
     if any(f["explored"]["mean"] for run in runs for f in run.suites.values()):
         caption = f"Steps whose K samples differ, by tenths of the thinking.{grey}"
         pictures.append(Picture("explored", caption, shown, _along(runs, "explored")))
@@ -94,7 +100,9 @@ def _tokens(runs: Sequence[Run], suites: Sequence[str], grey: str) -> Section:
         seconds = " Seconds: those tokens at the rate of the whole run." if run.rates else ""
         caption = f"{run.name}: every way to choose the answer, as traces and so tokens are added.{seconds}{others}"
         pictures.append(Picture(f"{name}-{place}", caption, _own(run, suites), partial(figures.against_tokens, run)))
-    return Section("Accuracy against tokens", "Up and to the left is better: more right answers for fewer tokens.", pictures)
+    return Section(
+        "Accuracy against tokens", "Up and to the left is better: more right answers for fewer tokens.", pictures
+    )
 
 
 def _scored(runs: Sequence[Run], suites: Sequence[str], grey: str) -> Iterator[Section]:
@@ -105,10 +113,17 @@ def _scored(runs: Sequence[Run], suites: Sequence[str], grey: str) -> Iterator[S
             names = [s for s in _own(run, suites) if "trajectories" in run.suites[s]["curves"]]
             caption = f"{run.name}: mean and middle half of right and of wrong traces."
             pictures.append(Picture(f"trajectories-{place}", caption, names, partial(figures.trajectories, run)))
-        yield Section("Scores over a trace", "A score that can prune separates right from wrong traces early.", pictures)
+        yield Section(
+            "Scores over a trace", "A score that can prune separates right from wrong traces early.", pictures
+        )
     names = [s for s in suites if any("reliability" in run.suites.get(s, {}).get("curves", {}) for run in runs)]
     if names:
-        picture = Picture("reliability", f"Traces by tenths of the score at their end.{grey}", names, partial(figures.reliability, runs))
+        picture = Picture(
+            "reliability",
+            f"Traces by tenths of the score at their end.{grey}",
+            names,
+            partial(figures.reliability, runs),
+        )
         yield Section("Reliability", "Of the traces with such a score, how many are right? On the dotted line, a score is a probability.",
                       [picture])  # fmt: skip
 

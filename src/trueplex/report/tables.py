@@ -40,8 +40,14 @@ class Table:
         found: set[tuple[int, int]] = set()
         for name in dict.fromkeys(row[0] if self.groups else "" for row in self.rows):
             rows = [at for at, row in enumerate(self.rows) if not self.groups or row[0] == name]
-            for column in (at for at, head in enumerate(self.head) if head in self.marked and TOO_FEW not in name + head):
-                values = {at: float(m[0].replace("−", "-").replace(",", "")) for at in rows if (m := NUMBER.match(self.rows[at][column]))}
+            for column in (
+                at for at, head in enumerate(self.head) if head in self.marked and TOO_FEW not in name + head
+            ):
+                values = {
+                    at: float(m[0].replace("−", "-").replace(",", ""))
+                    for at in rows
+                    if (m := NUMBER.match(self.rows[at][column]))
+                }
                 if len(values) > 1:
                     found |= {(at, column) for at, value in values.items() if value == max(values.values())}
         return found
@@ -97,7 +103,9 @@ def glance(material: Material) -> Table:
     runs = [run for run in material.runs if not run.limit] or material.runs
     head = [called(s, next(r.suites[s]["problems"] for r in material.runs if s in r.suites)) for s in material.suites]
     cells = [[percent(f["pass"]["1"], f["problems"]) if (f := run.suites.get(suite)) else "–" for suite in material.suites] for run in runs]  # fmt: skip
-    note = "pass@1: percent right with one trace, with 95 % intervals over problems; the highest of each suite is marked."
+    note = (
+        "pass@1: percent right with one trace, with 95 % intervals over problems; the highest of each suite is marked."
+    )
     return Table("At a glance", note, ["thinking", *head], [[run.name, *row] for run, row in zip(runs, cells, strict=True)],
                  tuple(head), groups=False)  # fmt: skip
 
@@ -177,7 +185,13 @@ def budgets(run: Run, suites: Sequence[str]) -> Table:
     for suite in suites:
         found = run.suites.get(suite, {}).get("budget")
         for method, cells in found["right"].items() if found else ():
-            rows.append([called(suite, run.suites[suite]["problems"]), method, *(percent(cells[p]) if p < len(cells) else "–" for p in places)])
+            rows.append(
+                [
+                    called(suite, run.suites[suite]["problems"]),
+                    method,
+                    *(percent(cells[p]) if p < len(cells) else "–" for p in places),
+                ]
+            )
     note = ("Percent right when every method spends the tokens that so many whole traces take; between two sizes a method is mixed "
             "so that it spends them on average. –: the method cannot spend so little, or so much.")  # fmt: skip
     return Table(f"At equal tokens: {run.name}", note, head, rows, tuple(head[2:]), folded=True)
@@ -204,7 +218,16 @@ def scores(run: Run) -> Table:
             error = f.get("calibration")
             rows.append([called(suite, problems), last(name), *within, area(f["over_all"]["1.0"], told), percent(f["votes"]["weighted"], problems or 0),
                          signed(f["votes"]["weighted_minus_majority"]), f"{error['ece']['mean']:.3f}" if error else "–"])  # fmt: skip
-    head = ["suite", "score", "within, at half", "within, at the end", "over all, at the end", "weighted vote, %", "− majority", "ECE"]
+    head = [
+        "suite",
+        "score",
+        "within, at half",
+        "within, at the end",
+        "over all, at the end",
+        "weighted vote, %",
+        "− majority",
+        "ECE",
+    ]
     note = "AUROC within problems and over all traces, and how often a vote weighted by each score is right. ECE: expected calibration error."
     return Table(f"Scores on the same traces: {run.name}", note, head, rows, tuple(head[2:6]), folded=len(rows) > 12)
 
@@ -241,5 +264,15 @@ def configurations(material: Material) -> Table:
                      f"T {s['temperature']:g}, top-p {s.get('top_p', 1):g}, top-k {s.get('top_k', 0)}", str(c.get("max_tokens", "")),
                      str(e.get("think_tokens") or "–"), str(c["seed"]),
                      f"trueplex {machine.get('trueplex', '0.1')}, torch {machine.get('torch', '?')}"])  # fmt: skip
-    head = ["thinking", "model", "precision", "traces", "sampling", "token limit", "thinking budget", "seed", "made with"]
+    head = [
+        "thinking",
+        "model",
+        "precision",
+        "traces",
+        "sampling",
+        "token limit",
+        "thinking budget",
+        "seed",
+        "made with",
+    ]
     return Table("What was run", "", head, rows, groups=False, folded=True)
