@@ -36,7 +36,7 @@ def _mean(values: Sequence[float]) -> float:
     return float(np.mean(values)) if len(values) else 0.0
 
 
-def _plot(axes: Any, look: Looks, name: str, at: Sequence[float], values: Any, **more: Any) -> None:
+def _plot(axes: Any, look: Looks, name: str, at: Any, values: Any, **more: Any) -> None:
     """A line; it is named where it ends if it has a colour."""
     label = name if name in look.names else "_" + name
     axes.plot(at, values, label=label, **look.of(name) | more)

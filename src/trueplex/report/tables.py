@@ -164,8 +164,9 @@ def pairs(run: Run, suites: Sequence[str]) -> Table:
     """Every method of a run against the majority, and its best rival."""
     rows = []
     for suite in suites:
-        f = run.suites.get(suite)
-        for p in f["pairs"] if f else ():
+        if (f := run.suites.get(suite)) is None:
+            continue
+        for p in f["pairs"]:
             if p["one"] == "majority" or {"weighted", "best"} == {p["one"], p["other"]}:
                 flipped = {**p, "mean": -p["mean"], "low": -p["high"], "high": -p["low"]}
                 rows.append([called(suite, f["problems"]), f"{p['other']} − {p['one']}", str(p["of"]), signed(flipped),

@@ -114,8 +114,8 @@ def trajectories(traces: Sequence[Trace], names: Sequence[str]) -> Any:
         for outcome, (colour, dashes) in LOOKS.items():
             own = [t for t in traces if t.correct is outcome]
             if own:
-                at, mean = _mean(own)
-                axes.plot(at, mean, dashes, color=colour, linewidth=2.6, label=f"{NAMES[outcome]} ({len(own)})")
+                tokens, mean = _mean(own)
+                axes.plot(tokens, mean, dashes, color=colour, linewidth=2.6, label=f"{NAMES[outcome]} ({len(own)})")
         if all(0 <= score <= 1 for t in traces for _, score in t.scores):
             axes.set_ylim(0, 1)
 
