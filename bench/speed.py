@@ -177,6 +177,15 @@ def write(result: dict, out: Path | None) -> None:
     print(json.dumps(result))
 
 
+def rate_table(figures: dict[str, dict[str, float]]) -> Table:
+    """A row for each pair of methods that was timed."""
+    table = Table("what", "first /s", "second /s", "ratio", "range")
+    for name, f in figures.items():
+        span = f"{f['lowest']:.2f}–{f['highest']:.2f}"
+        table.add_row(name, f"{f['first']:.0f}", f"{f['second']:.0f}", f"{f['ratio']:.2f}", span)
+    return table
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="also write the figures to this JSON file")
@@ -218,17 +227,8 @@ def main() -> None:
     }
     result = {"machine": machine(), "traces": TRACES, "tokens": TOKENS, "rates": figures, "half:32 of 32": saved,
               "memory": sizes, "seconds from a cold start": cold}  # fmt: skip
-    table = Table("what", "first /s", "second /s", "ratio", "range")
-    for name, f in figures.items():
-        table.add_row(
-            name,
-            f"{f['first']:.0f}",
-            f"{f['second']:.0f}",
-            f"{f['ratio']:.2f}",
-            f"{f['lowest']:.2f}–{f['highest']:.2f}",
-        )
     console = Console(width=110)
-    console.print(table)
+    console.print(rate_table(figures))
     console.print(
         f"half:32 of 32 traces: {saved['tokens_saved']:.0%} of tokens and {saved['time_saved']:.0%} of time saved"
     )

@@ -175,7 +175,7 @@ def test_a_policy_saves_and_an_untrained_score_costs_nothing() -> None:
         (["weighted:0"], True, "no score of stored steps"),
         (["top:1"], True, "unknown method"),
         (["weighted:2"], False, "needs scores and the run has none"),
-        (["weighted~none"], True, "retires nothing"),
+        (["weighted~none"], True, "prunes nothing"),
         (["weighted~half:8"], True, "looks every 8 tokens and scores lie 32 apart"),
         (["weighted~third:8"], True, "unknown pruning rule"),
     ],

@@ -17,9 +17,10 @@ from trueplex.cli import main as cli
 from trueplex.errors import InputError
 from trueplex.evals.run import write_results
 from trueplex.evals.summary import summarise
-from trueplex.report import figures, tables
-from trueplex.report.page import sections
-from trueplex.report.read import describe, read
+from trueplex.report import drawing, figures, tables
+from trueplex.report.headline import headlines
+from trueplex.report.read import Material, describe, read
+from trueplex.report.sections import sections
 
 CONFIG = {"model": "reference", "fingerprint": "0" * 24, "device": "cpu", "dtype": "float32", "paths": 8, "thinking": "discrete",
           "width": 1, "merge": None, "replacement": None, "noise": None, "sampling": {"temperature": 1.0, "top_p": 1.0, "top_k": 0},
@@ -107,15 +108,18 @@ def test_a_page_fetches_nothing_and_shows_everything(
     for picture in re.findall(r"<svg.*?</svg>", text, re.DOTALL):
         ElementTree.fromstring(picture)
     assert len(text) < 3_000_000
-    assert "<td>0.100 → 0.100</td><td>–</td><td>1.000 → 1.000</td>" in text  # the run of reinforcement learning
-    assert "<td>0.88 [0.81, 0.94]</td>" in text  # AUROC over all traces
+    cells = re.findall(r"<td[^>]*>([^<]*)</td>", text)
+    assert {"0.100 → 0.100", "1.000 → 1.000", "0.88 [0.81, 0.94]"} <= set(cells)  # a training run, and an AUROC
+    assert "prefers-color-scheme: dark" in text and "var(--one)" in text and 'class="headline"' in text
+    assert re.search(r"<footer>Made \d{4}-\d\d-\d\d with trueplex .* by <code>trueplex report ", text)
 
 
 def test_the_same_results_give_the_same_files(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("one", "two"):
         out = ["--out", str(tmp_path / f"{name}.html"), "--markdown", str(tmp_path / f"{name}.md")]
         assert report(monkeypatch, str(folder / "discrete"), *out) == 0
-    assert (tmp_path / "one.html").read_bytes() == (tmp_path / "two.html").read_bytes()
+    one, two = ((tmp_path / f"{name}.html").read_text().replace(f"/{name}.", "") for name in ("one", "two"))
+    assert one == two  # the command on the page names the file
     lines = (tmp_path / "one.md").read_text().splitlines()
     grid = [line for line in lines if line.startswith("|")]
     assert lines[0] == "# trueplex: results" and grid and all(line.endswith("|") for line in grid)
@@ -139,20 +143,19 @@ def test_an_ablation_joins_runs_of_the_same_problems(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A suite that only one width ran on has no line to draw, nor has a run of other problems a place on another's."""
-    from trueplex.report import figures, page, read
-
-    runs = read.read([folder / "discrete", folder / "k3"]).runs
+    runs = read([folder / "discrete", folder / "k3"]).runs
     suites = list(runs[0].suites)
     groups = {"weighted": [(run.config["width"], run) for run in runs]}
     assert figures.ablated(groups, suites) == suites
-    drawn = figures.ablation(groups, suites, "K")
+    drawn = figures.ablation(groups, suites, "K", trend=False)
     assert [axes.get_title("left") for axes in drawn.axes if axes.get_visible()] == suites
+    assert all(line.get_linestyle() == "None" for line in drawn.axes[0].get_lines())  # widths are no trend
     runs[1].suites[suites[0]]["ids"] = ["others"]
     assert figures.ablated(groups, suites) == suites[1:]
     for run in runs[1:]:
         run.result["suites"] = {f"other {name}": f for name, f in run.suites.items()}
     assert figures.ablated(groups, [*suites, *runs[1].suites]) == []
-    titles = [part.title for part in page.sections(read.Material(runs))]
+    titles = [part.title for part in sections(Material(runs))]
     assert "Width and merge" not in titles and "pass@k" in titles
 
 
@@ -187,7 +190,11 @@ def test_runs_are_called_by_how_they_thought(folder: Path) -> None:
 def test_tables_say_what_the_results_say(folder: Path) -> None:
     material = read([folder / "discrete", folder / "k3"])
     own = material.runs[1].suites["easy"]
-    line = next(row for row in tables.main(material).rows if row[:2] == ["easy", "multiplex K = 3"])
+    line = next(
+        row
+        for row in tables.main(material).rows
+        if row[0].startswith("easy (6 problems: too few to tell") and row[1] == "multiplex K = 3"
+    )
     assert line[3] == tables.percent(own["pass"]["1"]) and line[5] == tables.percent(own["methods"]["weighted"]["8"])
     gains = tables.compared(material)
     other = material.runs[0].suites["easy"]
@@ -199,10 +206,57 @@ def test_tables_say_what_the_results_say(folder: Path) -> None:
     assert shown[4] == f"{pair['loss']} / {pair['tie']} / {pair['win']}"
 
 
-def test_lines_differ_in_colour_and_in_dash() -> None:
-    looks = [figures.look(place) for place in range(16)]
-    assert len({(x["color"], str(x["linestyle"])) for x in looks}) == 16
-    assert len({x["color"] for x in looks[:8]}) == len({str(x["linestyle"]) for x in looks[:8]}) == 8
+def test_three_lines_at_most_have_a_colour_and_each_a_dash_of_its_own() -> None:
+    look = drawing.looks({"first": 0.1, "low": 0.2, "high": 0.9, "middle": 0.5})
+    assert look.names == ("first", "high", "middle") and look.grey(["low", "first", "low"]) == " Grey: low."
+    coloured = [look.of(name) for name in look.names]
+    assert len({x["color"] for x in coloured}) == len({x["linestyle"] for x in coloured}) == 3
+    assert look.of("low")["color"] == drawing.REST
+
+
+def test_shares_stand_on_axes_from_0_to_100_and_names_at_line_ends_do_not_overlap(folder: Path) -> None:
+    runs = read([folder / "discrete", folder / "k3"]).runs
+    axes = figures.pass_at_k(runs, ["easy"]).axes[0]
+    assert axes.get_ylim() == (0, 100)
+    names = {text.get_text(): text.get_position()[1] for text in axes.texts}
+    assert set(names) == {"discrete", "multiplex K = 3"}
+    assert abs(names["discrete"] - names["multiplex K = 3"]) >= drawing.GAP - 1e-9
+
+
+def test_few_problems_are_said_and_no_share_is_certain() -> None:
+    """One right problem of one is not 100 % [100, 100], and an AUROC of 1.00 over it is not a figure."""
+    certain = {"mean": 1.0, "low": 1.0, "high": 1.0}
+    assert (
+        tables.percent(certain, 20) == "100.0 [84, 100]"
+        and tables.percent({"mean": 0.0, "low": 0.0, "high": 0.0}, 20) == "0.0 [0, 16]"
+    )
+    assert tables.area(certain, 1) == "– (1 problems)" and tables.area(certain, 20) == "1.00 [1.00, 1.00]"
+    assert tables.called("easy", 19) == "easy (19 problems: too few to tell)" and tables.called("easy", 20) == "easy"
+
+
+def test_the_headline_states_a_difference_only_where_the_interval_does(folder: Path) -> None:
+    runs = read([folder / "discrete", folder / "k3"]).runs
+    assert headlines(Material(runs)) == ["Multiplex K = 3 against discrete: 12 problems are too few to tell."]
+    for run, right in zip(runs, (2, 6), strict=True):
+        run.result["suites"] = {
+            "easy": run.suites["easy"] | {"ids": [str(i) for i in range(30)], "right": [right] * 30}
+        }
+    told = headlines(Material(runs))[0]
+    assert (
+        told
+        == "With one trace, multiplex K = 3 is right 50.0 points [50.0, 50.0] more often than discrete (30 problems)."
+    )
+    runs[1].suites["easy"]["right"] = [0, 4] * 15
+    assert headlines(Material(runs))[0].startswith("With one trace, no difference is found")
+    runs[1].suites["easy"]["ids"] = ["others"] * 30
+    assert "cannot be compared" in headlines(Material(runs))[0]
+
+
+def test_the_best_cell_of_each_group_is_marked_but_not_among_too_few() -> None:
+    rows = [["a", "x", "10.0 [1, 20]"], ["a", "y", "30.0 [1, 50]"], ["b (3 problems: too few to tell)", "x", "1.0"], ["b (3 problems: too few to tell)", "y", "–"]]  # fmt: skip
+    table = tables.Table("t", "", ["suite", "run", "pass@1"], rows, ("pass@1",))
+    assert table.best() == {(1, 2)} and table.numeric() == {2}
+    assert "**30.0 [1, 50]**" in table.markdown() and "---:" in table.markdown()
 
 
 def test_seconds_stand_over_tokens_where_the_rate_is_known(folder: Path) -> None:
@@ -217,9 +271,9 @@ def test_many_runs_share_their_figures_and_limited_ones_stand_apart(folder: Path
         write_results(result(width, **MULTIPLEX | {"width": width}), tmp_path / str(width))
     material = read([*all_of(folder), tmp_path / "2", tmp_path / "6"])
     titles = {part.title: part for part in sections(material)}
-    assert [name for name, _, _ in titles["Accuracy against tokens"].pictures] == ["tokens"]
-    assert [name for name, _, _ in titles["Width and merge"].pictures] == ["width"]
-    lines = titles["pass@k"].pictures[0][2].axes[0].get_legend_handles_labels()[1]
+    assert [p.name for p in titles["Accuracy against tokens"].pictures] == ["tokens"]
+    assert [p.name for p in titles["Width and merge"].pictures] == ["width"]
+    lines = [line.get_label().lstrip("_") for line in titles["pass@k"].pictures[0].figure().axes[0].get_lines()]
     assert lines == ["discrete", "multiplex K = 3", "multiplex K = 2", "multiplex K = 6"]
 
 

@@ -82,7 +82,8 @@ def test_the_page_is_self_contained_escaped_and_has_two_safe_colours() -> None:
     page = render([right, wrong], TOKENIZER)
     assert "<script" not in page and "&lt;b&gt;" in page
     assert not re.search(r"""(src|href)\s*=\s*["']https?:|@import|url\(http""", page)
-    assert "#0072B2".lower() in page.lower() and "#D55E00".lower() in page.lower() and "stroke-dasharray" in page
+    assert "var(--one)" in page and "var(--two)" in page and "stroke-dasharray" in page
+    assert "1 of 2 graded traces is right." in page and "prefers-color-scheme: dark" in page
     assert page.count('class="t x') == 1 and page.count("<details") == 2
     plain = render([stored_unscored()], TOKENIZER)
     assert "<svg" not in plain  # nothing to draw without scores

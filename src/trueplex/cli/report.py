@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
 
 import typer
 
-from trueplex.errors import OptionError, StoreError
+from trueplex.errors import OptionError
+from trueplex.files import write_bytes
 
 log = logging.getLogger(__name__)
 
@@ -43,9 +43,10 @@ def report(
 
     Every file is written whole or not at all.
     """
-    from trueplex.report import figures
-    from trueplex.report.page import lead, markdown, page, sections
+    from trueplex.report.drawing import saved
+    from trueplex.report.page import markdown, page
     from trueplex.report.read import read
+    from trueplex.report.sections import sections
 
     if options.out is None and options.markdown is None and options.figures is None:
         raise OptionError("nothing to write. Try: give --out PAGE.html, --markdown FILE.md or --figures DIR")
@@ -56,23 +57,16 @@ def report(
     parts = list(sections(material))
     written = []
     if options.out is not None:
-        written.append(_write(options.out, page(parts, options.title, lead(material)).encode()))
+        written.append(_write(options.out, page(parts, options.title, material).encode()))
     if options.markdown is not None:
-        written.append(_write(options.markdown, markdown(parts, options.title).encode()))
+        written.append(_write(options.markdown, markdown(parts, options.title, material).encode()))
     if options.figures is not None:
         form = options.format or "svg"
-        for name, _, figure in (picture for part in parts for picture in part.pictures):
-            written.append(_write(options.figures / f"{name}.{form}", figures.saved(figure, form)))
+        for picture in (picture for part in parts for picture in part.pictures):
+            written.append(_write(options.figures / f"{picture.name}.{form}", saved(picture.figure(), form)))
     log.info(f"wrote {', '.join(map(str, written))}")
 
 
 def _write(path: Path, content: bytes) -> Path:
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise StoreError(f"cannot write {path}: {error.strerror}. Try: choose another file") from error
+    write_bytes(path, content)
     return path

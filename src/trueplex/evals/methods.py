@@ -5,7 +5,7 @@ are spelled equally → the answer and the tokens spent on it. A vote that needs
 as the verifier gave them while the trace grew; with ``NAME:SCORER`` it gets the traces scored anew by that
 scorer. A further one is one more line; ``weighted:POWER``, ``weighted:odds`` and ``top:SHARE`` are those of `trueplex.decide.voting`, by
 the verifier's scores. ``NAME~POLICY`` and ``NAME:SCORER~POLICY`` are the same vote on what a pruning
-policy would have left of the k traces, simulated; ``auto`` in the policy begins few and adds more while the vote is open.
+policy would have left of the k traces, simulated; ``auto`` in the policy starts few paths and adds more while the vote is open.
 
 The votes are those of `trueplex.decide.voting`, with its rules for ties (a test holds them together); this form counts
 hundreds of thousands of small votes without asking the grader again.
@@ -130,7 +130,7 @@ def choose(names: Sequence[str] | None, scored: bool, every: int = 32, paths: in
            longest: int | None = None) -> list[Chosen]:  # fmt: skip
     """The methods of these names; None is all that a run allows, `scored` telling whether its traces have scores.
 
-    ``every`` is how many tokens lie between two scores of a trace; a policy that could never act on so many ``paths``
+    ``every`` is how many tokens lie between two scores of a trace; a policy that has no effect on so many ``paths``
     of at most so many tokens is refused where they are given.
 
     Raises:
@@ -143,7 +143,7 @@ def choose(names: Sequence[str] | None, scored: bool, every: int = 32, paths: in
             *((f"weighted~half:{2 * every}", "weighted~auto") if scored else ()),
             *(f"{name}:{scorer}" for scorer in UNTRAINED for name in METHODS if name in ("weighted", "best")),
         ]
-        paths = None  # nobody asked for these policies, so one that finds nothing to do is no mistake
+        paths = None  # nobody asked for these policies, so one that has no effect is no mistake
     chosen = []
     for name in dict.fromkeys(names):
         called, thins, rules = name.partition("~")
@@ -173,7 +173,7 @@ def _parse(name: str, rules: str, every: int) -> tuple[Policy, bool]:
     """The policy of a method, and whether traces are added while its vote is open."""
     rule = pruning.parse(rules)
     if not (rule.rules or rule.adaptive):
-        raise OptionError(f"{name!r} retires nothing. Try: drop ~{rules}")
+        raise OptionError(f"{name!r} prunes nothing. Try: drop ~{rules}")
     if rule.stride % every:
         raise OptionError(f"{name!r} looks every {rule.stride} tokens and scores lie {every} apart. Try: --probe-every "
                           f"{rule.stride}, or a multiple of {every} in the policy")  # fmt: skip

@@ -41,6 +41,20 @@ def within_auroc(problems: Sequence[Hashable], correct: Sequence[bool], scores: 
     return float(np.mean(values)) if values else float("nan")
 
 
+FEW = 20  # problems; a figure over fewer of them is too rough to compare anything by
+
+
+def share_interval(share: float, problems: int) -> tuple[float, float]:
+    """95 % interval of a share of so many problems: Wilson's score interval, which has a width at 0 and at 1 too.
+
+    A bootstrap has none there: every draw from equal values is the same.
+    """
+    from scipy.stats import binomtest
+
+    found = binomtest(round(share * problems), problems).proportion_ci(method="wilson")
+    return float(found.low), float(found.high)
+
+
 ALL_DRAWS = 1000  # bootstrap draws of an AUROC over all traces
 AT_ONCE = 2**20  # traces, each as often as it is looked at, that are computed together
 

@@ -92,7 +92,7 @@ def calibration(scores: np.ndarray, correct: np.ndarray) -> dict[str, Any]:
 def judge(stored: Sequence[Stored], by_scorer: Mapping[str, Scored]) -> dict[str, Any]:
     """Every figure of every scorer on the traces of one suite; intervals are over problems.
 
-    Retired traces and those that could not be graded are left out and counted.
+    Pruned traces and those that could not be graded are left out and counted.
     """
     kept = np.array([i for i, (t, _) in enumerate(stored) if t.correct is not None], dtype=int)
     traces = [stored[i][0] for i in kept]

@@ -51,7 +51,7 @@ def evaluate(
 ) -> dict[str, Any]:  # fmt: skip
     """Traces of each suite under `out`/SUITE (resumable), figures in `out`/results.json, which is returned.
 
-    The figures are a function of the traces alone, so a run that was killed and taken up again ends in the
+    The figures are a function of the traces alone, so a run that was killed and resumed ends in the
     same file. What varies from run to run, the time it took, stands apart in `out`/timing.json.
 
     Raises:
@@ -93,7 +93,7 @@ class Clock:
         self.started = self.written = time.monotonic()
 
     def step(self, traces: int, tokens: int) -> None:
-        if tokens:  # without any these are traces of an earlier run; no traces, these are thought again
+        if tokens:  # without any these are traces of an earlier run; no traces, these are resampled
             self.traces, self.tokens = self.traces + traces, self.tokens + tokens
         self.progress(traces, tokens)
         if time.monotonic() - self.written > SECONDS:

@@ -112,8 +112,8 @@ def _add(material: Material, file: Path) -> None:
             return
         if "pass" in first:
             if "curves" not in first:
-                raise InputError(f"{file} was written by an earlier version. Try: run the same eval again, which samples "
-                                 "nothing anew")  # fmt: skip
+                raise InputError(f"{file} was written by an earlier version. Try: run the same eval again, which reuses "
+                                 "the stored traces")  # fmt: skip
             material.runs.append(Run(name, found, _rates(file.with_name(TIMING))))
             return
     if learnt := _learning(name, found):
@@ -152,6 +152,11 @@ def describe(config: dict[str, Any]) -> str:
         words = [mode]
     limit = config.get("ending", {}).get("think_tokens")
     return ", ".join(words + ([f"≤ {limit} thinking tokens"] if limit else []))
+
+
+def last(scorer: str) -> str:
+    """A scorer's name without the folders that its model lies in."""
+    return scorer.rpartition("/")[2]
 
 
 def _tell_apart(runs: list[Run]) -> None:
