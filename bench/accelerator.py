@@ -24,14 +24,14 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 import speed
 from trueplex.data.embedded.tasks import problems
-from trueplex.engine import start as engine
+from trueplex.engine.grow import grow, start
 from trueplex.engine.limits import Ending
 from trueplex.engine.thinking import Thinking
 from trueplex.evals.run import machine
 from trueplex.models.backbone import Backbone
 from trueplex.models.load import default_device, load, load_tokenizer
 from trueplex.models.prompt import make_prompt
-from trueplex.types import Problem, Prompt
+from trueplex.types import Problem, Prompt, Status, Stop
 from trueplex.verify.one_token import OneTokenVerifier
 from trueplex.verify.probe import OneTokenScorer
 
@@ -88,10 +88,10 @@ def by_rows(backbone: Backbone, most: Iterable[int], traces: int = 16) -> dict[s
     for rows in most:
         prompts = [make_prompt(p, backbone) for p in problems("reference", "train", 2 * rows // traces)]
         started = time.perf_counter()
-        live = engine.start(backbone, prompts, traces, Thinking(), rows=rows)
-        while live:
-            live.advance(32)
-        found[str(rows)] = round(sum(t.tokens for t in live.finished) / (time.perf_counter() - started))
+        tokens = sum(
+            t.tokens for stopped in grow(start(backbone, prompts, traces, Thinking(), rows=rows), 32) for t in stopped
+        )
+        found[str(rows)] = round(tokens / (time.perf_counter() - started))
     return found
 
 
@@ -103,30 +103,27 @@ def memory(backbone: Backbone, traces: int) -> dict[str, int]:
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
-    ends, backbone.ends = backbone.ends, frozenset()
-    live = engine.start(
-        backbone, [make_prompt(Problem(text), backbone)], traces, Thinking(ending=Ending(64)), rows=traces
-    )
-    while live:
-        live.advance(16)
-    backbone.ends = ends
+    with speed.endless(backbone):
+        prompts = [make_prompt(Problem(text), backbone)]
+        batch = start(backbone, prompts, traces, Thinking(ending=Ending(64)), rows=traces)
+        for _ in grow(batch, 16):
+            pass
     held = {"peak_mb": round((torch.cuda.max_memory_allocated() - before) / 2**20)}
-    return held | {"cache_mb": round(live._cache.nbytes() / 2**20)}
+    return held | {"cache_mb": round(batch.cache_bytes / 2**20)}
 
 
 def pruned(backbone: Backbone, prompt: Prompt, repeats: int) -> dict[str, float]:
     """The shares of time and of tokens that halving 64 traces every 32 of 128 tokens saves."""
 
     def spend(halving: bool) -> tuple[float, int]:
-        ends, think_end, backbone.ends, backbone.think_end = backbone.ends, backbone.think_end, frozenset(), None
-        started = time.perf_counter()
-        live = engine.start(backbone, [prompt], speed.TRACES, MULTIPLEX, rows=speed.TRACES)
-        while live:
-            live.advance(32)
-            if halving and live.traces:
-                live.retire(live.traces[len(live.traces) // 2 or 1 :])
-        backbone.ends, backbone.think_end = ends, think_end
-        return time.perf_counter() - started, sum(t.tokens for t in live.finished)
+        with speed.endless(backbone):
+            started, tokens = time.perf_counter(), 0
+            batch = start(backbone, [prompt], speed.TRACES, MULTIPLEX, rows=speed.TRACES)
+            for stopped in grow(batch, 32):
+                worse = batch.traces[len(batch.traces) // 2 or 1 :] if halving else []
+                pruned = batch.stop(Stop(trace, Status.PRUNED, "half") for trace in worse)
+                tokens += sum(trace.tokens for trace in (*stopped, *pruned))
+            return time.perf_counter() - started, tokens
 
     runs = [(spend(False), spend(True)) for _ in range(repeats + 1)][1:]
     time_saved = statistics.median(1 - half[0] / whole[0] for whole, half in runs)

@@ -35,7 +35,7 @@ from trueplex.data.embedded.tasks import SUITES, problems
 from trueplex.data.traces import read_traces
 from trueplex.decide import pruning
 from trueplex.decide.pruning import Policy
-from trueplex.engine.batch import LiveBatch
+from trueplex.engine.batch import Batch
 from trueplex.evals.budget import Spent
 from trueplex.evals.methods import Chosen, choose
 from trueplex.evals.metrics import figure, paired
@@ -193,14 +193,14 @@ def share_of_deciding(backbone: Backbone, verifier: Any, paths: int, found: Sequ
 
         return call
 
-    decide, solution, retire = Policy.__call__, Run.solution, LiveBatch.retire
+    decide, solution, stop = Policy.__call__, Run.solution, Batch.stop
     Policy.__call__, Run.solution = timed(decide, "policy"), timed(solution, "vote")  # type: ignore[method-assign]
-    LiveBatch.retire = timed(retire, "moving rows")  # type: ignore[method-assign]
+    Batch.stop = timed(stop, "moving rows")  # type: ignore[method-assign]
     try:
         seconds = run(backbone, verifier, settings_of("half:32", paths), found)["seconds"]
     finally:
         Policy.__call__, Run.solution = decide, solution  # type: ignore[method-assign]
-        LiveBatch.retire = retire  # type: ignore[method-assign]
+        Batch.stop = stop  # type: ignore[method-assign]
     return {name: round(part / seconds, 5) for name, part in spent.items()}
 
 

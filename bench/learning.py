@@ -26,7 +26,7 @@ from cells import older
 from claims import same_problems
 from trueplex.data.embedded import tasks
 from trueplex.data.embedded.tasks import SUITES
-from trueplex.engine import start as engine
+from trueplex.engine import grow
 from trueplex.engine.thinking import Thinking
 from trueplex.evals.metrics import pass_at
 from trueplex.evals.run import machine, write_results
@@ -273,12 +273,12 @@ def speed(repeats: int = 5) -> dict[str, Any]:
     }.items():
         rates: list[tuple[float, float]] = []
         for number in range(repeats + 1):  # the first warms up
-            live = engine.start(backbone, [make_prompt(p, backbone) for p in problems], 8, thinking, number, 128)
-            live.admit()
+            batch = grow.start(backbone, [make_prompt(p, backbone) for p in problems], 8, thinking, number, 128)
+            batch.admit()
             started = time.perf_counter()
-            live.advance(32)
+            batch.advance(32)
             pure = 128 * 32 / (time.perf_counter() - started)
-            assert len(live.traces) == 128, "a trace ended: the rows were not all alive"
+            assert len(batch.traces) == 128, "a trace ended: the rows were not all alive"
             started = time.perf_counter()
             traces = sample(backbone, problems, 8, thinking, number, 128)
             rates.append((sum(t.tokens for t in traces) / (time.perf_counter() - started), pure))

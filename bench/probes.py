@@ -23,7 +23,7 @@ from rich.table import Table
 
 from speed import paired, write
 from trueplex.data.embedded.tasks import problems
-from trueplex.engine import start as engine
+from trueplex.engine.grow import grow, start
 from trueplex.engine.limits import Ending
 from trueplex.engine.thinking import Thinking
 from trueplex.evals.run import machine
@@ -41,12 +41,11 @@ SIZES, RANK = ((32, 128), (8, 512)), 16  # traces and their tokens: as the embed
 def traces(rows: int, tokens: int) -> list[Labelled]:
     """Traces of one length, as training would store them."""
     backbone = load("reference", device="cpu")
-    backbone.ends, backbone.think_end = frozenset(), None
+    backbone.ends, backbone.markers = frozenset(), None
     prompt = make_prompt(problems("reference", "train", 1)[0], backbone)
-    live = engine.start(backbone, [prompt], rows, Thinking("discrete", ending=Ending(tokens)))
-    while live:
-        live.advance(64)
-    return [Labelled(prompt.ids, t.steps, i % 2 == 0, 1) for i, t in enumerate(live.finished) if t.steps is not None]
+    batch = start(backbone, [prompt], rows, Thinking("discrete", ending=Ending(tokens)))
+    finished = [trace for stopped in grow(batch) for trace in stopped]
+    return [Labelled(prompt.ids, t.steps, i % 2 == 0, 1) for i, t in enumerate(finished) if t.steps is not None]
 
 
 def seconds(work: Callable[[], object]) -> float:

@@ -17,7 +17,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -27,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from trueplex.data.embedded.tasks import problems
-from trueplex.engine import start as engine
+from trueplex.engine.grow import grow, start
 from trueplex.engine.limits import Ending
 from trueplex.engine.thinking import Thinking
 from trueplex.evals.run import machine
@@ -35,10 +36,10 @@ from trueplex.files import write_json
 from trueplex.models.backbone import Backbone
 from trueplex.models.load import load
 from trueplex.models.prompt import make_prompt
-from trueplex.solving.loop import LiveLook, stream
+from trueplex.solving.loop import stream
 from trueplex.solving.scorers import choose_scorer
 from trueplex.solving.settings import Settings
-from trueplex.types import Problem
+from trueplex.types import Problem, Trace
 from trueplex.verify.probe import OneTokenScorer
 
 TRACES, TOKENS = 64, 128
@@ -84,18 +85,30 @@ def engine_rate(
     backbone: Backbone, prompts: list, thinking: Thinking, equal: bool, scorer: OneTokenScorer | None = None
 ) -> float:
     """Tokens a second of the engine; with `equal`, no trace may end before its limit."""
-    ends, think_end = backbone.ends, backbone.think_end
-    if equal:
-        backbone.ends, backbone.think_end = frozenset(), None
-    started = time.perf_counter()
-    live = engine.start(backbone, prompts, TRACES, thinking, rows=TRACES)
-    while live:
-        live.advance(scorer.every if scorer else 32, scorer.probe if scorer else None)
-        if scorer:
-            live.record(scorer(LiveLook(live)))
-    seconds = time.perf_counter() - started
-    backbone.ends, backbone.think_end = ends, think_end
-    return sum(t.tokens for t in live.finished) / seconds
+    with endless(backbone) if equal else nullcontext():
+        started, tokens = time.perf_counter(), 0
+        batch = start(backbone, prompts, TRACES, thinking, rows=TRACES)
+        probes = {scorer.probe: everything} if scorer else None
+        for stopped in grow(batch, scorer.every if scorer else 32, probes):
+            tokens += sum(trace.tokens for trace in stopped)
+            if scorer:
+                scorer(batch.look(everything))
+        return tokens / (time.perf_counter() - started)
+
+
+def everything(trace: Trace) -> bool:
+    return True
+
+
+@contextmanager
+def endless(backbone: Backbone) -> Iterator[None]:
+    """No trace ends or closes its thinking before its limit."""
+    ends, markers = backbone.ends, backbone.markers
+    backbone.ends, backbone.markers = frozenset(), None
+    try:
+        yield
+    finally:
+        backbone.ends, backbone.markers = ends, markers
 
 
 def pruning(backbone: Backbone, scorer: OneTokenScorer, found: list[Problem], repeats: int) -> dict[str, float]:
@@ -143,21 +156,21 @@ def peak(traces: int, count: int) -> None:
         while len(make_prompt(Problem(long), backbone).ids) < LONG:
             long += " " + text
         prompts.append(make_prompt(Problem(long), backbone))
-    live = engine.start(backbone, prompts[:1], 1, Thinking(ending=Ending(2)))  # what the first pass allots for good
-    live.advance(2)
+    for _ in grow(start(backbone, prompts[:1], 1, Thinking(ending=Ending(2)))):  # what the first pass allots for good
+        pass
     gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)  # loading left freed pages, in which small peaks would hide
     Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
     before = resident("VmRSS")
-    live = engine.start(backbone, prompts, traces, Thinking(ending=Ending(64)), rows=traces)
-    while live:
-        live.advance(16)
+    batch = start(backbone, prompts, traces, Thinking(ending=Ending(64)), rows=traces)
+    for _ in grow(batch, 16):
+        pass
     print(
         json.dumps(
             {
                 "before_mb": round(before),
                 "peak_mb": round(resident("VmHWM")),
-                "cache_mb": round(live._cache.nbytes() / 2**20),
+                "cache_mb": round(batch.cache_bytes / 2**20),
             }
         )
     )

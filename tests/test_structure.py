@@ -30,7 +30,7 @@ ORDER = [
     "cli",
 ]
 NO_TORCH = ("types", "errors", "files", "grading", "decide")
-MOST_LINES, MOST_IN_FUNCTION = 400, 60
+MOST_LINES, MOST_IN_FUNCTION, MOST_PARAMETERS = 400, 60, 8
 
 
 def rank(module: str) -> int:
@@ -82,3 +82,20 @@ def test_deciding_and_grading_need_no_torch(module: str) -> None:
     code += "print(*{m.split('.')[0] for m in sys.modules} & {'torch', 'transformers', 'peft'})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout.strip()) == (0, ""), done.stdout + done.stderr
+
+
+def test_no_module_and_no_function_outgrows_a_reader() -> None:
+    """Modules of at most 400 lines, functions of at most 60, and of at most 8 parameters beside self."""
+    wrong = []
+    for path in sorted(ROOT.rglob("*.py")):
+        text = path.read_text()
+        if (lines := len(text.splitlines())) > MOST_LINES:
+            wrong.append(f"{path.name} has {lines} lines")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                arguments = [a.arg for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+                if (lines := (node.end_lineno or 0) - node.lineno + 1) > MOST_IN_FUNCTION:
+                    wrong.append(f"{path.name}: {node.name} has {lines} lines")
+                if len([a for a in arguments if a not in ("self", "cls")]) > MOST_PARAMETERS:
+                    wrong.append(f"{path.name}: {node.name} has {len(arguments)} parameters")
+    assert not wrong, "\n".join(wrong)

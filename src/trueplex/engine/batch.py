@@ -70,6 +70,11 @@ class Batch:
     def __bool__(self) -> bool:
         return bool(self.traces or self.waiting)
 
+    @property
+    def cache_bytes(self) -> int:
+        """What the KV cache holds, in bytes."""
+        return self._cache.nbytes()
+
     # -- requests come and go ---------------------------------------------------------------------
 
     def submit(self, entry: Entry, first: bool = False) -> None:
