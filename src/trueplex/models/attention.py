@@ -9,7 +9,6 @@ position of its own, read one stored trace at once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,21 +61,18 @@ def attention(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    dropout: float = 0.0,
     scaling: float | None = None,
-    probe_pass: ProbePass | None = None,
-    row_blocks: Sequence[RowBlock] = (),
-    shared_prefix: int = 0,
-    softcap: float | None = None,
-    s_aux: Tensor | None = None,
-    **kwargs: Any,
+    **extra: Any,
 ) -> tuple[Tensor, None]:
     """query [B, heads, q, D], key and value [B, kv heads, n, D] → ([B, q, heads, D], None).
 
-    ``softcap`` (Gemma 2) bounds the scores by tanh; ``s_aux`` (GPT-OSS) are sinks [heads]: scores that take
-    their share of the softmax and give nothing. No fused kernel knows them, so they are computed plainly.
-    """  # fmt: skip
+    Of what else models hand over, ``softcap`` (Gemma 2) bounds the scores by tanh, and ``s_aux`` (GPT-OSS) are sinks
+    [heads]: scores that take their share of the softmax and give nothing. No fused kernel knows them, so they are computed
+    plainly. The engine hands over ``probe_pass``, ``row_blocks`` and ``shared_prefix`` (`Backbone.forward`).
+    """
     batch, heads, columns, size = query.shape
+    probe_pass, row_blocks = extra.pop("probe_pass", None), extra.pop("row_blocks", ())
+    shared_prefix, softcap, s_aux = extra.pop("shared_prefix", 0), extra.pop("softcap", None), extra.pop("s_aux", None)
     extras = Extras(size**-0.5 if scaling is None else scaling, softcap, s_aux)
     if probe_pass is not None:
         base_key, base_value = probe_pass.layers[module.layer_idx]  # type: ignore[index]
@@ -85,9 +81,7 @@ def attention(
         return _plainly(query, key, value, attention_mask, extras), None
     groups = heads // key.shape[1]
     if columns > PACKED_COLUMNS or (columns > 1 and attention_mask is None):
-        return sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
-        )
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **extra)
     packed = query.reshape(batch, key.shape[1], groups * columns, size)
     if attention_mask is not None and columns > 1 and groups > 1:
         attention_mask = attention_mask.repeat(1, 1, groups, 1)
