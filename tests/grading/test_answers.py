@@ -437,7 +437,7 @@ def test_from_asyncio() -> None:
 
 SCRIPT = f"""
 import json, os, sys
-sys.path.insert(0, {str(Path(answers.__file__).parents[1])!r})
+sys.path.insert(0, {str(Path(answers.__file__).parents[2])!r})
 from trueplex.grading import answers, pool as answers_pool
 heavy = [name for name in ("torch", "sympy", "math_verify", "numpy") if name in sys.modules]
 here = answers.same("x+1", "1+x", 20)
