@@ -260,6 +260,11 @@ _RULES: list[tuple[str, Callable[[Node, Node], bool | None]]] = [
     ("clock", _clock),
     ("ratio", _ratio),
     ("infinite", _infinite),
-    ("word", lambda a, b: _equal_sets(a, b) if b.kind in SETS else match((a,), b.members) if b.kind == "list" else _word(a, b)),
+    (
+        "word",
+        lambda a, b: (
+            _equal_sets(a, b) if b.kind in SETS else match((a,), b.members) if b.kind == "list" else _word(a, b)
+        ),
+    ),
     ("symbolic", _symbolic),
 ]

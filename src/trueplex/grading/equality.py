@@ -6,7 +6,6 @@ All of them ask for the difference at a point, with bits added only while the tw
 from __future__ import annotations
 
 import math
-from fractions import Fraction
 from typing import Any
 
 from mpmath import mp

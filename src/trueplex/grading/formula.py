@@ -27,7 +27,7 @@ def num(value: int | Fraction) -> Expr:
 
 
 ZERO, ONE, MINUS = num(0), num(1), num(-1)
-PI, E, I = Expr("const", ("pi",)), Expr("const", ("e",)), Expr("const", ("i",))
+PI, E, IMAGINARY = Expr("const", ("pi",)), Expr("const", ("e",)), Expr("const", ("i",))
 
 
 def add(*terms: Expr) -> Expr:
@@ -67,12 +67,26 @@ class NotElementary(ValueError):
 _TOKEN = re.compile(
     r" *(?:(?P<num>\d+(?:\.\d+)?)|(?P<cmd>\\(?:[a-zA-Z]+|[{}|]))|(?P<letter>[A-Za-z])|(?P<sign>[-+*/^_(){}\[\]|!',]))"
 )
-_TRIG = ("sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh", "coth", "arcsin", "arccos", "arctan", "arccot")
-_FUNCTIONS = {*_TRIG, "ln", "log", "lg", "exp", "min", "max", "gcd", "lcm"}
-_LETTERS = set(
-    """alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho varrho sigma
-    tau upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega ell hbar""".split()
+_TRIG = (
+    "sin",
+    "cos",
+    "tan",
+    "cot",
+    "sec",
+    "csc",
+    "sinh",
+    "cosh",
+    "tanh",
+    "coth",
+    "arcsin",
+    "arccos",
+    "arctan",
+    "arccot",
 )
+_FUNCTIONS = {*_TRIG, "ln", "log", "lg", "exp", "min", "max", "gcd", "lcm"}
+_LETTERS = {
+    "alpha", "beta", "gamma", "delta", "epsilon", "varepsilon", "zeta", "eta", "theta", "vartheta", "iota", "kappa", "lambda", "mu", "nu", "xi", "rho", "varrho", "sigma", "tau", "upsilon", "phi", "varphi", "chi", "psi", "omega", "Gamma", "Delta", "Theta", "Lambda", "Xi", "Pi", "Sigma", "Upsilon", "Phi", "Psi", "Omega", "ell", "hbar",
+}  # fmt: skip
 _DECORATED = {"overline", "hat", "tilde", "bar", "dot", "ddot", "widehat", "widetilde", "mathcal", "overrightarrow"}
 _APPLIED = set("fghFGHPOT") | {"Theta", "Omega", "Phi", "phi", "varphi", "sigma"}
 _CLOSERS = {"(": ")", "[": "]", "{": "}"}
@@ -256,7 +270,7 @@ class _Parser:
         if name == "pi":
             return PI
         if name == "imath":
-            return I
+            return IMAGINARY
         if name in ("lfloor", "lceil"):
             return Expr("floor" if name == "lfloor" else "ceiling", (self.within(rf"\r{name[1:]}"),))
         if name in _FUNCTIONS:
@@ -271,7 +285,8 @@ class _Parser:
         """The tokens of a group as they stand: an index, or what a bar is over."""
         if self.peek() != "{":
             return self.take()
-        depth, parts = 0, []
+        depth = 0
+        parts: list[str] = []
         while True:
             token = self.take()
             depth += (token == "{") - (token == "}")
@@ -290,7 +305,7 @@ class _Parser:
         if name == "e":
             return E
         if name == "i":
-            return I
+            return IMAGINARY
         if self.applied and plain in _APPLIED and self.inverse():
             name += "^-1"
             self.place += 5 if self.peek(1) == "{" else 3

@@ -40,7 +40,10 @@ _spacing = _rules(
     (rf"(?<!\\)\\[,;:!> ]|~|\\(?:q?quad|(?:display|text|script)style|limits|nolimits|thinspace|strut){_END}", " "),
     (r"\\[hv]space\*? ?\{[^{}]*\}|\\(?:[hv]?phantom|tag\*?|label) ?\{[^{}]*\}", " "),
     (rf"\\(?:left|right|middle|[bB]igg?[lrm]?){_END} ?\.?", ""),
-    (rf"\\(?:bf|it|rm|sf|tt|em|sl|bfseries|itshape|rmfamily|[lL]arge|LARGE|[hH]uge|(?:normal|small)size|small|tiny){_END} ?", ""),
+    (
+        rf"\\(?:bf|it|rm|sf|tt|em|sl|bfseries|itshape|rmfamily|[lL]arge|LARGE|[hH]uge|(?:normal|small)size|small|tiny){_END} ?",
+        "",
+    ),
     (r"\\color ?(?:\[[^\]]*\])? ?\{[^{}]*\} ?|(\\(?:textcolor|colorbox) ?(?:\[[^\]]*\])? ?)\{[^{}]*\}(?= ?\{)", r"\1"),
     (r"\\+ ?$", ""),
 )
@@ -61,9 +64,7 @@ def _without_styles(text: str) -> str:
         inside = text[match.end() + 1 : end]
         if match[1] in _AS_TEXT:
             inside = rf"\text{{{inside}}}"
-        elif text[end + 1 : end + 2] in ("^", "_") and len(inside) > 1:
-            inside = f"{{{inside}}}"
-        elif text[: match.start()].endswith(("^", "_")) and len(inside) > 1:
+        elif len(inside) > 1 and (text.startswith(("^", "_"), end + 1) or text[: match.start()].endswith(("^", "_"))):
             inside = f"{{{inside}}}"
         text = text[: match.start()] + inside + text[end + 1 :]
     return text
@@ -89,7 +90,7 @@ _names = _rules(
     (r"(?<![\w\\])(\d+)([CP])(\d+)(?!\w)", lambda m: _choose(re.match(r"()(\d+)([CP])()(\d+)", m[0]) or m)),
     (rf"<=|\\leq(?:slant|q)?{_END}", r"\\le "),
     (rf">=|\\geq(?:slant|q)?{_END}", r"\\ge "),
-    (rf"!=|\\neq{_END}|\\not ?=", r"\\ne "),
+    (rf" != |\\neq{_END}|\\not ?=", r"\\ne "),
     (rf"\\lt{_END}", "<"),
     (rf"\\gt{_END}", ">"),
     (rf"\\lbrace{_END} ?", r"\\{"),
@@ -108,7 +109,7 @@ _names = _rules(
     (rf"\\(?:[lc]dots|dots[cbm]?){_END}|\.\.\.+", r"\\ldots "),
     (rf"\\(?:pounds|euro|yen|textdollar|texteuro){_END} ?", "$"),
     (rf"(?:\\approx|\\simeq|\\cong|\\doteq){_END}", r"\\approx "),
-    (rf"\\(?:d?dot|overline|bar|overset\{{\\?(?:\.|cdot)\}})(?= ?\{{\d+\}})", lambda m: r"\dot" if "over" in m[0] and "set" in m[0] else m[0]),
+    (r"\\(?:d?dot|overline|bar|overset\{\\?(?:\.|cdot)\})(?= ?\{\d+\})", lambda m: r"\dot" if "over" in m[0] and "set" in m[0] else m[0]),
     (rf"\\(?:Reals|R|reals|mathbf\{{R\}}){_END}|\\mathbb ?R|\\mathds\{{R\}}|(?:\\text\{{)?(?i:all real numbers)\}}?", r"\\mathbb{R}"),
     (rf"\\mathbb ?([A-Z]){_END}", r"\\mathbb{\1}"),
 )  # fmt: skip
@@ -119,7 +120,9 @@ _CURRENCY = r"(?:US|HK|A|C|NZ)?[$€£¥₹₩₽₪฿₺₫₴₦₱]"
 _TRIG = r"\\?(?:sin|cos|tan|cot|sec|csc)(?: ?\^ ?\{? ?-?\d ?\}?)?"
 _DEGREE = r" ?(?:\^ ?\{? ?\\(?:circ|degree)(?![a-z]) ?\}?|\\(?:degree|deg|textdegree)(?![a-z]))"
 _amounts = _rules(
+    (rf"{TEXT} ?\{{ ?(?:{_CURRENCY}|Rs\.?|USD|EUR|GBP|CNY|RMB|INR|JPY) ?\}} ?(?=[-\d])", ""),
     (rf"(?<![A-Za-z])(?:{_CURRENCY}|(?:Rs\.?|USD|EUR|GBP|CNY|RMB|INR|JPY)(?= ?\d)) ?", ""),
+    (r"(?<=\d) ?x ?(?=10 ?\^)", r"\\times "),
     (r"(?<=\d) ?[€£¥₹₩₽₪฿]", ""),
     (rf" ?(?:\\?%|(?<![a-z])percent(?![a-z])|{TEXT} ?\{{ ?(?:percent|\\?%) ?\}})", "%"),
     # Degrees inside trigonometry are an argument; elsewhere the sign counts for nothing.
@@ -164,7 +167,9 @@ def _join_thousands(text: str) -> str:
     return re.sub(" ?, ?", ";", spaced[0]) + text[spaced.end() :] if spaced else text
 
 
-_AND = re.compile(rf" ?[,;]? ?(?:{TEXT} ?\{{[ ,]*(and|or|和|或|与) ?\}}|(?<![\\A-Za-z])(and|or)(?![A-Za-z])|(?<![一-鿿])([和或与])(?![一-鿿])) ?")
+_AND = re.compile(
+    rf" ?[,;]? ?(?:{TEXT} ?\{{[ ,]*(and|or|和|或|与) ?\}}|(?<![\\A-Za-z])(and|or)(?![A-Za-z])|(?<![一-鿿])([和或与])(?![一-鿿])) ?"
+)
 
 
 def _joined(text: str) -> str:
@@ -190,7 +195,7 @@ _spelling = _rules(
     (r"^ ?(?:\\approx|\\therefore|\\implies|\\Rightarrow)(?![a-z])", ""),
     (r"\\?(?<![\\A-Za-z])arc(sin|cos|tan)(?![A-Za-z])", r"\\arc\1"),
     (r"(?<![\\A-Za-z])(sqrt|(?:arc)?(?:sin|cos|tan)h?|cot|sec|csc|ln|log|exp|pi|theta|infty|alpha|beta|gamma|lambda)(?![A-Za-z])", r"\\\1"),
-    (rf"(?<![A-Za-z0-9]) | (?![A-Za-z0-9])|(?<=\d) (?![{LETTERS}]$)(?=[A-Za-z])|(?<=[A-Za-z]) (?=\d)", ""),
+    (rf"(?<![A-Za-z0-9}}]) | (?![A-Za-z0-9])|(?<=[\d}}]) (?![{LETTERS}]$)(?=[A-Za-z])|(?<=[A-Za-z}}]) (?=\d)", ""),
     (r"^=|[.,;:]+$|^\*+|\*+$|^`+|`+$", ""),
     (r"(?<![\d.A-J])\.(?=\d)", "0."),
     (r"(?<=\d)[eE]([+-]?\d{1,3})$", lambda m: rf"\times10^{{{m[1].removeprefix('+')}}}"),
@@ -208,7 +213,9 @@ _spelling = _rules(
 
 
 def _without_outer_braces(text: str) -> str:
-    while text.startswith("{") and _closing(text, 0) == len(text) - 1:
+    for _ in range(8):
+        if not text.startswith("{") or _closing(text, 0) != len(text) - 1:
+            break
         text = text[1:-1].strip()
     return text
 

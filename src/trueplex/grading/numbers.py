@@ -8,18 +8,40 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-_SMALL = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
-seventeen eighteen nineteen""".split()
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+_SMALL = [
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+    "fourteen",
+    "fifteen",
+    "sixteen",
+    "seventeen",
+    "eighteen",
+    "nineteen",
+]
+_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 _WORDS = {word: value for value, word in enumerate(_SMALL)} | {word: 10 * k for k, word in enumerate(_TENS, 2)}
 _SCALES = {"hundred": 2, "thousand": 3, "lakh": 5, "million": 6, "crore": 7, "billion": 9, "trillion": 12}
-_SCALES |= {"百": 2, "千": 3, "万": 4, "亿": 8}
+_SCALES |= {"百(?!分)": 2, "千(?![米克瓦卡伏赫焦帕字])": 3, "万": 4, "亿": 8}
 _COUNTS = {"dozen": 12, "score": 20, "gross": 144}
-_PARTS = "half third quarter fifth sixth seventh eighth ninth tenth".split()
+_PARTS = ["half", "third", "quarter", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth"]
 _PART = {word: k for k, word in enumerate(_PARTS, 2)} | {"fourth": 4, "halve": 2, "hundredth": 100, "thousandth": 1000}
 
 _NUMBER_WORD = "|".join((*sorted(_WORDS, key=len, reverse=True), "hundred", "thousand", "million"))
-_NAMED = re.compile(rf"(?:(?:negative|minus) )?(?:{_NUMBER_WORD})(?:(?:[ -]|,? and )(?:{_NUMBER_WORD}))*(?=$|[ .,-])", re.I)
+_NAMED = re.compile(
+    rf"(?:(?:negative|minus) )?(?:{_NUMBER_WORD})(?:(?:[ -]|,? and )(?:{_NUMBER_WORD}))*(?=$|[ .,-])", re.I
+)
 _PLACE = r"\\(?:text|mathrm|mbox) ?\{ ?"
 _SCALE = re.compile(rf"(?<=[\d}}]) ?(?:{_PLACE})?({'|'.join((*_SCALES, *_COUNTS))})s?(?![A-Za-z]) ?")
 _PORTION = re.compile(
@@ -32,7 +54,7 @@ def _value(words: str) -> int | None:
     total = current = 0
     for word in re.split(r"[ ,-]+", words.lower()):
         if word in _WORDS:
-            if current % 10 and current % 100 > 19 or 0 < current % 100 < 20:
+            if current % 10 or 0 < current % 100 < 20:
                 return None  # "two three" is no number
             current += _WORDS[word]
         elif word == "hundred":
@@ -44,17 +66,18 @@ def _value(words: str) -> int | None:
     return total + current
 
 
-def _figures(match: re.Match[str]) -> str:
-    sign, _, words = match[0].rpartition("negative ")
-    minus = bool(sign or "negative" in match[0].lower() or match[0].lower().startswith("minus "))
-    value = _value(re.sub(r"^(?:negative|minus) ", "", match[0], flags=re.I))
-    return match[0] if value is None else f"{'-' if minus else ''}{value}"
+def _figures(words: str) -> str:
+    bare = re.sub(r"^(?:negative|minus) ", "", words, flags=re.I)
+    value = _value(bare)
+    return words if value is None else f"{'-' if bare != words else ''}{value}"
 
 
 def spelt_out(text: str) -> str:
     r"""Words that are numbers as figures: ``5 million`` is ``5\times10^{6}``, ``3 halves`` is ``\frac{3}{2}``."""
+    if (wrapped := re.fullmatch(_PLACE + r"([A-Za-z -]+)\}", text)) and _NAMED.match(wrapped[1]):
+        text = wrapped[1].strip()
     if named := _NAMED.match(text):
-        text = _figures(named) + text[named.end() :]
+        text = _figures(named[0]) + text[named.end() :]
     portion = _PORTION.match(text)
     if portion and not text.endswith("quarters"):
         text = rf"\frac{{{portion[1]}}}{{{_PART[portion[2]]}}}" + text[portion.end() :]
@@ -62,7 +85,7 @@ def spelt_out(text: str) -> str:
 
 
 def _scaled(match: re.Match[str]) -> str:
-    word = match[1]
+    word = next(w for w in (*_SCALES, *_COUNTS) if w.split("(")[0] == match[1])
     factor = rf"\times10^{{{_SCALES[word]}}}" if word in _SCALES else rf"\times{_COUNTS[word]}"
     wrapped = match[0].lstrip().startswith("\\")
     return factor + (r"\text{ " if wrapped else " ")  # what the word's braces still hold: a unit, or nothing
@@ -106,7 +129,9 @@ def exact(text: str) -> Fraction | None:
             return _signed(match[1], _repeating(match[2], match[3], match[5]))
     except ZeroDivisionError:
         return None
-    first, sign, rest = re.match(r"([^\\*]*(?:\\frac\{[^{}]*\}\{[^{}]*\})?)(\\times|\\cdot|\*)?(.*)", text, re.DOTALL).groups()  # type: ignore[union-attr]
+    first, sign, rest = re.match(
+        r"([^\\*]*(?:\\frac\{[^{}]*\}\{[^{}]*\})?)(\\times|\\cdot|\*)?(.*)", text, re.DOTALL
+    ).groups()  # type: ignore[union-attr]
     if not sign or len(text) > 200:
         return None
     left, right = exact(first), exact(rest)

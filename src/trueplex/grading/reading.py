@@ -99,7 +99,9 @@ def _read_signs(text: str) -> Node | None:
         return None
     together = r"\mp" in signs
     found: dict[str, None] = {}
-    for choice in (("+",) * len(signs), ("-",) * len(signs)) if together else itertools.product("+-", repeat=len(signs)):
+    for choice in (
+        (("+",) * len(signs), ("-",) * len(signs)) if together else itertools.product("+-", repeat=len(signs))
+    ):
         rest = iter(choice)
         flipped = {"+": "-", "-": "+"}
 
@@ -136,12 +138,31 @@ def _read_member(text: str) -> Node | None:
 
 # -- equations: which side is the answer --------------------------------------------------------------------
 
-_HEADS = {"abs", "sin", "cos", "tan", "cot", "sec", "csc", "log", "apply", "sym", "floor", "ceiling", "gcd", "lcm", "min", "max"}
+_DERIVATIVE = re.compile(r"\\frac\{d[^{}]*\}\{d[^{}]*\}|d\w/d\w")
+_HEADS = {
+    "abs",
+    "factorial",
+    "sin",
+    "cos",
+    "tan",
+    "cot",
+    "sec",
+    "csc",
+    "log",
+    "apply",
+    "sym",
+    "floor",
+    "ceiling",
+    "gcd",
+    "lcm",
+    "min",
+    "max",
+}
 
 
 def _is_name(side: str) -> bool:
     r"""Whether a side is what is asked for, whatever it equals: x, a_n, f(x), \overline{AB}, [ABC], \angle A, Volume."""
-    tree = parse(side)
+    tree = None if _DERIVATIVE.fullmatch(side) else parse(side)
     return (tree is None and "\\forall" not in side) or (tree is not None and tree.op in ("sym", "apply"))
 
 
@@ -171,8 +192,7 @@ def _read_equation(text: str) -> Node | None:
     for name, value in ((first, last), (last, first)):
         answer = read(value)
         if answer.kind != "unread" and (
-            (_is_name(name) and (name == first or not _is_name(value)))
-            or (_is_quantity(name) and _is_constant(answer))
+            (_is_name(name) and (name == first or not _is_name(value))) or (_is_quantity(name) and _is_constant(answer))
         ):
             return _named(text, name, answer, gap)
     if gap is None:
@@ -229,8 +249,8 @@ def _read_brackets(text: str) -> Node | None:
         opened = {"]": "(", "[": "[", "(": "("}[turned[1]]
         closed = {"[": ")", "]": "]", ")": ")"}[turned[3]]
         return Node("tuple", text, tuple(map(read, parts)), opened + closed)
-    if match and match[1] + match[3] == "()" and _balanced(match[2]) and parse(text) is None:
-        return read(match[2])  # brackets around a matrix
+    if match and match[1] + match[3] in ("()", "[]") and _balanced(match[2]) and parse(text) is None:
+        return read(match[2])  # around a matrix
     return None
 
 
@@ -269,7 +289,7 @@ def _read_sign(text: str) -> Node | None:
 
 def _read_measure(text: str) -> Node | None:
     """6 m: six metres, or six times m."""
-    if measure := re.fullmatch(r"(.*\d) ([A-Za-z])", text):
+    if measure := re.fullmatch(r"(.*[\d}]) ([A-Za-z])", text):
         return Node("either", text, (read(measure[1]), read(measure[1] + measure[2])))
     return None
 

@@ -68,6 +68,7 @@ def as_latex(text: str) -> str:
     text = re.sub(r"\\text\{ ?[°º] ?\}", r"^\\circ ", text)
     text = _RAISED.sub(lambda run: "^{" + "".join(map(_SUPERSCRIPT.__getitem__, run[0])) + "}", text)
     text = _LOWERED.sub(lambda run: "_{" + "".join(map(_SUBSCRIPT.__getitem__, run[0])) + "}", text)
+    text = re.sub(r"\^\{(\d+)\}[⁄/]_\{(\d+)\}", r"\\frac{\1}{\2}", text)
     text = "".join(_fraction(char) if char in _VULGAR else char for char in text)
     text = re.sub(r"([√∛∜]) ?(?:\(([^()]*)\)|(\d+(?:\.\d+)?|[A-Za-z]))?", _root, text)
     return unicodedata.normalize("NFKC", text.translate(_TABLE)).translate(_TABLE)

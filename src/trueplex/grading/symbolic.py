@@ -16,7 +16,7 @@ import sympy
 from latex2sympy2_extended import latex2sympy
 from latex2sympy2_extended.latex2sympy2 import ConversionConfig
 
-from trueplex.grading.formula import E, Expr, I, PI, add, mul, num, power
+from trueplex.grading.formula import IMAGINARY, PI, E, Expr, add, mul, num, power
 
 
 class Matrix(NamedTuple):
@@ -35,7 +35,7 @@ _REPAIRS = [
     (re.compile(r"(?<![\w.])(\d+)/(\d+)(?=[A-Za-z\\(])"), r"\\frac{\1}{\2}"),  # 1/2x is x/2, not 1/(2x)
 ]
 _DECIMAL = re.compile(r"(\d+)\.(\d+)")
-_NAMES = {sympy.pi: PI, sympy.E: E, sympy.I: I}
+_NAMES = {sympy.pi: PI, sympy.E: E, sympy.I: IMAGINARY}
 _OPERATIONS = {
     "Abs": "abs", "asin": "arcsin", "acos": "arccos", "atan": "arctan", "acot": "arccot", "asec": "arcsec", "acsc": "arccsc",
     "asinh": "arcsinh", "acosh": "arccosh", "atanh": "arctanh", "Max": "max", "Min": "min", "floor": "floor",
@@ -139,7 +139,11 @@ def solutions(relation: str) -> Sequence[tuple[Any, bool, Any, bool]] | None:
     with contextlib.suppress(Exception):
         variable = next(iter(found.free_symbols))
         solved = sympy.solve_univariate_inequality(found, variable, relational=False)
-        return [_interval(part) for part in (solved.args if isinstance(solved, sympy.Union) else [solved]) if part != sympy.S.EmptySet]
+        return [
+            _interval(part)
+            for part in (solved.args if isinstance(solved, sympy.Union) else [solved])
+            if part != sympy.S.EmptySet
+        ]
     return None
 
 

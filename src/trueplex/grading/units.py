@@ -9,7 +9,12 @@ from __future__ import annotations
 
 import re
 
-_SI = "m g s A K N J W V C F T H L l Pa Hz mol cd lm lx Wb S eV Bq Gy Sv kat bar cal B b ohm Ohm".split()
+
+def _words(text: str) -> list[str]:
+    return text.split()
+
+
+_SI = _words("m g s A K N J W V C F T H L l Pa Hz mol cd lm lx Wb S eV Bq Gy Sv kat bar cal B b ohm Ohm")
 _PREFIXES = ("", "k", "K", "M", "G", "T", "P", "m", "c", "d", "h", "n", "p", "f", "u")
 _UPRIGHT = {prefix + unit for prefix in _PREFIXES for unit in _SI}  # set upright or in a compound
 _PLAIN = {  # in plain letters too: each is hardly ever a product of variables
@@ -24,7 +29,8 @@ _PLAIN = {  # in plain letters too: each is hardly ever a product of variables
 _UPRIGHT |= _PLAIN | {"h", "t", "u", "D"}
 LETTERS = "msgNJWVAKCFTHLh"  # behind a space they may be a unit or a variable: `reading` tries both
 _WORDS = set(
-    """unit meter metre foot feet inch yard mile kilometer kilometre centimeter centimetre millimeter millimetre decimeter
+    _words(
+        """unit meter metre foot feet inch yard mile kilometer kilometre centimeter centimetre millimeter millimetre decimeter
     decimetre micrometer nanometer gram gramme kilogram milligram ton tonne pound ounce liter litre milliliter millilitre
     gallon quart pint cup second minute hour day week month year decade century degree radian newton joule watt volt ampere
     amp ohm farad henry tesla weber hertz kilohertz megahertz pascal kelvin celsius fahrenheit mole candela lumen lux calorie
@@ -32,28 +38,31 @@ _WORDS = set(
     women children child man woman way time point mark vote student digit cube square square-inch cubic sq acre hectare knot
     fish sheep deer dice mice geese teeth oxen cattle staff data species series steradian electronvolt parsec lightyear
     light-year erg dyne gauss dynes atmosphere horsepower step move turn game coin card piece item edge face vertex
-    vertices side diagonal triangle matrices indices""".split()
+    vertices side diagonal triangle matrices indices"""
+    )
 )
 # Adjectives and little words that may stand in a counted phrase but are no unit alone.
-_LITTLE = set("per of a an the in each every total different distinct possible other more-or-less such total-of".split())
+_LITTLE = set(_words("per of a an the in each every total different distinct possible other such"))
 _VALUE = set(
-    """hundred hundreds thousand thousands lakh lakhs crore crores million millions billion billions trillion trillions
+    _words(
+        """hundred hundreds thousand thousands lakh lakhs crore crores million millions billion billions trillion trillions
     dozen dozens gross score scores half halves third thirds quarter quarters fourth fourths fifth fifths sixth sixths
     seventh sevenths eighth eighths ninth ninths tenth tenths hundredth hundredths thousandth thousandths percent
-    percentage percents per-cent permille remainder remainders rem mod modulo base choose times-tables plus minus divided
-    over by factorial factorials squared cubed root roots-of power powers pi tau lambda alpha beta gamma delta epsilon
-    zeta eta theta iota kappa mu nu xi rho sigma upsilon phi chi psi omega sin cos tan cot sec-of log ln exp sqrt infinity
+    percentage percents permille remainder remainders rem mod modulo base choose plus minus divided
+    over by factorial factorials squared cubed root power powers pi tau lambda alpha beta gamma delta epsilon
+    zeta eta theta iota kappa mu nu xi rho sigma upsilon phi chi psi omega sin cos tan cot log ln exp sqrt infinity
     infinite negative positive imaginary least most more less fewer greater than above below at or not no and to from
-    between but only except undefined north south east west am pm bc ad bce ce even odd prime times is are if when where
-    for with any some all equals equal minus-sign double triple pairs pair plus-or-minus left right basis true false
-    radius ago i e x y z""".split()
+    between but only except undefined north south east west am pm bc ad bce ce even odd prime is are if when where
+    for with any some all equals equal double triple pairs pair left right basis true false
+    radius ago i e x y z"""
+    )
 )
 _PLURAL = re.compile(r"[a-z]{3,}s|[a-z]+-[a-z]{2,}s")
-_CHINESE_UNITS = (
+_CHINESE_UNITS = _words(
     "平方厘米 平方米 平方分米 平方千米 平方公里 平方毫米 立方厘米 立方米 立方分米 平方 立方 厘米 毫米 分米 千米 公里 微米 纳米 米 "
     "公顷 亩 千克 公斤 毫克 克 吨 斤 毫升 升 秒 分钟 小时 时 天 日 周 个月 月 年 岁 度 摄氏度 元 角 分 美元 美分 块 人 个 只 条 张 "
     "本 件 种 次 名 位 棵 辆 台 支 枝 朵 头 匹 间 层 排 行 列 组 对 双 颗 粒 根 片 套 道 题 页 倍 米/秒 千米/时 千米/小时 元/千克 牛 焦耳 瓦"
-).split()
+)
 _CHINESE = re.compile(
     rf"(?<=[\d)}}%]) ?(?:\\text\{{ ?)?(?:{'|'.join(sorted(_CHINESE_UNITS, key=len, reverse=True))}) ?\}}?(?=[.,;]?$|[,;)])"
 )
@@ -61,12 +70,16 @@ _CHINESE = re.compile(
 TEXT = r"\\(?:text(?:rm|up|normal|sf|tt|bf|it)?|mathrm|mathsf|mbox|hbox|unit|si|rm|operatorname)(?![a-z])"
 _POWER = r"(?: ?\^ ?(?:\{ ?[-+]?\d ?\}|-?\d))?"
 _SYMBOL = r"\\(?:Omega|mu|deg|degree|AA|aa)(?![A-Za-z])"
-_ATOM = rf"(?:{TEXT} ?\{{[^{{}}]*\}}|{_SYMBOL}|[A-Za-z]+(?:-[A-Za-z]+)*(?![A-Za-z])\.?){_POWER}"
+_ATOM = rf"(?:{TEXT} ?\{{(?:[^{{}}]|\{{[^{{}}]*\}})*\}}|{_SYMBOL}|[A-Za-z]+(?:-[A-Za-z]+)*(?![A-Za-z])\.?){_POWER}"
 _JOIN = r"(?: ?(?:\\cdot|\\times|\\,|/|\*) ?| )?"
-_TAIL = re.compile(rf"(?:(?<=[\d)}}\]!])|(?<=\\pi)|(?<=\\pi )) ?(?:/ ?)?({_ATOM}(?:{_JOIN}{_ATOM})*) ?(?=\.?$|[,;)]|\\\}})")
-_WRAPPED = re.compile(rf"{TEXT} ?\{{([^{{}}]*)\}}")
+_TAIL = re.compile(
+    rf"(?:(?<=[\d)}}\]!])|(?<=\\pi)|(?<=\\pi )) ?(?:/ ?)?({_ATOM}(?:{_JOIN}{_ATOM})*) ?(?=\.?$|[,;)]|\\\}})"
+)
+_WRAPPED = re.compile(rf"{TEXT} ?\{{((?:[^{{}}]|\{{[^{{}}]*\}})*)\}}")
 _WORD = re.compile(r"(?:\\mu ?)?(?:[A-Za-z]?\\Omega|(?<!\\)(?<![A-Za-z])[A-Za-z]+(?:-[A-Za-z]+)*|(?<=\\mu)[A-Za-z]+)")
-_ORDINAL = re.compile(rf"(?<=\d) ?(?:\^ ?\{{? ?)?(?:{TEXT} ?\{{ ?(?:th|st|nd|rd) ?\}}|(?<![A-Za-z])(?:th|st|nd|rd)(?![A-Za-z])) ?\}}?(?=$|[,;.])")
+_ORDINAL = re.compile(
+    rf"(?<=\d) ?(?:\^ ?\{{? ?)?(?:{TEXT} ?\{{ ?(?:th|st|nd|rd) ?\}}|(?<![A-Za-z])(?:th|st|nd|rd)(?![A-Za-z])) ?\}}?(?=$|[,;.])"
+)
 
 
 def _singular(word: str) -> str:

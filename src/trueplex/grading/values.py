@@ -121,7 +121,7 @@ class Computation:
         if op == "mul":
             return functools.reduce(self.mul, numbers)
         if op == "pow":
-            return self.power(*numbers, expr)
+            return self.power(numbers[0], numbers[1], expr)
         return self.function(op, numbers)
 
     def constant(self, name: str) -> Number:
@@ -210,7 +210,11 @@ class Computation:
             result = mp.root(value, degree)
         self.roots[(base.value if base.exact else expr.args[0]), degree] = degree
         smallest = error(base) * mp.ldexp(1, 8 - mp.prec)  # below, the root of the error is all that is known
-        spread = error(base) * abs(result / value) if abs(value) > smallest else mp.root(smallest, degree) * mp.ldexp(1, mp.prec)
+        spread = (
+            error(base) * abs(result / value)
+            if abs(value) > smallest
+            else mp.root(smallest, degree) * mp.ldexp(1, mp.prec)
+        )
         return Number(result, base.upper / degree, base.lower / degree, spread)
 
     def applied(self, name: str, arguments: tuple[Expr, ...]) -> Number:
@@ -218,7 +222,9 @@ class Computation:
         shift = sample(f"{name}()", self.point)
         numbers = [self.walk(arg) for arg in arguments]
         inside = sum((rounded(n) * (k + 2) for k, n in enumerate(numbers)), mp.mpf(shift.numerator) / shift.denominator)
-        return self.transcendent(mp.cos(inside), *numbers)._replace(error=sum(error(n) * (k + 2) for k, n in enumerate(numbers)))
+        return self.transcendent(mp.cos(inside), *numbers)._replace(
+            error=sum(error(n) * (k + 2) for k, n in enumerate(numbers))
+        )
 
     def function(self, op: str, numbers: list[Number]) -> Number:
         if op in _EXACT_FUNCTIONS and all(n.exact for n in numbers):
