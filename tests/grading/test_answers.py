@@ -25,7 +25,7 @@ from trueplex.grading.answers import Grade, extract, grade, grade_many, group, n
 from trueplex.grading.pool import workers
 
 SLOW = settings(max_examples=40, deadline=None)
-HANGING = r"\int_0^1" + "(" * 60 + "x" + ")" * 60 + "dx"  # the parser tries every reading of every bracket
+HANGING = r"\int_0^1" + "(" * 190 + "x" + ")" * 190 + "dx"  # the parser tries every reading of every bracket
 
 # -- spelling ------------------------------------------------------------------------------------------------
 

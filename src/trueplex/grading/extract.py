@@ -6,10 +6,15 @@ import re
 
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)(?![a-zA-Z])\s*")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+# What stands in a box that only shows the format: \boxed{}, \boxed{...}, \boxed{\text{your answer}}.
+_EMPTY = re.compile(
+    r"(?:[.\s…~_?]|\\(?:[lc]?dots|q?quad|[,;: ])|\{\})*|(?:\\text\{)? ?<?(?:(?:your|the|final|ANS) ?)*answers?(?: here)?>? ?\}?",
+    re.I,
+)
 _HASHES = re.compile(r"(?:^|\n)[ \t]*#{4}[ \t]*([^\n]+)")
 # What may stand between two boxes of one list: "\boxed{3}, \boxed{5} and $x = \boxed{7}$". Never a new line or sentence.
 _BETWEEN = re.compile(
-    r"[$\s]*(?:[,;]|(?:[,;]\s*)?\\?(?:text\{ ?)?(?:and|or|和|或)(?: ?\})?)[$ ]*(?:[A-Za-z](?:_\w|_\{\w+\})? ?= ?)?[$ ]*"
+    r"[$\s]*(?:[,;]|(?:[,;]\s*)?\\?(?:text\{ ?)?(?:and|or|和|或)(?: ?\})?)[$ ]*\n?[$ ]*(?:[A-Za-z](?:_\w|_\{\w+\})? ?= ?)?[$ ]*"
 )
 
 
@@ -39,7 +44,7 @@ def _boxes(text: str) -> list[tuple[int, int, str | None]]:
             end = _closing(text, match.end())
             if end is None:
                 found.append((match.start(), len(text), None))
-            elif content := text[match.end() + 1 : end].strip():
+            elif not _EMPTY.fullmatch(content := text[match.end() + 1 : end].strip()):
                 inner = extract(content) if _BOX.search(content) else None
                 found.append((match.start(), end + 1, inner or content))
         elif word := re.match(r"[-+]?(?:\d|\\[dt]?frac|\\sqrt|\\pi|[A-Zb-z](?![A-Za-z]))[^\s$]*", text[match.end() :]):

@@ -45,6 +45,7 @@ _spacing = _rules(
         "",
     ),
     (r"\\color ?(?:\[[^\]]*\])? ?\{[^{}]*\} ?|(\\(?:textcolor|colorbox) ?(?:\[[^\]]*\])? ?)\{[^{}]*\}(?= ?\{)", r"\1"),
+    (r"\\(?:begin|end)\{(?:align(?:ed)?|gather(?:ed)?|split|equation|math)\*?\} ?|(?<!\\)&(?==)", ""),
     (r"\\+ ?$", ""),
 )
 _STYLES = re.compile(
@@ -196,7 +197,7 @@ _spelling = _rules(
     (r"\\?(?<![\\A-Za-z])arc(sin|cos|tan)(?![A-Za-z])", r"\\arc\1"),
     (r"(?<![\\A-Za-z])(sqrt|(?:arc)?(?:sin|cos|tan)h?|cot|sec|csc|ln|log|exp|pi|theta|infty|alpha|beta|gamma|lambda)(?![A-Za-z])", r"\\\1"),
     (rf"(?<![A-Za-z0-9}}]) | (?![A-Za-z0-9])|(?<=[\d}}]) (?![{LETTERS}]$)(?=[A-Za-z])|(?<=[A-Za-z}}]) (?=\d)", ""),
-    (r"^=|[.,;:]+$|^\*+|\*+$|^`+|`+$", ""),
+    (r"^=|[.,;:]+$|^\*+|\*+$|^`+|`+$|^__|__$", ""),
     (r"(?<![\d.A-J])\.(?=\d)", "0."),
     (r"(?<=\d)[eE]([+-]?\d{1,3})$", lambda m: rf"\times10^{{{m[1].removeprefix('+')}}}"),
     (r"^([+-]?\d+) (\d+)/(\d+)$", r"\1\\frac{\2}{\3}"),  # 1 4/5
