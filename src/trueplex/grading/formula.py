@@ -159,6 +159,9 @@ class _Parser:
             elif token in ("/", r"\div"):
                 self.take()
                 factors.append(power(self.denominator(), MINUS))
+            elif token in (r"\bmod", r"\mod"):
+                self.take()
+                factors = [Expr("mod", (mul(*factors), self.factor()))]
             elif self.starts():
                 factors.append(self.factor())
             else:
@@ -278,8 +281,15 @@ class _Parser:
         if name in _LETTERS:
             return self.named(name)
         if name in _DECORATED:
-            return self.named(f"{name}({self.raw_group()})")
+            return self.decorated(name)
         raise NotElementary(name)
+
+    def decorated(self, name: str) -> Expr:
+        r"""A name with a bar, a hat, …; the bar over a complex number is its conjugate."""
+        inside = self.raw_group()
+        if name in ("overline", "bar") and (tree := parse(inside)) and not symbols(tree):
+            return Expr("conjugate", (tree,))
+        return self.named(f"{name}({inside})")
 
     def raw_group(self) -> str:
         """The tokens of a group as they stand: an index, or what a bar is over."""

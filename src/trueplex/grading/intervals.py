@@ -205,6 +205,13 @@ def _such(node: Node) -> RealSet:
     return intersection(found, real_set(domain)) if domain.kind == "named" else found
 
 
+def _roots(node: Node) -> RealSet:
+    found = symbolic.roots(node.text)
+    if found is None:
+        raise Untold
+    return union([Interval(root, True, root, True) for root in found])
+
+
 def _named(node: Node) -> RealSet:
     (value,) = node.items
     return _points(node) if value.kind == "formula" else real_set(value)  # x = 3 beside x > 5
@@ -212,7 +219,7 @@ def _named(node: Node) -> RealSet:
 
 _SETS: dict[str, Callable[[Node], RealSet]] = {
     "tuple": _interval, "relation": _relation, "or": _any, "and": _all, "union": _any, "meet": _all, "without": _without,
-    "such": _such, "list": _listed, "named": _named, "empty": lambda node: (), "reals": lambda node: EVERYTHING,
+    "such": _such, "list": _listed, "named": _named, "empty": lambda node: (), "equation": _roots, "reals": lambda node: EVERYTHING,
 }  # fmt: skip
 
 

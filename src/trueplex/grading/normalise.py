@@ -91,6 +91,14 @@ _names = _rules(
     (r"(?<![\w\\])(\d+)([CP])(\d+)(?!\w)", lambda m: _choose(re.match(r"()(\d+)([CP])()(\d+)", m[0]) or m)),
     (rf"<=|\\leq(?:slant|q)?{_END}", r"\\le "),
     (rf">=|\\geq(?:slant|q)?{_END}", r"\\ge "),
+    (rf"{TEXT} ?\{{ ?(lcm|gcd|max|min|sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan|log|ln|exp|mod) ?\}}", r"\\\1 "),
+    (r"(?<![A-Za-z\\])C ?\( ?(\w+) ?, ?(\w+) ?\)", r"\\binom{\1}{\2}"),
+    (r"\\pmod ?(\w)", r"\\pmod{\1}"),
+    (rf"(?<=\d) ?(?:{TEXT} ?\{{ ?to ?\}}|(?<= )to(?= )) ?(?=\d)", ":"),
+    (
+        r"(?:\\text ?\{ ?)?(?i:all real(?:s| numbers)),? (?i:except|other than|but)(?: for)?(?: x ?=)? ?\}? ?([^{}]+)\}?$",
+        r"\\mathbb{R}\\setminus\\{\1\\}",
+    ),
     (rf" != |\\neq{_END}|\\not ?=", r"\\ne "),
     (rf"\\lt{_END}", "<"),
     (rf"\\gt{_END}", ">"),
@@ -111,7 +119,7 @@ _names = _rules(
     (rf"\\(?:pounds|euro|yen|textdollar|texteuro){_END} ?", "$"),
     (rf"(?:\\approx|\\simeq|\\cong|\\doteq){_END}", r"\\approx "),
     (r"\\(?:d?dot|overline|bar|overset\{\\?(?:\.|cdot)\})(?= ?\{\d+\})", lambda m: r"\dot" if "over" in m[0] and "set" in m[0] else m[0]),
-    (rf"\\(?:Reals|R|reals|mathbf\{{R\}}){_END}|\\mathbb ?R|\\mathds\{{R\}}|(?:\\text\{{)?(?i:all real numbers)\}}?", r"\\mathbb{R}"),
+    (rf"\\(?:Reals|R|reals|mathbf\{{R\}}){_END}|\\mathbb ?R|\\mathds\{{R\}}|(?:\\text\{{ ?)?(?i:all real(?:s| numbers))(?: ?\}})?", r"\\mathbb{R}"),
     (rf"\\mathbb ?([A-Z]){_END}", r"\\mathbb{\1}"),
 )  # fmt: skip
 
@@ -192,7 +200,8 @@ _spelling = _rules(
     (rf"{TEXT} ?\{{([^{{}}]*)\}}", r"\1"),  # once more: \textbf{\text{(C)}}
     (r"^ ?\(([A-Za-z])\) ?$", r"\1"),  # the choice (C)
     (r"^ ?([A-J])\)\.? ?$", r"\1"),
-    (r"(?<![\\A-Za-z])(?:approx(?:imately)?\.?|about|roughly|exactly)(?= ?[-\d\\])", ""),
+    (r"(?<![\\A-Za-z])(?:approx(?:imately)?\.?|about|roughly|exactly) *(?=[-\d\\])", ""),
+    (r" ?\((?:approx(?:imately|\.)?|only|exact(?:ly)?|rounded|or equivalent)\)$", ""),
     (r"^ ?(?:\\approx|\\therefore|\\implies|\\Rightarrow)(?![a-z])", ""),
     (r"\\?(?<![\\A-Za-z])arc(sin|cos|tan)(?![A-Za-z])", r"\\arc\1"),
     (r"(?<![\\A-Za-z])(sqrt|(?:arc)?(?:sin|cos|tan)h?|cot|sec|csc|ln|log|exp|pi|theta|infty|alpha|beta|gamma|lambda)(?![A-Za-z])", r"\\\1"),
@@ -203,6 +212,7 @@ _spelling = _rules(
     (r"^([+-]?\d+) (\d+)/(\d+)$", r"\1\\frac{\2}{\3}"),  # 1 4/5
     (r"\\frac ?([0-9A-Za-z])", r"\\frac{\1}"),
     (r"(\\frac\{[^{}]*\}) ?([0-9A-Za-z])", r"\1{\2}"),
+    (r"_(\d) (?=\d)", r"_{\1}"),
     (r"\\binom ?(\w) ?(\w)", r"\\binom{\1}{\2}"),
     (r"\\sqrt ?([0-9A-Za-z])", r"\\sqrt{\1}"),
     (r"\\sqrt\(([^()]*)\)", r"\\sqrt{\1}"),

@@ -37,7 +37,9 @@ class Node(NamedTuple):
 
 _BRACKETS = re.compile(r"\\begin(?![a-z])|\\end(?![a-z])|\\langle(?![a-z])|\\rangle(?![a-z])|[(\[{]|[)\]}]")
 _RELATION = r"<|>|\\(?:le|ge|ne)(?![a-z])"
-_WORD = re.compile(r"(?=.*[A-Za-z]{4})[A-Za-z][A-Za-z' -]*|\d\w*_(?:\w|\{\w+\})|[^\x00-\x7f]+")  # 52_8 is a spelling
+_WORD = re.compile(
+    r"(?=.*[A-Za-z]{4})[A-Za-z][A-Za-z' -]*|\d\w*_(?:\w|\{\w+\})|\d{4}-\d\d?-\d\d?|[^\x00-\x7f]+"
+)  # 52_8 is a spelling
 _PROSE = re.compile(r"(?<![\\A-Za-z{_])(?:[A-Za-z]{5,}|[A-Za-z]+ [A-Za-z]{3,})|\d \d")
 _CLOCK = re.compile(r"(\d{1,2}):([0-5]\d)(?::([0-5]\d))?(?i:([ap])\.?m)?|(\d{1,2})(?i:([ap])\.?m)")
 _OUTWARD = re.compile(r"([\[\](])([^\[\]]*[,;][^\[\]]*)([\[\])])")  # ]0,1[ as some countries write (0,1)

@@ -147,6 +147,18 @@ def solutions(relation: str) -> Sequence[tuple[Any, bool, Any, bool]] | None:
     return None
 
 
+def roots(equation: str) -> Sequence[Expr] | None:
+    """The real numbers that satisfy an equation in one variable, if they are finitely many."""
+    found = _sympy(equation)
+    if found is None or len(getattr(found, "free_symbols", ())) != 1:
+        return None
+    with contextlib.suppress(Exception):
+        variable = next(iter(found.free_symbols))
+        solved = sympy.solveset(found.lhs - found.rhs, variable, sympy.S.Reals)
+        return [as_expr(root) for root in solved] if isinstance(solved, sympy.FiniteSet) else None
+    return None
+
+
 def _interval(part: Any) -> tuple[Any, bool, Any, bool]:
     if isinstance(part, sympy.FiniteSet) and len(part) == 1:
         point = as_expr(next(iter(part)))

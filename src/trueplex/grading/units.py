@@ -101,7 +101,7 @@ def _is_unit(phrase: str) -> bool:
     """Whether a phrase behind a number says only what is counted or measured."""
     upright = bool(_WRAPPED.search(phrase)) or "\\" in phrase
     bare = re.sub(r"\^ ?(?:\{ ?[-+]?\d ?\}|-?\d)", " ", _WRAPPED.sub(r" \1 ", phrase))
-    if re.search(r"[\d=<>+{}]", bare):
+    if re.search(r"[\d=<>+{}]|(?i:\b[ap]\. ?m\b)", bare):
         return False
     words = [found[0].strip() for found in _WORD.finditer(bare)]
     compound = len(words) > 1 and bool(re.search(r"/|\\cdot|\*|\^", phrase))

@@ -234,6 +234,8 @@ class Computation:
         values = [rounded(n) for n in numbers]
         if op == "abs":
             return numbers[0]._replace(value=abs(values[0]))
+        if op == "conjugate":
+            return numbers[0]._replace(value=mp.conj(values[0]))
         if op in ("floor", "ceiling"):
             return _rational(Fraction(int(_steady(op, values[0]))))
         if op in ("min", "max"):
@@ -327,6 +329,12 @@ def _double_factorial(n: Fraction) -> int:
     return math.prod(range(n.numerator, 0, -2))
 
 
+def _remainder(a: int, b: int) -> int:
+    if not b:
+        raise Undefined
+    return a % abs(b)
+
+
 def _whole(function: Callable[..., int]) -> Callable[..., int]:
     def of(*args: Fraction) -> int:
         if any(arg.denominator > 1 for arg in args):
@@ -339,6 +347,7 @@ def _whole(function: Callable[..., int]) -> Callable[..., int]:
 _EXACT_FUNCTIONS: dict[str, Callable[..., Any]] = {
     "abs": abs, "floor": math.floor, "ceiling": math.ceil, "min": min, "max": max, "gcd": _whole(math.gcd), "lcm": _whole(math.lcm),
     "factorial": _factorial, "binomial": _binomial, "doublefactorial": _double_factorial,
+    "conjugate": Fraction, "mod": _whole(_remainder),
 }  # fmt: skip
 
 
