@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 
-_BOX = re.compile(r"\\(?:boxed|fbox|framebox)(?![a-zA-Z])\s*")
+_BOX = re.compile(
+    r"(?:\\(?:boxed|fbox|framebox)|\x08oxed)(?![a-zA-Z])\s*"
+)  # \x08: the \b of a string with one backslash
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 # What stands in a box that only shows the format: \boxed{}, \boxed{...}, \boxed{\text{your answer}}.
 _EMPTY = re.compile(

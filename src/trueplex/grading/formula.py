@@ -89,6 +89,7 @@ _LETTERS = {
 }  # fmt: skip
 _DECORATED = {"overline", "hat", "tilde", "bar", "dot", "ddot", "widehat", "widetilde", "mathcal", "overrightarrow"}
 _APPLIED = set("fghFGHPOT") | {"Theta", "Omega", "Phi", "phi", "varphi", "sigma"}
+_DERIVATIVE = re.compile(r"\\frac\{d(?:\^\w)?\}\{d")
 _CLOSERS = {"(": ")", "[": "]", "{": "}"}
 _DEEPEST = 40  # brackets in brackets; a hostile answer has hundreds
 
@@ -379,6 +380,8 @@ def parse(text: str, applied: bool = True) -> Expr | None:
 
     ``applied`` says whether f(x) applies a function; otherwise it multiplies, as the h in h(a+b)/2 does.
     """
+    if r"\frac{d" in text and _DERIVATIVE.search(text):
+        return None
     try:
         parser = _Parser(text, applied)
         tree = parser.sum()

@@ -190,6 +190,8 @@ def _any(node: Node) -> RealSet:
 
 def _listed(node: Node) -> RealSet:
     """Inequalities with commas between: all hold, unless that cannot be, as in x < -2, x > 3."""
+    if node.label == "" and all(item.kind == "tuple" for item in node.items):
+        return _any(node)  # (-\infty, 1) or (2, 3)
     if node.label == "{" or not all(item.kind == "relation" or r"\in" in item.text for item in node.items):
         return _points(node)
     return _all(node) or _any(node)

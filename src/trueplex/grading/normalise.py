@@ -35,6 +35,8 @@ def _rules(*rules: Rule) -> Callable[[str], str]:
 _END = r"(?![a-zA-Z])"
 _spacing = _rules(
     (r"\s+", " "),
+    (r"(?<=\d)'(?=\d{3}(?!\d))", ""),  # 1'234, as the Swiss write it
+    (r"\{ ?\\(?:rm|text|bf|it) ([^{}]*)\}", r"\\text{\1}"),
     (r"(?<=\d)(?:\{,\}|, ?\\!|\\,|\\ |~|\\[;:]) ?(?=\d{3}(?!\d))", ""),  # 10,\!080 is one number, wherever
     (r"\\\$|\$|(?<!\\)\\[()[\]]", ""),
     (rf"(?<!\\)\\[,;:!> ]|~|\\(?:q?quad|(?:display|text|script)style|limits|nolimits|thinspace|strut){_END}", " "),
@@ -84,6 +86,8 @@ def _choose(match: re.Match[str]) -> str:
 
 _names = _rules(
     (r"\\(?:[dtc]frac|nicefrac|sfrac|xfrac)(?![a-z])", r"\\frac"),
+    (r"(?<![\\A-Za-z])frac(?=\{)", r"\\frac"),
+    (r"\\colon(?![a-z])", ":"),
     (r"\\[dt]binom(?![a-z])", r"\\binom"),
     (r"\{([^{}]*)\\over(?![a-z]) ?([^{}]*)\}|^([^{}=,]*)\\over(?![a-z]) ?([^{}=,]*)$", r"\\frac{\1\3}{\2\4}"),
     (r"\{([^{}]*)\\choose(?![a-z]) ?([^{}]*)\}", r"\\binom{\1}{\2}"),
@@ -127,13 +131,13 @@ _names = _rules(
 
 _CURRENCY = r"(?:US|HK|A|C|NZ)?[$€£¥₹₩₽₪฿₺₫₴₦₱]"
 _TRIG = r"\\?(?:sin|cos|tan|cot|sec|csc)(?: ?\^ ?\{? ?-?\d ?\}?)?"
-_DEGREE = r" ?(?:\^ ?\{? ?\\(?:circ|degree)(?![a-z]) ?\}?|\\(?:degree|deg|textdegree)(?![a-z]))"
+_DEGREE = r" ?(?:\^ ?\{? ?(?:\\(?:circ|degree)|o)(?![a-z]) ?\}?|\\(?:degree|deg|textdegree)(?![a-z]))"
 _amounts = _rules(
     (rf"{TEXT} ?\{{ ?(?:{_CURRENCY}|Rs\.?|USD|EUR|GBP|CNY|RMB|INR|JPY) ?\}} ?(?=[-\d])", ""),
     (rf"(?<![A-Za-z])(?:{_CURRENCY}|(?:Rs\.?|USD|EUR|GBP|CNY|RMB|INR|JPY)(?= ?\d)) ?", ""),
-    (r"(?<=\d) ?x ?(?=10 ?\^)", r"\\times "),
-    (r"(?<=\d) ?[€£¥₹₩₽₪฿]", ""),
-    (rf" ?(?:\\?%|(?<![a-z])percent(?![a-z])|{TEXT} ?\{{ ?(?:percent|\\?%) ?\}})", "%"),
+    (r"(?<=\d) ?[xX] ?(?=10 ?(?:\^|\*\*))", r"\\times "),
+    (r"(?<=\d) ?[€£¥₹₩₽₪฿¢]", ""),
+    (rf" ?(?:\\?%|(?<![a-z])per ?cent(?![a-z])|{TEXT} ?\{{ ?(?:per ?cent|\\?%) ?\}})", "%"),
     # Degrees inside trigonometry are an argument; elsewhere the sign counts for nothing.
     (rf"({_TRIG}) ?(?:\( ?(\d+(?:\.\d+)?){_DEGREE} ?\)|\{{? ?(\d+(?:\.\d+)?){_DEGREE} ?\}}?)", r"\1(\\frac{\2\3\\pi}{180})"),
     (rf"{_DEGREE}(?: ?(?:[CF](?![A-Za-z])|{TEXT} ?\{{ ?[CF] ?\}}))?", ""),
@@ -183,7 +187,7 @@ _AND = re.compile(
 
 def _joined(text: str) -> str:
     r"""The words between answers: a comma between values, ``\lor`` and ``\land`` between inequalities."""
-    relations = re.search(rf"[<>]|\\(?:le|ge|ne){_END}", text)
+    relations = re.search(rf"[<>]|\\(?:le|ge|ne|in){_END}", text)
 
     def sign(match: re.Match[str]) -> str:
         if not relations:
@@ -242,6 +246,7 @@ _STEPS: list[Callable[[str], str]] = [
     lambda text: spelt_out(text.strip()),
     _join_thousands,
     _joined,
+    lambda text: re.sub(rf"{TEXT} ?\{{ ?(?=[-+]?\d)([^{{}}]*)\}}", r"\1", text),  # \text{5 cm}: the number is no unit
     without_units,
     _spelling,
     _without_outer_braces,

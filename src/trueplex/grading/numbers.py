@@ -40,7 +40,7 @@ _PART = {word: k for k, word in enumerate(_PARTS, 2)} | {"fourth": 4, "halve": 2
 
 _NUMBER_WORD = "|".join((*sorted(_WORDS, key=len, reverse=True), "hundred", "thousand", "million"))
 _NAMED = re.compile(
-    rf"(?:(?:negative|minus) )?(?:{_NUMBER_WORD})(?:(?:[ -]|,? and )(?:{_NUMBER_WORD}))*(?=$|[ .,-])", re.I
+    rf"(?:(?:negative|minus) )?(?:{_NUMBER_WORD})(?:(?:[ -]|,? and )(?:{_NUMBER_WORD}))*(?=$|[ .,%-])", re.I
 )
 _PLACE = r"\\(?:text|mathrm|mbox) ?\{ ?"
 _SCALE = re.compile(rf"(?<=[\d}}]) ?(?:{_PLACE})?({'|'.join((*_SCALES, *_COUNTS))})s?(?![A-Za-z]) ?")
@@ -125,7 +125,7 @@ def exact(text: str) -> Fraction | None:
             text = f"{match[1]}({match[2]}{match[3]}{match[4]})"
         if match := _CYCLE.fullmatch(text):
             return _signed(match[1], _repeating(match[2], match[3], match[4] or match[5] or match[6]))
-        if (match := _DOTS.fullmatch(text)) and (len(match[5]) > 1 or len(match[4]) > 2):
+        if (match := _DOTS.fullmatch(text)) and (len(match[5]) > 1 or len(match[4]) > 1):
             return _signed(match[1], _repeating(match[2], match[3], match[5]))
     except ZeroDivisionError:
         return None

@@ -41,9 +41,10 @@ _WORD = re.compile(
     r"(?=.*[A-Za-z]{4})[A-Za-z][A-Za-z' -]*|\d\w*_(?:\w|\{\w+\})|\d{4}-\d\d?-\d\d?|[^\x00-\x7f]+"
 )  # 52_8 is a spelling
 _PROSE = re.compile(r"(?<![\\A-Za-z{_])(?:[A-Za-z]{5,}|[A-Za-z]+ [A-Za-z]{3,})|\d \d")
-_CLOCK = re.compile(r"(\d{1,2}):([0-5]\d)(?::([0-5]\d))?(?i:([ap])\.?m)?|(\d{1,2})(?i:([ap])\.?m)")
+_CLOCK = re.compile(r"(?!\d+:?$)(\d{1,2}):([0-5]\d)(?::([0-5]\d))?(?i:([ap])\.?m)?|(\d{1,2})(?i:([ap])\.?m|o'clock)")
 _OUTWARD = re.compile(r"([\[\](])([^\[\]]*[,;][^\[\]]*)([\[\])])")  # ]0,1[ as some countries write (0,1)
 _MATRIX = re.compile(r"\\begin\{([pbBV]?matrix|smallmatrix|array)\}(?:\{[lcr|]*\})?(.*)\\end\{\1\}", re.DOTALL)
+_ANY_WHOLE = re.compile(r"\(?(?:where)? ?[a-z]\\in\\mathbb\{[ZN]\}(?:\^[+*]|_\+)?\)?")
 _CASES = re.compile(r"\\begin\{cases\}([^&]*)\\end\{cases\}", re.DOTALL)
 
 
@@ -91,7 +92,11 @@ def _read_list(text: str) -> Node | None:
     if vector := re.fullmatch(r"<([^<>]*,[^<>]*)>", text):
         return Node("tuple", text, tuple(map(read, split(vector[1], ","))), "()")
     parts = split(text, "[,;]")
-    return Node("list", text, _read_all(parts)) if len(parts) > 1 else None
+    if len(parts) < 2:
+        return None
+    if len(said := [part for part in parts if not _ANY_WHOLE.fullmatch(part)]) == 1:
+        return read(said[0])  # 2k\pi, k \in \mathbb{Z}
+    return Node("list", text, _read_all(parts))
 
 
 def _read_signs(text: str) -> Node | None:
@@ -172,6 +177,8 @@ def _is_quantity(side: str) -> bool:
     r"""Whether a side may be what is asked for, if the other is a constant: m+n, \cos\theta, |z|; but not 3x or x^2,
     whose equation is still to be solved."""
     tree = parse(side)
+    if tree is not None and tree.op == "pow" and tree.args[0].op in _HEADS - {"sym"}:
+        tree = tree.args[0]  # \sin^2 A
     return tree is not None and bool(symbols(tree)) and (tree.op in _HEADS or len(symbols(tree)) > 1)
 
 
@@ -245,6 +252,8 @@ def _read_brackets(text: str) -> Node | None:
     if text.startswith(r"\langle") and text.endswith(r"\rangle"):
         text = f"({text[7:-7]})"
     match = re.fullmatch(r"([(\[])(.+)([)\]])", text)
+    if rows := re.fullmatch(r"\[(\[[^\[\]]*\](?:,\[[^\[\]]*\])*)\]", text):  # [[1,2],[3,4]]
+        return read(rf"\begin{{matrix}}{rows[1][1:-1].replace('],[', chr(92) * 2).replace(',', '&')}\end{{matrix}}")
     if match and len(parts := split(match[2], "[,;]")) > 1 and _balanced(match[2]):
         return Node("tuple", text, tuple(map(read, parts)), match[1] + match[3])
     if (turned := _OUTWARD.fullmatch(text)) and len(parts := split(turned[2], "[,;]")) == 2:
@@ -282,6 +291,8 @@ def _read_sign(text: str) -> Node | None:
         return Node("empty", text)
     if text in (r"\mathbb{R}", r"(-\infty,\infty)", r"(-\infty,+\infty)"):
         return Node("reals", text)
+    if text in (r"\mathbb{R}^+", r"\mathbb{R}_+", r"\mathbb{R}_{+}", r"\mathbb{R}_{>0}"):
+        return read(r"(0,\infty)")._replace(text=text)
     if text in (r"\infty", r"+\infty", r"-\infty"):
         return Node("infinite", text, label="-" if text.startswith("-") else "")
     if text.endswith("%"):

@@ -34,6 +34,11 @@ _REPAIRS = [
     (re.compile(r"(?<![\w.}])\(([^()]*)\)/\(([^()]*)\)"), r"\\frac{\1}{\2}"),
     (re.compile(r"(?<![\w.])(\d+)/(\d+)(?=[A-Za-z\\(])"), r"\\frac{\1}{\2}"),  # 1/2x is x/2, not 1/(2x)
 ]
+_REPAIRS += [
+    (re.compile(r"\^([A-Za-z])"), r"^{\1}"),
+    (re.compile(r"\\frac\{d([a-z])\}\{([^{}]*)\}$"), r"\\frac{1}{\2}d\1"),
+    (re.compile(r"\\det\(?(\\begin\{)[pb](matrix\}.*\\end\{)[pb](matrix\})\)?", re.DOTALL), r"\1v\2v\3"),
+]
 _DECIMAL = re.compile(r"(\d+)\.(\d+)")
 _NAMES = {sympy.pi: PI, sympy.E: E, sympy.I: IMAGINARY}
 _OPERATIONS = {
@@ -112,7 +117,8 @@ def parse(text: str) -> Expr | Matrix | Any | None:
         return None
     with contextlib.suppress(_Foreign, ArithmeticError, AttributeError, TypeError, ValueError, NotImplementedError):
         if isinstance(found, sympy.MatrixBase | sympy.MatrixExpr):
-            matrix = found.doit().as_explicit()
+            matrix = found.doit()
+            matrix = matrix.as_explicit() if isinstance(matrix, sympy.MatrixExpr) else matrix
             rows, columns = matrix.shape
             return Matrix(tuple(map(as_expr, matrix)), " ".join([str(columns)] * rows))
         if isinstance(found, sympy.Expr):

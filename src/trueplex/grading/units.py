@@ -70,7 +70,13 @@ _CHINESE = re.compile(
 TEXT = r"\\(?:text(?:rm|up|normal|sf|tt|bf|it)?|mathrm|mathsf|mbox|hbox|unit|si|rm|operatorname)(?![a-z])"
 _POWER = r"(?: ?\^ ?(?:\{ ?[-+]?\d ?\}|-?\d))?"
 _SYMBOL = r"\\(?:Omega|mu|deg|degree|AA|aa)(?![A-Za-z])"
-_ATOM = rf"(?:{TEXT} ?\{{(?:[^{{}}]|\{{[^{{}}]*\}})*\}}|{_SYMBOL}|[A-Za-z]+(?:-[A-Za-z]+)*(?![A-Za-z])\.?){_POWER}"
+_SET = rf"{TEXT} ?\{{(?:[^{{}}]|\{{[^{{}}]*\}})*\}}{_POWER}"
+_OVER = (
+    rf"\\frac ?\{{ ?(?:{_SET}|[A-Za-z]+) ?\}} ?\{{ ?(?:{_SET}|[A-Za-z]+{_POWER}) ?\}}"  # \frac{\text{m}}{\text{s}^2}
+)
+_ATOM = (
+    rf"(?:{_OVER}|{TEXT} ?\{{(?:[^{{}}]|\{{[^{{}}]*\}})*\}}|{_SYMBOL}|[A-Za-z]+(?:-[A-Za-z]+)*(?![A-Za-z])\.?){_POWER}"
+)
 _JOIN = r"(?: ?(?:\\cdot|\\times|\\,|/|\*) ?| )?"
 _TAIL = re.compile(
     rf"(?:(?<=[\d)}}\]!])|(?<=\\pi)|(?<=\\pi )) ?(?:/ ?)?({_ATOM}(?:{_JOIN}{_ATOM})*) ?(?=\.?$|[,;)]|\\\}})"
@@ -100,6 +106,7 @@ def _listed(word: str) -> bool:
 def _is_unit(phrase: str) -> bool:
     """Whether a phrase behind a number says only what is counted or measured."""
     upright = bool(_WRAPPED.search(phrase)) or "\\" in phrase
+    phrase = re.sub(r"\\frac ?\{(.*)\} ?\{(.*)\}$", r"\1 / \2", phrase)
     bare = re.sub(r"\^ ?(?:\{ ?[-+]?\d ?\}|-?\d)", " ", _WRAPPED.sub(r" \1 ", phrase))
     if re.search(r"[\d=<>+{}]|(?i:\b[ap]\. ?m\b)", bare):
         return False
