@@ -129,6 +129,8 @@ def _interval(node: Node) -> RealSet:
     if node.label not in ("()", "[]", "(]", "[)") or len(node.items) != 2:
         raise Untold
     low, high = _end(node.items[0], "-"), _end(node.items[1], "")
+    if low is not None and high is not None and _order(low, high) > 0:
+        raise Untold  # (3, -1) is a point
     part = Interval(low, node.label[0] == "[" and low is not None, high, node.label[1] == "]" and high is not None)
     return union([part])
 
