@@ -201,6 +201,9 @@ UNLIKE = {
         (1,2) | [1,2]
         x>3 | y>3
         x>3 | 3
+        x \ge 3 | (3,\infty)
+        x<3 \text{ or } x>5 | (-\infty,3]\cup(5,\infty)
+        (x,y) = (3,-1) | \emptyset
         x<1 \text{ or } x>-1 | (-1,1)
         x + 2y < 4 | x + 2y > 4
         \emptyset | 0
@@ -250,6 +253,7 @@ UNLIKE = {
         2^{-500} | 2^{-501}
         \sqrt{2}\cdot10^{-400} | \sqrt{3}\cdot10^{-400}
         \sqrt2 + 10^{-500} | \sqrt2
+        \sqrt{2 + 10^{-500}} | \sqrt2
         \pi + 10^{-500} | \pi
         e^{-2000} | e^{-2001}
         x + 10^{-400} | x

@@ -25,7 +25,7 @@ def has_box(text: str) -> bool:
     return bool(_BOX.search(text))
 
 
-def _closing(text: str, start: int) -> int | None:
+def closing_brace(text: str, start: int) -> int | None:
     """Where the brace that opens at ``start`` closes; None if it never does."""
     depth = 0
     for brace in _BRACE.finditer(text, start):
@@ -43,7 +43,7 @@ def _boxes(text: str) -> list[tuple[int, int, str | None]]:
         if found and match.start() < found[-1][1]:
             continue  # inside the one before
         if text.startswith("{", match.end()):
-            end = _closing(text, match.end())
+            end = closing_brace(text, match.end())
             if end is None:
                 found.append((match.start(), len(text), None))
             elif not _EMPTY.fullmatch(content := text[match.end() + 1 : end].strip()):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from trueplex.grading.extract import _closing, after_hashes, extract, has_box
+from trueplex.grading.extract import after_hashes, closing_brace, extract, has_box
 from trueplex.grading.numbers import spelt_out
 from trueplex.grading.signs import as_latex
 from trueplex.grading.units import LETTERS, TEXT, without_units
@@ -52,7 +52,7 @@ _spacing = _rules(
 )
 _STYLES = re.compile(
     r"\\(bm|boldsymbol|math(?:bf|it|sf|tt|normal|scr)|pmb|underline|emph|text(?:bf|it|tt|sl|sc|sf|up|normal|rm)"
-    r"|textcolor|colorbox|ensuremath|num|ang|vec|overrightarrow|displaylines|fbox|boxed|cancel) ?(?=\{)"
+    r"|textcolor|colorbox|ensuremath|num|ang|vec|overrightarrow|fbox|boxed) ?(?=\{)"
 )
 _AS_TEXT = ("emph", "textbf", "textit", "texttt", "textsl", "textsc", "textsf", "textup", "textnormal", "textrm")
 
@@ -61,7 +61,7 @@ def _without_styles(text: str) -> str:
     r"""``\bm{42}`` is ``42``; text styles become ``\text``, since a unit or a word may stand in them."""
     for _ in range(100):
         match = _STYLES.search(text)
-        end = match and _closing(text, match.end())
+        end = match and closing_brace(text, match.end())
         if not match or end is None:
             break
         inside = text[match.end() + 1 : end]
@@ -112,7 +112,7 @@ _names = _rules(
     (rf"\\[lr]?Vert{_END}", r"\\|"),
     (rf"\\[lr]brack{_END} ?", lambda m: "[" if "l" in m[0] else "]"),
     (rf"\\[lr]paren{_END} ?", lambda m: "(" if "l" in m[0] else ")"),
-    (rf"\\(?:var(?:nothing)|O){_END}|\\\{{ ?\\\}}|(?i:(?:\\text\{{)?\b(?:the )?(?:empty set|no (?:real )?solutions?)\b\.?\}}?)", r"\\emptyset "),
+    (rf"\\(?:varnothing|O){_END}|\\\{{ ?\\\}}|(?i:(?:\\text\{{)?\b(?:the )?(?:empty set|no (?:real )?solutions?)\b\.?\}}?)", r"\\emptyset "),
     (rf"\\(?:small)?setminus{_END}|\\backslash{_END}", r"\\setminus "),
     (rf"\\wedge{_END}", r"\\land "),
     (rf"\\vee{_END}", r"\\lor "),
@@ -122,7 +122,7 @@ _names = _rules(
     (rf"\\(?:[lc]dots|dots[cbm]?){_END}|\.\.\.+", r"\\ldots "),
     (rf"\\(?:pounds|euro|yen|textdollar|texteuro){_END} ?", "$"),
     (rf"(?:\\approx|\\simeq|\\cong|\\doteq){_END}", r"\\approx "),
-    (r"\\(?:d?dot|overline|bar|overset\{\\?(?:\.|cdot)\})(?= ?\{\d+\})", lambda m: r"\dot" if "over" in m[0] and "set" in m[0] else m[0]),
+    (r"\\overset ?\{\\?(?:\.|cdot)\} ?(?=\{\d\})", r"\\dot"),
     (rf"\\(?:Reals|R|reals|mathbf\{{R\}}){_END}|\\mathbb ?R|\\mathds\{{R\}}|(?:\\text\{{ ?)?(?i:all real(?:s| numbers))(?: ?\}})?", r"\\mathbb{R}"),
     (rf"\\mathbb ?([A-Z]){_END}", r"\\mathbb{\1}"),
 )  # fmt: skip
@@ -229,7 +229,7 @@ _spelling = _rules(
 
 def _without_outer_braces(text: str) -> str:
     for _ in range(8):
-        if not text.startswith("{") or _closing(text, 0) != len(text) - 1:
+        if not text.startswith("{") or closing_brace(text, 0) != len(text) - 1:
             break
         text = text[1:-1].strip()
     return text
