@@ -97,6 +97,8 @@ def _read_short(answer: str) -> _Reading:
 
 def _plainly(a: _Reading, b: _Reading) -> bool | None:
     """Whether the two are the same, if spelling and exact numbers can tell."""
+    if not (a.text and b.text):
+        return None
     if a.letter and b.letter:
         return a.letter == b.letter
     if a.key == b.key or a.text == b.text or (a.letter or a.text) == (b.letter or b.text):
@@ -192,7 +194,11 @@ def group(answers: Sequence[str], timeout: float = TIMEOUT) -> list[list[int]]:
     firsts: list[tuple[_Reading, list[int]]] = []  # of the groups that others can be held against
     for index, reading in enumerate(map(_read, answers)):
         if reading.key not in places:
-            rivals = [rival for rival in firsts if reading.exact is None or rival[0].exact is None or reading.letter]
+            rivals = [
+                rival
+                for rival in firsts
+                if reading.exact is None or rival[0].exact is None or reading.letter or rival[0].letter
+            ]
             reply = Reply(False, "")
             try:
                 if reading.word or not reading.text:

@@ -35,6 +35,7 @@ def _rules(*rules: Rule) -> Callable[[str], str]:
 _END = r"(?![a-zA-Z])"
 _spacing = _rules(
     (r"\s+", " "),
+    (r"(?<![A-Za-z])(?:US|HK|AU?|CA?|NZ) ?\\?\$", ""),
     (r"(?<=\d)'(?=\d{3}(?!\d))", ""),  # 1'234, as the Swiss write it
     (r"\{ ?\\(?:rm|text|bf|it) ([^{}]*)\}", r"\\text{\1}"),
     (r"(?<=\d)(?:\{,\}|, ?\\!|\\,|\\ |~|\\[;:]) ?(?=\d{3}(?!\d))", ""),  # 10,\!080 is one number, wherever
@@ -112,7 +113,7 @@ _names = _rules(
     (rf"\\[lr]?Vert{_END}", r"\\|"),
     (rf"\\[lr]brack{_END} ?", lambda m: "[" if "l" in m[0] else "]"),
     (rf"\\[lr]paren{_END} ?", lambda m: "(" if "l" in m[0] else ")"),
-    (rf"\\(?:varnothing|O){_END}|\\\{{ ?\\\}}|(?i:(?:\\text\{{)?\b(?:the )?(?:empty set|no (?:real )?solutions?)\b\.?\}}?)", r"\\emptyset "),
+    (rf"\\(?:varnothing|O){_END}|\\\{{ ?\\\}}|(?i:(?:\\text\{{)?\b(?:the )?(?:empty set|no (?:real )?solutions?)\b\.?\}}?)|^(?:无解|空集)$", r"\\emptyset "),
     (rf"\\(?:small)?setminus{_END}|\\backslash{_END}", r"\\setminus "),
     (rf"\\wedge{_END}", r"\\land "),
     (rf"\\vee{_END}", r"\\lor "),
@@ -165,12 +166,13 @@ def _bracket_around(text: str, place: int) -> tuple[str, str]:
 def _join_thousands(text: str) -> str:
     r"""``1,234`` as 1234, in formulae and lists too; but ``(1,234)`` is a pair and ``1, 234`` a list.
 
-    Inside brackets that hold a list, commas of thousands are told by the spaces behind the others: ``(1,000, 2,000)``.
+    Inside brackets that may hold a list, commas of thousands are told by the spaces behind others (``(1,234, 5,678)``)
+    or by a group that no number begins with (``(10,000)``).
     """
 
     def join(match: re.Match[str]) -> str:
         mark, content = _bracket_around(text, match.start())
-        listed = mark in ("(", "[", r"\{") and not re.search(r", |;", content)
+        listed = mark in ("(", "[", r"\{") and not re.search(r", |;|,0\d\d", content)
         return match[0] if listed or text[: match.start()].endswith("_{") else re.sub("[ ,]", "", match[0])
 
     text = _COMMAS.sub(join, text)
@@ -181,7 +183,7 @@ def _join_thousands(text: str) -> str:
 
 
 _AND = re.compile(
-    rf" ?[,;]? ?(?:{TEXT} ?\{{[ ,]*(and|or|和|或|与) ?\}}|(?<![\\A-Za-z])(and|or)(?![A-Za-z])|(?<![一-鿿])([和或与])(?![一-鿿])) ?"
+    rf" ?[,;]? ?(?:{TEXT} ?\{{[ ,]*(and|or|和|或|与|且) ?\}}|(?<![\\A-Za-z])(and|or)(?![A-Za-z])|(?<![一-鿿])([和或与且])(?![一-鿿])) ?"
 )
 
 
@@ -192,7 +194,7 @@ def _joined(text: str) -> str:
     def sign(match: re.Match[str]) -> str:
         if not relations:
             return ","
-        return r" \land " if (match[1] or match[2] or match[3]) in ("and", "与") else r" \lor "
+        return r" \land " if (match[1] or match[2] or match[3]) in ("and", "与", "且") else r" \lor "
 
     return _AND.sub(sign, text)
 
@@ -200,6 +202,7 @@ def _joined(text: str) -> str:
 # -- spelling -----------------------------------------------------------------------------------------------
 
 _spelling = _rules(
+    (rf"^{TEXT} ?\{{ ?(?i:(?:the )?(?:final |correct )?answer(?: is|:)) ?\}} ?", ""),
     (rf"{TEXT} ?\{{([^{{}}]*)\}}", r"\1"),
     (rf"{TEXT} ?\{{([^{{}}]*)\}}", r"\1"),  # once more: \textbf{\text{(C)}}
     (r"^ ?\(([A-Za-z])\) ?$", r"\1"),  # the choice (C)

@@ -149,6 +149,7 @@ _DERIVATIVE = re.compile(r"\\frac\{d[^{}]*\}\{d[^{}]*\}|d\w/d\w")
 _HEADS = {
     "abs",
     "factorial",
+    "binomial",
     "sin",
     "cos",
     "tan",

@@ -69,6 +69,7 @@ def main() -> None:
 
         resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
     replies, sys.stdout = sys.stdout, sys.stderr  # what a library prints must not break the protocol
+    read(r"\int_0^1 x dx")  # sympy loads much at its first use; no answer shall be late for that
     print("ready", file=replies, flush=True)
     for line in sys.stdin:
         request = json.loads(line)
