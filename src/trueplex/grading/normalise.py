@@ -35,7 +35,7 @@ def _rules(*rules: Rule) -> Callable[[str], str]:
 _END = r"(?![a-zA-Z])"
 _spacing = _rules(
     (r"\s+", " "),
-    (r"(?<![A-Za-z])(?:US|HK|AU?|CA?|NZ) ?\\?\$", ""),
+    (r"(?<![A-Za-z])(?:US|HK|AU?|CA?|NZ) ?\\?\$ ?(?=\d)", ""),
     (r"(?<=\d)'(?=\d{3}(?!\d))", ""),  # 1'234, as the Swiss write it
     (r"\{ ?\\(?:rm|text|bf|it) ([^{}]*)\}", r"\\text{\1}"),
     (r"(?<=\d)(?:\{,\}|, ?\\!|\\,|\\ |~|\\[;:]) ?(?=\d{3}(?!\d))", ""),  # 10,\!080 is one number, wherever
@@ -130,7 +130,7 @@ _names = _rules(
 
 # -- numbers ------------------------------------------------------------------------------------------------
 
-_CURRENCY = r"(?:US|HK|A|C|NZ)?[$€£¥₹₩₽₪฿₺₫₴₦₱]"
+_CURRENCY = r"[$€£¥₹₩₽₪฿₺₫₴₦₱]"
 _TRIG = r"\\?(?:sin|cos|tan|cot|sec|csc)(?: ?\^ ?\{? ?-?\d ?\}?)?"
 _DEGREE = r" ?(?:\^ ?\{? ?(?:\\(?:circ|degree)|o)(?![a-z]) ?\}?|\\(?:degree|deg|textdegree)(?![a-z]))"
 _amounts = _rules(
