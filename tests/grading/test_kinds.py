@@ -24,6 +24,9 @@ SAME = {
         \textbf{(D) }\frac{1}{2} | 0.5
         \textbf{(A)}\ -3 | -3
         C: because it is green | C
+        (A), (C) | C,A
+        (C) 2:3 | 2:3
+        $2RC+R+C$ | R+C+2RC
         Answer: C | C
         (B) 13 | (B) 12""",
     "thousands": r"""
@@ -35,6 +38,8 @@ SAME = {
         1,500 + 2\sqrt{3} | 1500+2\sqrt3
         \frac{12,345}{2} | 6172.5
         \$1,234.50 | 1234.5
+        1'234 | 1234
+        (10,000) | 10000
         1,00,000 | 100000""",
     "plus-minus": r"""
         y=\pm 2 | 2,-2
@@ -63,6 +68,9 @@ SAME = {
         a \ge b | b \le a
         x + 2y < 4 | 2x + 4y - 8 < 0
         \varnothing | \{\}
+        1 \leq x \leq 5 | [1,5]
+        5 \geq x > 1 | (1,5]
+        (-\infty,0) \text{ or } (0,\infty) | x \ne 0
         \text{no solution} | \emptyset""",
     "unicode": """
         10⁵ | 100000
@@ -137,6 +145,9 @@ SAME = {
         6 m | 6m
         12 \text{ miles per hour} | 12
         8\ \mathrm{M\Omega} | 8
+        5 \frac{\text{m}}{\text{s}^2} | 5
+        5{\rm cm} | 5
+        \text{5 cm} | 5
         21st | 21
         5^{\text{th}} | 5""",
     "left sides": r"""

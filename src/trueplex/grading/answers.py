@@ -52,7 +52,7 @@ _INTEGER = re.compile(r"-?\d{1,300}")
 _WORD = re.compile(r"(?=.*[A-Za-z]{4})[A-Za-z][A-Za-z' -]*|(?i:yes|no|odd|all|DNE)")
 _PROSE = re.compile(r"(?<![\\{A-Za-z])[A-Za-z]+ [A-Za-z]{3,}")
 _CHOICE = re.compile(  # of a list of choices: (B) 12, B. 12, B: because, Option B
-    r"(?:\(([A-J])\)(?![+*/^=!_]|$)|([A-J])[).](?=.)|([A-J]):(?=[^:]{2,}$|\d$)|(?i:choice|option|answer|选项?|答案)[ :是为]*\(?([A-J])\b\)?[).:]?)(.*)"
+    r"(?:\(([A-J])\)(?![+*/^=!_,]|$)|([A-J])[).](?=.)|([A-J]):(?=[^:]{2,}$|\d$)|(?i:choice|option|answer|选项?|答案)[ :是为]*\(?([A-J])\b\)?[).:]?)(.*)"
 )
 # What \f, \b, \t … of a LaTeX command become where JSON or Python was written with one backslash.
 _BROKEN_ESCAPE = re.compile(r"[\x07\x08\x0b\x0c\x1b]|\t(?=imes|ext|heta|an|frac|binom)|\r(?=ight|angle|floor|ceil|m\{)")

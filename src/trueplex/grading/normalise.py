@@ -212,8 +212,9 @@ _spelling = _rules(
     (r"^ ?(?:\\approx|\\therefore|\\implies|\\Rightarrow)(?![a-z])", ""),
     (r"\\?(?<![\\A-Za-z])arc(sin|cos|tan)(?![A-Za-z])", r"\\arc\1"),
     (r"(?<![\\A-Za-z])(sqrt|(?:arc)?(?:sin|cos|tan)h?|cot|sec|csc|ln|log|exp|pi|theta|infty|alpha|beta|gamma|lambda)(?![A-Za-z])", r"\\\1"),
+    (r"  +", " "),
     (rf"(?<![A-Za-z0-9}}]) | (?![A-Za-z0-9])|(?<=[\d}}]) (?![{LETTERS}]$)(?=[A-Za-z])|(?<=[A-Za-z}}]) (?=\d)", ""),
-    (r"^=|[.,;:]+$|^\*+|\*+$|^`+|`+$|^__|__$", ""),
+    (r"^=|[.,;:]+$|^\*+|\*+$|^`+|`+$|^__|__$|^\"|\"$", ""),
     (r"(?<![\d.A-J])\.(?=\d)", "0."),
     (r"(?<=\d)[eE]([+-]?\d{1,3})$", lambda m: rf"\times10^{{{m[1].removeprefix('+')}}}"),
     (r"^([+-]?\d+) (\d+)/(\d+)$", r"\1\\frac{\2}{\3}"),  # 1 4/5

@@ -17,7 +17,19 @@ _RAISED = re.compile(f"[{re.escape(''.join(_SUPERSCRIPT))}]+")
 _LOWERED = re.compile(f"[{re.escape(''.join(_SUBSCRIPT))}]+")
 
 _PLAIN = dict.fromkeys("−–—‐‑‒―﹣－", "-") | dict.fromkeys("⁄∕／", "/") | dict.fromkeys("•⋅·∙・", r"\cdot ")
-_PLAIN |= {"、": ",", "，": ",", "。": ".", "；": ";", "′": "'", "″": "''", "’": "'", "ʹ": "'", "∶": ":"}
+_PLAIN |= {
+    "、": ",",
+    "，": ",",
+    "。": ".",
+    "；": ";",
+    "′": "'",
+    "″": "''",
+    "’": "'",
+    "ʹ": "'",
+    "“": '"',
+    "”": '"',
+    "∶": ":",
+}
 _COMMANDS = {
     "×": "times", "✕": "times", "÷": "div", "π": "pi", "∞": "infty", "≤": "le", "≥": "ge", "⩽": "le", "⩾": "ge",
     "≦": "le", "≧": "ge", "≠": "ne", "≈": "approx", "≅": "cong", "≡": "equiv", "±": "pm", "∓": "mp", "∪": "cup",
