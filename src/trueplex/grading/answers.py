@@ -29,8 +29,8 @@ from typing import NamedTuple
 from trueplex.errors import MissingExtra
 from trueplex.grading.extract import after_hashes, after_thinking, extract, has_box
 from trueplex.grading.normalise import LONGEST, normalise
-from trueplex.grading.numbers import exact
 from trueplex.grading.pool import Reply, workers
+from trueplex.grading.rationals import exact
 
 __all__ = ["LONGEST", "TIMEOUT", "Grade", "extract", "grade", "grade_many", "group", "normalise", "same", "workers"]
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 
 from trueplex.grading.extract import after_hashes, closing_brace, extract, has_box
-from trueplex.grading.numbers import spelt_out
+from trueplex.grading.rationals import spelt_out
 from trueplex.grading.signs import as_latex
 from trueplex.grading.units import LETTERS, TEXT, without_units
 
@@ -36,6 +36,7 @@ _END = r"(?![a-zA-Z])"
 _spacing = _rules(
     (r"\s+", " "),
     (r"(?<![A-Za-z])(?:US|HK|AU?|CA?|NZ) ?\\?\$ ?(?=\d)", ""),
+    (r"(?<=\d)\{\.\}(?=\d)", "."),
     (r"(?<=\d)'(?=\d{3}(?!\d))", ""),  # 1'234, as the Swiss write it
     (r"\{ ?\\(?:rm|text|bf|it) ([^{}]*)\}", r"\\text{\1}"),
     (r"(?<=\d)(?:\{,\}|, ?\\!|\\,|\\ |~|\\[;:]) ?(?=\d{3}(?!\d))", ""),  # 10,\!080 is one number, wherever

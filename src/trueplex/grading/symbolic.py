@@ -33,8 +33,6 @@ _REPAIRS = [
     (re.compile(r"%|(?<=\\\\)(?=\S)"), " "),
     (re.compile(r"(?<![\w.}])\(([^()]*)\)/\(([^()]*)\)"), r"\\frac{\1}{\2}"),
     (re.compile(r"(?<![\w.])(\d+)/(\d+)(?=[A-Za-z\\(])"), r"\\frac{\1}{\2}"),  # 1/2x is x/2, not 1/(2x)
-]
-_REPAIRS += [
     (re.compile(r"\^([A-Za-z])"), r"^{\1}"),
     (re.compile(r"\\frac\{d([a-z])\}\{([^{}]*)\}$"), r"\\frac{1}{\2}d\1"),
     (re.compile(r"\\det\(?(\\begin\{)[pb](matrix\}.*\\end\{)[pb](matrix\})\)?", re.DOTALL), r"\1v\2v\3"),
