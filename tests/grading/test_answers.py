@@ -25,7 +25,7 @@ from trueplex.grading.answers import Grade, extract, grade, grade_many, group, n
 from trueplex.grading.pool import workers
 
 SLOW = settings(max_examples=40, deadline=None)
-HANGING = "(" * 60 + "x" + ")" * 60  # the parser tries every reading of every bracket
+HANGING = r"\int_0^1" + "(" * 190 + "x" + ")" * 190 + "dx"  # the parser tries every reading of every bracket
 
 # -- spelling ------------------------------------------------------------------------------------------------
 
@@ -41,7 +41,7 @@ HANGING = "(" * 60 + "x" + ")" * 60  # the parser tries every reading of every b
         (r"\fbox{7}", "7"),
         (r"\boxed 5", "5"),
         (r"$\boxed 5$.", "5"),
-        (r"\boxed{1} or \boxed 5", "5"),
+        (r"\boxed{1} or \boxed 5", "1, 5"),  # several boxes are one list
         (r"\boxed{1} but \boxed{\frac{1}{2", None),  # no earlier box after a broken last one
         (r"\boxed{}", None),
         (r"write it in \boxed", None),

@@ -6,28 +6,34 @@ goes to a worker process (`trueplex.grading.worker`, the `math` extra), which is
 call blocks, needs no signals and no event loop, and may come from any thread.
 
 **What counts as equal.** The same value as written: ``0.5`` is ``1/2``, but ``0.333`` is not ``1/3``, nor
-``3.14`` ``\pi``. A bare list or a set is equal in any order, a tuple or interval only in its own. A unit or
-degree sign after a number counts for nothing. ``p%`` is ``p`` and also ``p/100``; ``x = 5`` is ``5``, but not
-``y = 5``. (Otherwise being the same is transitive.) Variables are real numbers, and ``r`` is not ``R``. None
-means that nobody can tell, never "wrong".
+``3.14`` ``\pi``, however small the difference; what is undefined equals nothing but its own spelling. A bare list or
+a set is equal in any order, a tuple or interval only in its own; inequalities and intervals are compared as sets. A unit
+or degree sign after a number counts for nothing, ``5 million`` is a number. ``p%`` is ``p`` and also ``p/100``; the
+choice ``(B) 12`` is ``B`` and also ``12``; ``x = 5``, ``m+n = 5`` and ``5 = x`` are ``5``, but not ``y = 5``; ``3x = 15``
+is an equation still to be solved, and no number. (Otherwise being the same is transitive.) Variables are real numbers,
+and ``r`` is not ``R``. Times of day are times, ``1:2`` is a ratio. None means that nobody can tell, never "wrong".
 
-Left out: answers told in prose, judges, trigonometry in degrees, the decimal comma.
+Left out: answers told in prose, judges, the decimal comma.
 """
 
 from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import NamedTuple
 
 from trueplex.errors import MissingExtra
+from trueplex.grading.extract import after_hashes, after_thinking, extract, has_box
+from trueplex.grading.normalise import LONGEST, normalise
 from trueplex.grading.pool import Reply, workers
+from trueplex.grading.rationals import exact
 
-LONGEST = 2000  # characters; a longer answer is compared by its spelling only, so that every cost has a bound
+__all__ = ["LONGEST", "TIMEOUT", "Grade", "extract", "grade", "grade_many", "group", "normalise", "same", "workers"]
+
 TIMEOUT = 3.0
 
 
@@ -40,112 +46,16 @@ class Grade:
     why: str
 
 
-# -- spelling ------------------------------------------------------------------------------------------------
-
-_SIGNS = {"−": "-", "–": "-", "÷": "/", "²": "^2", "³": "^3", "½": r"\frac12", "€": "$", "£": "$"}
-_SIGNS |= {"×": r"\times ", "·": r"\cdot ", "√": r"\sqrt ", "π": r"\pi ", "∞": r"\infty ", "°": r"^\circ "}
-_SIGNS |= {"≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "±": r"\pm ", "∪": r"\cup ", "∈": r"\in "}
-_TEXT = r"\\(?:text(?:bf|it|rm|sf|normal)?|math(?:rm|bf|it|sf)|mbox|hbox|unit) ?"
-_UNIT = (
-    r"(?:[A-Za-z]{4,}|[cmkn]m|in|ft|yd|mi|mph|km/h|m/s|[km]?g|lbs?|oz|m?L|k?J|k?W|k?Hz|eV|min|hrs?|sec|days?"
-    r"|deg|sq|cu)(?![A-Za-z])(?:\^\{?-?\d\}?)?"
-)
-# In this order. Each takes linear time, once runs of space are single.
-_SPELLINGS: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
-    (r"\s+", " "),
-    (r"(?<=\d)(?:\{,\}|, ?\\!|\\,) ?(?=\d{3}(?!\d))", ""),  # 1{,}234 and 10,\!080 are one number, wherever
-    (r"\\\$|\$|(?<!\\)\\[()[\]]", ""),
-    (r"(?<!\\)\\[,;:!> ]|~|\\q?quad(?![a-z])|\\(?:display|text)style(?![a-z])", " "),
-    (r"\\(?:left|right|[bB]igg?[lrm]?)(?![a-zA-Z]) ?\.?", ""),
-    (r"\\[dtc]frac", r"\\frac"),
-    (r"<=|\\leq(?:slant)?(?![a-z])", r"\\le "),
-    (r">=|\\geq(?:slant)?(?![a-z])", r"\\ge "),
-    (rf" ?(?:\\?%|(?<![a-z])percent(?![a-z])|{_TEXT}\{{ ?percent ?\}})", "%"),
-    (r" ?\^ ?\{? ?\\circ ?\}?(?: ?[CF](?![A-Za-z]))?", ""),  # degrees
-    (r"(?<=\d) ?\^ ?\{ ?\\prime ?(?:\\prime ?)?\}(?=\.?$)", ""),  # minutes and seconds of arc
-    (rf" ?,? ?(?:{_TEXT}\{{ ?(?:and|or) ?\}}|(?<![\\A-Za-z])(?:and|or)(?![A-Za-z])) ?", ","),
-    # A unit set as text after a number, as in 15\text{ cm}^2; but not \mathrm{i} or \mathrm{e}.
-    (
-        rf"(?:(?<=[\d)}}\]])|(?<=\\pi)) ?(?:{_TEXT}\{{(?! ?[ei] ?\}})[^{{}}]*\}}"
-        r"(?: ?\^ ?(?:\{[^{}]*\}|\d))?[ /.]?)+(?=$|[,;)])",
-        "",
-    ),
-    (rf"{_TEXT}\{{([^{{}}]*)\}}", r"\1"),
-    (rf"{_TEXT}\{{([^{{}}]*)\}}", r"\1"),  # once more: \textbf{\text{(C)}}
-    (r"^ ?\(([A-Za-z])\) ?$", r"\1"),  # the choice (C)
-    (r"(?<![\\A-Za-z])infinity(?![A-Za-z])", r"\\infty"),
-    (r"(?<![\\A-Za-z])(sqrt|(?:arc)?(?:sin|cos|tan)|cot|ln|log|exp|pi|theta|infty)(?![A-Za-z])", r"\\\1"),
-    (rf"(?<=[\d)}}]) ?{_UNIT}(?:[ /]{_UNIT}){{0,3}}(?=\.?$|[,;)])", ""),  # a unit in plain letters: 5 cm^2
-    # Thousands, if nothing else is there, and before the spaces go: "1, 234" is a list, from now on 1;234.
-    (r"^ ?[+-]?[1-9]\d{0,2}((,\d{3})+|( \d{3})+)(?=(\.\d+)? ?%?\.? ?$)", lambda m: re.sub("[ ,]", "", m[0])),
-    (r"^ ?[+-]?[1-9]\d{0,2}( ?, ?\d{3})+(?=\.? ?$)", lambda m: re.sub(" ?, ?", ";", m[0])),
-    (r"(?<![A-Za-z0-9]) | (?![A-Za-z0-9])|(?<=\d) (?=[A-Za-z])|(?<=[A-Za-z]) (?=\d)", ""),
-    (r"^=|[.,;:]+$|^\*+|\*+$", ""),
-    (r"(?<![\d.])\.(?=\d)", "0."),
-    (r"(?<=\d)[eE]([+-]?\d{1,3})$", r"\\times10^{\1}"),
-    (r"^([+-]?\d+) (\d+)/(\d+)$", r"\1\\frac{\2}{\3}"),  # 1 4/5
-    (r"\\frac ?([0-9A-Za-z])", r"\\frac{\1}"),
-    (r"(\\frac\{[^{}]*\}) ?([0-9A-Za-z])", r"\1{\2}"),
-    (r"\\sqrt ?([0-9A-Za-z])", r"\\sqrt{\1}"),
-    (r"\\sqrt\(([^()]*)\)", r"\\sqrt{\1}"),
-    (r"\^(-\d+|\d\d+)", r"^{\1}"),
-    (r"([\^_])\{(\w)\}(?!\w)", r"\1\2"),
-]
-_TABLE = str.maketrans(_SIGNS)
-_COMPILED = [(re.compile(pattern), replacement) for pattern, replacement in _SPELLINGS]
-_BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])\s*")
-_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
-
-
-def extract(text: str) -> str | None:
-    r"""The content of the last ``\boxed{…}`` or ``\fbox{…}``, or the one word of ``\boxed 5``.
-
-    None without a box, and when the last one is empty or never closes: an earlier box is no answer then.
-    """
-    starts = [match.end() for match in _BOX.finditer(text)]
-    if not starts:
-        return None
-    if not text.startswith("{", starts[-1]):
-        word = re.match(r"[^\s$]*", text[starts[-1] :])
-        return (word[0].rstrip(".,;") or None) if word else None
-    depth = 0
-    for brace in _BRACE.finditer(text, starts[-1]):
-        depth += (brace[0] == "{") - (brace[0] == "}")
-        if depth == 0:
-            return text[starts[-1] + 1 : brace.start()].strip() or None
-    return None
-
-
-def normalise(answer: str) -> str:
-    r"""One spelling for answers that differ only in habits of LaTeX: equal results are equal answers.
-
-    Goes: a box around it, ``$``, ``\( \)``, spaces (not between two words or two numbers), ``\left``, fonts,
-    ``\text{}``, currency, degree signs, a final full stop, and units after a number (set as ``\text{…}``, a
-    common abbreviation, or words of four letters and more; never one letter, which may be a variable). One
-    way is left to write ``\frac{a}{b}``, ``\sqrt{a}``, ``x^2``, ``%``, ``0.5``, ``\times10^{5}``. Thousands:
-    ``1{,}234`` and ``1,\!234`` anywhere; ``1,234`` and ``1 234`` only as the whole answer, so ``(1,234)``
-    stays a pair and ``1, 234`` a list. Capitals stay. An answer over `LONGEST` is only stripped.
-    """
-    if len(answer) > LONGEST:
-        return answer.strip()
-    if _BOX.search(answer):
-        answer = extract(answer) or answer
-    answer = answer.translate(_TABLE).strip()
-    for pattern, replacement in _COMPILED:
-        answer = pattern.sub(replacement, answer)
-    return answer
-
-
 # -- plain values --------------------------------------------------------------------------------------------
 
-_NUMBER = r"\d+(?:\.\d*)?"
 _INTEGER = re.compile(r"-?\d{1,300}")
-_RATIO = re.compile(rf"([+-]?{_NUMBER})(?:/({_NUMBER}))?")
-_FRACTION = re.compile(rf"([+-]?)(\d*)\\frac\{{([+-]?{_NUMBER})\}}\{{([+-]?{_NUMBER})\}}")
-_REPEATING = re.compile(r"([+-]?)(\d+)\.(\d*)\\(?:overline|bar|dot)\{(\d+)\}")
-_SCIENTIFIC = re.compile(rf"([+-]?)(?:({_NUMBER})(?:\\times|\\cdot|\*))?10\^(?:(\d)|\{{([+-]?\d{{1,3}})\}})")
-_WORD = re.compile(r"(?=.*[A-Za-z]{4})[A-Za-z][A-Za-z' -]*|(?i:yes|no|odd|all|one|two|six|ten|DNE)")
+_WORD = re.compile(r"(?=.*[A-Za-z]{4})[A-Za-z][A-Za-z' -]*|(?i:yes|no|odd|all|DNE)")
 _PROSE = re.compile(r"(?<![\\{A-Za-z])[A-Za-z]+ [A-Za-z]{3,}")
+_CHOICE = re.compile(  # of a list of choices: (B) 12, B. 12, B: because, Option B
+    r"(?:\(([A-J])\)(?![+*/^=!_,]|$)|([A-J])[).](?=.)|([A-J]):(?=[^:]{2,}$|\d$)|(?i:choice|option|answer|选项?|答案)[ :是为]*\(?([A-J])\b\)?[).:]?)(.*)"
+)
+# What \f, \b, \t … of a LaTeX command become where JSON or Python was written with one backslash.
+_BROKEN_ESCAPE = re.compile(r"[\x07\x08\x0b\x0c\x1b]|\t(?=imes|ext|heta|an|frac|binom)|\r(?=ight|angle|floor|ceil|m\{)")
 
 
 class _Reading(NamedTuple):
@@ -155,55 +65,47 @@ class _Reading(NamedTuple):
     exact: Fraction | None = None
     percent: bool = False
     word: str | None = None
+    letter: str = ""  # of a choice, whose value is the rest
 
     @property
-    def key(self) -> Fraction | str:
+    def key(self) -> object:
         """Equal for answers that are the same already at this point."""
-        return self.exact if self.exact is not None else self.word or self.text
-
-
-def _exact(text: str) -> Fraction | None:
-    """The rational number that a normalised answer spells (mixed and repeating ones too), if it is one."""
-    try:
-        if match := _RATIO.fullmatch(text):
-            return Fraction(match[1]) / Fraction(match[2] or 1)
-        if match := _FRACTION.fullmatch(text):
-            sign, whole, above, below = match.groups()
-            value = Fraction(whole or 0) + Fraction(above) / Fraction(below)
-        elif match := _SCIENTIFIC.fullmatch(text):
-            sign, mantissa, digit, digits = match.groups()
-            value = Fraction(mantissa or 1) * Fraction(10) ** int(digit or digits)
-        elif match := _REPEATING.fullmatch(text):
-            sign, whole, fixed, cycle = match.groups()
-            repeated = int(whole + fixed + cycle) - int(whole + fixed)
-            value = Fraction(repeated, 10 ** len(fixed + cycle) - 10 ** len(fixed))
-        else:
-            return None
-    except ZeroDivisionError:
-        return None
-    return -value if sign == "-" else value
+        value = self.exact if self.exact is not None else self.word or self.text
+        return (self.letter, value) if self.letter else value
 
 
 def _read(answer: str) -> _Reading:
-    return _read_short(answer) if len(answer) <= LONGEST else _Reading(answer.strip())
+    if len(answer) <= LONGEST or "####" in answer:
+        return _read_short(answer)
+    return _Reading(answer.strip())
 
 
 @functools.lru_cache(8192)
 def _read_short(answer: str) -> _Reading:
     if _INTEGER.fullmatch(answer):
         return _Reading(answer, Fraction(int(answer)))
-    text = normalise(answer)
-    if (exact := _exact(text.removesuffix("%"))) is not None:
-        return _Reading(text, exact, text.endswith("%"))
-    return _Reading(text, word=text.casefold() if _WORD.fullmatch(text) else None)
+    text, letter = normalise(answer), ""
+    if len(text) <= LONGEST and (choice := _CHOICE.fullmatch(text)):
+        letter = next(filter(None, choice.groups()[:4]))
+        if not choice[5]:
+            return _Reading(letter)
+        text = choice[5]
+    if (value := exact(text.removesuffix("%"))) is not None:
+        return _Reading(text, value, text.endswith("%"), letter=letter)
+    return _Reading(text, word=text.casefold() if _WORD.fullmatch(text) else None, letter=letter)
 
 
 def _plainly(a: _Reading, b: _Reading) -> bool | None:
     """Whether the two are the same, if spelling and exact numbers can tell."""
-    if a.key == b.key or a.text == b.text:
+    if not (a.text and b.text):
+        return None
+    if a.letter and b.letter:
+        return a.letter == b.letter
+    if a.key == b.key or a.text == b.text or (a.letter or a.text) == (b.letter or b.text):
         return True
     if a.exact is not None and b.exact is not None:
-        return a.percent != b.percent and a.exact == b.exact * (100 if a.percent else Fraction(1, 100))
+        hundredfold = b.exact * (100 if a.percent else Fraction(1, 100))
+        return a.exact == b.exact or (a.percent != b.percent and a.exact == hundredfold)
     return False if (a.word or a.exact is not None) and (b.word or b.exact is not None) else None
 
 
@@ -240,32 +142,38 @@ def grade(prediction: str | None, answers: Sequence[str], timeout: float = TIMEO
     """Judge a model's text, or a bare answer, against the answers that count as right (any of them will do).
 
     Of a text with thinking, only what follows the first ``</think>``, up to another tag, is read; a
-    ``<think>`` that never closes was cut off and is wrong. The answer is the last box (see `extract`).
-    Without a box, a text of at most 400 characters and one line (or with a LaTeX environment) is itself the
+    ``<think>`` that never closes was cut off and is wrong. The answer is the last box (see `extract`), or what
+    follows ``####``. Without either, a text of at most 400 characters and one line (or with a LaTeX environment) is itself the
     answer, unless it is prose: two plain words in a row, beside something else. Any other text is wrong.
 
     Raises:
         MissingExtra: see `same`.
     """
-    text = prediction or ""
-    if text.rfind("<think>") > text.rfind("</think>"):
+    text = after_thinking(prediction or "")
+    if text is None:
         return Grade(False, None, "thinking was truncated")
-    if "</think>" in text:
-        text = re.split("</?think>", text.split("</think>", 1)[1], maxsplit=1)[0]
     extracted = extract(text)
-    if extracted is None:
-        if _BOX.search(text):
-            return Grade(False, None, "the last box is broken or empty")
+    if extracted is None and has_box(text):
+        return Grade(False, None, "the last box is broken or empty")
+    if extracted is None and (extracted := after_hashes(text)) is None:
         extracted = text.strip()
-        bare, spelt = _read(extracted), [_read(a).text for a in answers]
-        prose = _PROSE.search(bare.text) and not bare.word and bare.text not in spelt
-        lines = 1 if "\\begin{" in extracted else len(extracted.splitlines())
-        if prose or lines != 1 or len(extracted) > 400:
+        if not _is_bare(extracted, answers):
             return Grade(False, None, "no boxed answer")
     if not answers:
         return Grade(None, extracted, "no answer to compare with")
-    reply = _compare(_read(extracted), [_read(a) for a in answers], timeout)
+    whole = [answer for answer in answers if not _BROKEN_ESCAPE.search(answer)]
+    reply = _compare(_read(extracted), [_read(a) for a in whole], timeout) if whole else Reply(None, "")
+    if reply.verdict is not True and len(whole) < len(answers):
+        return Grade(None, extracted, "the known answer has a control character (LaTeX written with one backslash?)")
     return Grade(reply.verdict, extracted, reply.why)
+
+
+def _is_bare(text: str, answers: Sequence[str]) -> bool:
+    """Whether a text without a box is an answer by itself, and no prose."""
+    bare, spelt = _read(text), [_read(answer).text for answer in answers]
+    prose = _PROSE.search(bare.text) and not bare.word and bare.text not in spelt
+    lines = 1 if "\\begin{" in text else len(text.splitlines())
+    return not prose and lines == 1 and len(text) <= 400
 
 
 def grade_many(pairs: Iterable[tuple[str | None, Sequence[str]]], timeout: float = TIMEOUT) -> list[Grade]:
@@ -282,11 +190,15 @@ def group(answers: Sequence[str], timeout: float = TIMEOUT) -> list[list[int]]:
     installed) never merges, unless spelt the same. ``50%`` stands with ``50``, not with ``0.5``.
     """
     groups: list[list[int]] = []
-    places: dict[Fraction | str, list[int]] = {}
+    places: dict[object, list[int]] = {}
     firsts: list[tuple[_Reading, list[int]]] = []  # of the groups that others can be held against
     for index, reading in enumerate(map(_read, answers)):
         if reading.key not in places:
-            rivals = [first for first in firsts if reading.exact is None or first[0].exact is None]
+            rivals = [
+                rival
+                for rival in firsts
+                if reading.exact is None or rival[0].exact is None or reading.letter or rival[0].letter
+            ]
             reply = Reply(False, "")
             try:
                 if reading.word or not reading.text:

@@ -30,8 +30,8 @@ class Reply(NamedTuple):
     match: int | None = None
 
 
-# By path and with this process's sys.path, not by `-m`: it needs nothing of trueplex, and finds what we find
-# whatever the working directory. A parent whose __main__ is a notebook or standard input is no obstacle.
+# By path and with this process's sys.path, not by `-m`: it finds what we find whatever the working directory. A
+# parent whose __main__ is a notebook or standard input is no obstacle.
 _WORKER = str(Path(__file__).with_name("worker.py"))
 _LAUNCH = "import sys; f, *sys.path[:] = sys.argv[1:]; import runpy; runpy.run_path(f, run_name='__main__')"
 
