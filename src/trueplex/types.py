@@ -53,11 +53,17 @@ class Problem:
 
 @dataclass(slots=True, frozen=True)
 class Prompt:
-    """A problem as the token ids that the model reads, up to the first thought."""
+    """A problem as the token ids that the model reads, up to the first thought.
+
+    ``thinking`` says where the prompt leaves it: ``open`` (the template opened it, so the first token thinks), ``closed``
+    (every token is answer), ``model`` (the model may open it itself; until it does, what it writes is answer) or
+    ``untagged`` (the model has no thinking tags).
+    """
 
     problem: Problem
     ids: tuple[int, ...]
     text: str
+    thinking: str = "model"
 
 
 @dataclass(slots=True)
