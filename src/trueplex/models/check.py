@@ -79,7 +79,11 @@ def self_check(backbone: Backbone) -> None:
     bound = allowed(measured.noise, backbone.dtype)
     log.debug("self-check of %s in %s: %s, allowed %.2g", backbone.name, backbone.dtype, measured, bound)
     for difference, bound, what in (
-        (measured.embedded, bound / 5, "reads embeddings unlike token ids"),  # one computation twice: 0.0 on most machines
+        (
+            measured.embedded,
+            bound / 5,
+            "reads embeddings unlike token ids",
+        ),  # one computation twice: 0.0 on most machines
         (measured.decoded, bound, "decodes from the slot cache unlike a full recomputation"),
     ):
         if not difference <= bound:  # also catches NaN
@@ -111,7 +115,9 @@ def measure(backbone: Backbone, text: Sequence[int]) -> Measured:
     ids = torch.tensor([text], device=backbone.device)
     embeddings = backbone.embed(ids)
     merged = embeddings.clone()
-    merged[:, -last:] = (0.75 * embeddings[:, -last:].float() + 0.25 * embeddings[:, -last - 1 : -1].float()).to(merged.dtype)
+    merged[:, -last:] = (0.75 * embeddings[:, -last:].float() + 0.25 * embeddings[:, -last - 1 : -1].float()).to(
+        merged.dtype
+    )
 
     def plain(implementation: str, rows: int = 1, **inputs: Tensor) -> Tensor:
         """Logits [1, last, V] of the last positions, by transformers alone."""

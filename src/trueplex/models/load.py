@@ -191,7 +191,9 @@ def reading(path: str) -> dict[str, Any]:
         return {"pretrained_model_name_or_path": path, **cached_only(path)}
     if find_spec("gguf") is None:
         raise MissingExtra("gguf", "gguf")
-    folder, _, file = path.rpartition(":") if not Path(path).is_file() else (str(Path(path).parent), "", Path(path).name)
+    folder, _, file = (
+        path.rpartition(":") if not Path(path).is_file() else (str(Path(path).parent), "", Path(path).name)
+    )
     return {"pretrained_model_name_or_path": folder, "gguf_file": file, **cached_only(folder)}
 
 
@@ -203,7 +205,9 @@ def locate(name: str) -> str:
             return str(path)
         if hub.is_id(name.rpartition(":")[0]):
             return name
-        raise ModelError(f"no GGUF file {name!r}. Try: check the spelling, or give OWNER/NAME:FILE.gguf for one on the hub")
+        raise ModelError(
+            f"no GGUF file {name!r}. Try: check the spelling, or give OWNER/NAME:FILE.gguf for one on the hub"
+        )
     if name and os.path.isdir(path):
         pass
     elif hub.is_id(name):

@@ -79,7 +79,9 @@ def make_prompt(problem: Problem, backbone: Backbone, options: PromptOptions | N
         marked = _render(backbone, turns, options)
         ids = _encode(tokenizer, marked.split(mark))
     elif options.template_arguments:
-        raise OptionError(f"{backbone.name} has no chat template, so --template-arg has no effect here. Try: leave it out")
+        raise OptionError(
+            f"{backbone.name} has no chat template, so --template-arg has no effect here. Try: leave it out"
+        )
     else:
         marked = "\n\n".join(content for _, content in turns) + "\n"
         ids = _beginning(tokenizer) + _encode(tokenizer, marked.split(mark))
