@@ -78,16 +78,16 @@ def self_check(backbone: Backbone) -> None:
                              f"or its cache ({reason(error)}). Try: choose another model") from error  # fmt: skip
     bound = allowed(measured.noise, backbone.dtype)
     log.debug("self-check of %s in %s: %s, allowed %.2g", backbone.name, backbone.dtype, measured, bound)
-    for difference, bound, what in (
+    for difference, most, what in (
         (
             measured.embedded,
             bound / 5,
             "reads embeddings unlike token ids",
-        ),  # one computation twice: 0.0 on most machines
+        ),  # the same computation: 0.0 on most machines
         (measured.decoded, bound, "decodes from the slot cache unlike a full recomputation"),
     ):
-        if not difference <= bound:  # also catches NaN
-            raise ModelError(f"the self-check failed: this model {what} (difference {difference:.2g}, allowed {bound:.2g}). "
+        if not difference <= most:  # also catches NaN
+            raise ModelError(f"the self-check failed: this model {what} (difference {difference:.2g}, allowed {most:.2g}). "
                              "Try: choose another model")  # fmt: skip
 
 

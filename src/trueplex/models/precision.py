@@ -64,6 +64,8 @@ def has_bfloat16(device: str) -> bool:
 def quantize_weights(model: Any, quantize: str) -> None:
     """Hold the weights of all linear layers but the output in 8 or 4 bits, in place, by torchao; inputs stay as they are.
 
+    int4 rounds to 4 bits on every device, but takes 8 bits of memory each: torchao packs them for some GPUs alone.
+
     Raises:
         MissingExtra: torchao is not installed.
         ModelError: it cannot quantise this model here.
@@ -81,7 +83,7 @@ def quantize_weights(model: Any, quantize: str) -> None:
     config = (
         Int8WeightOnlyConfig()
         if quantize == "int8"
-        else IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=PerGroup(GROUP))
+        else IntxWeightOnlyConfig(weight_dtype=getattr(torch, quantize), granularity=PerGroup(GROUP))
     )
     try:
         quantize_(model, config, filter_fn=chosen)
