@@ -55,8 +55,9 @@ class Problem:
 class Prompt:
     """A problem as the token ids that the model reads, up to the first thought.
 
-    ``thinking``: ``open`` when the first token thinks, as the template opened it; ``closed`` when the prompt closed it, and
-    every token answers; ``model`` when the model may open it itself, and answers until it does.
+    ``thinking`` says where the prompt leaves it: ``open`` (the template opened it, so the first token thinks), ``closed``
+    (every token is answer), ``model`` (the model may open it itself; until it does, what it writes is answer) or
+    ``untagged`` (the model has no thinking tags).
     """
 
     problem: Problem

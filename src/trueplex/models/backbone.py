@@ -1,7 +1,7 @@
 """A plain Hugging Face causal LM and its tokenizer, made ready to read merged embeddings.
 
 What trueplex must know about transformers' models stands here: which attention masks a model takes, its special
-ids, its limits. How one is found is in `loading`, which ones are refused in `selfcheck`.
+ids, its limits. How one is found is in `load`, which ones are refused in `check`.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from transformers.cache_utils import get_layer_types_and_kwargs
 
 from trueplex.errors import ModelError
 from trueplex.models import attention
-from trueplex.models.markers import Markers
+from trueplex.models.markers import Markers, Tags, given_tags, markers_of, tags_of
 
-THINK_START, THINK_END = "<think>", "</think>"
+THINK_END = "</think>"
 ATTENTION_KINDS = ("full_attention", "sliding_attention")
 DEFAULT_INSTRUCTION = "\nPlease reason step by step, and put your final answer within \\boxed{}."
 DEFAULT_MAX_TOKENS = 4096  # the length of the papers' training runs
@@ -32,7 +32,8 @@ class Backbone:
     """A model that passed the load-time self-check. Make one with `load`.
 
     ``instruction`` is added to every problem; a model folder may set its own by
-    ``problem_instruction`` in config.json (the embedded model does: it needs none).
+    ``problem_instruction`` in config.json (the embedded model does: it needs none). ``tags`` are the texts that open and
+    close thinking, ``markers`` the same as ids; both None for a model without.
     """
 
     name: str
@@ -46,8 +47,9 @@ class Backbone:
         self.dtype: torch.dtype = self.model.dtype
         self.vocabulary = min(len(self.tokenizer), self.config.vocab_size)
         self.padded = self.config.vocab_size > self.vocabulary
+        self.tags: Tags | None = tags_of(self.tokenizer)
+        self.markers: Markers | None = markers_of(self.tokenizer, self.tags)
         self.think_end = self._single_id(THINK_END)
-        self.markers = self._find_markers()
         self.ends = self._end_ids()
         self.instruction: str = getattr(config, "problem_instruction", DEFAULT_INSTRUCTION)
         self.kinds = kinds_of(self.config)
@@ -71,13 +73,6 @@ class Backbone:
         ids = configured if isinstance(configured, list) else [configured]
         return frozenset(i for i in (*ids, self.tokenizer.eos_token_id) if i is not None)
 
-    def _find_markers(self) -> Markers | None:
-        """What opens and closes thinking; None when nothing closes it."""
-        if self.think_end is None:
-            return None
-        start = self._single_id(THINK_START)
-        return Markers(((start,),) if start is not None else (), ((self.think_end,),))
-
     @property
     def layers(self) -> int:
         return self.config.num_hidden_layers
@@ -94,6 +89,10 @@ class Backbone:
     def default_max_tokens(self) -> int:
         """The model's own ``max_new_tokens`` where its generation config has one."""
         return getattr(self.model.generation_config, "max_new_tokens", None) or DEFAULT_MAX_TOKENS
+
+    def markers_for(self, think_start: str | None, think_end: str | None) -> Markers | None:
+        """The markers of thinking where a caller gave the text of one or both; None for a model without."""
+        return markers_of(self.tokenizer, given_tags(think_start, think_end, self.tags))
 
     def embed(self, ids: Tensor) -> Tensor:
         """Embeddings [..., H] of ids [...], by the module, as some models scale inside it."""
@@ -125,14 +124,15 @@ class Backbone:
                 row_blocks: Sequence[attention.RowBlock] = (), shared_prefix: int = 0) -> tuple[Tensor, Tensor]:  # fmt: skip
         """One pass: embeddings [B, q, H] at positions [B, q] → (logits [B, V] float32, hidden [B, q, H]).
 
-        Logits are those of column 0, as the columns behind it are probes. ``whole`` says that every
-        row sees all `columns` (one query column, equal lengths): then no mask is needed. With a
+        Logits are those of column 0, as the columns behind it are probes. ``whole`` says that a plain causal pass is meant:
+        every row sees all `columns` (one query column, equal lengths), or as many columns are asked as read, from position 0.
+        Where all layers are full attention, no mask is built then. With a
         probe pass, queries read its columns before their position, and themselves. ``row_blocks`` say
         how far blocks of rows need to be read, ``shared_prefix`` how many first columns all rows have
         in common: hints for speed alone.
         """
-        full = self.mask_by_kind and set(self.kinds) == {"full_attention"}
-        bare = whole and full
+        full = set(self.kinds) == {"full_attention"}
+        none = {"full_attention": None} if self.mask_by_kind else None
         extra: dict[str, Any] = {} if probe_pass is None else {"probe_pass": probe_pass}
         if row_blocks:
             extra["row_blocks"] = row_blocks
@@ -140,9 +140,7 @@ class Backbone:
             extra["shared_prefix"] = shared_prefix
         output = self.model(
             inputs_embeds=embeddings,
-            attention_mask={"full_attention": None}
-            if bare
-            else self.masks(positions, columns, int(probe_pass is not None)),
+            attention_mask=none if whole and full else self.masks(positions, columns, int(probe_pass is not None)),
             position_ids=positions,
             past_key_values=cache,
             use_cache=cache is not None,
@@ -176,13 +174,15 @@ def fingerprint_of(state: Mapping[str, Tensor]) -> str:
     """What `Backbone.fingerprint` is of a model with this state dict."""
     digest = hashlib.blake2b(digest_size=12)
     for name, tensor in sorted(state.items()):
+        if type(tensor) not in (Tensor, torch.nn.Parameter):  # a quantised weight, which knows few operations
+            tensor = tensor.dequantize()
         head = tensor.detach().flatten()[:64].to("cpu", torch.bfloat16).view(torch.int16)
         digest.update(f"{name}{tuple(tensor.shape)}".encode() + head.numpy().tobytes())
     return digest.hexdigest()
 
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:
-    """A name for a tokenizer: a hash of its words and their ids."""
+    """A name for a tokenizer: a hash of its vocabulary and its ids."""
     words = json.dumps(sorted(tokenizer.get_vocab().items(), key=lambda word: word[1]))
     return hashlib.blake2b(words.encode(), digest_size=12).hexdigest()
 

