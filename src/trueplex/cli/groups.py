@@ -5,6 +5,7 @@ Nothing here imports torch when it is loaded: a group turns into objects of the 
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from trueplex.engine.limits import Ending
     from trueplex.engine.thinking import Thinking
     from trueplex.models.backbone import Backbone
+    from trueplex.models.prompt import PromptOptions
 
 VERIFIERS = ("'auto' (the model's own), a verifier's folder or hub id, 'deepconf[:mean|tail|bottom|lowest[@WINDOW]]', 'logprob', "
              "'entropy', an outcome model 'orm:[acemath:]MODEL', a process model 'prm:FORM:MODEL[@last|min|mean|product]' (FORM: "
@@ -41,21 +43,62 @@ class ModelOptions:
     model: Annotated[
         str,
         typer.Option(
-            help="'reference' (ships with trueplex), 'reference-multiplex' (trained to think in multiplex tokens), a local folder, or a hub id."
+            help="'reference' (ships with trueplex), 'reference-multiplex' (trained to think in multiplex tokens), a local folder, a hub id, or a GGUF file (FILE.gguf, OWNER/NAME:FILE.gguf)."
         ),
     ] = "reference"
     device: Annotated[str | None, typer.Option(help="cuda, mps or cpu.", show_default="the fastest available")] = None
+    dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16; auto is the checkpoint's own where the processor computes in it.", show_default="auto")] = None  # fmt: skip
+    quantize: Annotated[str | None, typer.Option(help="Hold the weights in 'int8' or 'int4' (needs the extra 'quantize').", show_default="as stored")] = None  # fmt: skip
+    system: Annotated[str | None, typer.Option(help="System message.", show_default="the template's own")] = None
+    instruction: Annotated[str | None, typer.Option(help="What is added to every problem; 'none' adds nothing.", show_default="reason step by step, answer in \\boxed{}")] = None  # fmt: skip
+    template_arg: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Argument of the chat template, such as enable_thinking=false; can be repeated.", show_default="none")] = None  # fmt: skip
+    think_start: Annotated[str | None, typer.Option(help="Text that opens thinking, where the model's own is not known.", show_default="the model's own")] = None  # fmt: skip
+    think_end: Annotated[str | None, typer.Option(help="Text that closes thinking; what follows is the answer.", show_default="the model's own")] = None  # fmt: skip
     threads: Annotated[int | None, typer.Option(help="CPU threads of PyTorch; fewer leave cores to other jobs.", show_default="all cores, or OMP_NUM_THREADS"), Within(1, 4096)] = None  # fmt: skip
 
     def load(self, dtype: torch.dtype | None = None) -> Backbone:
-        """The model, loaded and checked; ``dtype`` None is what fits the device. Raises ModelError as `models.load.load`."""
+        """The model, loaded and checked, with its way of being asked; ``dtype`` is a command's own wish, and None otherwise.
+
+        Raises TrueplexError as `models.load.load` and `models.prompt.prompt_by`.
+        """
         import torch
 
         from trueplex.models.load import load
+        from trueplex.models.prompt import prompt_by
 
         if self.threads is not None:
             torch.set_num_threads(self.threads)
-        return load(self.model, self.device, dtype)
+        if dtype is not None and self.dtype is not None:
+            raise OptionError(
+                "this command sets the precision of the weights itself, so --dtype has no effect here. Try: drop it, or use --bf16"
+            )
+        backbone = load(self.model, self.device, dtype or self.dtype, self.quantize)
+        asked = self.prompting()
+        return prompt_by(backbone, asked) if asked else backbone
+
+    def prompting(self) -> PromptOptions | None:
+        """How problems are put to the model; None for the model's own way. Raises OptionError for what is malformed."""
+        from trueplex.models.prompt import PromptOptions
+
+        arguments = []
+        for pair in self.template_arg or ():
+            name, equals, value = pair.partition("=")
+            if not (name and equals):
+                raise OptionError(
+                    f"the template argument {pair!r} has no value. Try: KEY=VALUE, such as enable_thinking=false"
+                )
+            arguments.append((name, _plain_value(value)))
+        instruction = "" if self.instruction == "none" else self.instruction and f"\n{self.instruction}"
+        asked = PromptOptions(self.system, tuple(arguments), instruction, (), self.think_start, self.think_end)
+        return asked if asked != PromptOptions() else None
+
+
+def _plain_value(text: str) -> Any:
+    """What JSON reads there (true, false, null, numbers), else the text itself."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 @dataclass(frozen=True)
@@ -118,8 +161,8 @@ class ThinkingOptions:
     thinking: Annotated[
         str | None,
         typer.Option(
-            help="'discrete' (one token a step), 'multiplex' (K samples merged), 'soft' (the K most likely tokens merged) or 'stochastic-soft' (the same under noise).",
-            show_default="multiplex",
+            help="'discrete' (one token a step), 'multiplex' (K samples merged), 'soft' (the K most likely tokens merged), 'stochastic-soft' (the same under noise), or 'auto': multiplex where thinking has tags, else discrete.",
+            show_default="auto",
         ),
     ] = None
     width: Annotated[
@@ -177,7 +220,8 @@ class ThinkingOptions:
 
         sampling = Sampling(**self._given(""))
         answer = self._given("answer_")
-        return Thinking(self.thinking or "multiplex", self.width, self.merge, sampling, replace(sampling, **answer) if answer else None,
+        merges = (self.width, self.merge) != (None, None) or self.without_replacement
+        return Thinking(self.thinking or ("multiplex" if merges else "auto"), self.width, self.merge, sampling, replace(sampling, **answer) if answer else None,
                         limits.ending(), not self.without_replacement, self.noise, self.strength)  # fmt: skip
 
     def _given(self, prefix: str) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -154,9 +154,11 @@ def policy(
 
     from trueplex.train.grpo.train import train_policy
 
-    recipe = recipe_of(data, thinking.build(limits), objective, update)
+    asked = thinking.build(limits)
+    recipe = recipe_of(data, asked.resolved(tagged=True), objective, update)
     problems, judging = data.read(update.seed)
     backbone = model.load(torch.float32)
+    recipe = replace(recipe, thinking=asked.resolved(backbone.markers is not None))
     limits.check(backbone)
     reference = model.load(torch.float32) if recipe.kl and not recipe.rank else None
     if update.quiet:

@@ -16,7 +16,7 @@ full softmax(logits / T), before any filter or noise, which is what training rec
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
@@ -28,6 +28,7 @@ from trueplex.engine.sampling import GAMMA_DRAWS, Sampling, draw, filtered, keep
 from trueplex.errors import OptionError
 
 MODES = ("discrete", "multiplex", "soft", "stochastic-soft")
+AUTO = "auto"  # multiplex where thinking has tags, else discrete: `Thinking.resolved`
 MERGES = ("weighted", "mean")
 NOISES = ("gumbel", "dirichlet")
 DEFAULT_WIDTH = {"discrete": 1, "multiplex": 3, "soft": 10, "stochastic-soft": 10}
@@ -58,8 +59,14 @@ class Thinking:
     strength: float | None = None
 
     def __post_init__(self) -> None:
+        if self.mode == AUTO:
+            replace(self, mode="multiplex")  # what is refused there is refused here
+            if self.width is not None or self.merge is not None or not self.replacement:
+                raise OptionError("width, merge and replacement belong to multiplex thinking, which auto may not choose. Try: "
+                                  "--thinking multiplex")  # fmt: skip
+            return
         if self.mode not in MODES:
-            raise OptionError(f"unknown thinking mode {self.mode!r}. Try: one of {', '.join(MODES)}")
+            raise OptionError(f"unknown thinking mode {self.mode!r}. Try: one of {', '.join((*MODES, AUTO))}")
         if self.width is not None and not 1 <= self.width <= 64:
             raise OptionError(f"width is {self.width}. Try: a number of samples a step from 1 to 64")
         if self.mode == "discrete" and self.width not in (None, 1):
@@ -111,6 +118,10 @@ class Thinking:
                 f"Dirichlet noise draws for every word that the filters keep, here {self.candidates(vocabulary)}. Try: a "
                 f"top-k of at most {MOST_DIRICHLET_WORDS} (30 in the published runs)"
             )
+
+    def resolved(self, tagged: bool) -> Thinking:
+        """These options for a model whose thinking has tags or has none."""
+        return replace(self, mode="multiplex" if tagged else "discrete") if self.mode == AUTO else self
 
     @property
     def k(self) -> int:

@@ -47,6 +47,7 @@ class Backbone:
         self.dtype: torch.dtype = self.model.dtype
         self.vocabulary = min(len(self.tokenizer), self.config.vocab_size)
         self.padded = self.config.vocab_size > self.vocabulary
+        self.prompting: Any = None  # the PromptOptions of every prompt that is made without some of its own
         self.tags: Tags | None = tags_of(self.tokenizer)
         self.markers: Markers | None = markers_of(self.tokenizer, self.tags)
         self.think_end = self._single_id(THINK_END)

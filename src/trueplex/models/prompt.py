@@ -65,7 +65,7 @@ def make_prompt(problem: Problem, backbone: Backbone, options: PromptOptions | N
             the messages.
         OptionError: the template knows no such argument, or takes no system message.
     """
-    options = options or PromptOptions()
+    options = options or backbone.prompting or PromptOptions()
     tags = given_tags(options.think_start, options.think_end, backbone.tags)
     tokenizer = backbone.tokenizer
     text = problem.text + (backbone.instruction if options.instruction is None else options.instruction)
@@ -93,6 +93,18 @@ def make_prompt(problem: Problem, backbone: Backbone, options: PromptOptions | N
     written = turns[-1][1].strip()
     tail = marked[marked.rfind(written) + len(written) :] if written in marked else marked
     return Prompt(problem, tuple(ids), marked.replace(mark, ""), thinking_after(tail, tags))
+
+
+def prompt_by(backbone: Backbone, options: PromptOptions) -> Backbone:
+    """Have every problem put to the model in this way from here on, with the tags of thinking that it names.
+
+    Raises:
+        OptionError: the template knows no such argument, or takes no system message.
+    """
+    make_prompt(Problem("What is 1 + 1?"), backbone, options)
+    backbone.prompting = options
+    backbone.markers = backbone.markers_for(options.think_start, options.think_end)
+    return backbone
 
 
 def _render(backbone: Backbone, turns: list[tuple[str, str]], options: PromptOptions) -> str:

@@ -89,7 +89,8 @@ def settings_of(options: Options) -> Settings:
             near = difflib.get_close_matches(name, Options.__annotations__, 1)
             hint = f"did you mean {near[0]!r}?" if near else f"one of {', '.join(Options.__annotations__)}"
             raise OptionError(f"solve has no option {name!r}. Try: {hint}")
-    thinking = options.get("thinking", "multiplex")
+    merges = any(options.get(name) is not None for name in ("width", "merge"))
+    thinking = options.get("thinking", "multiplex" if merges else "auto")
     given = {name: options[name] for name in OF_THINKING if name in options}  # type: ignore[literal-required]
     if not isinstance(thinking, Thinking):
         sampling = Sampling(**{name: given.pop(name) for name in ("temperature", "top_p") if name in given})

@@ -61,6 +61,7 @@ class Run:
 
     def _effective(self, settings: Settings) -> Settings:
         """The settings with their defaults filled in, checked against the model and the scorer."""
+        settings = replace(settings, thinking=settings.thinking.resolved(self.backbone.markers is not None))
         check(self.backbone, settings.thinking)
         longest = settings.thinking.ending.most(self.backbone.default_max_tokens)
         highest = confidence.highest(settings.verifier)

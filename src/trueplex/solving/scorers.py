@@ -6,6 +6,7 @@ import logging
 from dataclasses import replace
 
 from trueplex.decide.calibration import Calibration
+from trueplex.engine.thinking import AUTO
 from trueplex.errors import OptionError
 from trueplex.models.backbone import Backbone
 from trueplex.models.load import folder_of
@@ -27,6 +28,12 @@ def choose_scorer(backbone: Backbone, settings: Settings) -> tuple[Scorer | None
         VerifierError: the named verifier is missing, unreadable or another model's.
         OptionError: ``auto`` finds no verifier and something that needs scores was asked for, or the name cannot be read.
     """
+    if settings.thinking.mode == AUTO:
+        settings = replace(settings, thinking=settings.thinking.resolved(backbone.markers is not None))
+        if backbone.markers is None:
+            log.info(
+                f"{backbone.name!r} has no thinking tags, so its thinking is discrete; --thinking multiplex merges all the same"
+            )
     if settings.verifier == "none":
         return None, settings
     if settings.verifier == "auto" and not verifier_folder(backbone, "auto").is_dir():

@@ -118,6 +118,7 @@ def configuration(settings: Settings, backbone: Backbone) -> dict[str, Any]:
         "fingerprint": backbone.fingerprint,
         "device": str(backbone.device),
         "dtype": str(backbone.dtype).removeprefix("torch."),
+        **({"prompt": asdict(backbone.prompting)} if backbone.prompting else {}),
         "paths": settings.paths if schedule.parse(settings.paths).adaptive else settings.schedule.most,
         **thinking_options(thinking),
         "max_tokens": thinking.ending.most(backbone.default_max_tokens),
