@@ -111,7 +111,9 @@ def test_markers_are_sequences_of_ids() -> None:
 def test_a_caller_gives_the_tags_of_an_unknown_model() -> None:
     backbone = made(ROWS["qwen2.5"][0], [])
     options = PromptOptions(think_end="Final answer")
-    assert make_prompt(Problem("Hi"), backbone, options).thinking == "open"  # nothing can open it, so it is open until it closes
+    assert (
+        make_prompt(Problem("Hi"), backbone, options).thinking == "open"
+    )  # nothing can open it, so it is open until it closes
     markers = markers_of(backbone.tokenizer, given_tags(None, "Final answer", backbone.tags))
     assert isinstance(markers, Markers) and markers.start == ()
     assert [backbone.tokenizer.decode(ids) for ids in markers.end] == ["Final answer", " Final answer"]

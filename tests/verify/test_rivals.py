@@ -192,7 +192,8 @@ def test_what_is_trained_learns_and_loads_by_name(
 ) -> None:
     traces = read_labelled(rolled, reference)[:24]
     card = train_reward(reference, traces, traces, replace(RECIPE, kind=kind, rank=rank, lr=3e-3), tmp_path, "here")
-    assert card == card_of(str(tmp_path), kind, card.get("form")) and card["base_fingerprint"] == reference.fingerprint
+    stored = card_of(str(tmp_path), kind, card.get("form"))
+    assert json.loads(json.dumps(card)) == stored and card["base_fingerprint"] == reference.fingerprint
     scorer = open_scorer(reference, NAMES[kind].format(tmp_path))
     found = quality(scorer.reader, traces)
     assert found == pytest.approx(card["validation"], abs=0.02)  # merging LoRA rounds

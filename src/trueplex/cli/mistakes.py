@@ -36,7 +36,8 @@ def no_such_option(option: str, arguments: Sequence[str], known: Sequence[str], 
         wanted, names, 1, 0.7
     )
     if close:
-        return f"No such option: {written}. Try: --{close[0]} (see '{command} --help')"
+        several = " or ".join(f"--{name}" for name in close[:3])
+        return f"No such option: {written}. Try: {several} (see '{command} --help')"
     return f"No such option: {written}. Try: see '{command} --help'"
 
 
