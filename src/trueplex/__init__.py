@@ -1,4 +1,4 @@
-"""Problem → Prompt → LiveBatch (engine) → scores (verify) → retire (policy) → Trace… → Solution (vote).
+"""Problem → Prompt → batch (engine) → scores (verify) → prune (decide) → Trace… → Solution (vote).
 
 >>> import trueplex
 >>> model = trueplex.load("reference")

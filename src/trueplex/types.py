@@ -30,7 +30,7 @@ class Problem:
     """A question, and the answers that count as right where they are known.
 
     Raises:
-        InputError: the text is empty, or no Unicode.
+        InputError: the text is empty, or not valid Unicode.
     """
 
     text: str
@@ -43,7 +43,7 @@ class Problem:
         try:
             self.text.encode()
         except UnicodeEncodeError as error:
-            raise InputError(f"the problem is no Unicode text at character {error.start}. Try: give UTF-8") from error
+            raise InputError(f"the problem is not valid Unicode at character {error.start}. Try: give UTF-8") from error
 
     @property
     def key(self) -> int:
@@ -70,10 +70,10 @@ class Prompt:
 class Usage:
     """Tokens spent. One count per forward row: nothing twice, nothing free (law 9).
 
-    ``prompt_tokens`` counts a problem's prompt as often as it was prefilled: once, and again where traces begin in
-    schedule.
-    ``saved_tokens`` estimates what retired traces did not spend: the mean length of the
-    problem's finished traces less what each retired trace had spent, never below 0.
+    ``prompt_tokens`` counts a problem's prompt as often as it was prefilled: once, and again where traces start in
+    rounds.
+    ``saved_tokens`` estimates what pruned traces did not spend: the mean length of the
+    problem's finished traces less what each pruned trace had spent, never below 0.
     """
 
     prompt_tokens: int = 0
@@ -90,7 +90,7 @@ class Steps:
     ids [T, K] int32, weights [T, K] float32, logps [T, K] float32 (log-probability of each id under
     the full softmax at its phase's temperature, before filters and noise), entropy [T] float32 in nats
     of that softmax, confidence [T] float32: DeepConf's token confidence, minus the mean
-    log-probability of the 20 likeliest words at temperature 1.
+    log-probability of the 20 most likely tokens at temperature 1.
     An answer-phase step has weight 1 in slot 0; its other slots repeat slot 0 with weight 0.
     """
 
@@ -129,7 +129,7 @@ class Trace:
     ``closing`` says what closed its thinking: ``model``, ``prompt``, ``thinking budget``, ``cold stop``, or nothing
     yet; ``reason`` what stopped it. ``trust`` is ``trusted``, ``doubted`` or ``uncertain`` for a finished trace whose score
     was calibrated; it is not stored, as it belongs to the calibration; nor is ``request``, the id of the request that it runs for. ``scores`` are (token count, score) pairs in order; ``steps`` is
-    filled when the trace stops, or is laid aside to go on later.
+    filled when the trace stops, or is suspended to be resumed later.
     """
 
     problem: Problem

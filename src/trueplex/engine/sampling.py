@@ -1,6 +1,6 @@
 """Logits and uniforms → token ids. Randomness is an argument; nothing here draws a number.
 
-Shapes: B rows, V words, K draws. All arithmetic is float32.
+Shapes: B rows, V tokens, K draws. All arithmetic is float32.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class Sampling:
     """How one phase samples. ``temperature`` 0 is greedy; ``top_k`` 0 and ``top_p`` 1 keep all.
 
     Raises:
-        OptionError: a value is out of range, or acts on nothing because sampling is greedy.
+        OptionError: a value is out of range, or has no effect because sampling is greedy.
     """
 
     temperature: float = 1.0
@@ -51,14 +51,14 @@ def log_softmax(logits: Tensor, temperature: float) -> Tensor:
     return torch.log_softmax(logits if temperature in (0, 1) else logits / temperature, dim=-1)
 
 
-SORTED_AT_ONCE = 4096  # words ranked before all are: enough for nearly every top-p set of a large vocabulary
+SORTED_AT_ONCE = 4096  # tokens ranked before all are: enough for nearly every top-p set of a large vocabulary
 
 
 def ranked(probs: Tensor, sampling: Sampling, count: int) -> tuple[Tensor, Tensor]:
-    """The `count` likeliest words that the filters keep: probabilities [B, C], falling, and ids [B, C].
+    """The `count` most likely tokens that the filters keep: probabilities [B, C], falling, and ids [B, C].
 
     Filters act in the published order of Soft Thinking: top-k; then top-p, the smallest set of the
-    likeliest words whose mass reaches top_p of what top-k kept; then min-p, relative to the
+    most likely tokens whose mass reaches top_p of what top-k kept; then min-p, relative to the
     likeliest. What they drop has probability 0; nothing is renormalised. C = min(count, top-k, V).
     """
     vocabulary = probs.shape[-1]
@@ -81,14 +81,14 @@ def filtered(top: Tensor, sampling: Sampling, mass: Tensor) -> Tensor:
 def keep(probs: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor | None]:
     """What may be drawn from probabilities [B, V]: weights [B, C], not renormalised, and ids [B, C].
 
-    Ids are None when the weights still stand at their words. At temperature 0 that is the likeliest word.
+    Ids are None when the weights still stand at their tokens. At temperature 0 that is the most likely token.
     """
     if sampling.temperature == 0:
         return probs.amax(-1, keepdim=True), probs.argmax(-1, keepdim=True)
     if sampling.top_k:
         return ranked(probs, sampling, sampling.top_k)
     if sampling.top_p < 1:
-        # A large vocabulary is sorted whole only where its likeliest words do not reach the mass.
+        # A large vocabulary is sorted whole only where its most likely tokens do not reach the mass.
         vocabulary = probs.shape[-1]
         if vocabulary > SORTED_AT_ONCE:
             top, ids = ranked(probs, sampling, SORTED_AT_ONCE)
@@ -117,7 +117,7 @@ def draw(weights: Tensor, uniforms: Tensor) -> Tensor:
 def draw_without_replacement(weights: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
     """Positions [B, K] drawn one after the other, each from what the ones before left, and whether each was.
 
-    Where fewer than K words have weight, the slots left over repeat slot 0 and are marked as not drawn.
+    Where fewer than K tokens have weight, the slots left over repeat slot 0 and are marked as not drawn.
     Slot 0 is what `draw` gives for the same uniform.
     """
     left, ids, drawn = weights, [], []

@@ -32,20 +32,20 @@ AUTO = "auto"  # multiplex where thinking has tags, else discrete: `Thinking.res
 MERGES = ("weighted", "mean")
 NOISES = ("gumbel", "dirichlet")
 DEFAULT_WIDTH = {"discrete": 1, "multiplex": 3, "soft": 10, "stochastic-soft": 10}
-CONFIDENCE_WORDS = 20  # DeepConf looks at the 20 likeliest words (arXiv 2508.15260)
-MOST_DIRICHLET_WORDS = 1024  # each takes GAMMA_DRAWS uniforms a step
+CONFIDENCE_TOKENS = 20  # DeepConf looks at the 20 most likely tokens (arXiv 2508.15260)
+MOST_DIRICHLET_TOKENS = 1024  # each takes GAMMA_DRAWS uniforms a step
 
 
 @dataclass(frozen=True, slots=True)
 class Thinking:
     """How a trace thinks and answers, and when it ends.
 
-    ``width`` is K: samples of a multiplex step (default 3) or words of a soft step (the published
+    ``width`` is K: samples of a multiplex step (default 3) or tokens of a soft step (the published
     max_topk, default 10). ``merge`` and ``replacement`` belong to multiplex; ``noise`` and ``strength``
     (tau of ``gumbel``, alpha of ``dirichlet``; default 1) to stochastic-soft.
 
     Raises:
-        OptionError: unknown mode, merge or noise, a value out of range, or an option that could not act.
+        OptionError: unknown mode, merge or noise, a value out of range, or an option that has no effect.
     """
 
     mode: str = "multiplex"
@@ -70,15 +70,15 @@ class Thinking:
         if self.width is not None and not 1 <= self.width <= 64:
             raise OptionError(f"width is {self.width}. Try: a number of samples a step from 1 to 64")
         if self.mode == "discrete" and self.width not in (None, 1):
-            raise OptionError("width acts only on merged thoughts. Try: drop it or choose another --thinking")
+            raise OptionError("width has no effect in discrete thinking. Try: drop it or choose another --thinking")
         if self.mode != "multiplex" and (self.merge is not None or not self.replacement):
-            raise OptionError("merge and replacement act only in multiplex thinking. Try: drop them or "
+            raise OptionError("merge and replacement have no effect outside multiplex thinking. Try: drop them or "
                               "--thinking multiplex")  # fmt: skip
         if self.mode != "stochastic-soft" and (self.noise is not None or self.strength is not None):
-            raise OptionError("noise and its strength act only in stochastic-soft thinking. Try: drop them or "
+            raise OptionError("noise and its strength have no effect outside stochastic-soft thinking. Try: drop them or "
                               "--thinking stochastic-soft")  # fmt: skip
         if self.mode == "multiplex" and self.width == 1 and (self.merge is not None or not self.replacement):
-            raise OptionError("one sample a step is merged with nothing, so merge and replacement act on nothing. Try: drop them "
+            raise OptionError("one sample a step is merged with nothing, so merge and replacement have no effect. Try: drop them "
                               "or raise the width")  # fmt: skip
         if self.merge is not None and self.merge not in MERGES:
             raise OptionError(f"unknown merge {self.merge!r}. Try: one of {', '.join(MERGES)}")
@@ -89,34 +89,34 @@ class Thinking:
         self._refuse_what_greedy_ignores()
         top_k = self.sampling.top_k
         if top_k and self.width and self.mode != "multiplex" and self.width > top_k:
-            raise OptionError(f"width {self.width} is more than the {top_k} words that top-k keeps. Try: lower the "
+            raise OptionError(f"width {self.width} is more than the {top_k} tokens that top-k keeps. Try: lower the "
                               "width or raise top-k")  # fmt: skip
         ranked_only = self.mode == "soft" or self.noise_kind == "gumbel"
         if ranked_only and self.sampling.top_p == 1 and top_k >= (self.width or DEFAULT_WIDTH[self.mode]):
-            raise OptionError(f"top-k {top_k} keeps no fewer words than the {self.k} that are merged and acts on nothing. "
+            raise OptionError(f"top-k {top_k} keeps no fewer tokens than the {self.k} that are merged, so it has no effect. "
                               "Try: drop it, lower it, or give a top-p, which is measured after it")  # fmt: skip
         if top_k and not self.replacement and self.k > top_k:
-            raise OptionError(f"{self.k} samples without replacement are more than the {top_k} words that top-k keeps. "
+            raise OptionError(f"{self.k} samples without replacement are more than the {top_k} tokens that top-k keeps. "
                               "Try: lower the width or raise top-k")  # fmt: skip
 
     def _refuse_what_greedy_ignores(self) -> None:
         if self.sampling.temperature > 0:
             return
         if self.mode in ("soft", "stochastic-soft"):
-            raise OptionError(f"temperature 0 leaves one word, and {self.mode} thinking merges several. Try: a positive "
+            raise OptionError(f"temperature 0 leaves one token, and {self.mode} thinking merges several. Try: a positive "
                               "temperature or --thinking discrete")  # fmt: skip
         if self.mode == "multiplex" and ((self.width or 1) > 1 or self.merge or not self.replacement):
-            raise OptionError("at temperature 0 all samples of a step are one word, so width, merge and replacement act "
-                              "on nothing. Try: drop them or raise the temperature")  # fmt: skip
+            raise OptionError("at temperature 0 all samples of a step are one token, so width, merge and replacement "
+                              "have no effect. Try: drop them or raise the temperature")  # fmt: skip
 
     def fit(self, vocabulary: int) -> None:
         """Raise OptionError when these options cannot act with a vocabulary of this size."""
         if self.k > vocabulary and (self.mode != "multiplex" or not self.replacement):
-            raise OptionError(f"width {self.k} is more than the {vocabulary} words of the vocabulary. Try: lower it")
-        if self.noise_kind == "dirichlet" and self.candidates(vocabulary) > MOST_DIRICHLET_WORDS:
+            raise OptionError(f"width {self.k} is more than the {vocabulary} tokens of the vocabulary. Try: lower it")
+        if self.noise_kind == "dirichlet" and self.candidates(vocabulary) > MOST_DIRICHLET_TOKENS:
             raise OptionError(
-                f"Dirichlet noise draws for every word that the filters keep, here {self.candidates(vocabulary)}. Try: a "
-                f"top-k of at most {MOST_DIRICHLET_WORDS} (30 in the published runs)"
+                f"Dirichlet noise draws for every token that the filters keep, here {self.candidates(vocabulary)}. Try: a "
+                f"top-k of at most {MOST_DIRICHLET_TOKENS} (30 in the published runs)"
             )
 
     def resolved(self, tagged: bool) -> Thinking:
@@ -142,7 +142,7 @@ class Thinking:
         return (self.noise or "gumbel") if self.mode == "stochastic-soft" else None
 
     def candidates(self, vocabulary: int) -> int:
-        """How many words Dirichlet noise acts on."""
+        """How many tokens Dirichlet noise acts on."""
         return min(self.sampling.top_k or vocabulary, vocabulary)
 
     def draws(self, vocabulary: int) -> int:
@@ -156,7 +156,7 @@ class Step(NamedTuple):
     """One decode step of B traces: ids [B, K] int64, weights and logps [B, K] float32.
 
     entropy [B] float32 in nats is that of the distribution drawn from; confidence [B] float32 is
-    DeepConf's token confidence, minus the mean log-probability of the model's 20 likeliest words at T = 1.
+    DeepConf's token confidence, minus the mean log-probability of the model's 20 most likely tokens at T = 1.
     """
 
     ids: Tensor
@@ -185,12 +185,12 @@ def multiplex(logits: Tensor, uniforms: Tensor, sampling: Sampling, merge: str =
     """
     logps = log_softmax(logits, sampling.temperature)
     probs = logps.exp()
-    kept, words = keep(probs, sampling)
+    kept, places = keep(probs, sampling)
     if replacement:
         chosen, real = draw(kept, uniforms), None
     else:
         chosen, real = draws.draw_without_replacement(kept, uniforms)
-    ids = chosen if words is None else words.gather(-1, chosen)
+    ids = chosen if places is None else places.gather(-1, chosen)
     weights = torch.ones_like(uniforms) if merge == "mean" else probs.gather(-1, ids)
     if real is not None:
         weights = weights * real
@@ -229,22 +229,22 @@ def dirichlet_soft(logits: Tensor, uniforms: Tensor, sampling: Sampling, width: 
 
 
 def _likeliest(logps: Tensor, sampling: Sampling, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """What `ranked` gives, and the log-probabilities of the likeliest words for DeepConf's confidence, ranked once for both."""
+    """What `ranked` gives, and the log-probabilities of the most likely tokens for DeepConf's confidence, ranked once for both."""
     vocabulary = logps.shape[-1]
     kept = min(sampling.top_k or vocabulary, vocabulary)
-    logs, ids = logps.topk(min(vocabulary, max(kept if sampling.top_k else count, CONFIDENCE_WORDS)), dim=-1)
+    logs, ids = logps.topk(min(vocabulary, max(kept if sampling.top_k else count, CONFIDENCE_TOKENS)), dim=-1)
     top = logs[..., :kept].exp()
     mass = top.sum(-1, keepdim=True) if sampling.top_k else logps.exp().sum(-1, keepdim=True)
-    return filtered(top, sampling, mass)[..., :count], ids[..., : min(kept, count)], logs[..., :CONFIDENCE_WORDS]
+    return filtered(top, sampling, mass)[..., :count], ids[..., : min(kept, count)], logs[..., :CONFIDENCE_TOKENS]
 
 
 def _step(logits: Tensor, logps: Tensor, sampling: Sampling, ids: Tensor, weights: Tensor,
           likeliest: Tensor | None = None) -> Step:  # fmt: skip
-    """The step with all that it remembers; ``likeliest`` are the words of most log-probability in `logps`, if known."""
+    """The step with all that it remembers; ``likeliest`` are the tokens of most log-probability in `logps`, if known."""
     entropy = torch.special.entr(logps.exp()).sum(-1)
     if likeliest is None or sampling.temperature not in (0, 1):
         raw = logps if sampling.temperature in (0, 1) else log_softmax(logits, 1.0)
-        likeliest = raw.topk(min(CONFIDENCE_WORDS, raw.shape[-1]), dim=-1).values
+        likeliest = raw.topk(min(CONFIDENCE_TOKENS, raw.shape[-1]), dim=-1).values
     confidence = -likeliest.mean(-1)
     return Step(ids, weights, logps.gather(-1, ids), entropy, confidence)
 

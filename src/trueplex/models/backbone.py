@@ -184,8 +184,8 @@ def fingerprint_of(state: Mapping[str, Tensor]) -> str:
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:
     """A name for a tokenizer: a hash of its vocabulary and its ids."""
-    words = json.dumps(sorted(tokenizer.get_vocab().items(), key=lambda word: word[1]))
-    return hashlib.blake2b(words.encode(), digest_size=12).hexdigest()
+    vocabulary = json.dumps(sorted(tokenizer.get_vocab().items(), key=lambda entry: entry[1]))
+    return hashlib.blake2b(vocabulary.encode(), digest_size=12).hexdigest()
 
 
 def kinds_of(config: Any) -> list[str]:

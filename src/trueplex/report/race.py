@@ -72,7 +72,7 @@ class Race:
 
 
 def table(traces: list[Trace]) -> Table:
-    """A row per trace: mark, index, tokens, score over time, answer; retired traces greyed."""
+    """A row per trace: mark, index, tokens, score over time, answer; pruned traces greyed."""
     grid = Table(box=None, padding=(0, 1))
     for name, side in (
         ("", "left"),

@@ -18,9 +18,9 @@ CONTEXT = 8  # tokens before a step that its piece of text is decoded with: byte
 
 @dataclass(slots=True, frozen=True)
 class Piece:
-    """One step: the text that it adds, the words it weighed, and how sure the model and the verifier were.
+    """One step: the text that it adds, the tokens it weighed, and how sure the model and the verifier were.
 
-    ``candidates`` are (text, weight), the heaviest first, equal words summed; ``score`` is the latest
+    ``candidates`` are (text, weight), the heaviest first, equal tokens summed; ``score`` is the latest
     score at this step, None before any.
     """
 

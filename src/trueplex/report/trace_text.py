@@ -72,11 +72,11 @@ def body(pieces: Sequence[Piece], width: int, most: float) -> list[Text]:
 
 def candidates(pieces: Sequence[Piece]) -> Table:
     """What every exploring step weighed."""
-    table = Table("step", "H", "words and weights", box=None, padding=(0, 1), header_style=DIM)
+    table = Table("step", "H", "tokens and weights", box=None, padding=(0, 1), header_style=DIM)
     for at, piece in enumerate(pieces, 1):
         if piece.explores:
-            words = "  ".join(f"{word!r} {weight:.2f}" for word, weight in piece.candidates)
-            table.add_row(str(at), f"{piece.entropy:.2f}", Text(words))
+            tokens = "  ".join(f"{token!r} {weight:.2f}" for token, weight in piece.candidates)
+            table.add_row(str(at), f"{piece.entropy:.2f}", Text(tokens))
     return table
 
 

@@ -17,7 +17,7 @@ __all__ = ["Advanced", "AlarmRaised", "Event", "Solved", "Stopped", "Stream", "s
 
 
 class Stream(Iterator[Event]):
-    """The events of a run, in order; what `stream` gives. ``unfinished`` may be called whenever it was broken off."""
+    """The events of a run, in order; what `stream` gives. ``unfinished`` may be called whenever it was interrupted."""
 
     def __init__(self, scheduler: Scheduler) -> None:
         self.scheduler = scheduler

@@ -1,12 +1,11 @@
 """Sample, grade and store traces; resumable after a kill at any moment.
 
 Traces are appended to one file as they stop, a few at a time. A trace belongs to (seed, problem,
-index) alone, so a run that is taken up again stores what an uninterrupted one would have stored.
-After Ctrl-C unfinished traces are stored too, and go on where they were.
+index) alone, so a resumed run stores what an uninterrupted one would have stored.
+After Ctrl-C unfinished traces are stored too, and resumed where they were.
 
-Rows that stand together in another batch than before differ in their last bits, which in a near-tie is
-another word. Evaluations, which promise the same file, therefore go by rounds: one that was broken off is
-thought again from its beginning, in the same batches.
+In another batch a row differs in its last bits, which at a near-tie is another token. Evaluations, which promise the same
+file, therefore work in rounds: an interrupted round is sampled again from its start, in the same batches.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ def rollout(
     """Sample `settings.paths` traces of every problem into `out`/traces.arrow; returns that path.
 
     Taken up again, no work is repeated and every trace has the draws that it would have had. With ``exact`` it has
-    the same bits, too, and what is repeated is the round that was broken off, at most ROUND batches of rows.
+    the same bits, too, and what is repeated is the interrupted round, at most ROUND batches of rows.
 
     ``progress`` is called with the number of traces newly stored and of tokens newly thought.
 
@@ -147,8 +146,8 @@ def _rounds(
         if stored == len(chosen) * paths:
             continue
         if stored:
-            log.warning(f"{stored} traces of a round that was broken off are thought again, so that the results are those of a run that "
-                "was not")  # fmt: skip
+            log.warning(f"resampling the interrupted round ({stored} traces), so that the results are those of an uninterrupted "
+                "run")  # fmt: skip
         yield chosen, []
 
 

@@ -185,7 +185,7 @@ def _least(settings: Settings, backbone: Backbone, calibration: Calibration | No
 def label(trace: Trace) -> None:
     """Grade a stopped trace where the right answers are known; one without an answer is wrong.
 
-    None stays where the grader cannot tell, and for a trace that was retired before it could answer.
+    None stays where the grader cannot tell, and for a trace that was pruned before it could answer.
     """
     known = trace.problem.answers
     if known is not None and trace.status is not Status.PRUNED:

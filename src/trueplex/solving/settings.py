@@ -32,7 +32,7 @@ class Settings:
         rows: traces decoded together; None is the device's own.
 
     Raises:
-        OptionError: a value is out of range, or an option could not act in this combination.
+        OptionError: a value is out of range, or an option has no effect in this combination.
     """
 
     paths: int | str = 16

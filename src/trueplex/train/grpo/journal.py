@@ -1,7 +1,7 @@
 """What a training run leaves for people to read: figures, rollouts, judgements and alarms.
 
-Everything is cut back to the step that a run resumes at, so a run that was killed leaves the same files as one
-that was not.
+Everything is cut back to the step that a run resumes at, so a killed run that is resumed leaves the same files as an
+uninterrupted one.
 """
 
 from __future__ import annotations
