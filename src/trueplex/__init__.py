@@ -12,24 +12,32 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trueplex.decide.budget import Budget
+    from trueplex.engine.limits import Ending
     from trueplex.engine.sampling import Sampling
     from trueplex.engine.thinking import Thinking
     from trueplex.errors import TrueplexError
     from trueplex.models.backbone import Backbone
     from trueplex.models.load import load
+    from trueplex.models.prompt import PromptOptions, prompt_by
     from trueplex.solving.api import solve
+    from trueplex.solving.events import Advanced, AlarmRaised, Solved, Stopped
     from trueplex.solving.loop import stream
+    from trueplex.solving.request import Account, Request
+    from trueplex.solving.scheduler import Scheduler
     from trueplex.solving.settings import Settings
     from trueplex.types import Problem, Solution, Trace
 
 __version__ = "0.2.0"
 
 _HOMES = {
-    "Backbone": "models.backbone", "Budget": "decide.budget", "load": "models.load", "Sampling": "engine.sampling",
-    "Thinking": "engine.thinking", "TrueplexError": "errors", "Settings": "solving.settings", "solve": "solving.api",
-    "stream": "solving.loop", "Problem": "types", "Solution": "types", "Trace": "types",
+    "Account": "solving.request", "Advanced": "solving.events", "AlarmRaised": "solving.events", "Backbone": "models.backbone",
+    "Budget": "decide.budget", "Ending": "engine.limits", "Problem": "types", "PromptOptions": "models.prompt",
+    "Request": "solving.request", "Sampling": "engine.sampling", "Scheduler": "solving.scheduler", "Settings": "solving.settings",
+    "Solution": "types", "Solved": "solving.events", "Stopped": "solving.events", "Thinking": "engine.thinking", "Trace": "types",
+    "TrueplexError": "errors", "load": "models.load", "prompt_by": "models.prompt", "solve": "solving.api", "stream": "solving.loop",
 }  # fmt: skip
-__all__ = ["Backbone", "Budget", "Problem", "Sampling", "Settings", "Solution", "Thinking", "Trace", "TrueplexError", "load",
+__all__ = ["Account", "Advanced", "AlarmRaised", "Backbone", "Budget", "Ending", "Problem", "PromptOptions", "Request", "Sampling",
+           "Scheduler", "Settings", "Solution", "Solved", "Stopped", "Thinking", "Trace", "TrueplexError", "load", "prompt_by",
            "solve", "stream"]  # fmt: skip
 
 
@@ -38,3 +46,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'trueplex' has no attribute {name!r}")
     return getattr(import_module(f"trueplex.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

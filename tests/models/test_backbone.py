@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -190,11 +191,18 @@ def test_state_space_hybrid_and_per_layer_models_are_refused_before_weights_are_
 @pytest.mark.parametrize("family", FAMILIES)
 def test_bfloat16_decodes_in_every_family(folder, family: str) -> None:
     from trueplex.engine.limits import Ending
+    from trueplex.engine.replay import replay
     from trueplex.engine.thinking import Thinking
 
     backbone = load(str(folder(family)), dtype=torch.bfloat16)
-    traces = grown(backbone, [make_prompt(Problem("Hi"), backbone)], 3, Thinking(ending=Ending(10)))
+    prompt = make_prompt(Problem("Hi"), backbone)
+    traces = grown(backbone, [prompt], 3, Thinking(ending=Ending(10)))
     assert all(t.tokens == 10 or t.status.value == "finished" for t in traces)
+    for trace in traces:  # each replays to its log-probabilities within the noise of the dtype
+        again = replay(backbone, prompt.ids, trace.steps).cpu().numpy()
+        kept = trace.steps.weights > 0
+        assert np.abs(again - trace.steps.logps)[kept].mean() < 0.05
+        assert np.allclose(trace.steps.weights.sum(1), 1, atol=1e-5) and trace.steps.ids.max() < backbone.vocabulary
 
 
 def test_an_adapter_of_an_adapter_is_merged_into_both(folder, tmp_path: Path) -> None:

@@ -57,6 +57,11 @@ def test_unknown_options_are_answered_with_a_suggestion() -> None:
         trueplex.solve("reference", PROBLEM, xyz=1)
 
 
+def test_everything_that_is_promised_is_there() -> None:
+    assert set(trueplex.__all__) == set(trueplex._HOMES) <= set(dir(trueplex))
+    assert all(getattr(trueplex, name) is not None for name in trueplex.__all__)
+
+
 def test_importing_the_package_needs_no_torch() -> None:
     code = "import sys, trueplex, trueplex.cli.main; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

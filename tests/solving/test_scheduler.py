@@ -175,6 +175,7 @@ def test_what_a_request_cannot_have_is_refused_when_it_is_submitted(qwen: Backbo
         (Settings(prune="half:4"), "need a scorer"),
         (Settings(thinking=Thinking(ending=Ending(think_tokens=50))), "within the model's 40 tokens"),
         (Settings(max_error=0.1), "needs a calibration"),
+        (Settings(rows=4), "a scheduler's"),
     ):
         with pytest.raises(OptionError, match=says):
             scheduler.submit(Request(Problem("Hi"), wrong))

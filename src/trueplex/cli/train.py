@@ -102,6 +102,7 @@ class ScheduleOptions:
             show_default="on accelerators that support it",
         ),
     ] = None
+    report_to: Annotated[list[str] | None, typer.Option(help="Where figures are shown: tensorboard, wandb or trackio; can be repeated.", show_default="nowhere")] = None  # fmt: skip
     seed: Seed = 0  # fmt: skip
 
     @property
@@ -146,10 +147,11 @@ class VerifierOptions:
         if self.positions != "all" and not self.positions.isdigit():
             raise OptionError(f"positions is {self.positions!r}. Try: a number, or 'all'")
         # By position: rank, target modules, positions, batch, epochs, lr, seed, labels, loss, ranking, balanced, patience,
-        # steps between checkpoints, gradient checkpointing.
+        # steps between checkpoints, gradient checkpointing, trackers.
         return Recipe(self.rank, listed(self.target_modules), None if self.positions == "all" else int(self.positions),
                       schedule.batch, schedule.epochs, schedule.lr, schedule.seed, self.labels, self.loss, self.ranking,
-                      balanced, schedule.patience, schedule.every, self.gradient_checkpointing)  # fmt: skip
+                      balanced, schedule.patience, schedule.every, self.gradient_checkpointing,
+                      tuple(schedule.report_to or ()))  # fmt: skip
 
 
 @command(app, VERIFIER_EXAMPLE)
@@ -201,9 +203,9 @@ def reward(traces: TraceOptions, model: ModelOptions, which: RewardOptions, sche
     """Train a reward model of the base model's size on graded traces: a verifier's rivals. Also runs under torchrun."""
     from trueplex.train.reward import RewardRecipe, train_reward
 
-    # By position: kind, rank, batch, epochs, lr, seed, steps, balanced, patience, steps between checkpoints.
+    # By position: kind, rank, batch, epochs, lr, seed, steps, balanced, patience, steps between checkpoints, trackers.
     recipe = RewardRecipe(which.kind, which.rank, schedule.batch, schedule.epochs, schedule.lr, schedule.seed, which.steps,
-                          traces.balanced, schedule.patience, schedule.every)  # fmt: skip
+                          traces.balanced, schedule.patience, schedule.every, tuple(schedule.report_to or ()))  # fmt: skip
     backbone = model.load(schedule.dtype)
     learned, held = traces.read(backbone)
     if which.kind == "process":

@@ -141,6 +141,7 @@ class UpdateOptions:
             "--gradient-checkpointing", help="Recompute activations in the backward pass: slower, in less memory."
         ),
     ] = False
+    report_to: Annotated[list[str] | None, typer.Option(help="Where figures are shown: tensorboard, wandb or trackio; can be repeated.", show_default="tensorboard")] = None  # fmt: skip
     seed: Seed = 0
     quiet: Quiet = False  # fmt: skip
 
@@ -178,5 +179,5 @@ def recipe_of(data: PolicyDataOptions, thinking: Any, objective: ObjectiveOption
         update.minibatches, objective.norm, objective.aggregation, clip, objective.kl, update.rank,
         listed(update.target_modules), tuple(objective.reward or ("correct",)), update.max_norm, update.most_skipped,
         update.every, data.val_samples, data.keep_rollouts, update.micro_tokens, update.max_batch_size, update.bf16,
-        update.gradient_checkpointing, update.seed,
+        update.gradient_checkpointing, update.seed, tuple(update.report_to or ("tensorboard",)),
     )  # fmt: skip

@@ -11,9 +11,8 @@ stored traces.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from trueplex.decide.rules import Consensus, DeepConf, Floor, Keep, KeepTop, Rule, Standing
 from trueplex.errors import OptionError
@@ -33,13 +32,11 @@ class Policy:
         rules: the rules, in the order in which they were written; none for ``none`` and ``auto``.
         spelled: the text that the policy was read from.
         adaptive: traces are added while the vote is open (``auto``).
-        acted: by rule, the number of traces that it has pruned: a rule that pruned nothing is reported.
     """
 
     rules: tuple[Rule, ...]
     spelled: str
     adaptive: bool = False
-    acted: Counter[str] = field(default_factory=Counter)
 
     @property
     def stride(self) -> int:
@@ -69,7 +66,6 @@ class Policy:
         live, stops = list(standing.live), []
         for rule in self.rules:
             chosen = rule(Standing(live, standing.stopped))
-            self.acted[rule.spelled] += len(chosen)
             indices = {t.index for t in chosen}
             live = [t for t in live if t.index not in indices]
             stops += [Stop(trace, Status.PRUNED, rule.spelled) for trace in chosen]

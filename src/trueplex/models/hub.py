@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 
 from huggingface_hub import constants, snapshot_download
@@ -13,8 +14,9 @@ VERIFIER = ["verifier.json", "adapter_model.safetensors", "adapter_config.json",
 SECONDS = 5  # how long the hub may take to answer before the files at hand are all there is
 
 
+@lru_cache(maxsize=1)
 def answers() -> bool:
-    """Whether the hub answers now: asked at once, before its libraries ask for half a minute.
+    """Whether the hub answers: asked once a process, before its libraries ask for half a minute.
 
     Without a network every file that transformers or datasets look for takes half a minute of retries, and a warning each.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from trueplex.decide.calibration import Calibration
 from trueplex.models.backbone import Backbone
@@ -54,5 +55,5 @@ def stream(
         by_problem.setdefault(trace.problem.key, []).append(trace)
     for problem in problems:
         own = by_problem.get(problem.key, ())
-        scheduler.submit(Request(problem, settings, scorer, calibration, own, account))
+        scheduler.submit(Request(problem, replace(settings, rows=None), scorer, calibration, own, account))
     return Stream(scheduler)

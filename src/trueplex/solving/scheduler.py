@@ -12,6 +12,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from trueplex.decide import alarms
 from trueplex.engine.batch import Batch, Look, Wants
 from trueplex.engine.slots import Entry
+from trueplex.errors import OptionError
 from trueplex.models.backbone import Backbone
 from trueplex.solving.events import Advanced, AlarmRaised, Event, Solved, Stopped
 from trueplex.solving.request import Account, Request
@@ -48,6 +49,8 @@ class Scheduler:
             InputError: the prompt does not fit the model.
             OptionError: an option has no effect, needs what is not there, or a resumed trace belongs to other options.
         """
+        if request.settings.rows is not None:
+            raise OptionError("rows is a scheduler's, as its requests share them. Try: Scheduler(model, rows=…)")
         run = Run(self._next, request, self.backbone)
         self._next += 1
         self.runs[run.id] = run

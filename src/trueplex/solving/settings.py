@@ -29,7 +29,7 @@ class Settings:
             ``select`` None is weighted with a scorer and majority without; an alarm may be a function, too.
         abstain_below: give no answer at a lower confidence.
         max_error: give answers only as far as at most this share of them is wrong, by the calibration.
-        rows: traces decoded together; None is the device's own.
+        rows: traces decoded together by `stream`; None is the device's own. A `Scheduler` has its own.
 
     Raises:
         OptionError: a value is out of range, or an option has no effect in this combination.

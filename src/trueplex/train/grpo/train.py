@@ -152,9 +152,7 @@ class PolicyTrainer(Trainer):
         ]  # fmt: skip
         self.records = gather_object([record(r) for r in self.rollouts])
         if recipe.keep_rollouts:
-            self.engine.__dict__["fingerprint"] = fingerprint_of(
-                sharded.full_state(self.engine.model)
-            )  # they have moved
+            self.engine.fingerprint = fingerprint_of(sharded.full_state(self.engine.model))  # the weights have moved
             keep(
                 self.out,
                 step + 1,

@@ -87,4 +87,4 @@ def release(backbone: Backbone, model: Any, recipe: PolicyRecipe) -> None:
     if recipe.gradient_checkpointing:
         backbone.model.gradient_checkpointing_disable()
     backbone.model.eval().requires_grad_(False)
-    backbone.__dict__.pop("fingerprint", None)
+    vars(backbone).pop("fingerprint", None)  # computed anew when it is next asked for
