@@ -193,16 +193,17 @@ class Solution:
 
     Attributes:
         answer: None when no trace gave one, or when the run abstained.
-        confidence: the calibrated probability that the leading answer is right; its share of the votes where nothing
-            was calibrated, which the configuration tells.
-        state: ``answered``, ``uncertain`` (there is a leading answer, and the run was asked not to give it at
-            this confidence) or ``none`` (no trace came to an answer).
-        alarms: those that rang on this problem.
+        confidence: the calibrated probability that the leading answer is right; None where no calibration covers the run.
+        agreement: the share of all traces, unanswered and pruned ones among them, that gave the leading answer.
+        state: ``answered``, ``uncertain`` (there is a leading answer, and the run was asked not to give one that is this
+            doubtful) or ``none`` (no trace came to an answer).
+        alarms: those that were raised on this problem.
     """
 
     problem: Problem
     answer: str | None
-    confidence: float
+    confidence: float | None
+    agreement: float
     votes: list[Vote]
     traces: list[Trace]
     usage: Usage
@@ -213,4 +214,5 @@ class Solution:
 
     @property
     def abstained(self) -> bool:
-        return self.answer is None
+        """Whether there is an answer that was not given, as the run was asked."""
+        return self.state == "uncertain"

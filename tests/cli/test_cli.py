@@ -45,7 +45,12 @@ def test_json_prints_one_object_a_problem_in_order_and_nothing_else(trueplex, tm
             "seconds",
             "config",
         }
-        assert 0 <= row["confidence"] <= 1 and not row["abstained"] and row["votes"][0]["answer"] == row["answer"]
+        assert (
+            (row["confidence"] is None or 0 <= row["confidence"] <= 1)
+            and 0 < row["agreement"] <= 1
+            and not row["abstained"]
+            and row["votes"][0]["answer"] == row["answer"]
+        )
         assert [p["index"] for p in row["paths"]] == list(range(8))
         assert {p["status"] for p in row["paths"]} <= {"finished", "pruned", "truncated"}
         assert all(0 <= p["score"] <= 1 for p in row["paths"])
@@ -76,7 +81,7 @@ def test_standard_input_is_a_problem() -> None:
 def test_no_answer_is_exit_code_1(trueplex) -> None:
     code, out, _ = trueplex("solve", PROBLEM, "--json", "--paths", "2", "--max-tokens", "5")
     row = json.loads(out)
-    assert code == 1 and row["answer"] is None and row["abstained"] and row["votes"] == []
+    assert code == 1 and row["answer"] is None and not row["abstained"] and row["votes"] == [] and row["agreement"] == 0
     assert {p["status"] for p in row["paths"]} == {"truncated"}
 
 

@@ -192,7 +192,10 @@ def test_a_calibration_speaks_only_of_runs_like_its_own() -> None:
     problem = [Problem("Ann has 3 apples. Ann buys 4 more. How many apples are there now?")]
     by_an_unknown_policy = stream(backbone, problem, replace(run, prune="half:64"), scorer, calibration=shipped)
     (solution,) = [e.solution for e in by_an_unknown_policy if isinstance(e, Solved)]
-    assert not solution.config["calibrated"] and solution.confidence != voting.share(solution.votes)  # an estimate
+    assert (
+        not solution.config["calibrated"] and solution.confidence is None
+    )  # what was not calibrated is not called confidence
+    assert 0 < solution.agreement <= 1
     for paths, calibrated in ((8, True), (4, False)):
         events = stream(backbone, problem, replace(run, paths=paths), scorer, calibration=shipped)
         (solution,) = [e.solution for e in events if isinstance(e, Solved)]

@@ -20,7 +20,7 @@ def test_solve_and_stream() -> None:
 
     model = trueplex.load("reference")
     solution = trueplex.solve(model, PROBLEM, paths=8, prune="half:32")
-    assert solution.answer == "7" and 0 < solution.confidence <= 1 and len(solution.traces) == 8
+    assert solution.answer == "7" and 0 < solution.agreement <= 1 and len(solution.traces) == 8
     assert solution.traces[0].steps.ids.shape[1] == 3
     again = trueplex.solve(model, trueplex.Problem(PROBLEM), paths=8, prune="half:32")
     assert [t.text for t in again.traces] == [t.text for t in solution.traces]

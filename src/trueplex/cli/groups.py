@@ -310,7 +310,11 @@ class DecideOptions:
         ),
     ] = None
     abstain_below: Annotated[
-        float | None, typer.Option(help="Give no answer at a lower confidence.", show_default="always answer")
+        float | None,
+        typer.Option(
+            help="Give no answer at a lower confidence; without a calibration, at a lower share of agreeing paths.",
+            show_default="always answer",
+        ),
     ] = None
     max_error: Annotated[
         float | None,

@@ -91,15 +91,29 @@ def table(traces: list[Trace]) -> Table:
     return grid
 
 
+def certainty(solution: Solution) -> str:
+    """What is known of how sure the answer is: a calibrated confidence, or else how many paths agree."""
+    if solution.confidence is not None:
+        return f"confidence {solution.confidence:.2f}"
+    paths, finished = len(solution.traces), [t for t in solution.traces if t.status is Status.FINISHED]
+    without = [f"{n} {what}" for what, n in (
+        ("gave no answer", sum(t.answer is None for t in finished)),
+        ("cut off", sum(t.status is Status.TRUNCATED for t in solution.traces)),
+        ("pruned", sum(t.status is Status.PRUNED for t in solution.traces)),
+    ) if n]  # fmt: skip
+    agreeing = (
+        f"{solution.votes[0].paths} of {paths} paths agree" if solution.votes else f"{paths} paths, 0 with an answer"
+    )
+    return ", ".join([agreeing, *without]) + (" (not calibrated)" if solution.votes else "")
+
+
 def verdict(solution: Solution) -> Group:
     """The answer, the vote and what it cost, for people."""
     usage = solution.usage
     said = {"none": "no answer", "uncertain": "I do not know"}.get(solution.state, solution.answer or "")
     answer = Text(said, style="bold green" if solution.state == "answered" else "bold red")
-    sure = f"(confidence {solution.confidence:.2f})"
-    if solution.state == "uncertain":
-        sure = f"(leading: {solution.votes[0].answer}, confidence {solution.confidence:.2f})"
-    lines = [Text.assemble(Text("answer      "), answer, f"   {sure}")]
+    leading = f"leading: {solution.votes[0].answer}, " if solution.state == "uncertain" else ""
+    lines = [Text.assemble(Text("answer      "), answer, f"   ({leading}{certainty(solution)})")]
     for alarm in solution.alarms[:5]:
         lines.append(Text(f"  alarm: path {alarm.index} at {alarm.tokens} tokens: {alarm.why}", style="red"))
     for vote in solution.votes[:5]:

@@ -148,20 +148,28 @@ class Run:
         votes = voting.selector(select)(voters)
         config = configuration(self.settings, self.backbone)
         name = condition(config)
-        confidence = self.calibration.confidence(select, votes, voters, name) if self.calibration else None
-        # By a policy that was not calibrated the confidence is an estimate, from what votes look like behind others.
-        covered = self.calibration is not None and self.calibration.covers(name, policy=True)
-        config["calibrated"] = confidence is not None and covered
-        confidence = voting.share(votes) if confidence is None else confidence
+        calibrated = self.calibration is not None and self.calibration.covers(name, policy=True)
+        confidence = (
+            self.calibration.confidence(select, votes, voters, name) if self.calibration and calibrated else None
+        )
+        config["calibrated"] = confidence is not None
+        agreement = votes[0].paths / len(self.traces) if votes else 0.0
         if self.calibration and (band := self.calibration.band(name)):
             for trace in self.traces:
                 if trace.status is Status.FINISHED and trace.score is not None:
                     trace.trust = band.state(trace.score)
-        state = "none" if not votes else "uncertain" if confidence < self.least else "answered"
+        state = (
+            "none"
+            if not votes
+            else "uncertain"
+            if (agreement if confidence is None else confidence) < self.least
+            else "answered"
+        )
         return Solution(
             problem=self.prompt.problem,
             answer=votes[0].answer if state == "answered" else None,
             confidence=confidence,
+            agreement=agreement,
             votes=votes,
             traces=sorted(self.traces, key=lambda t: t.index),
             usage=usage_of(self.traces, max(len(self.prompt.ids), prompt_tokens) if self.traces else 0),
