@@ -53,7 +53,7 @@ FAMILIES = {
 # may decide otherwise in another batch. `agree` lets such near-ties pass, and counts them.
 NEAR = 1e-5
 SEED = 6
-SEEDS = (0, 1, 2, 3)
+SEEDS = (0, 1)  # beside every family
 TEXTS = ("What is 2 + 2?", "Find it.", "Ann has 12 apples. Ann loses 3. How many apples are there now?")
 
 

@@ -37,7 +37,7 @@ from trueplex.verify.open import open_scorer
 from trueplex.verify.probe import OneTokenScorer, base_pass, pad_inputs, probe_pass, score_stored
 
 MULTIPLEX = Thinking("multiplex", 3, ending=Ending(24))
-SEEDS = (SEED, 0, 1, 2)
+SEEDS = (SEED, 0)
 
 
 def random_verifier(backbone: Backbone, rank: int = 4) -> OneTokenVerifier:
@@ -70,7 +70,7 @@ def test_law_5_the_traces_are_the_same_with_and_without_a_verifier(backbone: Bac
     """Equal draws over several seeds, but for near-ties.
 
     A probe column changes the shapes of matrix products and so the rounding of logits, by about 1e-6. A uniform that
-    near to the border of two tokens is met about once in 300 traces of this length; one of 36 is allowed.
+    near to the border of two tokens is met about once in 300 traces of this length; one of 18 is allowed.
     """
     verifier, ties = random_verifier(backbone), 0
     prompts = {p.problem.text: p for p in prompts_for(backbone)}
@@ -81,7 +81,7 @@ def test_law_5_the_traces_are_the_same_with_and_without_a_verifier(backbone: Bac
     assert ties <= 1
 
 
-@pytest.mark.parametrize("seed", SEEDS[:2])
+@pytest.mark.parametrize("seed", SEEDS)
 def test_law_5_live_scores_are_stored_scores_at_every_position(verifier: OneTokenVerifier, seed: int) -> None:
     backbone = verifier.backbone
     prompts = {p.problem.text: p.ids for p in prompts_for(backbone)}
@@ -190,7 +190,7 @@ def test_a_recomputed_forward_pass_probes_what_it_probed_at_first(
     assert all(g.abs().sum() > 0 for g in plain)
 
 
-@pytest.mark.parametrize("seed", SEEDS[:3])
+@pytest.mark.parametrize("seed", SEEDS)
 def test_law_7_the_parallel_pass_and_its_gradients_are_those_of_one_probe_at_a_time(
     verifier: OneTokenVerifier, seed: int
 ) -> None:
