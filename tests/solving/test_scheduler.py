@@ -17,9 +17,10 @@ from trueplex.errors import OptionError
 from trueplex.models.backbone import Backbone
 from trueplex.solving.events import Advanced, Event, Solved, Stopped
 from trueplex.solving.request import Account, Request
+from trueplex.solving.run import Run
 from trueplex.solving.scheduler import Scheduler
 from trueplex.solving.settings import Settings
-from trueplex.types import Problem, Solution, Status
+from trueplex.types import Problem, Solution, Status, Trace
 from trueplex.verify.confidence import Confidence, ConfidenceScorer
 from trueplex.verify.one_token import OneTokenVerifier
 from trueplex.verify.probe import OneTokenScorer
@@ -167,6 +168,27 @@ def test_every_trace_is_told_once_and_running_ones_while_they_run(qwen: Backbone
     stopped = [(e.trace.request, e.trace.index) for e in events if isinstance(e, Stopped)]
     assert len(stopped) == len(set(stopped)) == sum(int(r.settings.paths) for r in requests)
     assert any(isinstance(e, Advanced) and len({t.request for t in e.traces}) == len(requests) for e in events)
+
+
+def test_an_interrupt_loses_no_event_that_came_before_it(qwen: Backbone, requests: list[Request], monkeypatch) -> None:
+    """Traces that stop in one step are told one by one: what breaks off behind the first has told the first."""
+    stop, told = Run.stop, []
+
+    def breaking(self: Run, trace: Trace) -> None:
+        if len(told) == 2:
+            raise KeyboardInterrupt
+        stop(self, trace)
+
+    monkeypatch.setattr(Run, "stop", breaking)
+    scheduler = Scheduler(qwen)
+    scheduler.submit(
+        replace(requests[2], settings=replace(requests[2].settings, thinking=Thinking("discrete", ending=Ending(8))))
+    )
+    with pytest.raises(KeyboardInterrupt):
+        for event in scheduler.events():
+            if isinstance(event, Stopped):
+                told.append(event)
+    assert len(told) == 2
 
 
 def test_what_a_request_cannot_have_is_refused_when_it_is_submitted(qwen: Backbone, requests: list[Request]) -> None:

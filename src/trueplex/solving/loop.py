@@ -22,7 +22,7 @@ class Stream(Iterator[Event]):
 
     def __init__(self, scheduler: Scheduler) -> None:
         self.scheduler = scheduler
-        self._events = (event for _ in iter(lambda: bool(scheduler), False) for event in scheduler.step())
+        self._events = scheduler.events()
 
     def __next__(self) -> Event:
         return next(self._events)

@@ -75,6 +75,11 @@ class Scheduler:
         """One turn of the loop, and what happened in it."""
         return list(self._step())
 
+    def events(self) -> Iterator[Event]:
+        """Everything that happens until all requests are solved, each event at once: an interrupt loses none before it."""
+        while self:
+            yield from self._step()
+
     def _step(self) -> Iterator[Event]:
         yield from self._begin()
         yield from self._admit()
