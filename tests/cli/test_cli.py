@@ -257,7 +257,7 @@ def test_text_that_is_no_unicode_is_refused_and_the_rest_solved(tmp_path: Path) 
     file.write_text('{"problem": "half \\ud800 a character"}\n' + json.dumps({"problem": PROBLEM}) + "\n")
     done = start("solve", f"@{file}", "--paths", "2", "--json", "--quiet", "--verifier", "none")
     out, said = done.communicate(timeout=120)
-    assert done.returncode == 2 and "line 1" in said and "no Unicode" in said and "Traceback" not in said
+    assert done.returncode == 2 and "line 1" in said and "not valid Unicode" in said and "Traceback" not in said
     assert [json.loads(line)["problem"] for line in out.splitlines()] == [PROBLEM]
     raw = subprocess.run(
         [sys.executable, "-m", "trueplex", "solve", "-"],
@@ -265,7 +265,7 @@ def test_text_that_is_no_unicode_is_refused_and_the_rest_solved(tmp_path: Path) 
         capture_output=True,
         env=ENVIRONMENT,
     )
-    assert raw.returncode == 2 and raw.stderr.count(b"\n") == 1 and b"no Unicode" in raw.stderr
+    assert raw.returncode == 2 and raw.stderr.count(b"\n") == 1 and b"not valid Unicode" in raw.stderr
 
 
 def test_a_full_standard_output_loses_no_live_trace(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ import json
 import shutil
 import weakref
 from collections.abc import Callable
-from itertools import permutations
 from pathlib import Path
 
 import numpy as np
@@ -141,7 +140,7 @@ def test_law_6_verifiers_on_one_base_come_and_go_in_any_order(qwen: Backbone) ->
     before, hooks = qwen.model(input_ids=ids).logits, hooks_alive()
     alone = [probed(v) for v in verifiers]
     assert hooks_alive() == hooks
-    for order in permutations(range(3)):
+    for order in ((0, 1, 2), (2, 1, 0), (1, 0, 2)):
         uses = [v.attached() for v in verifiers]
         for use in uses:
             use.__enter__()
