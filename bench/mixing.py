@@ -1,6 +1,6 @@
 """What it costs that requests in a batch want unlike things: four of them, against four that are alike.
 
-    python bench/mixing.py --model MODEL --out results/mixing.json
+    python bench/mixing.py --model FOLDER --name HuggingFaceTB/SmolLM2-135M-Instruct --bf16 --tokens 24 --repeats 3 --out results/mixing.json
 
 Four requests of 16 paths share 64 rows: all of them discrete, or one each discrete, multiplex K = 3, soft K = 4 and discrete
 with top-p, which between them need what the widest alone needs as well: each kind is measured by itself, too. Whole runs
@@ -87,13 +87,14 @@ def measure(backbone: Backbone, tokens: int, repeats: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="reference")
+    parser.add_argument("--name", help="the model as others know it, for the file")
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     backbone = load(options.model, dtype=torch.bfloat16 if options.bf16 else None)
-    result = {"model": Path(options.model).name, "dtype": str(backbone.dtype).removeprefix("torch."), "rows": 4 * PATHS,
+    result = {"model": options.name or options.model, "dtype": str(backbone.dtype).removeprefix("torch."), "rows": 4 * PATHS,
               "tokens": options.tokens, "machine": machine(), **measure(backbone, options.tokens, options.repeats)}  # fmt: skip
     print(result)
     if options.out:
