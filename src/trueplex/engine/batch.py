@@ -200,11 +200,15 @@ class Batch:
     def _stop_strings(self, n: int) -> np.ndarray:
         """Which of the first n rows end in one of their stop strings."""
         found = np.zeros(n, dtype=bool)
+        if not any(option.ending.stop for option in self._sample.options):
+            return found
         options = self._slots.options[:n]
         for option in np.unique(options).tolist():
             strings = self._sample.options[option].ending.stop
             if strings:
-                criteria = self._stops.setdefault(strings, StopStrings(self.backbone.tokenizer, strings))
+                if strings not in self._stops:
+                    self._stops[strings] = StopStrings(self.backbone.tokenizer, strings)
+                criteria = self._stops[strings]
                 rows = np.flatnonzero(options == option)
                 found[rows] = criteria.ended(self._history.last_ids(rows, self._slots.tokens[rows], criteria.reach))
         return found

@@ -87,7 +87,7 @@ def load(
     checked_names(dtype, quantize)
     device = _usable(device or default_device())
     path, adapters = weights_of(name)
-    try:
+    with loading(f"model {name!r}"):
         options = reading(path)
         config = AutoConfig.from_pretrained(**options)
         refuse(config.get_text_config(decoder=True))
@@ -95,12 +95,6 @@ def load(
         for adapter in adapters:
             model = _merged(model, adapter)
         tokenizer = AutoTokenizer.from_pretrained(**options)
-    except TrueplexError:
-        raise
-    except Exception as error:  # transformers, safetensors and the hub raise many kinds for one cause
-        raise ModelError(
-            f"cannot load model {name!r}: {reason(error)}. Try: check the name, the files and the network"
-        ) from error
     if "past_key_values" not in signature(model.forward).parameters:
         raise ModelError(f"{config.model_type} keeps a running state in place of a KV cache, and a probe has nothing to read. "
                          "Try: choose a model with attention")  # fmt: skip
@@ -137,6 +131,19 @@ def _usable(device: str) -> str:
         other = "cpu" if device == default_device() else default_device()
         raise ModelError(f"device {device!r} cannot be used ({reason(error, 100)}). Try: --device {other}") from error
     return device
+
+
+@contextmanager
+def loading(what: str) -> Iterator[None]:
+    """Errors of the libraries that read a model become one ModelError about `what`; ours pass as they are."""
+    try:
+        yield
+    except TrueplexError:
+        raise
+    except Exception as error:  # transformers, safetensors, tokenizers and the hub raise many kinds for one cause
+        raise ModelError(
+            f"cannot load {what}: {reason(error)}. Try: check the name, the files and the network"
+        ) from error
 
 
 @contextmanager
@@ -252,11 +259,5 @@ def _base_of(adapter: str) -> str:
 def load_tokenizer(name: str) -> Any:
     """The tokenizer of a model by any name that `load` takes; raises ModelError when it cannot be read."""
     path, _ = weights_of(name)
-    try:
+    with loading(f"the tokenizer of {name!r}"):
         return AutoTokenizer.from_pretrained(**reading(path))
-    except MissingExtra:
-        raise
-    except Exception as error:  # transformers, tokenizers and the hub raise many kinds for one cause
-        raise ModelError(
-            f"cannot load the tokenizer of {name!r}: {reason(error)}. Try: check the name, the files and the network"
-        ) from error

@@ -17,8 +17,16 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer
 from transformers.utils import cached_file
 
-from trueplex.errors import ModelError, OptionError, VerifierError, reason
-from trueplex.models.load import cached_only, default_device, default_dtype, locate, missing_weights, unreported
+from trueplex.errors import OptionError, VerifierError
+from trueplex.models.load import (
+    cached_only,
+    default_device,
+    default_dtype,
+    loading,
+    locate,
+    missing_weights,
+    unreported,
+)
 from trueplex.verify.readers.transcript import separator
 
 CARD = "reward.json"
@@ -57,17 +65,13 @@ def load(kind: Any, name: str, device: str | None, **options: Any) -> tuple[Any,
     """
     path, device = locate(name), device or default_device()
     local = cached_only(path)
-    try:
+    with loading(f"reward model {name!r}"):
         with unreported():
             model, report = kind.from_pretrained(
                 path, dtype=default_dtype(device), use_safetensors=True, trust_remote_code=False,
                 output_loading_info=True, **local, **options,
             )  # fmt: skip
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, **local)
-    except Exception as error:  # transformers, safetensors and the hub raise many kinds for one cause
-        raise ModelError(
-            f"cannot load reward model {name!r}: {reason(error)}. Try: check the name, the files and the network"
-        ) from error
     if wrong := missing_weights(report):
         raise VerifierError(
             f"{name} has no weights for {wrong}, so it is not a reward model of this kind. Try: check its kind"
