@@ -16,6 +16,7 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import numpy as np
 import torch
 from peft import LoraConfig, get_peft_model
 from rich.console import Console
@@ -27,7 +28,7 @@ from trueplex.engine.grow import grow, start
 from trueplex.engine.limits import Ending
 from trueplex.engine.thinking import Thinking
 from trueplex.evals.run import machine
-from trueplex.models.cache import Plan, SlotCache
+from trueplex.models.lanes import LaneCache
 from trueplex.models.load import load, reference_path
 from trueplex.models.prompt import make_prompt
 from trueplex.train.common.batches import Labelled, Probes, collate
@@ -94,22 +95,20 @@ def reading(batch: list[Labelled]) -> tuple[Callable[[], float], Callable[[], fl
     verifier = OneTokenVerifier(backbone, RANK).eval()
     inputs, _ = pad_inputs(backbone, [(t.prompt, t.steps) for t in batch])
     rows, length = inputs.shape[:2]
-    cache, positions = SlotCache(backbone.layers, rows), torch.arange(length)[None]
-    cache.write(Plan(0, rows, positions, length, 0))
+    cache = LaneCache(backbone.layers)
+    lane = [(cache.add(rows, length + 1), 0, rows)]
     with torch.inference_mode():
-        backbone.forward(inputs, positions, cache, length)
+        backbone.decode_pass(cache, lane, np.zeros(rows, dtype=np.int64), inputs)
 
     @torch.inference_mode()
     def probe() -> None:
-        at = torch.tensor([[length]])
-        cache.write(Plan(0, rows, at, length + 1, length))
         with verifier.probing(1):
-            _, hidden = backbone.forward(verifier.embedding.expand(rows, 1, -1), at, cache, length + 1, whole=True)
+            _, hidden = backbone.decode_pass(cache, lane, np.full(rows, length), verifier.embedding.expand(rows, 1, -1))
         verifier.read(hidden[:, 0])
 
     @torch.inference_mode()
     def again() -> None:
-        backbone.forward(inputs, positions, None, length)
+        backbone.forward(inputs, torch.arange(length)[None], None, length)
 
     return lambda: seconds(probe), lambda: seconds(again)
 

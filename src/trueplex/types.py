@@ -106,6 +106,10 @@ class Steps:
     def arrays(self) -> tuple[np.ndarray, ...]:
         return self.ids, self.weights, self.logps, self.entropy, self.confidence
 
+    def first(self, count: int) -> Steps:
+        """The first steps."""
+        return Steps(*(array[:count] for array in self.arrays()))
+
     @property
     def consensus(self) -> np.ndarray:
         """[T] bool: every slot that has weight holds the same id. The other steps explore."""

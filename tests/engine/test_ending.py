@@ -206,7 +206,7 @@ def test_an_interrupt_at_any_forward_pass_can_be_gone_on_from(qwen: Backbone, mo
     problems = [p.problem for p in prompts_for(qwen)]
     settings = Settings(paths=3, thinking=Thinking(ending=Ending(70)), verifier="none")
     whole = {(t.problem.text, t.index): t for t in _stopped(stream(qwen, problems, settings))}
-    forward, calls = type(qwen).forward, 0
+    forward, calls = type(qwen).decode_pass, 0
 
     for cut in (2, 9, 40, 55):  # in the first stride of 32 tokens, and within the second
         calls = 0
@@ -218,7 +218,7 @@ def test_an_interrupt_at_any_forward_pass_can_be_gone_on_from(qwen: Backbone, mo
                 raise KeyboardInterrupt
             return forward(self, *arguments, **named)
 
-        monkeypatch.setattr(type(qwen), "forward", interrupted)
+        monkeypatch.setattr(type(qwen), "decode_pass", interrupted)
         events, kept = stream(qwen, problems, settings), []
         with pytest.raises(KeyboardInterrupt):
             for event in events:

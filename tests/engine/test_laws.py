@@ -204,8 +204,8 @@ def test_logits_that_are_not_finite_are_named(qwen: Backbone, value: float) -> N
         def __getattr__(self, name: str) -> object:
             return getattr(qwen, name)
 
-        def forward(self, *arguments: object, **named: object) -> tuple[torch.Tensor, torch.Tensor]:
-            logits, hidden = qwen.forward(*arguments, **named)
+        def decode_pass(self, *arguments: object) -> tuple[torch.Tensor, torch.Tensor]:
+            logits, hidden = qwen.decode_pass(*arguments)
             self.passes += len(logits) == 2
             if self.passes == 2:
                 logits[1, 3] = value
@@ -215,21 +215,18 @@ def test_logits_that_are_not_finite_are_named(qwen: Backbone, value: float) -> N
         grown(Broken(), prompts_for(qwen)[:1], 2, MULTIPLEX)
 
 
-def test_a_prefill_in_pieces_and_blocks_of_rows_change_nothing(
+def test_a_prefill_in_pieces_small_lanes_and_shared_prompts_change_nothing(
     backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two roads to the same tokens: prompts fed together or apart, ragged rows read in blocks or whole."""
-    from trueplex.engine import prefill
-    from trueplex.models import attention
+    """Several roads to the same tokens: prompts fed together or apart, rows in lanes of many or two, prompts shared or not."""
+    from trueplex.engine import prefill, rows
 
     whole = decode(backbone, MULTIPLEX, paths=4)
     monkeypatch.setattr(prefill, "PREFILL_TOKENS", 10)
-    monkeypatch.setattr(attention, "BLOCK", 2)
-    apart = decode(backbone, MULTIPLEX, paths=4)
-    same(backbone, whole, apart)
-    assert attention.row_blocks(np.array([50, 50, 9, 9])) == [(0, 2, 50), (2, 4, 9)]
-    assert attention.row_blocks(np.array([50, 50, 50, 49])) == []
-    assert attention.row_blocks(np.array([50, 9, 9, 9, 9, 9, 9, 9]), most=2) == [(0, 4, 50), (4, 8, 9)]
+    monkeypatch.setattr(rows, "LANE_ROWS", {"cpu": 2})
+    same(backbone, whole, decode(backbone, MULTIPLEX, paths=4))
+    monkeypatch.setattr(rows, "SHARED_BYTES", 1)
+    same(backbone, whole, decode(backbone, MULTIPLEX, paths=4))
 
 
 @pytest.mark.parametrize("thinking", [MULTIPLEX, GREEDY], ids=["multiplex", "greedy"])
@@ -245,14 +242,19 @@ def test_law_4_one_problem_alone_reads_its_shared_prompt_once_and_thinks_the_sam
         same(backbone, alone, whole)
 
 
-def test_attention_beside_a_shared_prefix_is_attention() -> None:
-    from trueplex.models.attention import _beside_prefix
+@pytest.mark.parametrize("extras", ["plain", "softcap", "sinks"])
+@pytest.mark.parametrize("columns", [1, 3])
+def test_attention_beside_a_shared_prefix_is_attention(extras: str, columns: int) -> None:
+    from trueplex.models.attention import _plainly, beside_prefix
+    from trueplex.models.attention_probe import Extras
 
-    query, key, value = torch.randn(5, 2, 3, 8), torch.randn(5, 2, 11, 8), torch.randn(5, 2, 11, 8)
+    query, key, value = torch.randn(5, 6, columns, 8), torch.randn(5, 2, 11, 8), torch.randn(5, 2, 11, 8)
     key[:, :, :4], value[:, :, :4] = key[:1, :, :4], value[:1, :, :4]
-    plain = torch.nn.functional.scaled_dot_product_attention(query, key, value, scale=0.3)
-    assert torch.allclose(_beside_prefix(query, key, value, None, 4, 0.3), plain, atol=1e-5)
-    mask = torch.zeros(1, 1, 3, 11)
-    mask[..., 0, 9:] = mask[..., 1, 10:] = torch.finfo(torch.float32).min
-    plain = torch.nn.functional.scaled_dot_product_attention(query, key, value, mask, scale=0.3)
-    assert torch.allclose(_beside_prefix(query, key, value, mask, 4, 0.3), plain, atol=1e-5)
+    own = Extras(0.3, 5.0 if extras == "softcap" else None, torch.randn(6) if extras == "sinks" else None)
+    mask = torch.zeros(5, 1, columns, 11)
+    for column in range(columns):
+        mask[1:, :, column, 11 - columns + column :] = torch.finfo(torch.float32).min
+        mask[2, :, column, :2] = torch.finfo(torch.float32).min  # a window that leaves some of the prefix
+    for given in (None, mask) if columns == 1 else (mask,):
+        got = beside_prefix(query, key[:1, :, :4], value[:1, :, :4], key[:, :, 4:], value[:, :, 4:], given, own)
+        assert torch.allclose(got, _plainly(query, key, value, given, own), atol=1e-5)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare, gamma, gumbel_r, kstest
 
 from trueplex.engine import sampling as draws
+from trueplex.engine.distribution import Distribution
 from trueplex.engine.random import trace_key, uniforms
 from trueplex.engine.sampling import GAMMA_DRAWS, Sampling, keep, ranked
 from trueplex.engine.thinking import MODES, Thinking, dirichlet_soft, gumbel_soft, multiplex, soft, think, widened
@@ -214,11 +215,11 @@ def test_every_mode_compiles_as_one_graph(thinking: Thinking) -> None:
 def test_a_large_vocabulary_sorted_in_part_is_sorted_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     flat, peaked = torch.randn(1, 9000) * 0.1, torch.randn(3, 9000) * 6
     for row, all_reach in ((peaked, True), (torch.cat([peaked, flat]), False)):
-        probs = torch.softmax(row, -1)
-        kept, ids = keep(probs, Sampling(top_p=0.9))
+        tokens = Distribution(row)
+        kept, ids = keep(tokens, Sampling(top_p=0.9))
         assert (kept.shape[-1] < 9000) == all_reach
-        monkeypatch.setattr(draws, "SORTED_AT_ONCE", 10**9)
-        whole, all_ids = keep(probs, Sampling(top_p=0.9))
+        monkeypatch.setattr(draws, "SORTED_AT_ONCE", ())
+        whole, all_ids = keep(tokens, Sampling(top_p=0.9))
         monkeypatch.undo()
         assert torch.equal(kept[kept > 0], whole[whole > 0]) and torch.equal(ids[kept > 0], all_ids[whole > 0])
 
@@ -227,8 +228,8 @@ def test_a_large_vocabulary_sorted_in_part_is_sorted_whole(monkeypatch: pytest.M
 def test_what_is_ranked_does_not_depend_on_how_much_is_asked_for(
     row: list[float], count: int, top_k: int, top_p: float, min_p: float
 ) -> None:
-    probs, sampling = torch.softmax(torch.tensor([row]), -1), Sampling(1.0, top_p, top_k, min_p)
-    some, every = ranked(probs, sampling, count)[0], ranked(probs, sampling, len(row))[0]
+    tokens, sampling = Distribution(torch.tensor([row])), Sampling(1.0, top_p, top_k, min_p)
+    some, every = ranked(tokens, sampling, count)[0], ranked(tokens, sampling, len(row))[0]
     assert torch.equal(some, every[:, : some.shape[-1]])
 
 

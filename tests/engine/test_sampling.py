@@ -9,6 +9,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare, kstest
 
+from trueplex.engine import distribution
+from trueplex.engine.distribution import HIDDEN, Distribution
 from trueplex.engine.limits import Ending
 from trueplex.engine.random import trace_key, uniforms
 from trueplex.engine.sampling import Sampling, draw, keep, log_softmax
@@ -19,9 +21,13 @@ LEVEL = 1e-3
 
 
 def kept_of(probs: torch.Tensor, sampling: Sampling) -> torch.Tensor:
-    """What `keep` leaves, with every weight at its word: [B, V]."""
-    weights, ids = keep(probs, sampling)
-    return weights if ids is None else torch.zeros_like(probs).scatter(-1, ids, weights)
+    """What `keep` leaves, with every weight at its token: [B, V]."""
+    return kept_of_logits(probs.log().clamp(min=HIDDEN), sampling)
+
+
+def kept_of_logits(logits: torch.Tensor, sampling: Sampling) -> torch.Tensor:
+    weights, ids = keep(Distribution(logits, sampling.temperature), sampling)
+    return weights if ids is None else torch.zeros(logits.shape).scatter(-1, ids, weights)
 
 
 logit_rows = st.integers(2, 12).flatmap(lambda v: st.lists(st.floats(-8, 8, width=32), min_size=v, max_size=v))
@@ -76,8 +82,7 @@ def test_a_draw_is_always_of_something_kept(
     row: list[float], u: float, top_p: float, top_k: int, min_p: float, t: float
 ) -> None:
     sampling = Sampling(t, top_p, top_k, min_p)
-    # By the engine's own logarithm: words that differ by less than its rounding may stand in either order.
-    kept = kept_of(log_softmax(torch.tensor([row]), t).exp(), sampling)
+    kept = kept_of_logits(torch.tensor([row]), sampling)
     step = multiplex(torch.tensor([row]), torch.tensor([[u, 0.0, 0.99999994]]), sampling)
     assert (kept.gather(-1, step.ids) > 0).all()
     assert step.weights.sum().item() == pytest.approx(1, abs=1e-5)
@@ -88,9 +93,39 @@ def test_top_p_keeps_the_smallest_set_that_reaches_the_mass(row: list[float], to
     probs = torch.softmax(torch.tensor([row], dtype=torch.float64), -1)
     kept = kept_of(probs, Sampling(top_p=top_p))[0]
     mass = kept.sum().item()
-    assert mass >= top_p - 1e-9
-    assert mass - kept[kept > 0].min().item() < top_p + 1e-9  # without its least word it would not reach it
-    assert kept[kept > 0].min() >= probs[0][kept == 0].max() if (kept == 0).any() else True
+    assert mass >= top_p - 1e-6
+    assert mass - kept[kept > 0].min().item() < top_p + 1e-6  # without its least token it would not reach it
+    assert (kept == 0).sum() == 0 or kept[kept > 0].min() >= probs[0][kept == 0].max() - 1e-6
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.5, 1.0, 1.7])
+@pytest.mark.parametrize("vocabulary", [3, 64, 1000, 20_011])
+def test_reading_in_blocks_is_reading_plainly(vocabulary: int, temperature: float, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    monkeypatch.setattr(distribution, "AT_ONCE", 3 * vocabulary)  # a few rows at a time
+    generator = torch.Generator().manual_seed(vocabulary)
+    logits = torch.randn(17, vocabulary, generator=generator) * torch.linspace(0.1, 12, 17)[:, None]
+    u = torch.rand(17, 5, generator=generator)
+    tokens, logps = Distribution(logits, temperature), log_softmax(logits, temperature)
+    assert torch.allclose(tokens.all_logps(), logps, atol=2e-5)
+    assert torch.allclose(tokens.entropy, torch.special.entr(logps.exp()).sum(-1), atol=2e-5)
+    assert torch.equal(tokens.argmax()[:, 0], logits.argmax(-1))
+    for count in (1, 20, vocabulary):
+        assert torch.equal(logits.gather(1, tokens.top(count)), logits.topk(min(count, vocabulary)).values)
+    plain = torch.log_softmax(logits, -1).topk(min(20, vocabulary)).values.mean(-1)
+    assert torch.allclose(tokens.confidence(20), -plain, atol=2e-5)
+    # The same draws, but where a uniform falls within rounding of the border between two tokens.
+    drawn, probs = tokens.draw(u), logps.exp()
+    upto = probs.double().cumsum(-1)
+    start = (upto - probs).gather(-1, drawn)
+    assert ((u >= start - 1e-5) & (u <= upto.gather(-1, drawn) + 1e-5)).all() and (probs.gather(-1, drawn) > 0).all()
+    assert (drawn == draw(probs, u)).float().mean() > 0.95
+
+
+def test_what_is_not_finite_shows_in_the_entropy() -> None:
+    for value in (float("nan"), float("inf"), -float("inf")):
+        logits = torch.zeros(3, 200)
+        logits[1, 70] = value
+        assert torch.isfinite(Distribution(logits).entropy).tolist() == [True, False, True]
 
 
 def test_each_filter_changes_what_can_be_drawn() -> None:

@@ -13,7 +13,7 @@ import pytest
 from runs import SOLVE, evaluated, solved
 
 KEPT = json.loads(Path(__file__).with_name("v0.2.json").read_text())
-NEAR_TIES = 1  # traces of a run that may differ
+NEAR_TIES = 2  # traces of a run that may differ: two scores that tie at a cut exchange theirs
 
 
 @pytest.fixture

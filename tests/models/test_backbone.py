@@ -126,7 +126,7 @@ def test_the_self_check_sees_a_model_that_scales_on_the_ids_path_only(folder) ->
 def test_the_self_check_sees_masks_that_are_ignored(folder) -> None:
     backbone = load(str(folder("mistral")))
     backbone.kinds = ["full_attention"] * len(backbone.kinds)
-    with pytest.raises(ModelError, match="slot cache"):
+    with pytest.raises(ModelError, match="decodes from the cache"):
         self_check(backbone)
     assert backbone.config.sliding_window == 12  # which was shortened only for the check
 

@@ -12,8 +12,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from trueplex.errors import ModelError
 from trueplex.models import check
 from trueplex.models.backbone import Backbone
-from trueplex.models.cache import SlotCache
 from trueplex.models.check import allowed, measure, self_check
+from trueplex.models.lanes import LaneCache
 from trueplex.reference.text import build_tokenizer
 
 
@@ -36,15 +36,13 @@ def built(request: pytest.FixtureRequest) -> Backbone:
 def wide(built: Backbone) -> Iterator[Backbone]:
     """The same model without what a test put into it."""
     yield built
-    for name in ("forward", "_mask", "embed"):
+    for name in ("_run", "_mask", "embed"):
         built.__dict__.pop(name, None)
 
 
 def moved(wide: Backbone, by: int) -> None:
-    plain = wide.forward
-    wide.forward = lambda e, positions, *rest, **given: plain(
-        e, positions + by * (positions.shape[1] == 1), *rest, **given
-    )  # type: ignore[method-assign]
+    plain = wide._run
+    wide._run = lambda e, positions, *rest: plain(e, positions + by * (positions.shape[1] == 1), *rest)  # type: ignore[method-assign]
 
 
 def masked(wide: Backbone, mask: Callable[..., torch.Tensor]) -> None:
@@ -94,17 +92,17 @@ def test_every_mistake_is_refused(wide: Backbone, mistake: str) -> None:
 
 @pytest.mark.parametrize("by", [-1, 1])
 def test_a_cache_that_is_off_by_one_is_refused(wide: Backbone, by: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    write, plain = SlotCache.write, wide.forward
+    plan = LaneCache.plan
 
-    def beside(cache: SlotCache, plan: Any) -> None:
-        if plan.shared is None:
-            plan.positions, plan.columns = plan.positions + by, plan.columns + max(by, 0)
-        write(cache, plan)
+    def beside(cache: LaneCache, *given: Any) -> Any:
+        passing = plan(cache, *given)
+        for segment in passing.segments:
+            if segment.at is not None:
+                segment.at, segment.columns = segment.at + by, segment.columns + max(by, 0)
+        return passing
 
-    monkeypatch.setattr(SlotCache, "write", beside)
-    if by > 0:
-        wide.forward = lambda e, p, cache, n, **given: plain(e, p, cache, n + (p.shape[1] == 1), **given)  # type: ignore[method-assign]
-    with pytest.raises(ModelError, match="decodes from the slot cache"):
+    monkeypatch.setattr(LaneCache, "plan", beside)
+    with pytest.raises(ModelError, match="decodes from the cache"):
         self_check(wide)
 
 
@@ -119,12 +117,12 @@ def test_one_token_sent_to_another_expert_is_noise(backbones) -> None:
     dense, routed = backbones("qwen3"), backbones("qwen3_moe")
     for backbone, seen in ((dense, True), (routed, False)):
         text = check._text(backbone)
-        plain, calls = backbone.forward, iter(range(99))
-        backbone.forward = lambda *a, plain=plain, calls=calls, **k: (  # type: ignore[method-assign]
+        plain, calls = backbone.decode_pass, iter(range(99))
+        backbone.decode_pass = lambda *a, plain=plain, calls=calls, **k: (  # type: ignore[method-assign]
             (lambda out: (out[0] * (1.5 if next(calls) == 3 else 1.0), out[1]))(plain(*a, **k))
         )
         try:
             with torch.inference_mode():
                 assert (measure(backbone, text).decoded > 0.1) == seen
         finally:
-            del backbone.forward
+            del backbone.decode_pass

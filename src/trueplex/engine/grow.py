@@ -38,7 +38,7 @@ def check_resumed(trace: Trace, thinking: Thinking, seed: int, paths: int) -> No
 
 
 def start(backbone: Backbone, prompts: Sequence[Prompt], paths: int, thinking: Thinking, seed: int = 0,
-          rows: int | None = None, resumed: Sequence[Trace] = ()) -> Batch:  # fmt: skip
+          rows: int | None = None, resumed: Sequence[Trace] = (), memory: int | None = None) -> Batch:  # fmt: skip
     """A batch in which `paths` traces of every prompt wait; the number of a prompt is its request's id.
 
     Raises:
@@ -50,7 +50,7 @@ def start(backbone: Backbone, prompts: Sequence[Prompt], paths: int, thinking: T
     for trace in resumed:
         check_resumed(trace, thinking, seed, paths)
     known = {(t.problem.key, t.index): t for t in resumed}
-    batch = Batch(backbone, rows)
+    batch = Batch(backbone, rows, memory)
     for number, prompt in enumerate(prompts):
         traces = [known.get((prompt.problem.key, i)) or Trace(prompt.problem, i, seed) for i in range(paths)]
         running = [replace(t, request=number) for t in traces if t.status is Status.RUNNING]
@@ -63,4 +63,5 @@ def grow(batch: Batch, stride: int = STRIDE, probes: Probes | None = None) -> It
     """Grow what a batch holds, stride by stride; gives the traces that stopped in each."""
     while batch:
         batch.admit()
+        batch.make_room(stride)
         yield batch.advance(stride, probes)

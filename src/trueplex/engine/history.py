@@ -1,4 +1,4 @@
-"""What live rows remember of their steps, until they leave and take it with them."""
+"""What running traces remember of their steps, until they leave and take it with them."""
 
 from __future__ import annotations
 
@@ -15,56 +15,64 @@ FIRST = 128  # steps allotted at first; doubled when full
 
 
 class History:
-    """Steps of every row, [rows, steps, K] and [rows, steps], on the model's device; it grows in all three."""
+    """Steps of every place, [places, steps, K] and [places, steps], on the model's device; it grows in all three.
+
+    A trace keeps its place while its row changes.
+    """
 
     def __init__(self, device: torch.device) -> None:
+        self._free: list[int] = []
         wide = torch.zeros(0, FIRST, 1, device=device)
         self._steps = Step(wide.int(), wide, wide.clone(), wide[..., 0].clone(), wide[..., 0].clone())
 
-    def reserve(self, rows: int, width: int) -> None:
-        """Have at least so many rows of at least so many slots."""
+    def reserve(self, places: int, width: int) -> None:
+        """Have at least so many places of at least so many slots."""
         have, steps, slots = self._steps.ids.shape
-        if rows > have or width > slots:
-            self._resize(max(rows, have), steps, max(width, slots))
+        if places > have or width > slots:
+            self._free += range(have, places)
+            self._resize(max(places, have), steps, max(width, slots))
 
-    def remember(self, step: Step, tokens: np.ndarray) -> None:
-        """The step of the first n rows, as each one's step number `tokens` [n]."""
+    def take(self) -> int:
+        """A free place."""
+        return self._free.pop()
+
+    def free(self, places: np.ndarray) -> None:
+        """These places may be taken again."""
+        self._free += places.tolist()
+
+    def remember(self, step: Step, places: np.ndarray, tokens: np.ndarray) -> None:
+        """A step of traces at `places` [n], as each one's step number `tokens` [n]."""
         self._grow(int(tokens.max()) + 1)
         device, slots = self._steps.ids.device, step.ids.shape[1]
-        rows, at = torch.arange(len(tokens), device=device), torch.from_numpy(tokens).to(device)
+        at = torch.from_numpy(places).to(device), torch.from_numpy(tokens).to(device)
         for kept, new in zip(self._steps, step, strict=True):
             whole = kept[..., :slots] if kept.dim() == 3 else kept
-            whole[rows, at] = new.to(kept.dtype)
+            whole[at] = new.to(kept.dtype)
 
-    def steps(self, rows: Sequence[int], tokens: Sequence[int], widths: Sequence[int]) -> list[Steps]:
-        """Copies of the first steps and slots of rows, so many of each, as the rows will be used again."""
-        if not len(rows):
+    def steps(self, places: np.ndarray, tokens: Sequence[int], widths: Sequence[int]) -> list[Steps]:
+        """Copies of the first steps and slots at places, so many of each, as the places will be used again."""
+        if not len(places):
             return []
-        places = torch.tensor(rows, device=self._steps.ids.device)
-        taken = [t[:, : max(tokens)].index_select(0, places).cpu().numpy() for t in self._steps]
+        chosen = torch.from_numpy(places).to(self._steps.ids.device)
+        taken = [t[:, : max(tokens)].index_select(0, chosen).cpu().numpy() for t in self._steps]
         return [
             Steps(*(t[i, :count, :width].copy() if t.ndim == 3 else t[i, :count].copy() for t in taken))
             for i, (count, width) in enumerate(zip(tokens, widths, strict=True))
         ]
 
-    def restore(self, row: int, steps: Steps) -> None:
-        """Give a row the steps of a suspended trace."""
+    def restore(self, place: int, steps: Steps) -> None:
+        """Give a place the steps of a suspended trace."""
         self._grow(len(steps))
         for kept, old in zip(self._steps, steps.arrays(), strict=True):
             whole = kept[..., : old.shape[1]] if old.ndim == 2 else kept
-            whole[row, : len(steps)] = torch.from_numpy(old).to(kept)
+            whole[place, : len(steps)] = torch.from_numpy(old).to(kept)
 
-    def last_ids(self, rows: np.ndarray, tokens: np.ndarray, count: int) -> Tensor:
-        """The last emitted ids [n, count] of rows [n], −1 before their first; tokens [n] are the rows' steps."""
+    def last_ids(self, places: np.ndarray, tokens: np.ndarray, count: int) -> Tensor:
+        """The last emitted ids [n, count] at places [n], −1 before their first; tokens [n] are their steps."""
         device = self._steps.ids.device
         at = torch.from_numpy(tokens[:, None] - np.arange(count, 0, -1)).to(device)
-        ids = self._steps.ids[torch.from_numpy(rows).to(device), :, 0].gather(1, at.clamp(min=0))
+        ids = self._steps.ids[torch.from_numpy(places).to(device), :, 0].gather(1, at.clamp(min=0))
         return torch.where(at < 0, -1, ids)
-
-    def swap(self, rows: Tensor, sources: Tensor) -> None:
-        """The rows [n] take what stands in the sources [n], the same rows in another order."""
-        for tensor in self._steps:
-            tensor[rows] = tensor[sources]
 
     def _grow(self, length: int) -> None:
         rows, steps, slots = self._steps.ids.shape

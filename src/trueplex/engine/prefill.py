@@ -10,10 +10,11 @@ from torch import Tensor
 
 from trueplex.engine.thinking import merged
 from trueplex.models.backbone import Backbone
-from trueplex.models.cache import Plan, SlotCache
+from trueplex.models.lanes import Lane, LaneCache, Prefix, rounded
 from trueplex.types import Steps
 
 PREFILL_TOKENS = 16384  # padded tokens fed at once: bounds the memory of a prefill
+PREFILL_SHARE = 8  # of the budget of KV, one part in so many at most, but for a single long prompt
 
 
 def prompt_inputs(backbone: Backbone, prompt_ids: Sequence[int]) -> Tensor:
@@ -23,41 +24,51 @@ def prompt_inputs(backbone: Backbone, prompt_ids: Sequence[int]) -> Tensor:
 
 def inputs_of(backbone: Backbone, prompt_ids: Sequence[int], steps: Steps) -> Tensor:
     """The inputs [P + T, H] that the model read: the prompt's embeddings, then each step's merge."""
+    return torch.cat([prompt_inputs(backbone, prompt_ids), step_inputs(backbone, steps)])
+
+
+def step_inputs(backbone: Backbone, steps: Steps) -> Tensor:
+    """The inputs [T, H] of a trace's steps: each step's merge."""
     ids = torch.from_numpy(steps.ids.astype(np.int64)).to(backbone.device)
-    weights = torch.from_numpy(steps.weights).to(backbone.device)
-    return torch.cat([prompt_inputs(backbone, prompt_ids), merged(backbone.embed(ids), weights)])
+    return merged(backbone.embed(ids), torch.from_numpy(steps.weights).to(backbone.device))
 
 
-def prefill(backbone: Backbone, cache: SlotCache, inputs: Sequence[Tensor], first: int) -> Tensor:
-    """Fill rows first … of the cache with the inputs, [L, H] each; returns their next logits [B, V].
+def prefill(backbone: Backbone, cache: LaneCache, inputs: Sequence[Tensor], prefix: Prefix | None = None,
+            rows: int = PREFILL_TOKENS, kept: bool = False) -> Iterator[tuple[Lane, Tensor]]:  # fmt: skip
+    """Read inputs [L, H] each, which stand behind the prefix, in chunks: a lane of their rows, and their next logits [B, V].
 
-    Padding is written behind each row but never counts.
+    A lane has at most so many rows. Unless lanes are ``kept``, the caller takes what it needs of each before it asks for the
+    next: it is freed then. Padding is written behind each row but never counts.
     """
-    return torch.cat([_fill(backbone, cache, chunk, first + at) for at, chunk in _chunks(inputs)])
+    for chunk in _chunks(backbone, cache, inputs, rows):
+        lane = cache.add(len(chunk), max(len(row) for row in chunk), prefix)
+        yield lane, _fill(backbone, cache, chunk, lane)
+        if not kept:
+            cache.drop(lane)
 
 
-def _chunks(inputs: Sequence[Tensor]) -> Iterator[tuple[int, list[Tensor]]]:
-    """Neighbours that, padded, fit into one forward pass, each chunk with the number of its first."""
-    at, chunk = 0, [inputs[0]]
-    for number, row in enumerate(inputs[1:], 1):
-        if (len(chunk) + 1) * max(len(r) for r in (*chunk, row)) > PREFILL_TOKENS:
-            yield at, chunk
-            at, chunk = number, []
+def _chunks(backbone: Backbone, cache: LaneCache, inputs: Sequence[Tensor], rows: int) -> Iterator[list[Tensor]]:
+    """Neighbours that, padded, fit into one forward pass, and into a small share of the budget."""
+    most = PREFILL_TOKENS
+    if cache.budget is not None:
+        most = min(most, cache.budget // PREFILL_SHARE // backbone.token_bytes)
+    chunk = [inputs[0]]
+    for row in inputs[1:]:
+        if len(chunk) == rows or (len(chunk) + 1) * rounded(max(len(r) for r in (*chunk, row))) > most:
+            yield chunk
+            chunk = []
         chunk.append(row)
-    yield at, chunk
+    yield chunk
 
 
-def _fill(backbone: Backbone, cache: SlotCache, inputs: list[Tensor], first: int) -> Tensor:
-    rows, device = len(inputs), backbone.device
-    ends = torch.tensor([len(row) - 1 for row in inputs], device=device)
+def _fill(backbone: Backbone, cache: LaneCache, inputs: list[Tensor], lane: Lane) -> Tensor:
+    rows, begin = len(inputs), lane.before
+    ends = np.array([len(row) - 1 for row in inputs])
     padded = torch.nn.utils.rnn.pad_sequence(inputs, batch_first=True)
-    before = padded.shape[1] - 1
-    if before:
-        positions = torch.arange(before, device=device)[None].expand(rows, -1)
-        cache.write(Plan(first, first + rows, positions, before, 0))
-        backbone.forward(padded[:, :-1], positions, cache, before)
+    segments = [(lane, 0, rows)]
+    if padded.shape[1] > 1:
+        backbone.decode_pass(cache, segments, np.full(rows, begin), padded[:, :-1])
     # The last input of each row is fed by itself, so that ragged rows need one logit each.
-    cache.write(Plan(first, first + rows, ends[:, None], before + 1, None))
-    last = padded[torch.arange(rows, device=device), ends][:, None]
-    logits, _ = backbone.forward(last, ends[:, None], cache, before + 1)
+    last = padded[torch.arange(rows, device=padded.device), torch.from_numpy(ends).to(padded.device)][:, None]
+    logits, _ = backbone.decode_pass(cache, segments, begin + ends, last)
     return logits

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from trueplex.engine.distribution import Distribution
 from trueplex.errors import OptionError
 
 
@@ -51,21 +52,21 @@ def log_softmax(logits: Tensor, temperature: float) -> Tensor:
     return torch.log_softmax(logits if temperature in (0, 1) else logits / temperature, dim=-1)
 
 
-SORTED_AT_ONCE = 4096  # tokens ranked before all are: enough for nearly every top-p set of a large vocabulary
+SORTED_AT_ONCE = (256, 4096)  # tokens ranked before all are: enough for nearly every top-p set of a large vocabulary
 
 
-def ranked(probs: Tensor, sampling: Sampling, count: int) -> tuple[Tensor, Tensor]:
+def ranked(tokens: Distribution, sampling: Sampling, count: int) -> tuple[Tensor, Tensor]:
     """The `count` most likely tokens that the filters keep: probabilities [B, C], falling, and ids [B, C].
 
     Filters act in the published order of Soft Thinking: top-k; then top-p, the smallest set of the
     most likely tokens whose mass reaches top_p of what top-k kept; then min-p, relative to the
     likeliest. What they drop has probability 0; nothing is renormalised. C = min(count, top-k, V).
     """
-    vocabulary = probs.shape[-1]
-    k = min(sampling.top_k or vocabulary, vocabulary)
+    k = min(sampling.top_k or tokens.vocabulary, tokens.vocabulary)
     count = min(count, k)
-    top, ids = probs.topk(k if sampling.top_k and sampling.top_p < 1 else count, dim=-1)
-    mass = top.sum(-1, keepdim=True) if sampling.top_k else probs.sum(-1, keepdim=True)
+    ids = tokens.top(k if sampling.top_k and sampling.top_p < 1 else count)
+    top = tokens.logps(ids).exp()
+    mass = top.sum(-1, keepdim=True) if sampling.top_k else torch.ones_like(top[..., :1])
     return filtered(top, sampling, mass)[..., :count], ids[..., :count]
 
 
@@ -78,23 +79,25 @@ def filtered(top: Tensor, sampling: Sampling, mass: Tensor) -> Tensor:
     return top
 
 
-def keep(probs: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor | None]:
-    """What may be drawn from probabilities [B, V]: weights [B, C], not renormalised, and ids [B, C].
+def keep(tokens: Distribution, sampling: Sampling) -> tuple[Tensor, Tensor | None]:
+    """What may be drawn: weights [B, C], not renormalised, and ids [B, C].
 
     Ids are None when the weights still stand at their tokens. At temperature 0 that is the most likely token.
     """
     if sampling.temperature == 0:
-        return probs.amax(-1, keepdim=True), probs.argmax(-1, keepdim=True)
+        ids = tokens.argmax()
+        return tokens.logps(ids).exp(), ids
     if sampling.top_k:
-        return ranked(probs, sampling, sampling.top_k)
+        return ranked(tokens, sampling, sampling.top_k)
     if sampling.top_p < 1:
         # A large vocabulary is sorted whole only where its most likely tokens do not reach the mass.
-        vocabulary = probs.shape[-1]
-        if vocabulary > SORTED_AT_ONCE:
-            top, ids = ranked(probs, sampling, SORTED_AT_ONCE)
-            if bool((top[..., -1] == 0).all()):
-                return top, ids
-        return ranked(probs, sampling, vocabulary)
+        for count in SORTED_AT_ONCE:
+            if count < tokens.vocabulary:
+                top, ids = ranked(tokens, sampling, count)
+                if bool((top[..., -1] == 0).all()):
+                    return top, ids
+        return ranked(tokens, sampling, tokens.vocabulary)
+    probs = tokens.all_logps().exp()
     if sampling.min_p:
         return probs * (probs >= sampling.min_p * probs.amax(-1, keepdim=True)), None
     return probs, None

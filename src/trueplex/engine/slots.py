@@ -34,6 +34,7 @@ class Entry:
         request: the id of the request; equal problems may be two requests.
         together: all of them enter at once or none does, as they are compared with each other.
         deadline: the moment of `time.monotonic` at which they are truncated.
+        suspended: whether they ran before, until the memory did not suffice.
     """
 
     request: int
@@ -42,6 +43,7 @@ class Entry:
     traces: list[Trace]
     together: bool = True
     deadline: float = math.inf
+    suspended: bool = False
 
     def __post_init__(self) -> None:
         self.traces.sort(key=lambda t: t.steps is not None)  # new ones share the prompt's rows
@@ -49,7 +51,7 @@ class Entry:
     def split(self, count: int) -> Entry:
         """Take out the first `count` traces."""
         entering, self.traces = self.traces[:count], self.traces[count:]
-        return Entry(self.request, self.prompt, self.thinking, entering, self.together, self.deadline)
+        return Entry(self.request, self.prompt, self.thinking, entering, self.together, self.deadline, self.suspended)
 
 
 class Slots:
@@ -57,6 +59,9 @@ class Slots:
 
     Attributes:
         requests: the ids of the requests that the rows belong to.
+        places: where their histories are.
+        entered: the number of their entrance: the youngest has the highest.
+        entries: the `Entry` that each came with, as it was split.
         options: which of the batch's thinking options a row follows (`engine.step.Options`).
         keys: the names of the traces' randomness.
         prompts: tokens of the prompt.
@@ -75,8 +80,9 @@ class Slots:
 
     def __init__(self, markers: Markers | None) -> None:
         self.markers = markers
-        self.count = self.version = 0
+        self.count = self.version = self._entrances = 0
         self.requests, self.options, self.prompts, self.lengths, self.tokens = (_none(np.int64) for _ in range(5))
+        self.places, self.entered, self.entries = _none(np.int64), _none(np.int64), _none(object)
         self.limits, self.budgets, self.cold, self.cold_steps = (_none(np.int64) for _ in range(4))
         self.cold_entropy, self.deadlines = _none(np.float64), _none(np.float64)
         self.keys, self.written = _none(np.uint64), _none(np.int64)
@@ -103,6 +109,8 @@ class Slots:
         remaining = limits.positions - 1 - prompt
         most, closes = rules.limits(np.array([remaining]), limits.tokens)
         self.requests[row], self.options[row] = entry.request, option
+        self.entered[row], self.entries[row] = self._entrances, entry
+        self._entrances += 1
         self.keys[row] = trace_key(trace.seed, entry.prompt.problem.key, trace.index)
         self.prompts[row], self.lengths[row], self.tokens[row] = prompt, prompt + trace.tokens, trace.tokens
         self.limits[row], self.budgets[row] = most[0], closes[0]
@@ -165,10 +173,10 @@ class Slots:
         self.cold[:n] = np.where(entropy < self.cold_entropy[:n], self.cold[:n] + 1, 0)
         return self.cold[:n] >= self.cold_steps[:n]
 
-    def swap(self, rows: Sequence[int], sources: Sequence[int]) -> None:
-        """The rows take what is known of the sources, the same rows in another order."""
+    def reorder(self, order: Sequence[int]) -> None:
+        """The first rows become these."""
         for column in self._columns().values():
-            column[rows] = column[sources]
+            column[: len(order)] = column[list(order)]
         self.version += 1
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trueplex.engine.distribution import Distribution
 from trueplex.engine.random import uniforms
-from trueplex.engine.sampling import log_softmax
 from trueplex.engine.slots import Slots
 from trueplex.engine.thinking import Step, Thinking, choose, multiplex, one_hot, think, widened
 from trueplex.errors import ModelError
@@ -71,7 +71,8 @@ class Sampler:
         """
         n = len(traces)
         step = self._draw(logits, slots, n)
-        self._refuse_infinite(logits, slots, traces)
+        entropy = step.entropy.cpu().numpy()
+        self._refuse_infinite(entropy, slots, traces)
         emitted, thinking = step.ids[:, 0].cpu().numpy(), ~slots.answering[:n]
         recent = slots.emit(emitted)
         nothing = np.zeros(n, dtype=bool)
@@ -81,7 +82,7 @@ class Sampler:
         if (closed | ended).any():  # what the model closes or ends with is one token, whatever else was drawn
             rows = self._places(closed | ended)
             step = choose(step, one_hot(Step(*(t[rows] for t in step))), rows)
-        forced = self._forced(step, slots, thinking & ~closed & ~ended)
+        forced = self._forced(entropy, slots, thinking & ~closed & ~ended)
         if forced.any():
             step, forced = self._write(step, logits, slots, forced)
         return Drawn(step, closed | forced, opened, forced, slots.cooled[:n].copy(), ended)
@@ -119,10 +120,10 @@ class Sampler:
         self._width = max(group.thinking.k for group in self._groups)
         self._grouped = (slots.version, n)
 
-    def _refuse_infinite(self, logits: Tensor, slots: Slots, traces: Sequence[Trace]) -> None:
-        wrong = ~torch.isfinite(logits[:, : self.backbone.vocabulary]).all(-1)
-        if wrong.any():
-            row = int(wrong.nonzero()[0])
+    def _refuse_infinite(self, entropy: np.ndarray, slots: Slots, traces: Sequence[Trace]) -> None:
+        finite = np.isfinite(entropy)  # of the whole distribution: one logit that is not finite spoils it
+        if not finite.all():
+            row = int(np.flatnonzero(~finite)[0])
             problem = traces[row].problem
             raise ModelError(
                 f"the logits of trace {traces[row].index} of problem {problem.id or problem.text[:40]!r} are not finite "
@@ -131,12 +132,12 @@ class Sampler:
 
     # -- closing ----------------------------------------------------------------------------------
 
-    def _forced(self, step: Step, slots: Slots, thinking: np.ndarray) -> np.ndarray:
+    def _forced(self, entropy: np.ndarray, slots: Slots, thinking: np.ndarray) -> np.ndarray:
         """The thinking rows [B] bool in which the closing marker is to be written, or is being written."""
         n = len(thinking)
         if self._markers is None or not any(group.thinking.ending.closes for group in self._groups):
             return np.zeros(n, dtype=bool)
-        cold = thinking & slots.cool(step.entropy.cpu().numpy())
+        cold = thinking & slots.cool(entropy)
         begun = slots.written[:n] > 0
         slots.cooled[:n] |= cold & ~begun
         return thinking & (cold | begun | (slots.tokens[:n] + len(self._markers.end[0]) >= slots.budgets[:n]))
@@ -148,7 +149,7 @@ class Sampler:
         for option in np.unique(slots.options[:n][forced]).tolist():
             chosen = np.flatnonzero(forced & (slots.options[:n] == option))
             rows, written = (torch.from_numpy(a).to(self.backbone.device) for a in (chosen, end[slots.written[chosen]]))
-            logps = log_softmax(logits[rows], self.options[option].sampling.temperature).gather(1, written[:, None])
+            logps = Distribution(logits[rows], self.options[option].sampling.temperature).logps(written[:, None])
             ids, weights, old, entropy, confidence = (t[rows] for t in step)
             closing = Step(written[:, None].expand_as(ids), weights, logps.expand_as(old), entropy, confidence)
             step = choose(step, one_hot(closing), rows)

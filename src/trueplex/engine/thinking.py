@@ -23,8 +23,9 @@ import torch
 from torch import Tensor
 
 from trueplex.engine import sampling as draws
+from trueplex.engine.distribution import Distribution
 from trueplex.engine.limits import Ending
-from trueplex.engine.sampling import GAMMA_DRAWS, Sampling, draw, filtered, keep, log_softmax
+from trueplex.engine.sampling import GAMMA_DRAWS, Sampling, draw, keep, ranked
 from trueplex.errors import OptionError
 
 MODES = ("discrete", "multiplex", "soft", "stochastic-soft")
@@ -183,35 +184,38 @@ def multiplex(logits: Tensor, uniforms: Tensor, sampling: Sampling, merge: str =
 
     ``weighted``: w_j = p(k_j) / Σ p(k) over the K draws, p from the unfiltered softmax; ``mean``: 1 / K.
     """
-    logps = log_softmax(logits, sampling.temperature)
-    probs = logps.exp()
-    kept, places = keep(probs, sampling)
-    if replacement:
-        chosen, real = draw(kept, uniforms), None
+    tokens = Distribution(logits, sampling.temperature)
+    real = None
+    if replacement and sampling.temperature and not sampling.filters:
+        ids = tokens.draw(uniforms)
     else:
-        chosen, real = draws.draw_without_replacement(kept, uniforms)
-    ids = chosen if places is None else places.gather(-1, chosen)
-    weights = torch.ones_like(uniforms) if merge == "mean" else probs.gather(-1, ids)
+        kept, places = keep(tokens, sampling)
+        if replacement:
+            chosen = draw(kept, uniforms)
+        else:
+            chosen, real = draws.draw_without_replacement(kept, uniforms)
+        ids = chosen if places is None else places.gather(-1, chosen)
+    weights = torch.ones_like(uniforms) if merge == "mean" else tokens.logps(ids).exp()
     if real is not None:
         weights = weights * real
-    return _step(logits, logps, sampling, ids, weights / weights.sum(-1, keepdim=True))
+    return _step(tokens, ids, weights / weights.sum(-1, keepdim=True))
 
 
 def soft(logits: Tensor, sampling: Sampling, width: int) -> Step:
     """The `width` likeliest kept ids, weighed by their renormalised probabilities; nothing is drawn."""
-    logps = log_softmax(logits, sampling.temperature)
-    top, ids, likeliest = _likeliest(logps, sampling, width)
-    return _step(logits, logps, sampling, ids, top / top.sum(-1, keepdim=True), likeliest)
+    tokens = Distribution(logits, sampling.temperature)
+    top, ids = ranked(tokens, sampling, width)
+    return _step(tokens, ids, top / top.sum(-1, keepdim=True))
 
 
 def gumbel_soft(logits: Tensor, uniforms: Tensor, sampling: Sampling, width: int, tau: float) -> Step:
     """Soft weights under Gumbel-softmax: softmax((log p + g) / tau) over the kept ids; uniforms [B, ≥ width]."""
-    logps = log_softmax(logits, sampling.temperature)
-    top, ids, likeliest = _likeliest(logps, sampling, width)
+    tokens = Distribution(logits, sampling.temperature)
+    top, ids = ranked(tokens, sampling, width)
     top = top / top.sum(-1, keepdim=True)
     noisy = torch.softmax((top.log() + draws.gumbel(uniforms[:, : top.shape[-1]])) / tau, dim=-1)
     weights, order = noisy.sort(dim=-1, descending=True)
-    return _step(logits, logps, sampling, ids.gather(-1, order), weights, likeliest)
+    return _step(tokens, ids.gather(-1, order), weights)
 
 
 def dirichlet_soft(logits: Tensor, uniforms: Tensor, sampling: Sampling, width: int, alpha: float) -> Step:
@@ -219,34 +223,18 @@ def dirichlet_soft(logits: Tensor, uniforms: Tensor, sampling: Sampling, width: 
 
     uniforms [B, C · GAMMA_DRAWS] for the C ids that top-k keeps.
     """
-    logps = log_softmax(logits, sampling.temperature)
-    top, ids, likeliest = _likeliest(logps, sampling, logits.shape[-1])
+    tokens = Distribution(logits, sampling.temperature)
+    top, ids = ranked(tokens, sampling, tokens.vocabulary)
     shares = top / top.sum(-1, keepdim=True)
     shape = (alpha * shares).clamp(min=1e-30)
     logs = draws.log_gamma(shape, uniforms[:, : top.shape[-1] * GAMMA_DRAWS].unflatten(-1, (-1, GAMMA_DRAWS)))
     heavy, order = logs.masked_fill(shares == 0, float("-inf")).topk(width, dim=-1)
-    return _step(logits, logps, sampling, ids.gather(-1, order), torch.softmax(heavy, dim=-1), likeliest)
+    return _step(tokens, ids.gather(-1, order), torch.softmax(heavy, dim=-1))
 
 
-def _likeliest(logps: Tensor, sampling: Sampling, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """What `ranked` gives, and the log-probabilities of the most likely tokens for DeepConf's confidence, ranked once for both."""
-    vocabulary = logps.shape[-1]
-    kept = min(sampling.top_k or vocabulary, vocabulary)
-    logs, ids = logps.topk(min(vocabulary, max(kept if sampling.top_k else count, CONFIDENCE_TOKENS)), dim=-1)
-    top = logs[..., :kept].exp()
-    mass = top.sum(-1, keepdim=True) if sampling.top_k else logps.exp().sum(-1, keepdim=True)
-    return filtered(top, sampling, mass)[..., :count], ids[..., : min(kept, count)], logs[..., :CONFIDENCE_TOKENS]
-
-
-def _step(logits: Tensor, logps: Tensor, sampling: Sampling, ids: Tensor, weights: Tensor,
-          likeliest: Tensor | None = None) -> Step:  # fmt: skip
-    """The step with all that it remembers; ``likeliest`` are the tokens of most log-probability in `logps`, if known."""
-    entropy = torch.special.entr(logps.exp()).sum(-1)
-    if likeliest is None or sampling.temperature not in (0, 1):
-        raw = logps if sampling.temperature in (0, 1) else log_softmax(logits, 1.0)
-        likeliest = raw.topk(min(CONFIDENCE_TOKENS, raw.shape[-1]), dim=-1).values
-    confidence = -likeliest.mean(-1)
-    return Step(ids, weights, logps.gather(-1, ids), entropy, confidence)
+def _step(tokens: Distribution, ids: Tensor, weights: Tensor) -> Step:
+    """The step with all that it remembers."""
+    return Step(ids, weights, tokens.logps(ids), tokens.entropy, tokens.confidence(CONFIDENCE_TOKENS))
 
 
 def widened(step: Step, width: int) -> Step:

@@ -1,10 +1,9 @@
 """One attention function for decoding and for the parallel probe pass, over unmodified models.
 
-Registered with transformers as ``trueplex``. It is scaled-dot-product attention, plus:
-queries of few columns are packed onto the key/value heads (a probe beside each token would
-otherwise copy all keys and values once per group); rows of ragged lengths are read in blocks, each no further
-than its longest row; the prompt that all rows share is read once; and a `ProbePass` lets many probes, each at a
-position of its own, read one stored trace at once.
+Registered with transformers as ``trueplex``. It is scaled-dot-product attention, plus: in a decoding `Pass` keys and values
+are read from the lanes where they lie, the prompt that a lane's rows share once; queries of few columns are packed onto the
+key/value heads (a probe beside each token would otherwise copy all keys and values once per group); and a `ProbePass` lets
+many probes, each at a position of its own, read one stored trace at once.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
@@ -21,13 +19,10 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from trueplex.models.attention_probe import Extras, probe
-
-RowBlock = tuple[int, int, int]  # rows [first, last) that see at most so many columns
+from trueplex.models.lanes import Pass
 
 NAME = "trueplex"
 PACKED_COLUMNS = 8  # beyond this many query columns the stock kernel is as good
-BLOCK = 16  # rows read together when lengths are ragged
-BLOCKS_ON_ACCELERATORS = 4  # at most: there the launch of a kernel costs more than the columns that it spares
 
 
 @dataclass(slots=True)
@@ -38,21 +33,6 @@ class ProbePass:
     """
 
     layers: list[tuple[Tensor, Tensor]]
-
-
-def row_blocks(seen: np.ndarray, most: int | None = None) -> list[RowBlock]:
-    """Blocks of neighbouring rows, at ``most`` so many, each with the most columns that one of them sees; seen is [rows].
-
-    Rows admitted together are neighbours and of like length, so one long trace does not make all others
-    be read to its length. Empty when blocks would spare too little to pay for themselves.
-    """
-    size = max(BLOCK, -(-len(seen) // most) if most else 0)
-    blocks = [
-        (first, min(first + size, len(seen)), int(seen[first : first + size].max()))
-        for first in range(0, len(seen), size)
-    ]
-    read = sum((last - first) * columns for first, last, columns in blocks)
-    return blocks if read < 0.9 * len(seen) * int(seen.max()) else []
 
 
 def attention(
@@ -68,62 +48,82 @@ def attention(
 
     Of what else models hand over, ``softcap`` (Gemma 2) bounds the scores by tanh, and ``s_aux`` (GPT-OSS) are sinks
     [heads]: scores that take their share of the softmax and give nothing. No fused kernel knows them, so they are computed
-    plainly. The engine hands over ``probe_pass``, ``row_blocks`` and ``shared_prefix`` (`Backbone.forward`).
+    plainly. The engine hands over ``passing`` (`Backbone.decode_pass`), whose lanes hold the keys and values, the new
+    ones included, and ``probe_pass`` (`Backbone.forward`).
     """
-    batch, heads, columns, size = query.shape
-    probe_pass, row_blocks = extra.pop("probe_pass", None), extra.pop("row_blocks", ())
-    shared_prefix, softcap, s_aux = extra.pop("shared_prefix", 0), extra.pop("softcap", None), extra.pop("s_aux", None)
-    extras = Extras(size**-0.5 if scaling is None else scaling, softcap, s_aux)
+    passing, probe_pass = extra.pop("passing", None), extra.pop("probe_pass", None)
+    softcap, s_aux = extra.pop("softcap", None), extra.pop("s_aux", None)
+    extras = Extras(query.shape[-1] ** -0.5 if scaling is None else scaling, softcap, s_aux)
+    if passing is not None:
+        return _over_lanes(query, passing, module.layer_idx, extras), None  # type: ignore[arg-type]
     if probe_pass is not None:
         base_key, base_value = probe_pass.layers[module.layer_idx]  # type: ignore[index]
         return probe(query, key, value, base_key, base_value, attention_mask, extras), None
-    if softcap is not None or s_aux is not None:
-        return _plainly(query, key, value, attention_mask, extras), None
-    groups = heads // key.shape[1]
-    if columns > PACKED_COLUMNS or (columns > 1 and attention_mask is None):
+    if extras.plain:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **extra)
-    packed = query.reshape(batch, key.shape[1], groups * columns, size)
-    if attention_mask is not None and columns > 1 and groups > 1:
-        attention_mask = attention_mask.repeat(1, 1, groups, 1)
-    if shared_prefix and batch > 1:
-        out = _beside_prefix(packed, key, value, attention_mask, shared_prefix, extras.scale)
-        return out.reshape(batch, heads, columns, -1).transpose(1, 2).contiguous(), None
-    if not row_blocks or attention_mask is None:
-        row_blocks = [(0, batch, key.shape[2])]
+    return _plainly(query, key, value, attention_mask, extras).transpose(1, 2).contiguous(), None
+
+
+def _over_lanes(query: Tensor, passing: Pass, layer: int, extras: Extras) -> Tensor:
+    """Attention [B, q, heads, D] of the rows of a pass, each over its own lane."""
     parts = []
-    for first, last, seen in row_blocks:
-        rows = slice(first, last)
-        mask = attention_mask
-        if mask is not None:  # rows of one length share one mask
-            mask = mask[rows if mask.shape[0] > 1 else slice(None), :, :, :seen]
-        parts.append(
-            scaled_dot_product_attention(packed[rows], key[rows, :, :seen], value[rows, :, :seen], mask, scale=scaling)
-        )
+    for segment in passing.segments:
+        key, value = segment.read(layer)
+        prefix, mask = segment.lane.prefix, segment.masks[passing.kinds[layer]]
+        own = query[segment.span]
+        if prefix is None:
+            parts.append(_rows(own, key, value, mask, extras))
+        elif own.shape[2] <= PACKED_COLUMNS:
+            parts.append(beside_prefix(own, *prefix.layers[layer], key, value, mask, extras))
+        else:  # a suspended trace is read again
+            key, value = (torch.cat([before.expand(len(behind), -1, -1, -1), behind], 2)
+                          for before, behind in zip(prefix.layers[layer], (key, value), strict=True))  # fmt: skip
+            parts.append(_rows(own, key, value, mask, extras))
     out = parts[0] if len(parts) == 1 else torch.cat(parts)
-    return out.reshape(batch, heads, columns, -1).transpose(1, 2).contiguous(), None
+    return out.transpose(1, 2).contiguous()
 
 
-def _beside_prefix(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, prefix: int, scale: float) -> Tensor:
-    """Attention of rows whose first `prefix` columns are the same: those are read once, not once a row.
+def _rows(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, extras: Extras) -> Tensor:
+    """query [B, heads, q, D], key and value [B, kv heads, n, D] → [B, heads, q, D]; without a mask, causal at the end."""
+    batch, heads, columns, size = query.shape
+    if not extras.plain:
+        return _plainly(query, key, value, mask, extras)
+    if columns > PACKED_COLUMNS or (columns > 1 and mask is None):
+        causal = mask is None
+        return scaled_dot_product_attention(query, key, value, mask, is_causal=causal, scale=extras.scale, enable_gqa=True)  # fmt: skip
+    groups = heads // key.shape[1]
+    if mask is not None and columns > 1 and groups > 1:
+        mask = mask.repeat(1, 1, groups, 1)
+    packed = query.reshape(batch, key.shape[1], groups * columns, size)
+    return scaled_dot_product_attention(packed, key, value, mask, scale=extras.scale).reshape(batch, heads, columns, -1)
 
-    query [B, kv heads, R, D], key and value [B, kv heads, n, D] → [B, kv heads, R, D]. One softmax over
-    both parts, so this is attention and no approximation of it. No query may stand within the prefix.
+
+def beside_prefix(
+    query: Tensor, prefix_key: Tensor, prefix_value: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, extras: Extras
+) -> Tensor:  # fmt: skip
+    """Attention of rows behind one prompt, which is read once and not once a row.
+
+    query [B, heads, q, D], the prefix's [1, kv heads, P, D], key and value [B, kv heads, n, D], an additive mask
+    [1 or B, 1, q, P + n] → [B, heads, q, D]. One softmax over both parts, so this is attention and no approximation of it.
     """
-    batch, kv_heads, rows, size = query.shape
-    together = query.transpose(0, 1).reshape(kv_heads, batch * rows, size)
-    before = torch.matmul(together, key[0, :, :prefix].transpose(-1, -2))
-    before = before.view(kv_heads, batch, rows, prefix).transpose(0, 1)
-    own = torch.matmul(query, key[:, :, prefix:].transpose(-1, -2)) * scale
+    batch, heads, columns, size = query.shape
+    kv_heads, prefix = prefix_key.shape[1], prefix_key.shape[2]
+    rows = heads // kv_heads * columns
+    packed = query.reshape(batch, kv_heads, rows, size) * extras.scale
+    together = packed.transpose(0, 1).reshape(kv_heads, batch * rows, size)
+    of_prefix = torch.matmul(together, prefix_key[0].transpose(-1, -2)).view(kv_heads, batch, rows, prefix)
+    scores = torch.cat([of_prefix.transpose(0, 1), torch.matmul(packed, key.transpose(-1, -2))], dim=-1)
+    scores = extras.scores(scores).view(batch, kv_heads, -1, columns, scores.shape[-1])
     if mask is not None:
-        own = own + mask[..., prefix:]
-    scores = torch.cat([before * scale, own], dim=-1)
-    shares = torch.softmax(scores, dim=-1, dtype=torch.float32).to(value.dtype)
-    of_prefix = shares[..., :prefix].transpose(0, 1).reshape(kv_heads, batch * rows, prefix)
-    out = torch.matmul(of_prefix, value[0, :, :prefix]).view(kv_heads, batch, rows, size).transpose(0, 1)
-    return out + torch.matmul(shares[..., prefix:], value[:, :, prefix:])
+        scores = scores + mask.unsqueeze(2)
+    shares = extras.shares(scores).to(value.dtype).view(batch, kv_heads, rows, -1)
+    left = shares[..., :prefix].transpose(0, 1).reshape(kv_heads, batch * rows, prefix)
+    out = torch.matmul(left, prefix_value[0]).view(kv_heads, batch, rows, -1).transpose(0, 1)
+    return (out + torch.matmul(shares[..., prefix:], value)).reshape(batch, heads, columns, -1)
 
 
 def _plainly(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, extras: Extras) -> Tensor:
+    """query [B, heads, q, D], key and value [B, kv heads, n, D] → [B, heads, q, D]; without a mask, causal at the end."""
     batch, heads, columns, size = query.shape
     grouped = (query * extras.scale).reshape(batch, key.shape[1], -1, columns, size)
     scores = extras.scores(torch.einsum("bhgmd,bhnd->bhgmn", grouped, key))
@@ -134,7 +134,7 @@ def _plainly(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, ext
         hidden = mask.unsqueeze(2)
         scores = scores.masked_fill(~hidden, float("-inf")) if mask.dtype == torch.bool else scores + hidden
     out = torch.einsum("bhgmn,bhnd->bhgmd", extras.shares(scores).to(value.dtype), value)
-    return out.reshape(batch, heads, columns, -1).transpose(1, 2).contiguous()
+    return out.reshape(batch, heads, columns, -1)
 
 
 # Without a mask function of the same name, transformers would drop padding and causality silently.

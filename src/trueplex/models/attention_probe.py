@@ -26,6 +26,11 @@ class Extras:
     softcap: float | None
     sinks: Tensor | None
 
+    @property
+    def plain(self) -> bool:
+        """Whether a fused kernel can compute it."""
+        return self.softcap is None and self.sinks is None
+
     def scores(self, raw: Tensor) -> Tensor:
         """Bounded scores of a query that was scaled."""
         return raw if self.softcap is None else torch.tanh(raw / self.softcap) * self.softcap
@@ -43,7 +48,7 @@ def probe(
     query: Tensor, key: Tensor, value: Tensor, base_key: Tensor, base_value: Tensor, mask: Tensor | None, extras: Extras
 ) -> Tensor:
     """What the probes read, [B, M, heads, D], by the fastest way that gives it."""
-    fits = query.device.type == "cpu" and mask is not None and extras.softcap is None and extras.sinks is None
+    fits = query.device.type == "cpu" and mask is not None and extras.plain
     fits &= query.shape[-1] == base_value.shape[-1]  # latent attention has smaller values, which the kernel refuses
     if not fits or base_key.requires_grad or base_value.requires_grad:
         return plain(query, key, value, base_key, base_value, mask, extras)

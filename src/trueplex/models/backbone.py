@@ -13,17 +13,20 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers.cache_utils import get_layer_types_and_kwargs
 
 from trueplex.errors import ModelError
 from trueplex.models import attention
+from trueplex.models.lanes import Lane, LaneCache
 from trueplex.models.markers import Markers, Tags, given_tags, markers_of, tags_of
 
 THINK_END = "</think>"
 ATTENTION_KINDS = ("full_attention", "sliding_attention")
 DEFAULT_INSTRUCTION = "\nPlease reason step by step, and put your final answer within \\boxed{}."
+HIDDEN = -1e30  # the logit of a row of the embeddings that is no token
 DEFAULT_MAX_TOKENS = 4096  # the length of the papers' training runs
 
 
@@ -54,10 +57,12 @@ class Backbone:
         self.ends = self._end_ids()
         self.instruction: str = getattr(config, "problem_instruction", DEFAULT_INSTRUCTION)
         self.kinds = kinds_of(self.config)
+        self.full = set(self.kinds) == {"full_attention"}
         # Models that name their layers' kinds take a mask per kind; the others one for all layers.
         self.mask_by_kind = getattr(self.config, "layer_types", None) is not None
         self.model.eval().requires_grad_(False)
         self.model.set_attn_implementation(attention.NAME)
+        self.memory: int | None = None  # the most bytes of KV of a batch; None is a share of what is free
         self.kept: dict[Any, Any] = {}  # what is loaded for this model and shared, as its verifiers; freed with it
         self._last_hidden: Tensor | None = None
         self.model.base_model.register_forward_hook(self._keep_hidden)
@@ -121,27 +126,51 @@ class Backbone:
         return additive.masked_fill_(hidden, torch.finfo(self.dtype).min)
 
     def forward(self, embeddings: Tensor, positions: Tensor, cache: Any, columns: int, whole: bool = False,
-                probe_pass: attention.ProbePass | None = None,
-                row_blocks: Sequence[attention.RowBlock] = (), shared_prefix: int = 0) -> tuple[Tensor, Tensor]:  # fmt: skip
+                probe_pass: attention.ProbePass | None = None) -> tuple[Tensor, Tensor]:  # fmt: skip
         """One pass: embeddings [B, q, H] at positions [B, q] → (logits [B, V] float32, hidden [B, q, H]).
 
-        Logits are those of column 0, as the columns behind it are probes. ``whole`` says that a plain causal pass is meant:
-        every row sees all `columns` (one query column, equal lengths), or as many columns are asked as read, from position 0.
-        Where all layers are full attention, no mask is built then. With a
-        probe pass, queries read its columns before their position, and themselves. ``row_blocks`` say
-        how far blocks of rows need to be read, ``shared_prefix`` how many first columns all rows have
-        in common: hints for speed alone.
+        Logits are those of column 0. ``whole`` says that a plain causal pass from position 0 is meant: where all layers are
+        full attention, no mask is built then. With a probe pass, queries read its columns before their position, and
+        themselves.
         """
-        full = set(self.kinds) == {"full_attention"}
-        none = {"full_attention": None} if self.mask_by_kind else None
         extra: dict[str, Any] = {} if probe_pass is None else {"probe_pass": probe_pass}
-        if row_blocks:
-            extra["row_blocks"] = row_blocks
-        if shared_prefix and full:
-            extra["shared_prefix"] = shared_prefix
+        mask = (
+            (self._no_mask(1) if self.mask_by_kind else None)
+            if whole and self.full
+            else self.masks(positions, columns, int(probe_pass is not None))
+        )
+        return self._run(embeddings, positions, cache, mask, extra)
+
+    def decode_pass(self, cache: LaneCache, segments: Sequence[tuple[Lane, int, int]], starts: np.ndarray, embeddings: Tensor) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """One pass over rows [first, last) of lanes: inputs [B, q, H] at positions starts [B] … + q → logits, hidden as above.
+
+        The new keys and values are written at those positions; what of them counts, the caller knows. Rows that begin
+        at 0 are read causally.
+        """
+        columns = embeddings.shape[1]
+        passing = cache.plan(segments, starts, columns, self.device)
+        passing.kinds = self.kinds
+        for segment in passing.segments:
+            rows = slice(None) if len(passing.positions) == 1 else segment.span
+            positions = passing.positions[rows] if segment.write is None else passing.positions[rows][:1]
+            total = segment.lane.before + segment.columns
+            for kind in set(self.kinds):
+                window = self.config.sliding_window if kind == "sliding_attention" else total
+                alike = segment.write is not None and (columns == 1 or (segment.write == 0 and not segment.lane.prefix))
+                segment.masks[kind] = None if alike and total <= window else self._mask(positions, total, 0, kind)
+        cache.passing = passing
+        return self._run(embeddings, passing.positions, cache, self._no_mask(columns), {"passing": passing})
+
+    def _no_mask(self, columns: int) -> Any:
+        """What a model takes as attention_mask where attention finds its own; anything that it need not build itself."""
+        if self.mask_by_kind:
+            return dict.fromkeys(self.kinds)
+        return torch.empty(1, 1, columns, 0, device=self.device)
+
+    def _run(self, embeddings: Tensor, positions: Tensor, cache: Any, mask: Any, extra: dict[str, Any]) -> tuple[Tensor, Tensor]:  # fmt: skip
         output = self.model(
             inputs_embeds=embeddings,
-            attention_mask=none if whole and full else self.masks(positions, columns, int(probe_pass is not None)),
+            attention_mask=mask,
             position_ids=positions,
             past_key_values=cache,
             use_cache=cache is not None,
@@ -150,10 +179,19 @@ class Backbone:
         )
         logits = output.logits[:, 0].float()
         if self.padded:
-            logits[:, self.vocabulary :] = float("-inf")
+            logits[:, self.vocabulary :] = HIDDEN
         hidden, self._last_hidden = self._last_hidden, None
         assert hidden is not None
         return logits, hidden
+
+    @cached_property
+    def token_bytes(self) -> int:
+        """Bytes of keys and values of one token, as the model stores them; read off one pass."""
+        cache = LaneCache(self.layers)
+        lane = cache.add(1, 1)
+        with torch.inference_mode():
+            self.decode_pass(cache, [(lane, 0, 1)], np.zeros(1, dtype=np.int64), self.embed(torch.zeros(1, 1, dtype=torch.long, device=self.device)))  # fmt: skip
+        return cache.stored // lane.columns
 
     @cached_property
     def fingerprint(self) -> str:

@@ -12,13 +12,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from trueplex.errors import ModelError, reason
 from trueplex.models import attention
 from trueplex.models.backbone import Backbone, kinds_of
-from trueplex.models.cache import Plan, SlotCache
+from trueplex.models.lanes import LaneCache
 from trueplex.models.prompt import make_prompt
 from trueplex.types import Problem
 
@@ -62,7 +63,7 @@ def self_check(backbone: Backbone) -> None:
     """Compare this model on the engine's path with its own plain forward; refuse it when they differ by more than its noise.
 
     On the model's own prompt, whose last inputs are merged, with the model's own eager attention as the truth: ids against
-    embeddings, and two rows of unlike length decoded in the slot cache against full recomputation. The noise is what the same
+    embeddings, and two rows of unlike length decoded in a lane of the cache against full recomputation. The noise is what the same
     inputs give by transformers' other attention implementation and in a batch of another shape. A sliding
     window is shortened to half of the text.
 
@@ -84,7 +85,7 @@ def self_check(backbone: Backbone) -> None:
             bound / 5,
             "reads embeddings unlike token ids",
         ),  # the same computation: 0.0 on most machines
-        (measured.decoded, bound, "decodes from the slot cache unlike a full recomputation"),
+        (measured.decoded, bound, "decodes from the cache unlike a full recomputation"),
     ):
         if not difference <= most:  # also catches NaN
             raise ModelError(f"the self-check failed: this model {what} (difference {difference:.2g}, allowed {most:.2g}). "
@@ -146,15 +147,13 @@ def measure(backbone: Backbone, text: Sequence[int]) -> Measured:
 
 def _decode(backbone: Backbone, inputs: Tensor) -> Tensor:
     """Logits [2, DECODED, V] by the engine's path: the second row is ``LAG`` positions shorter; inputs [1, L, H]."""
-    cache, length = SlotCache(backbone.layers, 2), inputs.shape[1] - DECODED
-    before = torch.arange(length, device=backbone.device)[None].expand(2, -1)
-    cache.write(Plan(0, 2, before, length, 0))
-    backbone.forward(inputs[:, :length].expand(2, -1, -1), before, cache, length)
+    cache, length = LaneCache(backbone.layers), inputs.shape[1] - DECODED
+    rows = [(cache.add(2, inputs.shape[1]), 0, 2)]
+    backbone.decode_pass(cache, rows, np.zeros(2, dtype=np.int64), inputs[:, :length].expand(2, -1, -1))
     steps = []
     for at in range(length, length + DECODED):
-        positions = torch.tensor([[at], [at - LAG]], device=backbone.device)
-        cache.write(Plan(0, 2, positions, at + 1, None))
-        logits, _ = backbone.forward(inputs[0, positions], positions, cache, at + 1)
+        starts = np.array([at, at - LAG])
+        logits, _ = backbone.decode_pass(cache, rows, starts, inputs[0, torch.from_numpy(starts[:, None])])
         steps.append(logits[:, : backbone.vocabulary])
     return torch.stack(steps, dim=1)
 

@@ -21,7 +21,7 @@ from peft import PeftModel
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from trueplex.errors import MissingExtra, ModelError, TrueplexError, reason
+from trueplex.errors import MissingExtra, ModelError, OptionError, TrueplexError, reason
 from trueplex.models import hub
 from trueplex.models.backbone import Backbone
 from trueplex.models.check import refuse, self_check
@@ -68,6 +68,7 @@ def load(
     device: str | None = None,
     dtype: str | torch.dtype | None = None,
     quantize: str | None = None,
+    memory: float | None = None,
 ) -> Backbone:
     """Load a model by ``reference``, ``reference-multiplex``, local folder or hub id, and check that it can be driven here.
 
@@ -77,14 +78,17 @@ def load(
     Args:
         dtype: ``auto`` (also None), ``float32``, ``bfloat16``, ``float16``, or torch's own; see `precision.resolve_dtype`.
         quantize: ``int8`` or ``int4``: the weights of all linear layers but the output are held so, by torchao.
+        memory: GiB of KV cache that traces may take together; None is half of the memory that is free on CPU, and 80 % on CUDA.
 
     Raises:
         ModelError: nothing is there, it cannot be read or lacks weights, its tokenizer or chat template does not fit, the device
             cannot be used, or the self-check shows that merged inputs, ragged rows or the cache would give wrong results.
-        OptionError: an unknown dtype or quantisation.
+        OptionError: an unknown dtype or quantisation, or a memory that is no positive number.
         MissingExtra: the package that reads GGUF, or that quantises, is not installed.
     """
     checked_names(dtype, quantize)
+    if memory is not None and not 0 < memory < float("inf"):
+        raise OptionError(f"memory is {memory}. Try: a number of GiB above 0, such as 2.5")
     device = _usable(device or default_device())
     path, adapters = weights_of(name)
     with loading(f"model {name!r}"):
@@ -103,6 +107,7 @@ def load(
     backbone = Backbone(name, model, tokenizer)
     _check_vocabulary(backbone)
     self_check(backbone)
+    backbone.memory = None if memory is None else int(memory * 2**30)
     return backbone
 
 

@@ -46,12 +46,13 @@ class Scheduler:
         """Take a request and return its id: 0 for the first one, and so on.
 
         Raises:
-            InputError: the prompt does not fit the model.
+            InputError: the prompt does not fit the model, or a single path of it not the memory.
             OptionError: an option has no effect, needs what is not there, or a resumed trace belongs to other options.
         """
         if request.settings.rows is not None:
             raise OptionError("rows is a scheduler's, as its requests share them. Try: Scheduler(model, rows=…)")
         run = Run(self._next, request, self.backbone)
+        self.batch.check(Entry(run.id, run.prompt, run.settings.thinking, []))
         self._next += 1
         self.runs[run.id] = run
         if run.together:  # with room for two, one problem enters while another thins out
@@ -66,8 +67,8 @@ class Scheduler:
         if run is None:
             return []
         self._new = [new for new in self._new if new is not run]
-        self.batch.withdraw({request})
-        for trace in self.batch.stop(Stop(t, Status.TRUNCATED, "cancelled") for t in self._running(request)):
+        stops = [Stop(t, Status.TRUNCATED, "cancelled") for t in self._running(request)]
+        for trace in (*self.batch.withdraw({request}, "cancelled"), *self.batch.stop(stops)):
             run.stop(trace)
         return run.traces
 
@@ -85,7 +86,7 @@ class Scheduler:
         yield from self._admit()
         if not self.batch.traces:
             return
-        stride, due = self._stride()
+        stride, due = self._room()
         stopped = self._advance(stride, due)
         broke = self._score(due)
         yield from self._record(stopped)
@@ -143,6 +144,15 @@ class Scheduler:
         stride = min(affordable.values())
         spent = {account for account, most in affordable.items() if most == stride < wanted}
         return stride, {r for r in running if self.runs[r].to_next_look == stride or id(self.runs[r].account) in spent}
+
+    def _room(self) -> tuple[int, set[int]]:
+        """A stride for which the memory suffices, as `_stride` gives it; the youngest traces are suspended for it."""
+        while True:
+            stride, due = self._stride()
+            running = len(self.batch.traces)
+            self.batch.make_room(stride)
+            if len(self.batch.traces) == running:
+                return stride, due
 
     def _advance(self, stride: int, due: set[int]) -> list[Trace]:
         """Grow all traces by a stride, read what is due, and count the steps of every request that runs."""
@@ -235,9 +245,9 @@ class Scheduler:
         for run in runs:
             run.closed = True
         requests = {run.id for run in runs}
-        self.batch.withdraw(requests)
+        suspended = self.batch.withdraw(requests, reason)
         running = [t for t in self.batch.traces if t.request in requests]
-        yield from self._record(self.batch.stop(Stop(t, Status.TRUNCATED, reason) for t in running))
+        yield from self._record([*suspended, *self.batch.stop(Stop(t, Status.TRUNCATED, reason) for t in running)])
         for run in runs:
             run.started = len(run.traces)
             if run.id in self.runs:
@@ -284,7 +294,7 @@ class Scheduler:
 
     def _spent(self, account: Account) -> int:
         """Tokens and probes of all its traces so far."""
-        alive = [*self.batch.traces, *(t for t in self.batch.stopped if t.request in self.runs)]
+        alive = [*self.batch.traces, *self.batch.suspended, *(t for t in self.batch.stopped if t.request in self.runs)]
         return account.spent + sum(t.tokens + t.probe_tokens for t in alive if self.runs[t.request].account is account)
 
     def _affordable(self, account: Account, stride: int) -> int:

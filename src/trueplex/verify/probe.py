@@ -13,13 +13,13 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
 from trueplex.engine.fitting import Fitting
 from trueplex.engine.prefill import inputs_of
 from trueplex.engine.probing import ProbeColumn
 from trueplex.models.attention import ProbePass
 from trueplex.models.backbone import Backbone
-from trueplex.models.cache import Plan, SlotCache
 from trueplex.types import Steps
 from trueplex.verify.one_token import OneTokenVerifier
 from trueplex.verify.scorer import Look
@@ -59,13 +59,12 @@ class OneTokenScorer:
 
 def base_pass(backbone: Backbone, inputs: Tensor) -> ProbePass:
     """Keys and values of the base model over inputs [B, N, H], without LoRA and without gradient."""
-    rows, length = inputs.shape[:2]
+    length = inputs.shape[1]
     positions = torch.arange(length, device=inputs.device)[None]
-    cache = SlotCache(backbone.layers, rows)
-    cache.write(Plan(0, rows, positions, length, 0))
+    cache = DynamicCache()
     with torch.no_grad():
-        backbone.forward(inputs, positions, cache, length)
-    return ProbePass([(layer.keys[:, :, :length], layer.values[:, :, :length]) for layer in cache.layers])
+        backbone.forward(inputs, positions, cache, length, whole=True)
+    return ProbePass([(layer.keys, layer.values) for layer in cache.layers])
 
 
 def probe_pass(verifier: OneTokenVerifier, base: ProbePass, positions: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from trueplex.engine.prefill import prefill, prompt_inputs
 from trueplex.engine.sampling import Sampling
 from trueplex.engine.thinking import Thinking
 from trueplex.models.backbone import Backbone
-from trueplex.models.cache import SlotCache
+from trueplex.models.lanes import LaneCache
 from trueplex.types import Problem, Prompt
 from trueplex.verify.readers import forms
 from trueplex.verify.readers.branches import Grafted
@@ -106,7 +106,7 @@ class GenerativeReader:
     def _alone(self, asked: Sequence[Asked]) -> Tensor:
         """The probability of Yes [n] after each text."""
         inputs = [prompt_inputs(self.verifier, ids) for ids, _, _ in asked]
-        logits = prefill(self.verifier, SlotCache(self.verifier.layers, len(asked)), inputs, 0)
+        logits = torch.cat([logits for _, logits in prefill(self.verifier, LaneCache(self.verifier.layers), inputs)])
         return _yes(logits, torch.tensor([verdicts for _, *verdicts in asked], device=logits.device))
 
     def _grafted(self, groups: Sequence[Sequence[Asked]], grafted: Grafted) -> Tensor:
