@@ -104,8 +104,8 @@ def reading(batch: list[Labelled]) -> tuple[Callable[[], float], Callable[[], fl
         at = torch.tensor([[length]])
         cache.write(Plan(0, rows, at, length + 1, length))
         with verifier.probing(1):
-            _, hidden = backbone.forward(verifier.embedding.expand(rows, 1, -1), at, cache, length + 1, whole=True)
-        verifier.read(hidden[:, 0])
+            _, hidden = backbone.forward(verifier.embeddings.expand(rows, -1, -1), at, cache, length + 1, whole=True)
+        verifier.read(hidden)
 
     @torch.inference_mode()
     def again() -> None:

@@ -20,7 +20,7 @@ from conftest import grown
 from trueplex.data.embedded import tasks
 from trueplex.engine.limits import Ending
 from trueplex.engine.thinking import Thinking
-from trueplex.errors import InputError, OptionError, TrueplexError
+from trueplex.errors import InputError, OptionError, TrueplexError, VerifierError
 from trueplex.models.backbone import Backbone
 from trueplex.models.load import load, reference_path
 from trueplex.models.prompt import make_prompt
@@ -32,7 +32,7 @@ from trueplex.train.common.labels import labels
 from trueplex.train.common.watch import watched
 from trueplex.train.verifier import ProbeTask, Recipe, ranking_loss, read_labelled, train_verifier
 from trueplex.types import Problem, Trace
-from trueplex.verify.one_token import OneTokenVerifier
+from trueplex.verify.one_token import OneTokenVerifier, ProbeShape
 from trueplex.verify.probe import OneTokenScorer, score_stored
 
 RECIPE = Recipe(rank=4, positions=4, batch_size=8, epochs=1, lr=1e-2, every=3)
@@ -242,6 +242,26 @@ def test_patience_stops_early_and_keeps_the_best(
     lines = [json.loads(line) for line in (tmp_path / "validation.jsonl").read_text().splitlines()]
     assert [r["within_auroc@1.0"] for r in lines] == [0.6, 0.9, 0.8, 0.7]
     assert same(best, kept[1])
+
+
+def test_a_probe_of_several_tokens_is_trained_saved_and_loaded(
+    qwen: Backbone, traces: list[Labelled], tmp_path: Path
+) -> None:
+    """Every token learns, and the folder says how many there are; what one token cannot have is refused."""
+    recipe = replace(RECIPE, probe_tokens=4, probe_pool="learned")
+    weights = trained(qwen, traces, recipe, tmp_path)
+    start = qwen.model.get_input_embeddings().weight[: qwen.vocabulary].float().mean(0)
+    assert weights["probe.token"].shape == (4, qwen.hidden_size)
+    assert ((weights["probe.token"] - start).abs().amax(-1) > 1e-4).all() and weights["probe.pool"].abs().min() > 0
+    loaded = OneTokenVerifier.load(tmp_path, qwen)
+    assert loaded.shape == ProbeShape(4, False, "learned") and same(dict(loaded.named_parameters()), weights, 0)
+    card = json.loads((tmp_path / "verifier.json").read_text())
+    (tmp_path / "verifier.json").write_text(json.dumps(card | {"probe": {"token": 4}}))
+    with pytest.raises(VerifierError, match="layers"):
+        OneTokenVerifier.load(tmp_path, qwen)
+    for wrong in ({"probe_tokens": 0}, {"probe_tokens": 99}, {"probe_repeated": True}, {"probe_pool": "learned"}):
+        with pytest.raises(OptionError, match="Try:"):
+            Recipe(**wrong)
 
 
 def test_ranking_compares_right_with_wrong_traces_of_one_problem() -> None:

@@ -126,6 +126,15 @@ class VerifierOptions:
             help="Layers that get LoRA, separated by commas, e.g. 'q_proj,v_proj'.", show_default="all linear layers"
         ),
     ] = None
+    probe_tokens: Annotated[int, typer.Option(help="Tokens of a probe, M: 1 as in OTV, 4 as in STOP. The later ones see the earlier ones.")] = 1  # fmt: skip
+    probe_repeated: Annotated[
+        bool,
+        typer.Option("--probe-repeated", help="One learned token M times, as in STOP, instead of M learned tokens."),
+    ] = False
+    probe_pool: Annotated[
+        str,
+        typer.Option(help="What the head reads: 'last' (the last probe token) or 'learned' (a learned mean of all)."),
+    ] = "last"
     positions: Annotated[str, typer.Option(help="Positions probed per trace and step, or 'all'.")] = "32"
     labels: Annotated[
         str,
@@ -147,11 +156,11 @@ class VerifierOptions:
         if self.positions != "all" and not self.positions.isdigit():
             raise OptionError(f"positions is {self.positions!r}. Try: a number, or 'all'")
         # By position: rank, target modules, positions, batch, epochs, lr, seed, labels, loss, ranking, balanced, patience,
-        # steps between checkpoints, gradient checkpointing, trackers.
+        # steps between checkpoints, gradient checkpointing, trackers, probe tokens, whether repeated, pool.
         return Recipe(self.rank, listed(self.target_modules), None if self.positions == "all" else int(self.positions),
                       schedule.batch, schedule.epochs, schedule.lr, schedule.seed, self.labels, self.loss, self.ranking,
                       balanced, schedule.patience, schedule.every, self.gradient_checkpointing,
-                      tuple(schedule.report_to or ()))  # fmt: skip
+                      tuple(schedule.report_to or ()), self.probe_tokens, self.probe_repeated, self.probe_pool)  # fmt: skip
 
 
 @command(app, VERIFIER_EXAMPLE)

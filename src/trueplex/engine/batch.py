@@ -233,25 +233,25 @@ class Batch:
         if probe is None:
             self._logits[:rows], _ = self._pass(slice(0, rows), embeddings)
         else:
-            beside = probe.embedding.to(embeddings.dtype).expand(rows, 1, -1)
-            with probe.probing(1):
+            beside = probe.embeddings.to(embeddings.dtype).expand(rows, -1, -1)
+            with probe.probing(beside.shape[1]):
                 self._logits[:rows], hidden = self._pass(slice(0, rows), torch.cat([embeddings, beside], 1))
-            self._note(probe, range(rows), hidden[:, 1])
+            self._note(probe, range(rows), hidden[:, 1:])
         self._slots.lengths[:rows] += 1
 
     def _read(self, probe: ProbeColumn, rows: Sequence[int]) -> None:
         """What a probe reads of these rows, in a pass of its own that writes nothing that counts."""
         span = slice(rows[0], rows[-1] + 1)  # neighbours, mostly: a row between costs less than moving its cache
-        beside = probe.embedding.to(self._pending.dtype).expand(span.stop - span.start, 1, -1)
-        with probe.probing(1):
+        beside = probe.embeddings.to(self._pending.dtype).expand(span.stop - span.start, -1, -1)
+        with probe.probing(beside.shape[1]):
             _, hidden = self._pass(span, beside)
-        self._note(probe, rows, hidden[torch.tensor(rows, device=hidden.device) - span.start, 0])
+        self._note(probe, rows, hidden[torch.tensor(rows, device=hidden.device) - span.start])
 
     def _note(self, probe: ProbeColumn, rows: Sequence[int], hidden: Tensor) -> None:
         self._readings[list(rows)] = probe.read(hidden).float().cpu().numpy()
         traces = self.traces + self.stopped
         for row in rows:
-            traces[row].probe_tokens += 1
+            traces[row].probe_tokens += hidden.shape[1]
 
     def _pass(self, rows: slice, embeddings: Tensor) -> tuple[Tensor, Tensor]:
         """One forward pass of neighbouring rows: inputs [B, q, H] behind what counts → logits [B, V], hidden [B, q, H]."""

@@ -20,7 +20,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from trueplex.models.attention_probe import Extras, probe
+from trueplex.models.attention_probe import Extras, Own, probe
 
 RowBlock = tuple[int, int, int]  # rows [first, last) that see at most so many columns
 
@@ -34,10 +34,16 @@ BLOCKS_ON_ACCELERATORS = 4  # at most: there the launch of a kernel costs more t
 class ProbePass:
     """Keys and values of the base model per layer, [B, kv heads, N, head size], for probes to read.
 
-    A probe's own key and value are seen by itself alone: one extra column, no probe-to-probe block.
+    A probe is ``tokens`` neighbouring queries at neighbouring positions. Their own keys and values are seen within
+    the probe alone, by themselves and by those behind them: no probe-to-probe block.
     """
 
     layers: list[tuple[Tensor, Tensor]]
+    tokens: int = 1
+
+    def behind(self, queries: int) -> Tensor:
+        """How far before each query's position what it sees of the base ends, [queries]."""
+        return 1 + torch.arange(queries, device=self.layers[0][0].device) % self.tokens
 
 
 def row_blocks(seen: np.ndarray, most: int | None = None) -> list[RowBlock]:
@@ -76,7 +82,7 @@ def attention(
     extras = Extras(size**-0.5 if scaling is None else scaling, softcap, s_aux)
     if probe_pass is not None:
         base_key, base_value = probe_pass.layers[module.layer_idx]  # type: ignore[index]
-        return probe(query, key, value, base_key, base_value, attention_mask, extras), None
+        return probe(Own(query, key, value, probe_pass.tokens), base_key, base_value, attention_mask, extras), None
     if softcap is not None or s_aux is not None:
         return _plainly(query, key, value, attention_mask, extras), None
     groups = heads // key.shape[1]

@@ -99,10 +99,10 @@ class Backbone:
         """Embeddings [..., H] of ids [...], by the module, as some models scale inside it."""
         return self.model.get_input_embeddings()(ids)
 
-    def masks(self, positions: Tensor, columns: int, behind: int = 0) -> Any:
+    def masks(self, positions: Tensor, columns: int, behind: int | Tensor = 0) -> Any:
         """What the model takes as attention_mask for queries at positions [B, q] over kv columns.
 
-        A column is seen when it is at least `behind` columns before the query's position and, in
+        A column is seen when it is at least `behind` columns (one number, or [q]) before the query's position and, in
         sliding layers, within the window. Additive, in the model's dtype.
         """
         built = {kind: self._mask(positions, columns, behind, kind) for kind in set(self.kinds)}
@@ -111,10 +111,10 @@ class Backbone:
         (mask,) = built.values()
         return mask
 
-    def _mask(self, positions: Tensor, columns: int, behind: int, kind: str) -> Tensor:
+    def _mask(self, positions: Tensor, columns: int, behind: int | Tensor, kind: str) -> Tensor:
         position = positions[:, None, :, None]
         column = torch.arange(columns, device=positions.device)
-        hidden = column > position - behind
+        hidden = column > position - (behind if isinstance(behind, int) else behind[:, None])
         if kind == "sliding_attention":
             hidden |= column <= position - self.config.sliding_window
         additive = torch.zeros(hidden.shape, dtype=self.dtype, device=positions.device)
@@ -128,20 +128,21 @@ class Backbone:
         Logits are those of column 0, as the columns behind it are probes. ``whole`` says that a plain causal pass is meant:
         every row sees all `columns` (one query column, equal lengths), or as many columns are asked as read, from position 0.
         Where all layers are full attention, no mask is built then. With a
-        probe pass, queries read its columns before their position, and themselves. ``row_blocks`` say
+        probe pass, queries read its columns before their probe, and those of their own probe up to themselves. ``row_blocks`` say
         how far blocks of rows need to be read, ``shared_prefix`` how many first columns all rows have
         in common: hints for speed alone.
         """
         full = set(self.kinds) == {"full_attention"}
         none = {"full_attention": None} if self.mask_by_kind else None
         extra: dict[str, Any] = {} if probe_pass is None else {"probe_pass": probe_pass}
+        behind = 0 if probe_pass is None else probe_pass.behind(positions.shape[1])
         if row_blocks:
             extra["row_blocks"] = row_blocks
         if shared_prefix and full:
             extra["shared_prefix"] = shared_prefix
         output = self.model(
             inputs_embeds=embeddings,
-            attention_mask=none if whole and full else self.masks(positions, columns, int(probe_pass is not None)),
+            attention_mask=none if whole and full else self.masks(positions, columns, behind),
             position_ids=positions,
             past_key_values=cache,
             use_cache=cache is not None,

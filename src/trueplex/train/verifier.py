@@ -33,7 +33,7 @@ from trueplex.train.common.run import about, arguments_for, dtype_of, leave_toge
 from trueplex.train.common.watch import Watch, watched
 from trueplex.train.values import read_values
 from trueplex.types import Status
-from trueplex.verify.one_token import OneTokenVerifier
+from trueplex.verify.one_token import OneTokenVerifier, ProbeShape
 from trueplex.verify.probe import base_pass, probe_pass, score_shares
 
 log = logging.getLogger(__name__)
@@ -52,6 +52,9 @@ class Recipe:
         batch_size: traces a step, over all processes.
         labels: ``ramp`` (the paper's), ``constant``, ``final``, ``power`` or ``monte-carlo``.
         loss: ``mse`` (the paper's) or ``bce``, both against the soft label.
+        probe_tokens: M, how many tokens a probe has: 1 as in OTV, 4 as in STOP.
+        probe_repeated: one embedding M times instead of M.
+        probe_pool: what the head reads: the ``last`` token, or a ``learned`` mean of all.
         ranking: weight of a loss on pairs, a right and a wrong trace of one problem at the same share of both.
         balanced: as many right as wrong traces of every problem, drawn anew each epoch.
         patience: stop after so many checkpoints without a better AUROC within problems on validation, and
@@ -79,12 +82,20 @@ class Recipe:
     every: int = 250
     gradient_checkpointing: bool = False
     report_to: tuple[str, ...] = ()
+    probe_tokens: int = 1
+    probe_repeated: bool = False
+    probe_pool: str = "last"
+
+    @property
+    def shape(self) -> ProbeShape:
+        return ProbeShape(self.probe_tokens, self.probe_repeated, self.probe_pool)
 
     def __post_init__(self) -> None:
         check_numbers(self, ("positions", "batch_size", "epochs", "lr", "every"), ("rank", "ranking", "patience"))
         check_seed(self.seed)
         check_trackers(self.report_to)
         known(self.labels)
+        assert self.shape  # which refuses what cannot be
         if self.loss not in LOSSES:
             raise OptionError(f"unknown loss {self.loss!r}. Try: one of {', '.join(LOSSES)}")
         if self.rank == 0 and self.target_modules:
@@ -224,7 +235,7 @@ def train_verifier(
     out = Path(out)
     _check_values(train, recipe)
     torch.manual_seed(recipe.seed)
-    verifier = OneTokenVerifier(backbone, recipe.rank, targets=recipe.target_modules)
+    verifier = OneTokenVerifier(backbone, recipe.rank, targets=recipe.target_modules, shape=recipe.shape)
     arguments = arguments_for(recipe, out, backbone.device.type == "cpu", about(backbone, train, validation))
     probes = Probes(train, recipe.positions, recipe.seed, together=recipe.ranking > 0)
     order = Order(probes, recipe.batch_size, recipe.balanced)
