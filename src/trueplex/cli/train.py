@@ -126,6 +126,14 @@ class VerifierOptions:
             help="Layers that get LoRA, separated by commas, e.g. 'q_proj,v_proj'.", show_default="all linear layers"
         ),
     ] = None
+    start: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of a verifier to go on from, e.g. on a policy's new rollouts.", show_default="begins anew"
+        ),
+    ] = None
+    hard_negatives: Annotated[bool, typer.Option("--hard-negatives", help="A wrong trace counts by how many traces share its answer.")] = False  # fmt: skip
+    spread: Annotated[bool, typer.Option("--spread", help="Draw one position in each of as many equal parts of a trace.")] = False  # fmt: skip
     probe_tokens: Annotated[int, typer.Option(help="Tokens of a probe, M: 1 as in OTV, 4 as in STOP. The later ones see the earlier ones.")] = 1  # fmt: skip
     probe_repeated: Annotated[
         bool,
@@ -139,7 +147,7 @@ class VerifierOptions:
     labels: Annotated[
         str,
         typer.Option(
-            help="Pseudo-labels: ramp (as in the paper), constant, final, power, monte-carlo (after `trueplex train values`), or measured: monte-carlo where there are values, ramp elsewhere."
+            help="Pseudo-labels: ramp (as in the paper), constant, final, power, monte-carlo (after `trueplex train values`), measured: monte-carlo where there are values, ramp elsewhere, or soft: elsewhere what valued traces of that outcome were worth there."
         ),
     ] = "ramp"
     loss: Annotated[str, typer.Option(help="'mse' (as in the paper) or 'bce'.")] = "mse"
@@ -156,11 +164,12 @@ class VerifierOptions:
         if self.positions != "all" and not self.positions.isdigit():
             raise OptionError(f"positions is {self.positions!r}. Try: a number, or 'all'")
         # By position: rank, target modules, positions, batch, epochs, lr, seed, labels, loss, ranking, balanced, patience,
-        # steps between checkpoints, gradient checkpointing, trackers, probe tokens, whether repeated, pool.
+        # steps between checkpoints, gradient checkpointing, trackers, start, hard negatives, spread, probe tokens, whether repeated, pool.
         return Recipe(self.rank, listed(self.target_modules), None if self.positions == "all" else int(self.positions),
                       schedule.batch, schedule.epochs, schedule.lr, schedule.seed, self.labels, self.loss, self.ranking,
                       balanced, schedule.patience, schedule.every, self.gradient_checkpointing,
-                      tuple(schedule.report_to or ()), self.probe_tokens, self.probe_repeated, self.probe_pool)  # fmt: skip
+                      tuple(schedule.report_to or ()), str(self.start or ""), self.hard_negatives, self.spread,
+                      self.probe_tokens, self.probe_repeated, self.probe_pool)  # fmt: skip
 
 
 @command(app, VERIFIER_EXAMPLE)
@@ -179,14 +188,18 @@ def verifier(traces: TraceOptions, model: ModelOptions, which: VerifierOptions, 
 
 def _valued(traces: list[Labelled], labels: str) -> list[Labelled]:
     """The traces that these labels can be given to. Raises InputError when values are needed and none has any."""
-    from trueplex.train.common.labels import MEASURED, MONTE_CARLO
+    from trueplex.train.common.labels import MEASURED, MONTE_CARLO, SOFT
 
-    if labels not in (MONTE_CARLO, MEASURED):
+    if labels not in (MONTE_CARLO, MEASURED, SOFT):
         return traces
     valued = [t for t in traces if t.values is not None]
     if not valued:
         raise InputError("no trace has Monte-Carlo values. Try: `trueplex train values` on the same folders first")
-    fate = "are skipped" if labels == MONTE_CARLO else "are labelled by the ramp"
+    fate = {
+        MONTE_CARLO: "are skipped",
+        MEASURED: "are labelled by the ramp",
+        SOFT: "are labelled by what the valued ones of their outcome were worth",
+    }[labels]
     log.info(f"{len(traces) - len(valued)} of {len(traces)} traces have no Monte-Carlo values and {fate}")
     return valued if labels == MONTE_CARLO else traces
 

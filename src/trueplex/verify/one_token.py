@@ -112,6 +112,26 @@ class OneTokenVerifier(nn.Module):
         self.to(backbone.device)
         self._fingerprint: str | None = None
 
+    @torch.no_grad()
+    def begin_from(self, other: OneTokenVerifier) -> None:
+        """Take another verifier's weights, to go on learning; of its one token each of several becomes a copy.
+
+        Raises:
+            OptionError: its rank, layers or alpha differ, or it has several tokens and another number of them.
+        """
+        own: dict[str, Tensor] = dict(self.named_parameters())
+        theirs: dict[str, Tensor] = dict(other.named_parameters())
+        theirs = {n: t.expand_as(own[n]) if n == "probe.token" and t.dim() == 1 else t for n, t in theirs.items()}
+        fits = (self.alpha, self.targets) == (other.alpha, other.targets) and other.shape.tokens in (
+            1,
+            self.shape.tokens,
+        )
+        if not fits or any(n not in own or own[n].shape != t.shape for n, t in theirs.items()):
+            raise OptionError(f"the verifier to start from has rank {other.rank} and {other.shape.tokens} probe tokens, which differs. "
+                              f"Try: --rank {other.rank} --probe-tokens {other.shape.tokens}, and its layers")  # fmt: skip
+        for name, tensor in theirs.items():
+            own[name].copy_(tensor)
+
     @property
     def backbone(self) -> Backbone:
         return self._backbone[0]

@@ -26,7 +26,14 @@ from trueplex.train.common.watch import Watch
 
 FREE = ("report_to",)  # may differ when a run is resumed
 # Fields that recipes did not always have, with what runs did before: such a run is resumed as it was.
-LATER = {"probe_tokens": 1, "probe_repeated": False, "probe_pool": "last"}
+LATER = {
+    "probe_tokens": 1,
+    "probe_repeated": False,
+    "probe_pool": "last",
+    "start": "",
+    "hard_negatives": False,
+    "spread": False,
+}
 
 
 def arguments_for(recipe: Any, out: Path, on_cpu: bool, about: dict[str, str], bf16: bool = False) -> TrainingArguments:
