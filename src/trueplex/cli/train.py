@@ -1,4 +1,4 @@
-"""`trueplex train verifier`, `reward` and `values`: what learns from stored traces. `train policy` stands in train_policy.py."""
+"""`trueplex train verifier`, `combined`, `reward` and `values`: what learns from stored traces. `train policy` stands in train_policy.py."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ app = typer.Typer(no_args_is_help=True, suggest_commands=False, help="Train what
 
 VERIFIER_EXAMPLE = "trueplex train verifier --model ./my-model --data rollouts/ --out my-model/verifier"
 REWARD_EXAMPLE = "trueplex train reward --kind outcome --model ./my-model --data rollouts/ --out runs/outcome"
+COMBINED_EXAMPLE = "trueplex train combined --model ./my-model --data runs/validation/"
 VALUES_EXAMPLE = "trueplex train values --model ./my-model --data rollouts/ --n 300"
 
 Folders = Annotated[
@@ -202,6 +203,29 @@ def _valued(traces: list[Labelled], labels: str) -> list[Labelled]:
     }[labels]
     log.info(f"{len(traces) - len(valued)} of {len(traces)} traces have no Monte-Carlo values and {fate}")
     return valued if labels == MONTE_CARLO else traces
+
+
+@command(app, COMBINED_EXAMPLE)
+def combined(
+    data: Annotated[list[Path], typer.Option(help="Folders of rollouts of validation problems, in every way of thinking that is to be scored; can be repeated.")],
+    model: ModelOptions,
+    verifier: Annotated[str, typer.Option(help="Whose probe is combined: 'auto', a verifier's folder, or 'none'.")] = "auto",
+    out: Annotated[Path | None, typer.Option(help="Folder for the result.", show_default="the verifier's own")] = None,
+) -> None:  # fmt: skip
+    """Fit a score that combines a verifier's probe with log-probability, entropy and length, for --verifier combined."""
+    from trueplex.data.traces import read_traces
+    from trueplex.solving.settings import origin
+    from trueplex.train.combined import fit
+    from trueplex.verify.one_token import OneTokenVerifier
+    from trueplex.verify.open import verifier_folder
+    from trueplex.verify.probe import OneTokenScorer
+
+    backbone = model.load()
+    folder = verifier_folder(backbone, "auto" if verifier == "none" else verifier)
+    probe = None if verifier == "none" else OneTokenScorer(OneTokenVerifier.load(folder, backbone))
+    made = fit(backbone, [one for path in data for one in read_traces(path, origin(None, backbone))], probe)
+    made.save(out or folder)
+    print(json.dumps({"weights": made.weights, "fitted": made.fitted}))
 
 
 @dataclass(frozen=True)
