@@ -67,6 +67,11 @@ def fit(backbone: Backbone, stored: Sequence[Stored], probe: OneTokenScorer | No
             fitted[phase.name][f"{name} alone"] = round(max(alone, 1 - alone), 4)
     if not all(any(p.endswith(end) for p in weights) for end in ("thinking", "answered")):
         raise InputError("the traces show thinking or answers only. Try: roll out more")
+    kinds = {name.partition(",")[0] for name in weights}
+    if len(kinds) == 1:
+        log.warning(
+            f"only {kinds.pop()} traces were given: others will be scored by their weights, which nobody has measured"
+        )
     return Combination(backbone.fingerprint, probe.fingerprint if probe else None, weights, biases, fitted)
 
 
