@@ -8,7 +8,7 @@ export HF_HUB_OFFLINE ?= 1
 
 # Where what is measured goes, how much of it is measured, and on what. `make study QUICK=1` is a handful of everything, for CI.
 ifdef QUICK
-ifneq ($(filter bench measure modes mode-% deciding calibration verifier ablations ablation-% policy,$(MAKECMDGOALS)),)
+ifneq ($(filter bench measure modes mode-% deciding calibration verifier verifier-study verifier-study-% combined ablations ablation-% policy,$(MAKECMDGOALS)),)
 $(error QUICK is for the study and its parts, and would write a handful of figures over whole ones. Try: make study QUICK=1)
 endif
 RUNS := runs/study-quick
@@ -60,7 +60,7 @@ RL_TEST := --n 12 --samples 256
 QUIET :=
 endif
 
-.PHONY: demo test lint types pages bench fresh measure scorers ablations calibration deciding modes verifier study thinking study-rl policy clean stored-discrete stored-multiplex
+.PHONY: demo test lint types pages bench fresh measure scorers ablations calibration deciding modes verifier verifier-study combined study thinking study-rl policy clean stored-discrete stored-multiplex
 
 # torch comes first and by its pinned version, so that nothing else pulls in another build.
 $(STAMP): pyproject.toml constraints.txt
@@ -152,6 +152,38 @@ ablations: $(ABLATIONS:%=ablation-%)  ## ranks, labels, what a verifier learned 
 
 ablation-%: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/trueplex train verifier $(or $(ABLATION_DATA_$*),$(RIVAL_DATA)) --balanced --epochs 0.5 $(ABLATION_$*) --out runs/ablations/$*
+
+# What each part of a verifier brings, one at a time, on the rollouts and values of `make scorers`: tokens of the probe, labels, rank, data.
+# Judged on the validation problems of `make calibration` alone, as what ships is chosen by it.
+VERIFIERS := otv m2 m4 m6 repeated4 pooled4 bce measured soft soft4 hard spread ranking rank4 rank64 rank128 refreshed
+VERIFIER_m2 := --probe-tokens 2
+VERIFIER_m4 := --probe-tokens 4
+VERIFIER_m6 := --probe-tokens 6
+VERIFIER_repeated4 := --probe-tokens 4 --probe-repeated
+VERIFIER_pooled4 := --probe-tokens 4 --probe-pool learned
+VERIFIER_bce := --loss bce
+VERIFIER_measured := --labels measured --loss bce
+VERIFIER_soft := --labels soft --loss bce
+VERIFIER_soft4 := --labels soft --loss bce --probe-tokens 4
+VERIFIER_hard := --hard-negatives
+VERIFIER_spread := --spread
+VERIFIER_ranking := --ranking 0.5
+VERIFIER_rank4 := --rank 4
+VERIFIER_rank64 := --rank 64
+VERIFIER_rank128 := --rank 128
+VERIFIER_refreshed := --start src/trueplex/reference/model/verifier --lr 3e-4
+VALIDATION := $(foreach m,discrete multiplex,$(SUITES:%=--validation runs/validation/$m/%))
+
+verifier-study: $(VERIFIERS:%=verifier-study-%)  ## probe tokens, labels, rank and data of a verifier, one at a time; after `make scorers` and `make calibration`; resumable, hours
+	$(BIN)/python bench/verifier_study.py --runs runs/verifier-study --out results/verifier-study.json
+
+verifier-study-%: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/trueplex train verifier $(RIVAL_DATA) $(VALIDATION) --balanced --rank 16 --epochs 1 \
+		$(VERIFIER_$*) --out runs/verifier-study/$*
+
+# The score that combines a probe with what is known for nothing, for `reference`.
+combined: $(STAMP)  ## `--verifier combined` of the embedded model, after `make calibration`
+	OMP_NUM_THREADS=1 $(BIN)/trueplex train combined $(foreach m,discrete multiplex,$(SUITES:%=--data runs/validation/$m/%))
 
 # What confidence means for the embedded model: learned from validation problems, judged on the stored test problems.
 CALIBRATED := --paths 8 --paths 16 --paths 32 --select weighted --select majority --select best --prune none --prune half:32

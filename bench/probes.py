@@ -33,10 +33,11 @@ from trueplex.models.load import load, reference_path
 from trueplex.models.prompt import make_prompt
 from trueplex.train.common.batches import Labelled, Probes, collate
 from trueplex.train.verifier import ProbeTask, Recipe
-from trueplex.verify.one_token import OneTokenVerifier
+from trueplex.verify.one_token import OneTokenVerifier, ProbeShape
 from trueplex.verify.probe import pad_inputs
 
 SIZES, RANK = ((32, 128), (8, 512)), 16  # traces and their tokens: as the embedded model writes them, and longer
+TOKENS = (1, 2, 4)  # of a probe
 
 
 def traces(rows: int, tokens: int) -> list[Labelled]:
@@ -89,22 +90,24 @@ def probe_step(batch: list[Labelled], positions: int | None) -> Callable[[], flo
     return lambda: seconds(step)
 
 
-def reading(batch: list[Labelled]) -> tuple[Callable[[], float], Callable[[], float]]:
-    """Seconds of one probe behind finished traces in their cache, and of reading the traces again with this model."""
+def reading(batch: list[Labelled], tokens: int) -> tuple[Callable[[], float], Callable[[], float]]:
+    """Seconds of one probe of so many tokens behind finished traces in their cache, and of reading the traces again with this model."""
     backbone = load("reference", device="cpu")
-    verifier = OneTokenVerifier(backbone, RANK).eval()
+    verifier = OneTokenVerifier(backbone, RANK, shape=ProbeShape(tokens)).eval()
     inputs, _ = pad_inputs(backbone, [(t.prompt, t.steps) for t in batch])
     rows, length = inputs.shape[:2]
     cache = LaneCache(backbone.layers)
-    lane = [(cache.add(rows, length + 1), 0, rows)]
+    lane = [(cache.add(rows, length + tokens), 0, rows)]
     with torch.inference_mode():
         backbone.decode_pass(cache, lane, np.zeros(rows, dtype=np.int64), inputs)
 
     @torch.inference_mode()
     def probe() -> None:
-        with verifier.probing(1):
-            _, hidden = backbone.decode_pass(cache, lane, np.full(rows, length), verifier.embedding.expand(rows, 1, -1))
-        verifier.read(hidden[:, 0])
+        with verifier.probing(tokens):
+            _, hidden = backbone.decode_pass(
+                cache, lane, np.full(rows, length), verifier.embeddings.expand(rows, -1, -1)
+            )
+        verifier.read(hidden)
 
     @torch.inference_mode()
     def again() -> None:
@@ -127,7 +130,9 @@ def main() -> None:
         for name, positions in (("all positions", None), ("64 positions", 64), ("32 positions", 32)):
             what = f"{size}: training step, {name} / plain LoRA step"
             figures[what] = paired(probe_step(batch, positions), plain, options.repeats)
-        figures[f"{size}: one probe / reading the traces again"] = paired(*reading(batch), options.repeats)
+        for count in TOKENS:
+            of = "one probe" if count == 1 else f"one probe of {count} tokens"
+            figures[f"{size}: {of} / reading the traces again"] = paired(*reading(batch, count), options.repeats)
     table = Table("what", "seconds", "of", "ratio", "range", title=f"rank {RANK}, {reference_path().name}")
     for name, f in figures.items():
         table.add_row(

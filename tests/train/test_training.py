@@ -20,7 +20,7 @@ from conftest import grown
 from trueplex.data.embedded import tasks
 from trueplex.engine.limits import Ending
 from trueplex.engine.thinking import Thinking
-from trueplex.errors import InputError, OptionError, TrueplexError
+from trueplex.errors import InputError, OptionError, TrueplexError, VerifierError
 from trueplex.models.backbone import Backbone
 from trueplex.models.load import load, reference_path
 from trueplex.models.prompt import make_prompt
@@ -28,11 +28,11 @@ from trueplex.solving.rollouts import rollout
 from trueplex.solving.settings import Settings
 from trueplex.train.common import watch as watch_module
 from trueplex.train.common.batches import Labelled, Order, Probes, collate
-from trueplex.train.common.labels import labels
+from trueplex.train.common.labels import Worth, labels
 from trueplex.train.common.watch import watched
-from trueplex.train.verifier import ProbeTask, Recipe, ranking_loss, read_labelled, train_verifier
-from trueplex.types import Problem, Trace
-from trueplex.verify.one_token import OneTokenVerifier
+from trueplex.train.verifier import ProbeTask, Recipe, by_hardness, ranking_loss, read_labelled, train_verifier
+from trueplex.types import Problem, Steps, Trace
+from trueplex.verify.one_token import OneTokenVerifier, ProbeShape
 from trueplex.verify.probe import OneTokenScorer, score_stored
 
 RECIPE = Recipe(rank=4, positions=4, batch_size=8, epochs=1, lr=1e-2, every=3)
@@ -205,7 +205,6 @@ def test_recomputing_activations_changes_no_gradient(
 ) -> None:
     backbone = backbones(family)
     from trueplex.models.prompt import make_prompt
-    from trueplex.types import Steps
 
     rng = np.random.default_rng(0)
     ids = rng.integers(9, 200, (10, 1)).astype(np.int32)
@@ -242,6 +241,66 @@ def test_patience_stops_early_and_keeps_the_best(
     lines = [json.loads(line) for line in (tmp_path / "validation.jsonl").read_text().splitlines()]
     assert [r["within_auroc@1.0"] for r in lines] == [0.6, 0.9, 0.8, 0.7]
     assert same(best, kept[1])
+
+
+def test_a_probe_of_several_tokens_is_trained_saved_and_loaded(
+    qwen: Backbone, traces: list[Labelled], tmp_path: Path
+) -> None:
+    """Every token learns, and the folder says how many there are; what one token cannot have is refused."""
+    recipe = replace(RECIPE, probe_tokens=4, probe_pool="learned")
+    weights = trained(qwen, traces, recipe, tmp_path)
+    start = qwen.model.get_input_embeddings().weight[: qwen.vocabulary].float().mean(0)
+    assert weights["probe.token"].shape == (4, qwen.hidden_size)
+    assert ((weights["probe.token"] - start).abs().amax(-1) > 1e-4).all() and weights["probe.pool"].abs().min() > 0
+    loaded = OneTokenVerifier.load(tmp_path, qwen)
+    assert loaded.shape == ProbeShape(4, False, "learned") and same(dict(loaded.named_parameters()), weights, 0)
+    card = json.loads((tmp_path / "verifier.json").read_text())
+    (tmp_path / "verifier.json").write_text(json.dumps(card | {"probe": {"token": 4}}))
+    with pytest.raises(VerifierError, match="layers"):
+        OneTokenVerifier.load(tmp_path, qwen)
+    for wrong in ({"probe_tokens": 0}, {"probe_tokens": 99}, {"probe_repeated": True}, {"probe_pool": "learned"}):
+        with pytest.raises(OptionError, match="Try:"):
+            Recipe(**wrong)
+
+
+def test_soft_labels_are_values_or_what_such_traces_were_worth() -> None:
+    ends = np.array([0, 10])
+    worth = Worth.of([(10, True, (ends, np.array([0.4, 1.0]))), (10, True, (ends, np.array([0.6, 1.0])))])
+    values = np.array([0, 4, 8]), np.array([0.5, 0.25, 0.0])
+    assert labels("soft", 8, np.array([3, 7]), True, values, worth).tolist() == [0.25, 0.0]
+    assert labels("soft", 20, np.array([9, 19]), True, None, worth).tolist() == pytest.approx([0.75, 1.0])
+    assert labels("soft", 20, np.array([9, 19]), False, None, worth).tolist() == pytest.approx([0.25, 0.0])  # the ramp
+
+
+def test_a_wrong_answer_that_many_share_counts_more(traces: list[Labelled]) -> None:
+    answers = ["1", "2", "2", "2", None, "3"]
+    some = [replace(traces[0], problem=7, correct=a == "1", answer=a) for a in answers]
+    weights = [t.weight for t in by_hardness(some)]
+    assert (
+        weights[0] == 1
+        and weights[1:] == pytest.approx([15 / 11] * 3 + [5 / 11] * 2)
+        and sum(weights[1:]) == pytest.approx(5)
+    )
+
+
+def test_spread_positions_lie_one_in_each_part(traces: list[Labelled]) -> None:
+    long = [replace(traces[0], steps=Steps(*(np.repeat(a, 100, 0) for a in traces[0].steps.arrays())))]
+    probes = Probes(long, 11, 0, spread=True)
+    length = len(long[0].steps)
+    for probes.epoch in range(5):
+        at = probes[0].positions
+        assert at[-1] == length - 1 and (at[:-1] * 10 // length).tolist() == list(range(10))
+
+
+def test_a_verifier_goes_on_from_another(qwen: Backbone, traces: list[Labelled], tmp_path: Path) -> None:
+    """What it begins with scores as the other did; of one token come several; another rank is refused."""
+    before = trained(qwen, traces, RECIPE, tmp_path / "first")
+    still = replace(RECIPE, lr=1e-30, start=str(tmp_path / "first"))
+    assert same(trained(qwen, traces, still, tmp_path / "again"), before, 1e-6)
+    four = trained(qwen, traces, replace(still, probe_tokens=4), tmp_path / "four")
+    assert torch.allclose(four["probe.token"], before["probe.token"].expand(4, -1))
+    with pytest.raises(OptionError, match="--rank 4"):
+        trained(qwen, traces, replace(still, rank=2), tmp_path / "other")
 
 
 def test_ranking_compares_right_with_wrong_traces_of_one_problem() -> None:

@@ -18,7 +18,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers import AutoModelForCausalLM
 
 import trueplex
-from conftest import SEED, agree, grown, prompts_for
+from conftest import FAMILIES, SEED, agree, grown, prompts_for
 from trueplex.engine.limits import Ending
 from trueplex.engine.thinking import Thinking
 from trueplex.errors import InputError, StoreError, VerifierError
@@ -31,7 +31,7 @@ from trueplex.solving.settings import Settings
 from trueplex.train.common.labels import labels
 from trueplex.train.verifier import ProbeTask, Recipe, read_labelled, train_verifier
 from trueplex.types import Problem, Trace
-from trueplex.verify.one_token import OneTokenVerifier
+from trueplex.verify.one_token import OneTokenVerifier, ProbeShape
 from trueplex.verify.open import open_scorer
 from trueplex.verify.probe import OneTokenScorer, base_pass, pad_inputs, probe_pass, score_stored
 
@@ -39,19 +39,30 @@ MULTIPLEX = Thinking("multiplex", 3, ending=Ending(24))
 SEEDS = (SEED, 0)
 
 
-def random_verifier(backbone: Backbone, rank: int = 4) -> OneTokenVerifier:
+SHAPES = (ProbeShape(), ProbeShape(2), ProbeShape(4), ProbeShape(4, repeated=True, pool="learned"))
+
+
+def random_verifier(backbone: Backbone, rank: int = 4, shape: ProbeShape = SHAPES[0]) -> OneTokenVerifier:
     """A verifier whose LoRA really acts: a fresh one adds exactly nothing."""
     torch.manual_seed(3)
-    verifier = OneTokenVerifier(backbone, rank)
+    verifier = OneTokenVerifier(backbone, rank, shape=shape)
     for name, parameter in verifier.named_parameters():
-        if "lora_B" in name or "token" in name:
+        if "lora_B" in name or "token" in name or "pool" in name:
             torch.nn.init.normal_(parameter, std=0.3)
     return verifier
 
 
-@pytest.fixture
-def verifier(backbone: Backbone) -> OneTokenVerifier:
-    return random_verifier(backbone)
+LAYERS = ("qwen3", "gemma3_text", "gpt_oss")  # plain attention, sliding windows, and sinks
+
+
+@pytest.fixture(
+    params=[(f, SHAPES[0]) for f in FAMILIES] + [(f, s) for f in LAYERS for s in SHAPES[1:]],
+    ids=lambda one: f"{one[0]}-{one[1].tokens}-{one[1].pool}",
+)
+def verifier(backbones: Callable[[str], Backbone], request: pytest.FixtureRequest) -> OneTokenVerifier:
+    """Of every family with one probe token; of some with several, and with one that is repeated and pooled."""
+    family, shape = request.param
+    return random_verifier(backbones(family), shape=shape)
 
 
 @pytest.fixture
@@ -71,11 +82,11 @@ def test_law_5_the_traces_are_the_same_with_and_without_a_verifier(backbone: Bac
     A probe column changes the shapes of matrix products and so the rounding of logits, by about 1e-6. A uniform that
     near to the border of two tokens is met about once in 300 traces of this length; one of 18 is allowed.
     """
-    verifier, ties = random_verifier(backbone), 0
-    prompts = {p.problem.text: p for p in prompts_for(backbone)}
-    for seed in SEEDS:
+    ties, prompts = 0, {p.problem.text: p for p in prompts_for(backbone)}
+    for seed, shape in zip(SEEDS, (SHAPES[0], SHAPES[2]), strict=True):
+        verifier = random_verifier(backbone, shape=shape)
         for a, b in zip(decode(backbone, None, seed=seed), decode(backbone, verifier, seed=seed), strict=True):
-            assert a.probe_tokens == 0 and b.probe_tokens == b.tokens == len(b.scores)
+            assert a.probe_tokens == 0 and b.probe_tokens == shape.tokens * b.tokens and b.tokens == len(b.scores)
             ties += not agree(prompts[a.problem.text], a, b, backbone)
     assert ties <= 1
 
@@ -116,7 +127,7 @@ def test_law_6_a_loaded_verifier_leaves_the_base_as_it_was(backbone: Backbone, t
         return backbone.model(input_ids=ids).logits
 
     before, names = logits(), set(backbone.model.state_dict())
-    random_verifier(backbone).save(tmp_path)
+    random_verifier(backbone, shape=SHAPES[2]).save(tmp_path)
     loaded = OneTokenVerifier.load(tmp_path, backbone)
     assert torch.equal(logits(), before) and set(backbone.model.state_dict()) == names
     with loaded.attached():
@@ -452,17 +463,23 @@ def test_a_probe_beside_a_shared_prompt_reads_the_same_score(verifier: OneTokenV
 
 
 @pytest.mark.parametrize(
-    ("heads", "kv_heads", "dtype", "near"),
-    [(4, 2, torch.float32, 1e-5), (3, 3, torch.float32, 1e-5), (4, 1, torch.bfloat16, 0.05)],
+    ("heads", "kv_heads", "tokens", "dtype", "near"),
+    [
+        (4, 2, 1, torch.float32, 1e-5),
+        (3, 3, 1, torch.float32, 1e-5),
+        (4, 2, 4, torch.float32, 1e-5),
+        (4, 1, 1, torch.bfloat16, 0.05),
+        (4, 1, 2, torch.bfloat16, 0.05),
+    ],
 )
 def test_the_fused_attention_of_probes_and_its_gradients_are_those_of_the_plain_one(
-    heads: int, kv_heads: int, dtype: torch.dtype, near: float
+    heads: int, kv_heads: int, tokens: int, dtype: torch.dtype, near: float
 ) -> None:
     """Also where a probe sees nothing but itself, and rows differ in what they see."""
     from trueplex.models import attention_probe as probing
 
     torch.manual_seed(0)
-    rows, probes, columns, size = 3, 7, 40, 16
+    rows, probes, columns, size = 3, 7 * tokens, 40, 16
 
     def drawn(count: int, length: int) -> torch.Tensor:
         return torch.randn(rows, count, length, size).to(dtype)
@@ -476,12 +493,12 @@ def test_the_fused_attention_of_probes_and_its_gradients_are_those_of_the_plain_
     extras, slope = probing.Extras(size**-0.5, None, None), torch.randn(rows, probes, heads, size).to(dtype)
     results = []
     for way in (probing.plain, probing.probe):
-        out = way(query, key, value, base_key, base_value, mask, extras)
+        out = way(probing.Own(query, key, value, tokens), base_key, base_value, mask, extras)
         results.append((out, *torch.autograd.grad(out, (query, key, value), slope)))
     assert "Fused" in str(results[1][0].grad_fn.next_functions[0][0].next_functions[0][0].name())
     for one, other in zip(*results, strict=True):
         assert one.shape == other.shape and one.dtype == other.dtype
         assert (one - other).abs().max() <= near * max(1.0, float(one.abs().max().detach()))
     # Latent attention has values of another size than its keys, which the kernel does not take.
-    narrow = (query, key, value[..., :8], base_key, base_value[..., :8], mask, extras)
+    narrow = (probing.Own(query, key, value[..., :8], tokens), base_key, base_value[..., :8], mask, extras)
     assert torch.equal(probing.probe(*narrow), probing.plain(*narrow))

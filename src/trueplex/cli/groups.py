@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from trueplex.models.prompt import PromptOptions
 
 VERIFIERS = ("'auto' (the model's own), a verifier's folder or hub id, 'deepconf[:mean|tail|bottom|lowest[@WINDOW]]', 'logprob', "
-             "'entropy', an outcome model 'orm:[acemath:]MODEL', a process model 'prm:FORM:MODEL[@last|min|mean|product]' (FORM: "
+             "'entropy', 'combined[:FOLDER]' (a verifier's probe and those, after `trueplex train combined`), an outcome model 'orm:[acemath:]MODEL', a process model 'prm:FORM:MODEL[@last|min|mean|product]' (FORM: "
              "math-shepherd, versaprm, qwen, skywork), a generative verifier 'genrm:MODEL[@VOTES]', or 'none'.")  # fmt: skip
 
 Verifier = Annotated[str, typer.Option(help=f"What scores the paths: {VERIFIERS}")]

@@ -1,4 +1,4 @@
-"""`trueplex train verifier`, `reward` and `values`: what learns from stored traces. `train policy` stands in train_policy.py."""
+"""`trueplex train verifier`, `combined`, `reward` and `values`: what learns from stored traces. `train policy` stands in train_policy.py."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ app = typer.Typer(no_args_is_help=True, suggest_commands=False, help="Train what
 
 VERIFIER_EXAMPLE = "trueplex train verifier --model ./my-model --data rollouts/ --out my-model/verifier"
 REWARD_EXAMPLE = "trueplex train reward --kind outcome --model ./my-model --data rollouts/ --out runs/outcome"
+COMBINED_EXAMPLE = "trueplex train combined --model ./my-model --data runs/validation/"
 VALUES_EXAMPLE = "trueplex train values --model ./my-model --data rollouts/ --n 300"
 
 Folders = Annotated[
@@ -126,11 +127,28 @@ class VerifierOptions:
             help="Layers that get LoRA, separated by commas, e.g. 'q_proj,v_proj'.", show_default="all linear layers"
         ),
     ] = None
+    start: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of a verifier to go on from, e.g. on a policy's new rollouts.", show_default="begins anew"
+        ),
+    ] = None
+    hard_negatives: Annotated[bool, typer.Option("--hard-negatives", help="A wrong trace counts by how many traces share its answer.")] = False  # fmt: skip
+    spread: Annotated[bool, typer.Option("--spread", help="Draw one position in each of as many equal parts of a trace.")] = False  # fmt: skip
+    probe_tokens: Annotated[int, typer.Option(help="Tokens of a probe, M: 1 as in OTV, 4 as in STOP. The later ones see the earlier ones.")] = 1  # fmt: skip
+    probe_repeated: Annotated[
+        bool,
+        typer.Option("--probe-repeated", help="One learned token M times, as in STOP, instead of M learned tokens."),
+    ] = False
+    probe_pool: Annotated[
+        str,
+        typer.Option(help="What the head reads: 'last' (the last probe token) or 'learned' (a learned mean of all)."),
+    ] = "last"
     positions: Annotated[str, typer.Option(help="Positions probed per trace and step, or 'all'.")] = "32"
     labels: Annotated[
         str,
         typer.Option(
-            help="Pseudo-labels: ramp (as in the paper), constant, final, power, monte-carlo (after `trueplex train values`), or measured: monte-carlo where there are values, ramp elsewhere."
+            help="Pseudo-labels: ramp (as in the paper), constant, final, power, monte-carlo (after `trueplex train values`), measured: monte-carlo where there are values, ramp elsewhere, or soft: elsewhere what valued traces of that outcome were worth there."
         ),
     ] = "ramp"
     loss: Annotated[str, typer.Option(help="'mse' (as in the paper) or 'bce'.")] = "mse"
@@ -147,11 +165,12 @@ class VerifierOptions:
         if self.positions != "all" and not self.positions.isdigit():
             raise OptionError(f"positions is {self.positions!r}. Try: a number, or 'all'")
         # By position: rank, target modules, positions, batch, epochs, lr, seed, labels, loss, ranking, balanced, patience,
-        # steps between checkpoints, gradient checkpointing, trackers.
+        # steps between checkpoints, gradient checkpointing, trackers, start, hard negatives, spread, probe tokens, whether repeated, pool.
         return Recipe(self.rank, listed(self.target_modules), None if self.positions == "all" else int(self.positions),
                       schedule.batch, schedule.epochs, schedule.lr, schedule.seed, self.labels, self.loss, self.ranking,
                       balanced, schedule.patience, schedule.every, self.gradient_checkpointing,
-                      tuple(schedule.report_to or ()))  # fmt: skip
+                      tuple(schedule.report_to or ()), str(self.start or ""), self.hard_negatives, self.spread,
+                      self.probe_tokens, self.probe_repeated, self.probe_pool)  # fmt: skip
 
 
 @command(app, VERIFIER_EXAMPLE)
@@ -170,16 +189,43 @@ def verifier(traces: TraceOptions, model: ModelOptions, which: VerifierOptions, 
 
 def _valued(traces: list[Labelled], labels: str) -> list[Labelled]:
     """The traces that these labels can be given to. Raises InputError when values are needed and none has any."""
-    from trueplex.train.common.labels import MEASURED, MONTE_CARLO
+    from trueplex.train.common.labels import MEASURED, MONTE_CARLO, SOFT
 
-    if labels not in (MONTE_CARLO, MEASURED):
+    if labels not in (MONTE_CARLO, MEASURED, SOFT):
         return traces
     valued = [t for t in traces if t.values is not None]
     if not valued:
         raise InputError("no trace has Monte-Carlo values. Try: `trueplex train values` on the same folders first")
-    fate = "are skipped" if labels == MONTE_CARLO else "are labelled by the ramp"
+    fate = {
+        MONTE_CARLO: "are skipped",
+        MEASURED: "are labelled by the ramp",
+        SOFT: "are labelled by what the valued ones of their outcome were worth",
+    }[labels]
     log.info(f"{len(traces) - len(valued)} of {len(traces)} traces have no Monte-Carlo values and {fate}")
     return valued if labels == MONTE_CARLO else traces
+
+
+@command(app, COMBINED_EXAMPLE)
+def combined(
+    data: Annotated[list[Path], typer.Option(help="Folders of rollouts of validation problems, in every way of thinking that is to be scored; can be repeated.")],
+    model: ModelOptions,
+    verifier: Annotated[str, typer.Option(help="Whose probe is combined: 'auto', a verifier's folder, or 'none'.")] = "auto",
+    out: Annotated[Path | None, typer.Option(help="Folder for the result.", show_default="the verifier's own")] = None,
+) -> None:  # fmt: skip
+    """Fit a score that combines a verifier's probe with log-probability, entropy and length, for --verifier combined."""
+    from trueplex.data.traces import read_traces
+    from trueplex.solving.settings import origin
+    from trueplex.train.combined import fit
+    from trueplex.verify.one_token import OneTokenVerifier
+    from trueplex.verify.open import verifier_folder
+    from trueplex.verify.probe import OneTokenScorer
+
+    backbone = model.load()
+    folder = verifier_folder(backbone, "auto" if verifier == "none" else verifier)
+    probe = None if verifier == "none" else OneTokenScorer(OneTokenVerifier.load(folder, backbone))
+    made = fit(backbone, [one for path in data for one in read_traces(path, origin(None, backbone))], probe)
+    made.save(out or folder)
+    print(json.dumps({"weights": made.weights, "fitted": made.fitted}))
 
 
 @dataclass(frozen=True)

@@ -33,8 +33,8 @@ class Budget:
             if value is not None and not 0 < value < math.inf:
                 raise OptionError(f"the budget of {name} is {value}. Try: a positive number")
 
-    def stride(self, wanted: int, spent: int, rows: int, probe: bool) -> int:
-        """The largest stride up to `wanted` that `rows` traces can afford (with a `probe` each, if asked); 0 for none."""
+    def stride(self, wanted: int, spent: int, rows: int, probe: int) -> int:
+        """The largest stride up to `wanted` that `rows` traces can afford (with `probe` tokens of a probe each); 0 for none."""
         if self.tokens is None or not rows:
             return wanted
         left = (self.tokens - spent) // rows - probe

@@ -32,7 +32,16 @@ from trueplex.types import Trace, Vote
 
 FILE = "calibration.json"
 DELTA = 0.05
-PLAIN = ("none", "deepconf", "logprob", "entropy", "orm", "prm", "genrm")  # scorers that are not a verifier folder
+PLAIN = (
+    "none",
+    "deepconf",
+    "logprob",
+    "entropy",
+    "combined",
+    "orm",
+    "prm",
+    "genrm",
+)  # scorers that are not a verifier folder
 FEATURES = (
     "log-odds of the share",
     "log of the paths with an answer",

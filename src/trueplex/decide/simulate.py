@@ -7,6 +7,7 @@ decision.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -57,7 +58,7 @@ def simulate(grown: Sequence[Trace], rule: Policy, schedule: PathSchedule, strid
 def _advance(trace: Trace, whole: Trace, scores: Mapping[int, float], tokens: int) -> None:
     """Let a trace grow to `tokens` tokens, or to its end, and take the score that it had there.
 
-    A score costs one probe token if the stored trace has spent any: an untrained score reads what is stored anyway.
+    A score costs as many probe tokens as each of the stored trace did: an untrained score reads what is stored anyway.
     """
     trace.tokens = min(tokens, whole.tokens)
     if scores:
@@ -67,7 +68,7 @@ def _advance(trace: Trace, whole: Trace, scores: Mapping[int, float], tokens: in
                 f"trace {trace.index} has no score at {trace.tokens} tokens. Try: a cadence at which the traces are scored"
             )
         trace.scores.append((trace.tokens, score))
-        trace.probe_tokens += whole.probe_tokens > 0
+        trace.probe_tokens += math.ceil(whole.probe_tokens / len(scores))
     if trace.tokens == whole.tokens:
         trace.status, trace.answer, trace.correct = whole.status, whole.answer, whole.correct
 

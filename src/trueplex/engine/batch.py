@@ -312,10 +312,10 @@ class Batch:
         taken = slice(n) if order is None else order
         embeddings = rows.pending[taken][:, None]
         if probe is not None:
-            beside = probe.embedding.to(embeddings.dtype).expand(len(embeddings), 1, -1)
-            with probe.probing(1):
+            beside = probe.embeddings.to(embeddings.dtype).expand(len(embeddings), -1, -1)
+            with probe.probing(beside.shape[1]):
                 logits, hidden = self._pass(pieces, taken, torch.cat([embeddings, beside], 1))
-            self._note(probe, range(n) if order is None else order, hidden[:, 1])
+            self._note(probe, range(n) if order is None else order, hidden[:, 1:])
         else:
             logits, _ = self._pass(pieces, taken, embeddings)
         if order is None:
@@ -328,17 +328,17 @@ class Batch:
     def _read(self, probe: ProbeColumn, rows: Sequence[int]) -> None:
         """What a probe reads of these rows, in a pass of its own that writes nothing that counts."""
         order, pieces = self._rows.pieces_of(rows)
-        beside = probe.embedding.to(self.backbone.dtype).expand(len(order), 1, -1)
-        with probe.probing(1):
+        beside = probe.embeddings.to(self.backbone.dtype).expand(len(order), -1, -1)
+        with probe.probing(beside.shape[1]):
             _, hidden = self._pass(pieces, order, beside)
         at = [order.index(row) for row in rows]
-        self._note(probe, rows, hidden[at, 0])
+        self._note(probe, rows, hidden[at])
 
     def _note(self, probe: ProbeColumn, rows: Sequence[int], hidden: Tensor) -> None:
         self._readings[list(rows)] = probe.read(hidden).float().cpu().numpy()
         traces = self.traces + self.stopped
         for row in rows:
-            traces[row].probe_tokens += 1
+            traces[row].probe_tokens += hidden.shape[1]
 
     def _pass(self, pieces: Sequence[Piece], rows: slice | Sequence[int], embeddings: Tensor) -> tuple[Tensor, Tensor]:
         """One forward pass over pieces of lanes: inputs [B, q, H] behind what counts → logits [B, V], hidden [B, q, H]."""

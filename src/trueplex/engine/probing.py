@@ -1,4 +1,4 @@
-"""What the engine asks of a probe: an input column that reads a trace's KV and leaves nothing behind."""
+"""What the engine asks of a probe: input columns that read a trace's KV and leave nothing behind."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torch import Tensor
 
 
 class ProbeColumn(Protocol):
-    """A query column beside each trace's token, or alone behind it."""
+    """M query columns behind each trace's token; each sees those before it."""
 
     @property
-    def embedding(self) -> Tensor:
-        """The probe's input embedding, [H]."""
+    def embeddings(self) -> Tensor:
+        """The probe's input embeddings, [M, H]."""
 
     def probing(self, columns: int) -> AbstractContextManager[None]:
         """What must hold in the model while the last `columns` query columns are probes."""
 
     def read(self, hidden: Tensor) -> Tensor:
-        """Final hidden states [B, H] of the probe's column → readings [B]."""
+        """Final hidden states [B, M, H] of the probe's columns → readings [B]."""

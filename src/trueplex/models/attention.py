@@ -18,7 +18,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from trueplex.models.attention_probe import Extras, probe
+from trueplex.models.attention_probe import Extras, Own, probe
 from trueplex.models.lanes import Pass
 
 NAME = "trueplex"
@@ -29,10 +29,16 @@ PACKED_COLUMNS = 8  # beyond this many query columns the stock kernel is as good
 class ProbePass:
     """Keys and values of the base model per layer, [B, kv heads, N, head size], for probes to read.
 
-    A probe's own key and value are seen by itself alone: one extra column, no probe-to-probe block.
+    A probe is ``tokens`` neighbouring queries at neighbouring positions. Their own keys and values are seen within
+    the probe alone, by themselves and by those behind them: no probe-to-probe block.
     """
 
     layers: list[tuple[Tensor, Tensor]]
+    tokens: int = 1
+
+    def behind(self, queries: int) -> Tensor:
+        """How far before each query's position what it sees of the base ends, [queries]."""
+        return 1 + torch.arange(queries, device=self.layers[0][0].device) % self.tokens
 
 
 def attention(
@@ -58,7 +64,7 @@ def attention(
         return _over_lanes(query, passing, module.layer_idx, extras), None  # type: ignore[arg-type]
     if probe_pass is not None:
         base_key, base_value = probe_pass.layers[module.layer_idx]  # type: ignore[index]
-        return probe(query, key, value, base_key, base_value, attention_mask, extras), None
+        return probe(Own(query, key, value, probe_pass.tokens), base_key, base_value, attention_mask, extras), None
     if extras.plain:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **extra)
     return _plainly(query, key, value, attention_mask, extras).transpose(1, 2).contiguous(), None

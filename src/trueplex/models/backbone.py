@@ -104,10 +104,10 @@ class Backbone:
         """Embeddings [..., H] of ids [...], by the module, as some models scale inside it."""
         return self.model.get_input_embeddings()(ids)
 
-    def masks(self, positions: Tensor, columns: int, behind: int = 0) -> Any:
+    def masks(self, positions: Tensor, columns: int, behind: int | Tensor = 0) -> Any:
         """What the model takes as attention_mask for queries at positions [B, q] over kv columns.
 
-        A column is seen when it is at least `behind` columns before the query's position and, in
+        A column is seen when it is at least `behind` columns (one number, or [q]) before the query's position and, in
         sliding layers, within the window. Additive, in the model's dtype.
         """
         built = {kind: self._mask(positions, columns, behind, kind) for kind in set(self.kinds)}
@@ -116,10 +116,10 @@ class Backbone:
         (mask,) = built.values()
         return mask
 
-    def _mask(self, positions: Tensor, columns: int, behind: int, kind: str) -> Tensor:
+    def _mask(self, positions: Tensor, columns: int, behind: int | Tensor, kind: str) -> Tensor:
         position = positions[:, None, :, None]
         column = torch.arange(columns, device=positions.device)
-        hidden = column > position - behind
+        hidden = column > position - (behind if isinstance(behind, int) else behind[:, None])
         if kind == "sliding_attention":
             hidden |= column <= position - self.config.sliding_window
         additive = torch.zeros(hidden.shape, dtype=self.dtype, device=positions.device)
@@ -130,15 +130,13 @@ class Backbone:
         """One pass: embeddings [B, q, H] at positions [B, q] → (logits [B, V] float32, hidden [B, q, H]).
 
         Logits are those of column 0. ``whole`` says that a plain causal pass from position 0 is meant: where all layers are
-        full attention, no mask is built then. With a probe pass, queries read its columns before their position, and
-        themselves.
+        full attention, no mask is built then. With a probe pass, queries read its columns before their probe, and those of
+        their own probe up to themselves.
         """
         extra: dict[str, Any] = {} if probe_pass is None else {"probe_pass": probe_pass}
-        mask = (
-            (self._no_mask(1) if self.mask_by_kind else None)
-            if whole and self.full
-            else self.masks(positions, columns, int(probe_pass is not None))
-        )
+        behind = 0 if probe_pass is None else probe_pass.behind(positions.shape[1])
+        none = self._no_mask(1) if self.mask_by_kind else None
+        mask = none if whole and self.full else self.masks(positions, columns, behind)
         return self._run(embeddings, positions, cache, mask, extra)
 
     def decode_pass(self, cache: LaneCache, segments: Sequence[tuple[Lane, int, int]], starts: np.ndarray, embeddings: Tensor) -> tuple[Tensor, Tensor]:  # fmt: skip

@@ -124,7 +124,7 @@ def verdict(solution: Solution) -> Group:
     spent = usage.thinking_tokens + usage.answer_tokens
     lines.append(
         Text(
-            f"  {len(solution.traces)} paths, {spent} tokens, {usage.probe_tokens} probes, about {usage.saved_tokens} tokens saved, "
+            f"  {len(solution.traces)} paths, {spent} tokens, {usage.probe_tokens} probe tokens, about {usage.saved_tokens} tokens saved, "
             f"{solution.seconds:.1f} s",
             style="bright_black",
         )

@@ -301,5 +301,6 @@ class Scheduler:
         """The most tokens up to `stride` that each running trace of the account can pay for, with a probe behind."""
         runs = self._sharing(account)
         rows = sum(self.runs[t.request].account is account for t in self.batch.traces)
-        probed = any(run.scorer is not None and run.scorer.probe is not None for run in runs)
+        probes = [run.scorer.probe for run in runs if run.scorer is not None and run.scorer.probe is not None]
+        probed = max((len(probe.embeddings) for probe in probes), default=0)
         return account.budget.stride(stride, self._spent(account), rows, probed)

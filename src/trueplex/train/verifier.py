@@ -10,8 +10,9 @@ Runs under `torchrun` too: each process takes its share of every batch, and the 
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,14 +27,14 @@ from trueplex.evals.quality import calibration
 from trueplex.models.backbone import Backbone
 from trueplex.solving.settings import origin
 from trueplex.train.common.batches import Labelled, Order, Probes, collate
-from trueplex.train.common.labels import MONTE_CARLO, known
+from trueplex.train.common.labels import MONTE_CARLO, SOFT, Worth, known
 from trueplex.train.common.memory import OrderedTrainer
 from trueplex.train.common.recipe import check_numbers, check_seed, check_trackers
 from trueplex.train.common.run import about, arguments_for, dtype_of, leave_together, run
 from trueplex.train.common.watch import Watch, watched
 from trueplex.train.values import read_values
 from trueplex.types import Status
-from trueplex.verify.one_token import OneTokenVerifier
+from trueplex.verify.one_token import OneTokenVerifier, ProbeShape
 from trueplex.verify.probe import base_pass, probe_pass, score_shares
 
 log = logging.getLogger(__name__)
@@ -50,8 +51,14 @@ class Recipe:
         target_modules: ends of the names of the linear layers that get LoRA; empty for all of them.
         positions: probes a trace a step, drawn anew each epoch, the last token always; None for every token.
         batch_size: traces a step, over all processes.
-        labels: ``ramp`` (the paper's), ``constant``, ``final``, ``power`` or ``monte-carlo``.
+        labels: ``ramp`` (the paper's), ``constant``, ``final``, ``power``, ``monte-carlo``, ``measured`` or ``soft``.
         loss: ``mse`` (the paper's) or ``bce``, both against the soft label.
+        start: folder of a verifier to begin from; empty begins anew.
+        hard_negatives: a wrong trace counts by how many of its problem's traces share its answer, 1 on average.
+        spread: positions are drawn one in each of as many equal parts of a trace.
+        probe_tokens: M, how many tokens a probe has: 1 as in OTV, 4 as in STOP.
+        probe_repeated: one embedding M times instead of M.
+        probe_pool: what the head reads: the ``last`` token, or a ``learned`` mean of all.
         ranking: weight of a loss on pairs, a right and a wrong trace of one problem at the same share of both.
         balanced: as many right as wrong traces of every problem, drawn anew each epoch.
         patience: stop after so many checkpoints without a better AUROC within problems on validation, and
@@ -79,14 +86,27 @@ class Recipe:
     every: int = 250
     gradient_checkpointing: bool = False
     report_to: tuple[str, ...] = ()
+    start: str = ""
+    hard_negatives: bool = False
+    spread: bool = False
+    probe_tokens: int = 1
+    probe_repeated: bool = False
+    probe_pool: str = "last"
+
+    @property
+    def shape(self) -> ProbeShape:
+        return ProbeShape(self.probe_tokens, self.probe_repeated, self.probe_pool)
 
     def __post_init__(self) -> None:
         check_numbers(self, ("positions", "batch_size", "epochs", "lr", "every"), ("rank", "ranking", "patience"))
         check_seed(self.seed)
         check_trackers(self.report_to)
         known(self.labels)
+        assert self.shape  # which refuses what cannot be
         if self.loss not in LOSSES:
             raise OptionError(f"unknown loss {self.loss!r}. Try: one of {', '.join(LOSSES)}")
+        if self.spread and self.positions in (None, 1):
+            raise OptionError("spread acts on positions that are drawn. Try: --positions 32")
         if self.rank == 0 and self.target_modules:
             raise OptionError(
                 "with rank 0 no layer gets LoRA, so target-modules has no effect here. Try: drop it or raise the rank"
@@ -112,7 +132,11 @@ def read_labelled(path: str | Path, backbone: Backbone) -> list[Labelled]:
         if trace.correct is not None and trace.tokens > 0:
             assert trace.steps is not None
             valued = values.get((trace.problem.text, trace.seed, trace.index))
-            traces.append(Labelled(prompt, trace.steps, trace.correct, trace.problem.key, trace.problem.text, valued))
+            traces.append(
+                Labelled(
+                    prompt, trace.steps, trace.correct, trace.problem.key, trace.problem.text, valued, trace.answer
+                )
+            )
     if ungraded:
         log.warning(f"{path}: {ungraded} traces have an answer that could not be graded; they are left out")
     right = sum(t.correct for t in traces)
@@ -131,6 +155,24 @@ def mixed(traces: Sequence[Labelled]) -> list[Labelled]:
     for trace in traces:
         outcomes.setdefault(trace.problem, set()).add(trace.correct)
     return [t for t in traces if len(outcomes[t.problem]) == 2]
+
+
+def by_hardness(traces: Sequence[Labelled]) -> list[Labelled]:
+    """The traces, each wrong one weighing as many of its problem's traces as share its answer; 1 on average of a problem's.
+
+    An answer that many wrong traces share is what a vote falls for. A trace without an answer is alone with it.
+    """
+    shared: Counter[tuple[int, str | None]] = Counter((t.problem, t.answer) for t in traces if not t.correct)
+    wrong: Counter[int] = Counter(t.problem for t in traces if not t.correct)
+    total: Counter[int] = Counter()
+    for t in traces:
+        if not t.correct:
+            total[t.problem] += shared[t.problem, t.answer] if t.answer is not None else 1
+
+    def weight(t: Labelled) -> float:
+        return (shared[t.problem, t.answer] if t.answer is not None else 1) * wrong[t.problem] / total[t.problem]
+
+    return [t if t.correct else replace(t, weight=weight(t)) for t in traces]
 
 
 class ProbeTask(nn.Module):
@@ -224,9 +266,13 @@ def train_verifier(
     out = Path(out)
     _check_values(train, recipe)
     torch.manual_seed(recipe.seed)
-    verifier = OneTokenVerifier(backbone, recipe.rank, targets=recipe.target_modules)
+    verifier = OneTokenVerifier(backbone, recipe.rank, targets=recipe.target_modules, shape=recipe.shape)
+    if recipe.start:
+        verifier.begin_from(OneTokenVerifier.load(recipe.start, backbone))
+    if recipe.hard_negatives:
+        train = by_hardness(train)
     arguments = arguments_for(recipe, out, backbone.device.type == "cpu", about(backbone, train, validation))
-    probes = Probes(train, recipe.positions, recipe.seed, together=recipe.ranking > 0)
+    probes = Probes(train, recipe.positions, recipe.seed, together=recipe.ranking > 0, spread=recipe.spread)
     order = Order(probes, recipe.batch_size, recipe.balanced)
     if not len(order):
         raise InputError(
@@ -236,7 +282,7 @@ def train_verifier(
     task = ProbeTask(verifier, recipe)
     with verifier.attached():
         run(OrderedTrainer(task, arguments, train_dataset=probes, callbacks=[watch], order=order,
-                           collate=collate(backbone, recipe.labels),
+                           collate=collate(backbone, recipe.labels, _worth(train, recipe)),
                            divisible=not recipe.ranking), watch, out, recipe.report_to)  # fmt: skip  # pairs are compared across a batch
     task.release()
     if arguments.process_index == 0:
@@ -245,6 +291,13 @@ def train_verifier(
                             "validation": measured})  # fmt: skip
     leave_together(arguments)
     return verifier
+
+
+def _worth(train: Sequence[Labelled], recipe: Recipe) -> Worth | None:
+    """What traces of each outcome were worth, where the labels ask for it."""
+    if recipe.labels != SOFT:
+        return None
+    return Worth.of((len(t.steps), t.correct, t.values) for t in train if t.values is not None)
 
 
 def _check_values(train: Sequence[Labelled], recipe: Recipe) -> None:

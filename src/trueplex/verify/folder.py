@@ -36,6 +36,7 @@ class Stored:
     alpha: float
     targets: tuple[str, ...]
     base: str
+    probe: dict[str, Any]
 
 
 def read(folder: Path) -> Stored:
@@ -48,8 +49,9 @@ def read(folder: Path) -> Stored:
         card = json.loads((folder / CARD).read_text())
         tensors = load_file(folder / WEIGHTS)
         stored = Stored(
-            card, tensors, card["rank"], card["alpha"], tuple(card.get("targets", ())), card["base_fingerprint"]
-        )
+            card, tensors, card["rank"], card["alpha"], tuple(card.get("targets", ())), card["base_fingerprint"],
+            dict(card.get("probe", {})),
+        )  # fmt: skip
         if type(stored.rank) is not int or stored.rank < 0 or not math.isfinite(stored.alpha):
             raise ValueError(f"{CARD} has rank {stored.rank!r} and alpha {stored.alpha!r}")
     except FileNotFoundError as error:

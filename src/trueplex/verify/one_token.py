@@ -1,8 +1,10 @@
-"""One-Token Verification (arXiv 2603.01025): a LoRA, one learnable probe token, a small head.
+"""One-Token Verification (arXiv 2603.01025): a LoRA, one learnable probe token or several, a small head.
 
 At step t the ToT, the "token of truth", stands at position t + 1 and reads the base model's KV of
 positions ≤ t; LoRA acts on the ToT alone (see `lora`), and its last hidden state goes through the head to a
-score in [0, 1]. The base model is frozen and, whenever no probe is being read, exactly itself.
+score in [0, 1]. Of several tokens, as in STOP (arXiv 2604.16029), those behind see those before them, which gives the
+probe as many more passes through the layers to think in. The base model is frozen and, whenever no probe is being read,
+exactly itself.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import hashlib
 import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +26,56 @@ from trueplex.verify import folder as files
 from trueplex.verify.lora import ProbeLoRAs
 
 PREFIX = "base_model.model."  # PEFT's names are seen from its own wrapper
+POOLS, MOST_TOKENS = ("last", "learned"), 16
 _LOADING = threading.Lock()  # two threads that ask for one verifier at once get one object
 
 
-class Probe(nn.Module):
-    """The ToT embedding and the regression head."""
+@dataclass(frozen=True)
+class ProbeShape:
+    """What a probe is made of.
 
-    def __init__(self, hidden_size: int) -> None:
+    Attributes:
+        tokens: M, how many probe tokens; 1 is OTV's, 4 is STOP's.
+        repeated: one embedding M times, as in STOP, instead of M embeddings.
+        pool: what the head reads: the ``last`` token's hidden state, or a ``learned`` mean of all.
+
+    Raises:
+        OptionError: a value is out of range, or has no effect with one token.
+    """
+
+    tokens: int = 1
+    repeated: bool = False
+    pool: str = "last"
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.tokens <= MOST_TOKENS:
+            raise OptionError(f"probe-tokens is {self.tokens}. Try: 1 to {MOST_TOKENS}")
+        if self.pool not in POOLS:
+            raise OptionError(f"unknown probe-pool {self.pool!r}. Try: one of {', '.join(POOLS)}")
+        if self.tokens == 1 and (self.repeated or self.pool != "last"):
+            raise OptionError("one probe token is neither repeated nor pooled. Try: --probe-tokens 4")
+
+
+class Probe(nn.Module):
+    """The embeddings of the probe tokens, [H] of one or of a repeated one, else [M, H], and the regression head."""
+
+    def __init__(self, hidden_size: int, shape: ProbeShape = ProbeShape()) -> None:
         super().__init__()
-        self.token = nn.Parameter(torch.empty(hidden_size))
+        single = shape.tokens == 1 or shape.repeated
+        self.shape = shape
+        self.token = nn.Parameter(torch.empty(hidden_size) if single else torch.empty(shape.tokens, hidden_size))
         self.head = nn.Linear(hidden_size, 1)
+        if shape.pool == "learned":
+            self.pool = nn.Parameter(torch.zeros(shape.tokens))
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Final hidden states [..., H] → logits of the score [...], float32."""
-        return self.head(hidden.to(self.head.weight.dtype)).squeeze(-1).float()
+        """Final hidden states [..., M, H] → logits of the score [...], float32."""
+        hidden = hidden.to(self.head.weight.dtype)
+        if self.shape.pool == "learned":
+            read = (hidden * torch.softmax(self.pool, 0)[:, None]).sum(-2)
+        else:
+            read = hidden[..., -1, :]
+        return self.head(read).squeeze(-1).float()
 
 
 class OneTokenVerifier(nn.Module):
@@ -48,19 +87,21 @@ class OneTokenVerifier(nn.Module):
         rank: LoRA rank on every linear layer of the transformer; 0 trains the token and head only.
         alpha: LoRA alpha; the scale is alpha / rank.
         targets: ends of the names of the layers that get LoRA, such as ``q_proj``; empty for all.
+        shape: how many probe tokens, and what of them the head reads.
 
     Raises:
         OptionError: the rank is negative, or no layer has such a name.
     """
 
     def __init__(self, backbone: Backbone, rank: int = 16, alpha: float | None = None,
-                 targets: Sequence[str] = ()) -> None:  # fmt: skip
+                 targets: Sequence[str] = (), shape: ProbeShape = ProbeShape()) -> None:  # fmt: skip
         super().__init__()
         if rank < 0:
             raise OptionError(f"LoRA rank is {rank}. Try: 0 (head only) or a positive rank")
         self._backbone = (backbone,)  # a tuple, so that the base is no submodule of the verifier
         self.rank, self.alpha = rank, float(2 * rank if alpha is None else alpha)
-        self.probe = Probe(backbone.hidden_size)
+        self.shape = shape
+        self.probe = Probe(backbone.hidden_size, shape)
         with torch.no_grad():
             embeddings = backbone.model.get_input_embeddings().weight
             self.probe.token.copy_(embeddings[: backbone.vocabulary].float().mean(0))
@@ -70,6 +111,26 @@ class OneTokenVerifier(nn.Module):
         self.adapters = ProbeLoRAs(layers, rank, self.alpha / rank if rank else 0.0)
         self.to(backbone.device)
         self._fingerprint: str | None = None
+
+    @torch.no_grad()
+    def begin_from(self, other: OneTokenVerifier) -> None:
+        """Take another verifier's weights, to go on learning; of its one token each of several becomes a copy.
+
+        Raises:
+            OptionError: its rank, layers or alpha differ, or it has several tokens and another number of them.
+        """
+        own: dict[str, Tensor] = dict(self.named_parameters())
+        theirs: dict[str, Tensor] = dict(other.named_parameters())
+        theirs = {n: t.expand_as(own[n]) if n == "probe.token" and t.dim() == 1 else t for n, t in theirs.items()}
+        fits = (self.alpha, self.targets) == (other.alpha, other.targets) and other.shape.tokens in (
+            1,
+            self.shape.tokens,
+        )
+        if not fits or any(n not in own or own[n].shape != t.shape for n, t in theirs.items()):
+            raise OptionError(f"the verifier to start from has rank {other.rank} and {other.shape.tokens} probe tokens, which differs. "
+                              f"Try: --rank {other.rank} --probe-tokens {other.shape.tokens}, and its layers")  # fmt: skip
+        for name, tensor in theirs.items():
+            own[name].copy_(tensor)
 
     @property
     def backbone(self) -> Backbone:
@@ -82,8 +143,9 @@ class OneTokenVerifier(nn.Module):
     # -- the ProbeColumn that the engine takes ----------------------------------------------------------
 
     @property
-    def embedding(self) -> Tensor:
-        return self.probe.token
+    def embeddings(self) -> Tensor:
+        token = self.probe.token
+        return token if token.dim() == 2 else token.expand(self.shape.tokens, -1)
 
     def probing(self, columns: int) -> AbstractContextManager[None]:
         """LoRA acts on the last ``columns`` query columns of every forward pass within."""
@@ -94,7 +156,7 @@ class OneTokenVerifier(nn.Module):
         return self.adapters.recomputing()
 
     def read(self, hidden: Tensor) -> Tensor:
-        """Final hidden states [..., H] of probes → scores [...] in [0, 1]."""
+        """Final hidden states [..., M, H] of probes → scores [...] in [0, 1]."""
         return torch.sigmoid(self.probe(hidden))
 
     @property
@@ -103,6 +165,8 @@ class OneTokenVerifier(nn.Module):
         if self._fingerprint:
             return self._fingerprint
         digest = hashlib.blake2b(digest_size=12)
+        if self.shape.repeated:  # nothing else in the weights tells how often
+            digest.update(str(self.shape.tokens).encode())
         for name, tensor in sorted(self.tensors().items()):
             digest.update(name.encode() + tensor.detach().to("cpu", torch.float32).numpy().tobytes())
         return digest.hexdigest()
@@ -127,7 +191,8 @@ class OneTokenVerifier(nn.Module):
         """
         own = {
             "kind": "one-token-verifier", "rank": self.rank, "alpha": self.alpha, "targets": self.targets,
-            "base": self.backbone.name, "base_fingerprint": self.backbone.fingerprint, **(card or {}),
+            "base": self.backbone.name, "base_fingerprint": self.backbone.fingerprint,
+            **({"probe": asdict(self.shape)} if self.shape.tokens > 1 else {}), **(card or {}),
         }  # fmt: skip
         files.write(Path(folder), self.tensors(), own)
         self.card = own
@@ -164,8 +229,8 @@ class OneTokenVerifier(nn.Module):
             f"the layers of the verifier in {folder} are not those of this base model. Try: train it again"
         )
         try:
-            verifier = cls(backbone, stored.rank, stored.alpha, stored.targets)
-        except OptionError as error:
+            verifier = cls(backbone, stored.rank, stored.alpha, stored.targets, ProbeShape(**stored.probe))
+        except (OptionError, TypeError) as error:
             raise differs from error
         own = verifier.tensors()
         if own.keys() != stored.tensors.keys() or any(own[k].shape != stored.tensors[k].shape for k in own):

@@ -1,7 +1,7 @@
 """Scorers by name.
 
 The names: ``auto``, a folder or a hub id, a One-Token verifier · ``deepconf[:KIND[@WINDOW]]``, ``logprob``,
-``entropy`` · ``orm:[acemath:]MODEL`` · ``prm:FORM:MODEL[@last|min|mean|product]`` · ``genrm:MODEL[@VOTES]``.
+``entropy`` · ``combined[:FOLDER]``, a verifier's probe together with those · ``orm:[acemath:]MODEL`` · ``prm:FORM:MODEL[@last|min|mean|product]`` · ``genrm:MODEL[@VOTES]``.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from trueplex.models import hub
 from trueplex.models.backbone import Backbone
 from trueplex.models.load import folder_of, load
 from trueplex.verify import confidence
+from trueplex.verify.combined import Combination, CombinedScorer
 from trueplex.verify.one_token import OneTokenVerifier
 from trueplex.verify.probe import OneTokenScorer
 from trueplex.verify.readers import forms
@@ -24,8 +25,9 @@ from trueplex.verify.readers.process import AGGREGATIONS, load_process
 from trueplex.verify.readers.reading import Reader, TextScorer
 from trueplex.verify.readers.transcript import Transcript
 
+COMBINED = "combined"
 READERS = ("orm", "prm", "genrm")
-AnyScorer = OneTokenScorer | confidence.ConfidenceScorer | TextScorer
+AnyScorer = OneTokenScorer | CombinedScorer | confidence.ConfidenceScorer | TextScorer
 
 
 def open_scorer(backbone: Backbone, name: str, every: int = 32) -> AnyScorer:
@@ -40,7 +42,20 @@ def open_scorer(backbone: Backbone, name: str, every: int = 32) -> AnyScorer:
     kind, colon, rest = name.partition(":")
     if colon and kind in READERS:
         return TextScorer(_reader(backbone, kind, rest), every)
+    if kind == COMBINED:
+        return _combined(backbone, rest or "auto", every)
     return OneTokenScorer(OneTokenVerifier.load(verifier_folder(backbone, name), backbone), every)
+
+
+def _combined(backbone: Backbone, name: str, every: int) -> CombinedScorer:
+    """The combination in the folder of that name, with the probe of the verifier there where it was fitted with one."""
+    folder = verifier_folder(backbone, name)
+    made = Combination.load(folder)
+    probe = OneTokenScorer(OneTokenVerifier.load(folder, backbone), every) if made.verifier else None
+    if made.model != backbone.fingerprint or (probe and probe.fingerprint != made.verifier):
+        raise VerifierError(f"the combination in {folder} was fitted for another model or verifier. Try: run `trueplex train combined` "
+                            "again")  # fmt: skip
+    return CombinedScorer(made, probe, every)
 
 
 def known(name: str) -> None:

@@ -9,6 +9,7 @@ at t + 1 and sees positions ≤ t, exactly as live.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -58,7 +59,7 @@ class OneTokenScorer:
 
 
 def base_pass(backbone: Backbone, inputs: Tensor) -> ProbePass:
-    """Keys and values of the base model over inputs [B, N, H], without LoRA and without gradient."""
+    """Keys and values of the base model over inputs [B, N, H], without LoRA and without gradient, for probes of one token."""
     length = inputs.shape[1]
     positions = torch.arange(length, device=inputs.device)[None]
     cache = DynamicCache()
@@ -68,15 +69,18 @@ def base_pass(backbone: Backbone, inputs: Tensor) -> ProbePass:
 
 
 def probe_pass(verifier: OneTokenVerifier, base: ProbePass, positions: Tensor) -> Tensor:
-    """Score logits [B, M] of probes that read positions ≤ t, for t = positions [B, M]; differentiable.
+    """Score logits [B, P] of probes that read positions ≤ t, for t = positions [B, P]; differentiable.
 
-    Rows may be padded: a probe never sees a column after its own t.
+    Rows may be padded: a probe never sees a column after its own t. Of several tokens a probe's stand at t + 1, t + 2 …,
+    and the later ones see the earlier ones.
     """
-    columns = base.layers[0][0].shape[2]
-    queries = verifier.embedding.to(verifier.backbone.dtype).expand(*positions.shape, -1)
-    with verifier.probing(positions.shape[1]):
-        _, hidden = verifier.backbone.forward(queries, positions + 1, None, columns, probe_pass=base)
-    return verifier.probe(hidden)
+    columns, tokens = base.layers[0][0].shape[2], verifier.shape.tokens
+    embeddings = verifier.embeddings.to(verifier.backbone.dtype)
+    queries = embeddings.expand(*positions.shape, -1, -1).flatten(1, 2)
+    places = (positions[..., None] + torch.arange(1, tokens + 1, device=positions.device)).flatten(1)
+    with verifier.probing(places.shape[1]):
+        _, hidden = verifier.backbone.forward(queries, places, None, columns, probe_pass=replace(base, tokens=tokens))
+    return verifier.probe(hidden.unflatten(1, (-1, tokens)))
 
 
 def pad_inputs(backbone: Backbone, traces: Sequence[tuple[Sequence[int], Steps]]) -> tuple[Tensor, np.ndarray]:

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset, Sampler
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from trueplex.models.backbone import Backbone
-from trueplex.train.common.labels import labels
+from trueplex.train.common.labels import Worth, labels
 from trueplex.types import Steps
 from trueplex.verify.probe import pad_inputs
 
@@ -22,7 +22,8 @@ from trueplex.verify.probe import pad_inputs
 class Labelled:
     """A stored trace with its label: prompt ids, steps, right or wrong, and its problem's key and text.
 
-    ``values`` are its Monte-Carlo values where it was valued: numbers of tokens [V], rising, and values [V].
+    ``values`` are its Monte-Carlo values where it was valued: numbers of tokens [V], rising, and values [V]. ``weight``
+    is what it counts in the loss.
     """
 
     prompt: tuple[int, ...]
@@ -31,6 +32,8 @@ class Labelled:
     problem: int
     text: str = ""
     values: tuple[np.ndarray, np.ndarray] | None = None
+    answer: str | None = None
+    weight: float = 1.0
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.steps)
@@ -48,11 +51,13 @@ class Probes(Dataset):
     """Labelled traces, each with positions drawn from (seed, epoch, its number); the last token always.
 
     ``positions`` None probes every token. With ``together``, traces of one problem are probed at the same
-    shares of their length, so that they can be compared.
+    shares of their length, so that they can be compared. With ``spread``, one is drawn in each of as many equal parts.
     """
 
-    def __init__(self, traces: Sequence[Labelled], positions: int | None, seed: int, together: bool = False) -> None:
-        self.traces, self.positions, self.seed, self.together = traces, positions, seed, together
+    def __init__(self, traces: Sequence[Labelled], positions: int | None, seed: int, together: bool = False,
+                 spread: bool = False) -> None:  # fmt: skip
+        self.traces, self.positions, self.seed = traces, positions, seed
+        self.together, self.spread = together, spread
         self.epoch = 0
 
     def __len__(self) -> int:
@@ -64,7 +69,10 @@ class Probes(Dataset):
         if self.positions is None:
             return Probed(trace, np.arange(length))
         name = trace.problem & 0xFFFFFFFF if self.together else number
-        shares = np.sort(np.random.default_rng((self.seed, self.epoch, name)).random(self.positions - 1))
+        rng = np.random.default_rng((self.seed, self.epoch, name))
+        shares = np.sort(rng.random(self.positions - 1))
+        if self.spread:
+            shares = (np.arange(len(shares)) + rng.permutation(shares)) / max(1, len(shares))
         return Probed(trace, np.append((shares * length).astype(np.int64), length - 1))
 
 
@@ -127,7 +135,7 @@ class Order(Sampler[int]):
         return [int(number) for number in rng.permutation(chosen)]
 
 
-def collate(backbone: Backbone, kind: str) -> Any:
+def collate(backbone: Backbone, kind: str, worth: Worth | None = None) -> Any:
     """Probed traces → inputs [B, N, H], probed columns, labels and weights [B, M], right or wrong [B], problems [B].
 
     Rows with fewer probes repeat their last, which then weighs nothing. ``final`` weighs the last probe alone.
@@ -142,8 +150,8 @@ def collate(backbone: Backbone, kind: str) -> Any:
             at = np.pad(p.positions, (0, most - count), mode="edge")
             weight = (np.arange(most) < count).astype(np.float32)
             columns.append(at + len(p.trace.prompt))
-            targets.append(labels(kind, length, at, p.trace.correct, p.trace.values))
-            weights.append(weight * (at == length - 1) if kind == "final" else weight)
+            targets.append(labels(kind, length, at, p.trace.correct, p.trace.values, worth))
+            weights.append(p.trace.weight * (weight * (at == length - 1) if kind == "final" else weight))
         return {
             "inputs": inputs,
             "columns": torch.from_numpy(np.stack(columns)),

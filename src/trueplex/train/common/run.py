@@ -25,6 +25,15 @@ from trueplex.train.common.tracking import trackers
 from trueplex.train.common.watch import Watch
 
 FREE = ("report_to",)  # may differ when a run is resumed
+# Fields that recipes did not always have, with what runs did before: such a run is resumed as it was.
+LATER = {
+    "probe_tokens": 1,
+    "probe_repeated": False,
+    "probe_pool": "last",
+    "start": "",
+    "hard_negatives": False,
+    "spread": False,
+}
 
 
 def arguments_for(recipe: Any, out: Path, on_cpu: bool, about: dict[str, str], bf16: bool = False) -> TrainingArguments:
@@ -49,7 +58,8 @@ def arguments_for(recipe: Any, out: Path, on_cpu: bool, about: dict[str, str], b
         raise OptionError(f"a batch of {recipe.batch_size} traces cannot be shared evenly by {arguments.world_size} processes. "
                           "Try: --batch a multiple of them")  # fmt: skip
     arguments.per_device_train_batch_size = recipe.batch_size // arguments.world_size
-    own = {name: value for name, value in asdict(recipe).items() if name not in FREE}
+    told = {name: value for name, value in asdict(recipe).items() if name not in FREE}
+    own = {name: value for name, value in told.items() if name not in LATER or LATER[name] != value}
     _claim(out, own | about, arguments.process_index == 0)
     return arguments
 
