@@ -128,7 +128,8 @@ class Trace:
     ``tokens`` counts its steps; ``thinking_tokens`` those up to and including ``</think>``.
     ``closing`` says what closed its thinking: ``model``, ``prompt``, ``thinking budget``, ``cold stop``, or nothing
     yet; ``reason`` what stopped it. ``trust`` is ``trusted``, ``doubted`` or ``uncertain`` for a finished trace whose score
-    was calibrated; it is not stored, as it belongs to the calibration; nor is ``request``, the id of the request that it runs for. ``scores`` are (token count, score) pairs in order; ``steps`` is
+    was calibrated; it is not stored, as it belongs to the calibration; nor is ``request``, the id of the request that it runs for,
+    nor ``found``, how its answer was found (see `grading.kinds`). ``scores`` are (token count, score) pairs in order; ``steps`` is
     filled when the trace stops, or is suspended to be resumed later.
     """
 
@@ -148,6 +149,7 @@ class Trace:
     correct: bool | None = None
     trust: str | None = None
     request: int = 0
+    found: str = ""
 
     @property
     def score(self) -> float | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import typer
 
 from trueplex.cli import train_policy
-from trueplex.cli.groups import MaxBatchSize, ModelOptions, Quiet, Seed
+from trueplex.cli.groups import MaxBatchSize, ModelOptions, Quiet, Reread, Seed
 from trueplex.cli.options import Within, check_count, command, listed
 from trueplex.errors import InputError, OptionError, TrueplexError
 
@@ -48,6 +48,7 @@ class TraceOptions:
         list[Path] | None,
         typer.Option(help="Folders of rollouts to judge by; can be repeated.", show_default="a tenth of the problems"),
     ] = None
+    answer: Reread = None
     balanced: Annotated[bool, typer.Option("--balanced", help="As many right as wrong traces of every problem.")] = False  # fmt: skip
 
     @property
@@ -63,8 +64,8 @@ class TraceOptions:
         """
         from trueplex.train.verifier import mixed, read_labelled
 
-        traces = [t for folder in self.data for t in read_labelled(folder, backbone)]
-        held = [t for folder in self.validation or () for t in read_labelled(folder, backbone)]
+        traces = [t for folder in self.data for t in read_labelled(folder, backbone, self.answer)]
+        held = [t for folder in self.validation or () for t in read_labelled(folder, backbone, self.answer)]
         if not held:  # by problem, so that no problem is on both sides; by high bits, as the low ones decide splits
             held = [t for t in traces if (t.problem >> 32) % 10 == 0]
             traces = [t for t in traces if (t.problem >> 32) % 10]

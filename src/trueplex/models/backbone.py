@@ -32,7 +32,8 @@ class Backbone:
     """A model that passed the load-time self-check. Make one with `load`.
 
     ``instruction`` is added to every problem; a model folder may set its own by
-    ``problem_instruction`` in config.json (the embedded model does: it needs none). ``tags`` are the texts that open and
+    ``problem_instruction`` in config.json (the embedded model does: it needs none), and by ``answer_kind`` the kind of its answers that
+    ``--answer auto`` stands for. ``tags`` are the texts that open and
     close thinking, ``markers`` the same as ids; both None for a model without.
     """
 
@@ -53,6 +54,7 @@ class Backbone:
         self.think_end = self._single_id(THINK_END)
         self.ends = self._end_ids()
         self.instruction: str = getattr(config, "problem_instruction", DEFAULT_INSTRUCTION)
+        self.answer_kind: str | None = getattr(config, "answer_kind", None)
         self.kinds = kinds_of(self.config)
         # Models that name their layers' kinds take a mask per kind; the others one for all layers.
         self.mask_by_kind = getattr(self.config, "layer_types", None) is not None

@@ -10,16 +10,21 @@ from typing_extensions import TypedDict, Unpack
 
 from trueplex.decide.alarms import Look
 from trueplex.decide.budget import Budget
+from trueplex.decide.rules import Prune
+from trueplex.decide.voting import Choose
 from trueplex.engine.limits import Ending
 from trueplex.engine.sampling import Sampling
 from trueplex.engine.thinking import Thinking
 from trueplex.errors import InputError, OptionError
+from trueplex.grading.kinds import AnswerKind
 from trueplex.models.backbone import Backbone
 from trueplex.models.load import load
 from trueplex.solving.loop import Solved, stream
 from trueplex.solving.scorers import choose_calibration, choose_scorer
 from trueplex.solving.settings import Settings
 from trueplex.types import Problem, Solution
+from trueplex.verify.own import ScoreFunction
+from trueplex.verify.scorer import Scorer
 
 
 class Options(TypedDict, total=False):
@@ -36,10 +41,11 @@ class Options(TypedDict, total=False):
     temperature: float
     top_p: float
     max_tokens: int | None
-    verifier: str
+    verifier: str | Scorer | ScoreFunction
     probe_every: int
-    prune: str
-    select: str | None
+    prune: str | Prune
+    select: str | Choose | None
+    answer: str | AnswerKind
     alarms: Sequence[str | Look]
     budget: Budget | None
     abstain_below: float | None

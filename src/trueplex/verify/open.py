@@ -1,7 +1,7 @@
 """Scorers by name.
 
 The names: ``auto``, a folder or a hub id, a One-Token verifier · ``deepconf[:KIND[@WINDOW]]``, ``logprob``,
-``entropy`` · ``orm:[acemath:]MODEL`` · ``prm:FORM:MODEL[@last|min|mean|product]`` · ``genrm:MODEL[@VOTES]``.
+``entropy`` · ``call:MODULE:FUNCTION``, a `ScoreFunction` of one's own · ``orm:[acemath:]MODEL`` · ``prm:FORM:MODEL[@last|min|mean|product]`` · ``genrm:MODEL[@VOTES]``.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ import os
 from pathlib import Path
 
 from trueplex.errors import OptionError, VerifierError
+from trueplex.grading.calls import called
 from trueplex.models import hub
 from trueplex.models.backbone import Backbone
 from trueplex.models.load import folder_of, load
 from trueplex.verify import confidence
 from trueplex.verify.one_token import OneTokenVerifier
+from trueplex.verify.own import FunctionScorer, ScoreFunction
 from trueplex.verify.probe import OneTokenScorer
 from trueplex.verify.readers import forms
 from trueplex.verify.readers.checkpoint import card_of
@@ -23,9 +25,10 @@ from trueplex.verify.readers.outcome import load_outcome
 from trueplex.verify.readers.process import AGGREGATIONS, load_process
 from trueplex.verify.readers.reading import Reader, TextScorer
 from trueplex.verify.readers.transcript import Transcript
+from trueplex.verify.scorer import Scorer
 
 READERS = ("orm", "prm", "genrm")
-AnyScorer = OneTokenScorer | confidence.ConfidenceScorer | TextScorer
+AnyScorer = OneTokenScorer | confidence.ConfidenceScorer | TextScorer | FunctionScorer
 
 
 def open_scorer(backbone: Backbone, name: str, every: int = 32) -> AnyScorer:
@@ -37,15 +40,25 @@ def open_scorer(backbone: Backbone, name: str, every: int = 32) -> AnyScorer:
     """
     if untrained := confidence.parse(name):
         return confidence.ConfidenceScorer(untrained, every)
+    if own := called(name, "verifier"):
+        return FunctionScorer(own, Transcript(backbone), every)
     kind, colon, rest = name.partition(":")
     if colon and kind in READERS:
         return TextScorer(_reader(backbone, kind, rest), every)
     return OneTokenScorer(OneTokenVerifier.load(verifier_folder(backbone, name), backbone), every)
 
 
+def open_given(backbone: Backbone, given: str | Scorer | ScoreFunction, every: int = 32) -> Scorer:
+    """A scorer by its name, as it is, or of a function of texts. Raises as `open_scorer`."""
+    if isinstance(given, str):
+        return open_scorer(backbone, given, every)
+    return given if isinstance(given, Scorer) else FunctionScorer(given, Transcript(backbone), every)
+
+
 def known(name: str) -> None:
     """Raise OptionError for a malformed name, before any model is loaded."""
     confidence.parse(name)
+    called(name, "verifier")
     kind, colon, rest = name.partition(":")
     if colon and kind in READERS:
         _parts(kind, rest)

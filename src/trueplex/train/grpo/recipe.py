@@ -7,6 +7,7 @@ from typing import Any
 
 from trueplex.engine.thinking import Thinking
 from trueplex.errors import OptionError
+from trueplex.grading.kinds import BOXED, answer_kind
 from trueplex.train.common.recipe import check_numbers, check_seed, check_trackers
 from trueplex.train.grpo.loss import AGGREGATIONS, NORMS, Clip
 
@@ -44,6 +45,7 @@ class PolicyRecipe:
         bf16: forward passes in bfloat16, weights in float32.
         gradient_checkpointing: recompute activations in the backward pass: slower, in less memory.
         report_to: where figures are shown: ``tensorboard``, ``wandb``, ``trackio``.
+        answer: what counts as an answer; see `trueplex.grading.kinds`. Guesses would reward a stray number, so the default is the box.
 
     Raises:
         OptionError: a value is out of range, or an option has no effect here.
@@ -75,6 +77,7 @@ class PolicyRecipe:
     gradient_checkpointing: bool = False
     seed: int = 0
     report_to: tuple[str, ...] = ("tensorboard",)
+    answer: str = BOXED
 
     def __post_init__(self) -> None:
         check_numbers(
@@ -84,6 +87,7 @@ class PolicyRecipe:
             ("warmup", "kl", "rank", "keep_rollouts"),
         )  # fmt: skip
         check_seed(self.seed)
+        answer_kind(self.answer)
         check_trackers(self.report_to)
         if self.samples < 2:
             raise OptionError(f"samples is {self.samples}. Try: at least 2, as a trace is judged against its group")
@@ -118,4 +122,7 @@ class PolicyRecipe:
 
     def identity(self) -> dict[str, Any]:
         """What a run must have in common with the one that it resumes."""
-        return {name: value for name, value in asdict(self).items() if name not in FREE}
+        named = {name: value for name, value in asdict(self).items() if name not in FREE}
+        return {
+            name: value for name, value in named.items() if (name, value) != ("answer", BOXED)
+        }  # runs of 0.2 had no other
