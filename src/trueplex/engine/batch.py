@@ -234,7 +234,7 @@ class Batch:
             self._logits[:rows], _ = self._pass(slice(0, rows), embeddings)
         else:
             beside = probe.embedding.to(embeddings.dtype).expand(rows, 1, -1)
-            with probe.probing(1):
+            with self.backbone.lock, probe.probing(1):
                 self._logits[:rows], hidden = self._pass(slice(0, rows), torch.cat([embeddings, beside], 1))
             self._note(probe, range(rows), hidden[:, 1])
         self._slots.lengths[:rows] += 1
@@ -243,7 +243,7 @@ class Batch:
         """What a probe reads of these rows, in a pass of its own that writes nothing that counts."""
         span = slice(rows[0], rows[-1] + 1)  # neighbours, mostly: a row between costs less than moving its cache
         beside = probe.embedding.to(self._pending.dtype).expand(span.stop - span.start, 1, -1)
-        with probe.probing(1):
+        with self.backbone.lock, probe.probing(1):
             _, hidden = self._pass(span, beside)
         self._note(probe, rows, hidden[torch.tensor(rows, device=hidden.device) - span.start, 0])
 

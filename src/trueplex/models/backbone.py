@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -61,6 +62,8 @@ class Backbone:
         self.model.eval().requires_grad_(False)
         self.model.set_attn_implementation(attention.NAME)
         self.kept: dict[Any, Any] = {}  # what is loaded for this model and shared, as its verifiers; freed with it
+        # Held while the model, or its tokenizer, is at work for one caller: threads and streams take turns, pass by pass.
+        self.lock = threading.RLock()
         self._last_hidden: Tensor | None = None
         self.model.base_model.register_forward_hook(self._keep_hidden)
 
@@ -141,19 +144,20 @@ class Backbone:
             extra["row_blocks"] = row_blocks
         if shared_prefix and full:
             extra["shared_prefix"] = shared_prefix
-        output = self.model(
-            inputs_embeds=embeddings,
-            attention_mask=none if whole and full else self.masks(positions, columns, int(probe_pass is not None)),
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=cache is not None,
-            logits_to_keep=torch.zeros(1, dtype=torch.long, device=self.device),
-            **extra,
-        )
+        with self.lock:
+            output = self.model(
+                inputs_embeds=embeddings,
+                attention_mask=none if whole and full else self.masks(positions, columns, int(probe_pass is not None)),
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=cache is not None,
+                logits_to_keep=torch.zeros(1, dtype=torch.long, device=self.device),
+                **extra,
+            )
+            hidden, self._last_hidden = self._last_hidden, None
         logits = output.logits[:, 0].float()
         if self.padded:
             logits[:, self.vocabulary :] = float("-inf")
-        hidden, self._last_hidden = self._last_hidden, None
         assert hidden is not None
         return logits, hidden
 
@@ -170,7 +174,8 @@ class Backbone:
         return tokenizer_fingerprint(self.tokenizer)
 
     def decode(self, ids: Sequence[int]) -> str:
-        return self.tokenizer.decode(list(ids), skip_special_tokens=False)
+        with self.lock:
+            return self.tokenizer.decode(list(ids), skip_special_tokens=False)
 
 
 def fingerprint_of(state: Mapping[str, Tensor]) -> str:

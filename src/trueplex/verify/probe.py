@@ -75,7 +75,7 @@ def probe_pass(verifier: OneTokenVerifier, base: ProbePass, positions: Tensor) -
     """
     columns = base.layers[0][0].shape[2]
     queries = verifier.embedding.to(verifier.backbone.dtype).expand(*positions.shape, -1)
-    with verifier.probing(positions.shape[1]):
+    with verifier.backbone.lock, verifier.probing(positions.shape[1]):
         _, hidden = verifier.backbone.forward(queries, positions + 1, None, columns, probe_pass=base)
     return verifier.probe(hidden)
 

@@ -7,9 +7,11 @@ from typing import Any
 
 from trueplex.engine.thinking import Thinking
 from trueplex.errors import OptionError
+from trueplex.grading.calls import spelled
 from trueplex.grading.kinds import BOXED, answer_kind
 from trueplex.train.common.recipe import check_numbers, check_seed, check_trackers
 from trueplex.train.grpo.loss import AGGREGATIONS, NORMS, Clip
+from trueplex.train.grpo.rewards import Reward
 
 TRAINABLE = ("discrete", "multiplex")
 # What decides how fast a run is and what it keeps, not what it learns: may differ when it is resumed.
@@ -34,7 +36,7 @@ class PolicyRecipe:
         kl: weight of the divergence from the model that training began with; 0 as published.
         rank: LoRA rank; 0 trains all weights.
         target_modules: ends of the names of the layers that get LoRA; empty for all linear layers.
-        rewards: names of reward functions, summed; see `rewards.load`.
+        rewards: reward functions or their names, summed; see `rewards.Reward`.
         max_norm: gradients are scaled down to this norm.
         most_skipped: so many updates in a row without a finite gradient end the run.
         every: steps between checkpoints, where validation is judged.
@@ -65,7 +67,7 @@ class PolicyRecipe:
     kl: float = 0.0
     rank: int = 0
     target_modules: tuple[str, ...] = ()
-    rewards: tuple[str, ...] = ("correct",)
+    rewards: tuple[str | Reward, ...] = ("correct",)
     max_norm: float = 1.0
     most_skipped: int = 5
     every: int = 25
@@ -123,6 +125,7 @@ class PolicyRecipe:
     def identity(self) -> dict[str, Any]:
         """What a run must have in common with the one that it resumes."""
         named = {name: value for name, value in asdict(self).items() if name not in FREE}
+        named["rewards"] = tuple(r if isinstance(r, str) else spelled(r) for r in self.rewards)
         return {
             name: value for name, value in named.items() if (name, value) != ("answer", BOXED)
         }  # runs of 0.2 had no other

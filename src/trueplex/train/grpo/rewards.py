@@ -19,7 +19,8 @@ from trueplex.grading.kinds import BOXED, AnswerKind, answer_kind
 from trueplex.solving.answering import label
 from trueplex.types import Problem, Trace
 
-Reward = Callable[..., Sequence[float | None]]
+Reward = Callable[..., Sequence["float | None"]]
+"""A reward of one's own: called by name with the columns above, it gives a number, or None where it cannot tell, for each trace."""
 
 
 def correct(prompts: Sequence[str], completions: Sequence[str], *, correct: Sequence[bool | None],
@@ -31,12 +32,14 @@ def correct(prompts: Sequence[str], completions: Sequence[str], *, correct: Sequ
 BUILT_IN: dict[str, Reward] = {"correct": correct}
 
 
-def load(name: str) -> Reward:
-    """The reward called so: ``correct``, or ``module:function``, looked up in the working folder too.
+def load(name: str | Reward) -> Reward:
+    """The reward called so: ``correct``, or ``module:function``, looked up in the working folder too; a function is one already.
 
     Raises:
         OptionError: there is no such module or function.
     """
+    if not isinstance(name, str):
+        return name
     if name in BUILT_IN:
         return BUILT_IN[name]
     module, _, function = name.partition(":")
@@ -45,7 +48,7 @@ def load(name: str) -> Reward:
     return named(module, function, "reward")
 
 
-def check(problems: Sequence[Problem], names: Sequence[str]) -> None:
+def check(problems: Sequence[Problem], names: Sequence[str | Reward]) -> None:
     """Refuse problems that the grader could not judge, when its verdict is the only reward.
 
     Raises:

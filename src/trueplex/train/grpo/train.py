@@ -27,6 +27,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from trueplex.engine.fitting import ran_out
 from trueplex.errors import TrueplexError
+from trueplex.grading.calls import spelled
 from trueplex.grading.kinds import BOXED, answer_kind
 from trueplex.models.backbone import Backbone, fingerprint_of
 from trueplex.models.prompt import make_prompt
@@ -89,7 +90,7 @@ class PolicyTrainer(Trainer):
         engine, recipe = task.engine, task.recipe
         self.engine, self.problems, self.validation, self.recipe = engine, task.problems, task.validation, recipe
         self.out = task.out
-        self.functions = {name: rewards.load(name) for name in recipe.rewards}
+        self.functions = {r if isinstance(r, str) else spelled(r): rewards.load(r) for r in recipe.rewards}
         self.prompts = {p.key: make_prompt(p, engine).ids for p in task.problems}
         self.rollouts: list[Rollout] = []
         self.records: list[Record] = []
