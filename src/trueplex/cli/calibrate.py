@@ -180,8 +180,8 @@ def _votes(
 
 def _check_scorer(path: Path, verifier: str, scorer: Scorer | None) -> None:
     """Raise InputError when the folder of a rollout says that its traces were scored by something else."""
+    from trueplex.data.about import MANIFEST
     from trueplex.decide.calibration import PLAIN
-    from trueplex.solving.rollouts import MANIFEST
 
     manifest = (path if path.is_dir() else path.parent) / MANIFEST
     if not manifest.exists() or verifier == "none":

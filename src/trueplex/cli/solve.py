@@ -149,6 +149,7 @@ def _run(
     """Solve the problems; whether all were answered, and whether all traces that were to be saved are."""
     from rich.console import Console
 
+    from trueplex.data.about import note
     from trueplex.data.traces import read_traces
     from trueplex.report.race import Race
     from trueplex.solving.loop import Solved, Stopped, stream
@@ -163,6 +164,8 @@ def _run(
     resumed = [_freed(t, settings) for t, _ in stored if t.seed == settings.seed and t.index < settings.schedule.most]
     events = stream(backbone, problems, settings, scorer, resumed, choose_calibration(backbone, scorer, settings))
     store = _Saving(asked.save, backbone, source)
+    if asked.save:
+        note(asked.save, backbone.name, [problem.key for problem in problems])
     # The race shares the console of the answers; beside JSON it may only have standard error to itself.
     stage = Console(stderr=True) if asked.json else console
     racing = not asked.quiet and stage.is_terminal and not (asked.json and console.is_terminal)

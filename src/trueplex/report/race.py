@@ -86,6 +86,8 @@ def table(traces: list[Trace]) -> Table:
     for t in traces:
         score = "" if t.score is None else f"{t.score:.2f}"
         what = t.answer or (t.reason if t.status in (Status.PRUNED, Status.TRUNCATED) else "")
+        if t.answer is not None and t.correct is not None:
+            what += " (right)" if t.correct else " (wrong)"
         line = sparkline([s for _, s in t.scores])
         grid.add_row(MARKS[t.status], str(t.index), str(t.tokens), line, score, what, style=STYLES[t.status])
     return grid
@@ -121,6 +123,18 @@ def finding(solution: Solution) -> str:
     return f"read from: {told}" + ("; no path marked an answer (--answer says how to find it)" if guessed else "")
 
 
+def _outcome(solution: Solution, answer: str | None) -> Text:
+    """Whether an answer of the vote is right, where that is known."""
+    graded = {t.correct for t in solution.traces if t.answer == answer and answer is not None and t.correct is not None}
+    return (
+        Text("")
+        if len(graded) != 1
+        else Text(" ✓ right", style="green")
+        if True in graded
+        else Text(" ✗ wrong", style="red")
+    )
+
+
 def why_none(solution: Solution) -> str:
     """What to do where no path has an answer; empty where one has."""
     if solution.votes or not solution.traces:
@@ -138,12 +152,20 @@ def verdict(solution: Solution) -> Group:
     said = {"none": "no answer", "uncertain": "I do not know"}.get(solution.state, solution.answer or "")
     answer = Text(said, style="bold green" if solution.state == "answered" else "bold red")
     leading = f"leading: {solution.votes[0].answer}, " if solution.state == "uncertain" else ""
-    lines = [Text.assemble(Text("answer      "), answer, f"   ({leading}{certainty(solution)})")]
+    lines = [
+        Text.assemble(
+            Text("answer      "), answer, _outcome(solution, solution.answer), f"   ({leading}{certainty(solution)})"
+        )
+    ]
     lines += [Text(f"  {told}", style="bright_black") for told in (finding(solution), why_none(solution)) if told]
     for alarm in solution.alarms[:5]:
         lines.append(Text(f"  alarm: path {alarm.index} at {alarm.tokens} tokens: {alarm.why}", style="red"))
     for vote in solution.votes[:5]:
-        lines.append(Text(f"  {vote.answer:<12} weight {vote.weight:7.2f}   {vote.paths} paths"))
+        lines.append(
+            Text.assemble(
+                f"  {vote.answer:<12} weight {vote.weight:7.2f}   {vote.paths} paths", _outcome(solution, vote.answer)
+            )
+        )
     if trusts := Counter(t.trust for t in solution.traces if t.trust):
         counts = ", ".join(f"{trusts[state]} {state}" for state in ("trusted", "uncertain", "doubted"))
         lines.append(Text(f"  finished paths, by their scores: {counts}", style="bright_black"))

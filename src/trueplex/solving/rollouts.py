@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from trueplex.data.about import MANIFEST
 from trueplex.data.traces import ARROW, Row, Store, open_store, read, read_traces, to_row
 from trueplex.engine.batch import ROWS
 from trueplex.errors import InputError, StoreError
@@ -32,7 +33,7 @@ from trueplex.verify.scorer import Scorer
 
 log = logging.getLogger(__name__)
 
-MANIFEST, TRACES = "rollout.json", f"traces{ARROW}"
+TRACES = f"traces{ARROW}"
 BATCH_BYTES, SECONDS = 1 << 17, 2.0  # traces are written when they are so large, or this long after the last time
 ROUND = 4  # batches of rows in a round: fewer would leave rows empty at the end of each, more would repeat more after a kill
 
