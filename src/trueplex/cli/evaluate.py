@@ -200,7 +200,7 @@ def evaluate_verifier(data: Stores, model: ModelOptions, judging: JudgeOptions) 
         zip(stores, (answer_kind(judging.answer) if judging.answer else stored_kind(p) for p in data), strict=True)
     )
     suites = _judge(backbone, stores, kinds, scorers, config, judging)
-    Console(width=None if sys.stdout.isatty() else 160).print(_scorer_table(suites))
+    Console(width=None if sys.stdout.isatty() else 160).print(scorer_table(suites))
 
 
 def _judge(
@@ -226,7 +226,7 @@ def _judge(
     return suites
 
 
-def _scorer_table(suites: Mapping[str, Any]) -> Table:
+def scorer_table(suites: Mapping[str, Any]) -> Table:
     from rich.table import Table
 
     table = Table("suite", "scorer", "AUROC within, half", "within, end", "over all", "weighted − majority", "to right / to wrong", "ECE",
