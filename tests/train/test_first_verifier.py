@@ -54,7 +54,7 @@ def test_one_command_makes_a_verifier(tmp_path: Path, trueplex) -> None:
     assert (
         "too few to tell how good" in told and "not calibrated" in told and (tmp_path / "v" / "verifier.json").exists()
     )
-    code, out, told = trueplex(
+    code, _out, told = trueplex(
         "solve", "Ann has 3 apples. How many apples are there now?", "--paths", "2", "--verifier", str(tmp_path / "v")
     )
     assert code in (0, 1), told

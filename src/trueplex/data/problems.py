@@ -102,11 +102,17 @@ def problem_of(row: Any, name: str, columns: Columns = USUAL) -> Problem:
         value = _asked(value)
     if not isinstance(value, str):
         wanted = " or ".join(map(repr, columns.problem))
-        raise RowError(f"it has no text in a column {wanted}", "name the column that holds the problem", there)
+        raise RowError(
+            f"it has no text in a column {wanted}",
+            "name the column that holds the problem, as by --problem-column",
+            there,
+        )
     column, answers = _first(cells, columns.answers)
     if columns.answers != USUAL.answers and column is None:
         wanted = " or ".join(map(repr, columns.answers))
-        raise RowError(f"it has no column {wanted}", "name the column that holds the answer", there)
+        raise RowError(
+            f"it has no column {wanted}", "name the column that holds the answer, as by --answer-column", there
+        )
     return Problem(value, _id(cells.get("id"), name), answers_of(answers, column or "", columns.kind))
 
 
