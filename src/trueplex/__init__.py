@@ -12,33 +12,47 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trueplex.decide.budget import Budget
+    from trueplex.decide.rules import Prune
+    from trueplex.decide.voting import Choose
     from trueplex.engine.limits import Ending
     from trueplex.engine.sampling import Sampling
     from trueplex.engine.thinking import Thinking
     from trueplex.errors import TrueplexError
+    from trueplex.grading.kinds import AnswerKind, Found, answer_kind
     from trueplex.models.backbone import Backbone
     from trueplex.models.load import load
     from trueplex.models.prompt import PromptOptions, prompt_by
     from trueplex.solving.api import solve
-    from trueplex.solving.events import Advanced, AlarmRaised, Solved, Stopped
+    from trueplex.solving.asynchronous import asolve, astream
+    from trueplex.solving.events import Advanced, AlarmRaised, Event, Solved, Stopped
     from trueplex.solving.loop import stream
     from trueplex.solving.request import Account, Request
     from trueplex.solving.scheduler import Scheduler
     from trueplex.solving.settings import Settings
-    from trueplex.types import Problem, Solution, Trace
+    from trueplex.types import Problem, Solution, Status, Steps, Trace, Usage, Vote
+    from trueplex.verify.own import ScoreFunction
+    from trueplex.verify.scorer import Scorer
 
 __version__ = "0.2.0"
 
 _HOMES = {
-    "Account": "solving.request", "Advanced": "solving.events", "AlarmRaised": "solving.events", "Backbone": "models.backbone",
-    "Budget": "decide.budget", "Ending": "engine.limits", "Problem": "types", "PromptOptions": "models.prompt",
-    "Request": "solving.request", "Sampling": "engine.sampling", "Scheduler": "solving.scheduler", "Settings": "solving.settings",
-    "Solution": "types", "Solved": "solving.events", "Stopped": "solving.events", "Thinking": "engine.thinking", "Trace": "types",
-    "TrueplexError": "errors", "load": "models.load", "prompt_by": "models.prompt", "solve": "solving.api", "stream": "solving.loop",
+    "Account": "solving.request", "Advanced": "solving.events", "AlarmRaised": "solving.events",
+    "AnswerKind": "grading.kinds", "Backbone": "models.backbone", "Budget": "decide.budget",
+    "Choose": "decide.voting", "Ending": "engine.limits", "Event": "solving.events", "Found": "grading.kinds",
+    "Problem": "types", "PromptOptions": "models.prompt", "Prune": "decide.rules", "Request": "solving.request",
+    "Sampling": "engine.sampling", "Scheduler": "solving.scheduler", "ScoreFunction": "verify.own",
+    "Scorer": "verify.scorer", "Settings": "solving.settings", "Solution": "types", "Solved": "solving.events",
+    "Status": "types", "Steps": "types", "Stopped": "solving.events", "Thinking": "engine.thinking",
+    "Trace": "types", "TrueplexError": "errors", "Usage": "types", "Vote": "types", "answer_kind": "grading.kinds",
+    "asolve": "solving.asynchronous", "astream": "solving.asynchronous", "load": "models.load",
+    "prompt_by": "models.prompt", "solve": "solving.api", "stream": "solving.loop",
 }  # fmt: skip
-__all__ = ["Account", "Advanced", "AlarmRaised", "Backbone", "Budget", "Ending", "Problem", "PromptOptions", "Request", "Sampling",
-           "Scheduler", "Settings", "Solution", "Solved", "Stopped", "Thinking", "Trace", "TrueplexError", "load", "prompt_by",
-           "solve", "stream"]  # fmt: skip
+__all__ = [
+    "Account", "Advanced", "AlarmRaised", "AnswerKind", "Backbone", "Budget", "Choose", "Ending", "Event", "Found",
+    "Problem", "PromptOptions", "Prune", "Request", "Sampling", "Scheduler", "ScoreFunction", "Scorer", "Settings",
+    "Solution", "Solved", "Status", "Steps", "Stopped", "Thinking", "Trace", "TrueplexError", "Usage", "Vote",
+    "answer_kind", "asolve", "astream", "load", "prompt_by", "solve", "stream",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
@@ -49,4 +63,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*(name for name in globals() if name.startswith("__")), *__all__})

@@ -7,8 +7,10 @@ into a `Solution`. Each stage only adds to what the stage before made.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -83,7 +85,7 @@ class Usage:
     saved_tokens: int = 0
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Steps:
     """What a trace remembers of its T steps of width K; all arrays share the first axis.
 
@@ -102,6 +104,9 @@ class Steps:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def __repr__(self) -> str:
+        return f"<Steps: {len(self)} of width {self.ids.shape[1]}>"
 
     def arrays(self) -> tuple[np.ndarray, ...]:
         return self.ids, self.weights, self.logps, self.entropy, self.confidence
@@ -125,14 +130,15 @@ class Steps:
         return (self.entropy * drawn).astype(np.float32)
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Trace:
     """One path of reasoning for one problem, from the end of the prompt to its stop.
 
     ``tokens`` counts its steps; ``thinking_tokens`` those up to and including ``</think>``.
     ``closing`` says what closed its thinking: ``model``, ``prompt``, ``thinking budget``, ``cold stop``, or nothing
     yet; ``reason`` what stopped it. ``trust`` is ``trusted``, ``doubted`` or ``uncertain`` for a finished trace whose score
-    was calibrated; it is not stored, as it belongs to the calibration; nor is ``request``, the id of the request that it runs for. ``scores`` are (token count, score) pairs in order; ``steps`` is
+    was calibrated; it is not stored, as it belongs to the calibration; nor is ``request``, the id of the request that it runs for,
+    nor ``found``, how its answer was found (see `grading.kinds`). ``scores`` are (token count, score) pairs in order; ``steps`` is
     filled when the trace stops, or is suspended to be resumed later.
     """
 
@@ -152,6 +158,7 @@ class Trace:
     correct: bool | None = None
     trust: str | None = None
     request: int = 0
+    found: str = ""
 
     @property
     def score(self) -> float | None:
@@ -161,6 +168,11 @@ class Trace:
     @property
     def answer_tokens(self) -> int:
         return self.tokens - self.thinking_tokens
+
+    def __repr__(self) -> str:
+        score = "" if self.score is None else f", score {self.score:.2f}"
+        right = {True: ", right", False: ", wrong", None: ""}[self.correct]
+        return f"<Trace {self.index}: {self.status.value}, {self.tokens} tokens, answer {_short(self.answer)}{score}{right}>"
 
 
 @dataclass(slots=True, frozen=True)
@@ -191,7 +203,7 @@ class Alarmed:
     why: str
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class Solution:
     """What a problem's traces came to.
 
@@ -216,7 +228,34 @@ class Solution:
     state: str = "answered"
     alarms: list[Alarmed] = field(default_factory=list)
 
+    def __repr__(self) -> str:
+        sure = "" if self.confidence is None else f", confidence {self.confidence:.2f}"
+        votes = self.votes[0].paths if self.votes else 0
+        return f"<Solution {_short(self.answer)}: {self.state}, {votes} of {len(self.traces)} paths agree{sure}, {self.seconds:.1f} s>"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the problem, the answer, the vote and the paths with their scores."""
+        rows = [("answer", "weight", "paths"), *((v.answer, f"{v.weight:.2f}", str(v.paths)) for v in self.votes[:8])]
+        paths = [("path", "ended", "tokens", "score", "answer")] + [
+            (str(t.index), t.status.value, str(t.tokens), "" if t.score is None else f"{t.score:.2f}", t.answer or "–")
+            for t in self.traces[:32]
+        ]
+        sure = f"confidence {self.confidence:.2f}" if self.confidence is not None else "not calibrated"
+        head = f"<p>{escape(self.problem.text)}</p><p><b>{escape(self.answer or self.state)}</b> ({100 * self.agreement:.0f} % of the paths agree, {sure})</p>"
+        return f"<div>{head}{_table(rows)}<details><summary>{len(self.traces)} paths</summary>{_table(paths)}</details></div>"
+
     @property
     def abstained(self) -> bool:
         """Whether there is an answer that was not given, as the run was asked."""
         return self.state == "uncertain"
+
+
+def _short(text: str | None, most: int = 40) -> str:
+    return "None" if text is None else repr(text if len(text) <= most else f"{text[:most]}…")
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows as an HTML table, the first one its head."""
+    head, *body = (["".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in row) for tag, row in
+                    zip(("th", *["td"] * len(rows)), rows, strict=False)])  # fmt: skip
+    return f"<table><tr>{head}</tr>{''.join(f'<tr>{row}</tr>' for row in body)}</table>"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -12,11 +13,12 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from conftest import stored_trace
+from trueplex.data.about import about
 from trueplex.data.traces import Origin, open_store, to_row
 from trueplex.errors import InputError, MissingExtra, StoreError
 from trueplex.models.load import load_tokenizer
 from trueplex.report.trace_page import render, write_page
-from trueplex.report.trace_pieces import pieces, traces_of
+from trueplex.report.trace_pieces import heaviest_ids, pieces, traces_of
 from trueplex.report.trace_text import body, print_trace
 from trueplex.types import Steps, Trace
 
@@ -107,9 +109,9 @@ def test_wrong_problems_tokenizers_and_full_disks_are_said(tmp_path: Path) -> No
     store = open_store(tmp_path / "t.arrow")
     store.append([to_row(stored_trace(), (1,), Origin("m", "another", "{}"))])
     with pytest.raises(StoreError, match="traces of tokenizer another"):
-        traces_of(tmp_path / "t.arrow", 1, "reference")
-    with pytest.raises(InputError, match="holds 1 problems, and --problem is 2"):
-        traces_of(tmp_path / "t.arrow", 2, "reference")
+        traces_of(tmp_path / "t.arrow", "1", "reference")
+    with pytest.raises(InputError, match="holds 1 problems, and --problem is '2'"):
+        traces_of(tmp_path / "t.arrow", "2", "reference")
     with pytest.raises(StoreError, match="cannot write"):
         write_page(Path("/proc/nowhere/p.html"), [written("1")], TOKENIZER)
 
@@ -124,3 +126,33 @@ def test_show_from_the_command_line(tmp_path: Path, trueplex) -> None:
     assert trueplex("show", save, "--html", str(page))[0] == 0 and page.read_text().count("<details") == 3
     code, _, missing = trueplex("show", save, "--trace", "9")
     assert code == 2 and "no trace 9" in missing
+
+
+def test_a_merged_step_shows_its_heaviest_token_and_the_record_keeps_slot_0() -> None:
+    steps = written("123").steps
+    assert steps is not None and len(steps) == 3
+    first = steps.ids[:, 0].tolist()
+    steps.ids[1, 1:] = (first[1] + 1) % 500  # two of three slots agree against slot 0
+    steps.ids[2, 1] = (first[2] + 1) % 500
+    steps.weights[2] = (0.4, 0.3, 0.3)
+    steps.ids[2, 2] = (first[2] + 2) % 500
+    assert heaviest_ids(steps) == [first[0], (first[1] + 1) % 500, first[2]]
+    assert steps.ids[:, 0].tolist() == first
+
+
+def test_problems_are_found_by_the_order_of_their_file_or_by_id_and_marked(tmp_path: Path, trueplex) -> None:
+    file, save = tmp_path / "p.jsonl", tmp_path / "t.jsonl"
+    rows = [
+        (f"Ann has {n} apples. Ann buys 4 more. How many apples are there now?", f"q-{n}", str(n + 4)) for n in (3, 2)
+    ]
+    file.write_text("".join(json.dumps({"problem": p, "id": i, "answer": a}) + "\n" for p, i, a in rows))
+    code, out, _ = trueplex(
+        "solve", f"@{file}", "--paths", "2", "--save", str(save), "--quiet", "--model", "reference-multiplex"
+    )
+    assert code == 0 and "✓ right" in out
+    assert about(save).model == "reference-multiplex"  # so `show` needs no --model
+    for which, text in (("1", rows[0][0]), ("2", rows[1][0]), ("q-2", rows[1][0])):
+        code, shown, told = trueplex("show", str(save), "--problem", which)
+        assert code == 0 and text in " ".join(shown.split()) and ("right: 0" in told or "wrong: 0" in told)
+    code, _, told = trueplex("show", str(save), "--problem", "q-9")
+    assert code == 2 and "an id such as q-3, q-2" in told

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
-from trueplex.cli.groups import ModelOptions
+from trueplex.cli.groups import ModelOptions, Reread
 from trueplex.cli.options import check_count
 from trueplex.errors import InputError, OptionError
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from trueplex.data.traces import Origin
     from trueplex.decide.calibration import Calibration, Condition, WayOfThinking
     from trueplex.models.backbone import Backbone
+    from trueplex.solving.answering import Again
     from trueplex.solving.loop import Scorer
     from trueplex.solving.settings import Settings
     from trueplex.train.calibrate import Seen
@@ -50,6 +51,7 @@ class ConditionOptions:
     prune: Annotated[list[str] | None, typer.Option(help="Pruning policy; can be repeated.", show_default="none")] = (
         None
     )
+    answer: Reread = None
     error: Annotated[float, typer.Option(help="The largest share of wrong answers that the table and the bands of trace scores are for.")] = 0.1  # fmt: skip
 
     def __post_init__(self) -> None:
@@ -76,7 +78,9 @@ def calibrate(
     from trueplex.decide import pruning
     from trueplex.decide.calibration import PLAIN
     from trueplex.evals.run import machine, write_results
+    from trueplex.grading.kinds import AUTO
     from trueplex.models import hub
+    from trueplex.solving.answering import Again
     from trueplex.solving.scorers import belongs, choose_scorer
     from trueplex.solving.settings import Settings, origin
     from trueplex.train.calibrate import fit, judged
@@ -87,15 +91,16 @@ def calibrate(
         raise OptionError(f"a calibration is kept in the verifier's folder, and {verifier} is on the hub. Try: `hf download {verifier} "
                           "--local-dir FOLDER`, and --verifier FOLDER")  # fmt: skip
     backbone = model.load()
-    scorer, settings = choose_scorer(backbone, Settings(verifier=verifier))
+    scorer, settings = choose_scorer(backbone, Settings(verifier=verifier, answer=conditions.answer or AUTO))
     runs = conditions.runs(settings)
     for run in runs:
         pruning.parse(run.prune).check(run.schedule.most, backbone.default_max_tokens)
     source = origin(None, backbone)
-    seen, traces = _votes(data, runs, scorer, source)
+    again = Again(backbone, conditions.answer) if conditions.answer else None
+    seen, traces = _votes(data, runs, scorer, source, again)
     made = fit(seen, traces, conditions.error, belongs(backbone, scorer, verifier))
     _keep(made, backbone, verifier, scorer, sum(map(len, traces.values())))
-    tested = _votes(test, runs, scorer, source)[0] if test else [s for s in seen if s.held]
+    tested = _votes(test, runs, scorer, source, again)[0] if test else [s for s in seen if s.held]
     figures = judged(made, tested, conditions.error)
     if out is not None:
         config = {"model": backbone.name, "fingerprint": backbone.fingerprint, "verifier": verifier, "error": conditions.error,
@@ -122,7 +127,9 @@ def _keep(made: Calibration, backbone: Backbone, verifier: str, scorer: Scorer |
              + (f"; the calibrations of {kept} others are kept" if kept else ""))  # fmt: skip
 
 
-def _votes(stores: Sequence[Path], runs: Sequence[Settings], scorer: Scorer | None, source: Origin) -> tuple[list[Seen], dict[WayOfThinking, list[Trace]]]:  # fmt: skip
+def _votes(
+    stores: Sequence[Path], runs: Sequence[Settings], scorer: Scorer | None, source: Origin, again: Again | None
+) -> tuple[list[Seen], dict[WayOfThinking, list[Trace]]]:  # fmt: skip
     """The votes of every run on the problems of every store, and all traces by their way of thinking.
 
     Raises:
@@ -130,15 +137,19 @@ def _votes(stores: Sequence[Path], runs: Sequence[Settings], scorer: Scorer | No
     """
     from trueplex.data.traces import read, read_traces
     from trueplex.decide.calibration import way_of_thinking
+    from trueplex.solving.answering import stored_kind
     from trueplex.train.calibrate import votes_of
 
     seen: list[Seen] = []
     every: dict[WayOfThinking, list[Trace]] = {}
     most = max(run.schedule.most for run in runs)
     for path in stores:
-        _check_scorer(path, runs[0].verifier, scorer)
+        _check_scorer(path, runs[0].names["verifier"], scorer)
         groups: dict[int, list[Trace]] = {}
+        kind = again.kind if again else None
         for trace, _ in read_traces(path, source):
+            if again:
+                again(trace)
             trace.steps = None  # only its numbers count
             groups.setdefault(trace.problem.key, []).append(trace)
         short = [key for key, group in groups.items() if not {t.index for t in group} >= set(range(most))]
@@ -161,7 +172,7 @@ def _votes(stores: Sequence[Path], runs: Sequence[Settings], scorer: Scorer | No
         thinking = next(iter(read(path, ("thinking",))))["thinking"]
         cadence = traces[0].scores[0][0] if scorer else 32
         for run in runs:
-            seen += votes_of(list(groups.values()), thinking, run, cadence)
+            seen += votes_of(list(groups.values()), thinking, run, cadence, kind or stored_kind(path))
         every.setdefault(way_of_thinking(json.loads(thinking)), []).extend(traces)
         log.info(f"{path}: {len(groups)} problems")
     return seen, every
@@ -169,8 +180,8 @@ def _votes(stores: Sequence[Path], runs: Sequence[Settings], scorer: Scorer | No
 
 def _check_scorer(path: Path, verifier: str, scorer: Scorer | None) -> None:
     """Raise InputError when the folder of a rollout says that its traces were scored by something else."""
+    from trueplex.data.about import MANIFEST
     from trueplex.decide.calibration import PLAIN
-    from trueplex.solving.rollouts import MANIFEST
 
     manifest = (path if path.is_dir() else path.parent) / MANIFEST
     if not manifest.exists() or verifier == "none":

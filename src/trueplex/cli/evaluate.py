@@ -17,6 +17,7 @@ from trueplex.cli.groups import (
     ModelOptions,
     ProbeEvery,
     Quiet,
+    Reread,
     SampleOptions,
     SuiteOptions,
     ThinkingOrGreedy,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from trueplex.data.traces import Origin
+    from trueplex.grading.kinds import AnswerKind
     from trueplex.models.backbone import Backbone
     from trueplex.verify.stored import Stored
 
@@ -90,7 +92,7 @@ def evaluate(
 
     settings = Settings(
         paths=run.samples or (1 if thinking.greedy else 64), verifier=run.verifier, seed=run.seed, probe_every=run.probe_every,
-        rows=run.max_batch_size, thinking=thinking.build(limits),
+        rows=run.max_batch_size, answer=run.answer, thinking=thinking.build(limits),
     )  # fmt: skip
     names = names_of(suite)
     if len({label(name) for name in names}) < len(names):
@@ -99,7 +101,8 @@ def evaluate(
         )
     if which.data_dir is not None and all(name in tasks.SUITES for name in names):
         raise OptionError("--data-dir has no effect on these suites. Try: drop it")
-    chosen = {label(name): problems_of(name, which.split, which.n, run.seed, which.data_dir) for name in names}
+    chosen = {label(name): problems_of(name, which.split, which.n, run.seed, which.data_dir, columns=which.columns,
+                                       kind=settings.kind) for name in names}  # fmt: skip
     backbone = model.load()
     limits.check(backbone)
     scorer, settings = choose_scorer(backbone, settings)
@@ -166,6 +169,7 @@ class JudgeOptions:
     ] = "auto,deepconf:mean,deepconf:tail,deepconf:bottom,deepconf:lowest,logprob,entropy"
     n: Annotated[int | None, typer.Option(help="Most problems per store.", show_default="all"), Within(1)] = None
     samples: Annotated[int | None, typer.Option(help="Most traces per problem.", show_default="all"), Within(1)] = None
+    answer: Reread = None
     quiet: Quiet = False  # fmt: skip
 
 
@@ -173,6 +177,8 @@ def evaluate_verifier(data: Stores, model: ModelOptions, judging: JudgeOptions) 
     """Judge verifiers and untrained scores on the same stored traces: ranking, calibration, votes, cost."""
     from rich.console import Console
 
+    from trueplex.grading.kinds import answer_kind
+    from trueplex.solving.answering import stored_kind
     from trueplex.solving.settings import origin
     from trueplex.verify.open import known
 
@@ -182,19 +188,23 @@ def evaluate_verifier(data: Stores, model: ModelOptions, judging: JudgeOptions) 
     backbone = model.load()
     source = origin(None, backbone)
     stores = {
-        Path(path).stem if Path(path).is_file() else Path(path).name: _graded(path, source, judging.n, judging.samples)
+        Path(path).stem if Path(path).is_file() else Path(path).name: _graded(path, source, judging, backbone)
         for path in data
     }
     if len(stores) < len(data):
         raise OptionError("two stores have the same name and would share a place in the results. Try: rename one")
     config = {"model": backbone.name, "fingerprint": backbone.fingerprint, "scorers": scorers,
-              "data": [str(p) for p in data], "problems": judging.n, "samples": judging.samples}  # fmt: skip
-    suites = _judge(backbone, stores, scorers, config, judging)
-    Console(width=None if sys.stdout.isatty() else 160).print(_scorer_table(suites))
+              "data": [str(p) for p in data], "problems": judging.n, "samples": judging.samples,
+              **({"answer": judging.answer} if judging.answer else {})}  # fmt: skip
+    kinds = dict(
+        zip(stores, (answer_kind(judging.answer) if judging.answer else stored_kind(p) for p in data), strict=True)
+    )
+    suites = _judge(backbone, stores, kinds, scorers, config, judging)
+    Console(width=None if sys.stdout.isatty() else 160).print(scorer_table(suites))
 
 
 def _judge(
-    backbone: Backbone, stores: Mapping[str, list[Stored]], scorers: Sequence[str], config: dict[str, Any], judging: JudgeOptions
+    backbone: Backbone, stores: Mapping[str, list[Stored]], kinds: Mapping[str, AnswerKind], scorers: Sequence[str], config: dict[str, Any], judging: JudgeOptions
 ) -> dict[str, Any]:  # fmt: skip
     """The figures of every scorer on every store, stored suite by suite; what an earlier run has judged is kept."""
     from trueplex.cli.progress import Bar
@@ -211,12 +221,12 @@ def _judge(
             judged = {}
             for name in scorers:
                 judged[name] = scored_by(open_scorer(backbone, name), stored, bar.step)
-            suites[suite] = judge(stored, judged)
+            suites[suite] = judge(stored, judged, kinds[suite])
             write_results({"config": config, "machine": machine(), "suites": suites}, judging.out)
     return suites
 
 
-def _scorer_table(suites: Mapping[str, Any]) -> Table:
+def scorer_table(suites: Mapping[str, Any]) -> Table:
     from rich.table import Table
 
     table = Table("suite", "scorer", "AUROC within, half", "within, end", "over all", "weighted − majority", "to right / to wrong", "ECE",
@@ -251,13 +261,20 @@ def _judged_before(out: Path, config: dict[str, Any]) -> dict[str, Any]:
             if all(isinstance(f["over_all"]["1.0"], dict | None) for f in judged["scorers"].values())}  # fmt: skip
 
 
-def _graded(path: Path, source: Origin, most: int | None, samples: int | None) -> list[Stored]:
+def _graded(path: Path, source: Origin, judging: JudgeOptions, backbone: Backbone) -> list[Stored]:
     """The traces of a store that are judged: whole problems in its order, and of each the first ones by index."""
     from trueplex.data.traces import read_traces
+    from trueplex.solving.answering import Again
 
     stored = list(read_traces(path, source))
-    texts = set(list(dict.fromkeys(t.problem.text for t, _ in stored))[:most])
-    kept = [s for s in stored if s[0].problem.text in texts and (samples is None or s[0].index < samples)]
+    texts = set(list(dict.fromkeys(t.problem.text for t, _ in stored))[: judging.n])
+    kept = [
+        s for s in stored if s[0].problem.text in texts and (judging.samples is None or s[0].index < judging.samples)
+    ]
+    if judging.answer:
+        again = Again(backbone, judging.answer)
+        for trace, _ in kept:
+            again(trace)
     if not any(t.correct is not None for t, _ in kept):
         raise InputError(f"{path} holds no graded traces. Try: give rollouts or evaluations of problems with answers")
     return kept

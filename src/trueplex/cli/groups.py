@@ -18,6 +18,7 @@ from trueplex.errors import OptionError
 if TYPE_CHECKING:
     import torch
 
+    from trueplex.data.problems import Columns
     from trueplex.engine.limits import Ending
     from trueplex.engine.thinking import Thinking
     from trueplex.models.backbone import Backbone
@@ -25,10 +26,12 @@ if TYPE_CHECKING:
 
 VERIFIERS = ("'auto' (the model's own), a verifier's folder or hub id, 'deepconf[:mean|tail|bottom|lowest[@WINDOW]]', 'logprob', "
              "'entropy', 'combined[:FOLDER]' (a verifier's probe and those, after `trueplex train combined`), an outcome model 'orm:[acemath:]MODEL', a process model 'prm:FORM:MODEL[@last|min|mean|product]' (FORM: "
-             "math-shepherd, versaprm, qwen, skywork), a generative verifier 'genrm:MODEL[@VOTES]', or 'none'.")  # fmt: skip
+             "math-shepherd, versaprm, qwen, skywork), a generative verifier 'genrm:MODEL[@VOTES]', your own function 'call:MODULE:FUNCTION', or 'none'.")  # fmt: skip
 
 Verifier = Annotated[str, typer.Option(help=f"What scores the paths: {VERIFIERS}")]
 ProbeEvery = Annotated[int, typer.Option(help="Tokens between two scores of a path."), Within(1)]
+Answer = Annotated[str, typer.Option(help="What counts as an answer: 'auto' (the last box, else 'the answer is …', '####', the last number, the last line), 'boxed', 'number', 'choice' (a letter), 'json' or 'json:SCHEMA.json', 'last-line', 'regex:PATTERN', 'text' (all of it; the best by score is chosen), 'call:MODULE:FIND[:SAME]' (your own).")]  # fmt: skip
+Reread = Annotated[str | None, typer.Option("--answer", help="Read the stored traces' answers anew, as this kind (see `trueplex solve`).", show_default="as they were read")]  # fmt: skip
 MaxBatchSize = Annotated[int | None, typer.Option(help="Most paths decoded together.", show_default="64 on CPU, 256 on CUDA"), Within(1)]  # fmt: skip
 Seed = Annotated[int, typer.Option(help="The same seed gives the same result."), Within(0, 2**63 - 1)]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.", rich_help_panel="Output")]
@@ -256,6 +259,7 @@ class RunOptions:
     paths: Annotated[str | None, typer.Option(help="Paths per problem: a number, or 'auto' ('auto:LIMIT'): 8, and more while the vote is open.", show_default="16; 1 with --greedy")] = None  # fmt: skip
     verifier: Verifier = "auto"
     probe_every: ProbeEvery = 32
+    answer: Answer = "auto"
     max_batch_size: MaxBatchSize = None
     seed: Seed = 0
 
@@ -272,6 +276,7 @@ class SampleOptions:
     samples: Annotated[int | None, typer.Option(help="Traces per problem.", show_default="16; 1 with --greedy"), Within(1)] = None  # fmt: skip
     verifier: Annotated[str, typer.Option(help=f"Also score the traces, by {VERIFIERS}")] = "none"
     probe_every: ProbeEvery = 32
+    answer: Answer = "auto"
     max_batch_size: MaxBatchSize = None
     seed: Seed = 0
 
@@ -300,13 +305,13 @@ class DecideOptions:
     prune: Annotated[
         str,
         typer.Option(
-            help="When to prune weak paths; rules joined by '+': 'half:32', 'half:32/4' (leave 4), 'keep:0.5@64', 'drop:2@16', 'stop:128', 'floor:0.2', 'deepconf:low@64/8' (after 64 tokens, 8 warm-up paths), 'consensus:0.6'; 'none' keeps all."
+            help="When to prune weak paths; rules joined by '+': 'half:32', 'half:32/4' (leave 4), 'keep:0.5@64', 'drop:2@16', 'stop:128', 'floor:0.2', 'deepconf:low@64/8' (after 64 tokens, 8 warm-up paths), 'consensus:0.6', 'call:MODULE:FUNCTION' (your own); 'none' keeps all."
         ),
     ] = "none"
     select: Annotated[
         str | None,
         typer.Option(
-            help="How to choose the answer: majority, weighted, weighted:POWER, weighted:odds, best, or top:SHARE.",
+            help="How to choose the answer: majority, weighted, weighted:POWER, weighted:odds, best, top:SHARE, or call:MODULE:FUNCTION (your own).",
             show_default="weighted; majority without a verifier",
         ),
     ] = None
@@ -328,10 +333,28 @@ class DecideOptions:
 
 
 @dataclass(frozen=True)
-class SuiteOptions:
-    """Which problems of a suite or data set."""
+class ColumnOptions:
+    """Where a table has its problems and their answers."""
 
     PANEL: ClassVar[str] = "Problems"
+
+    problem_column: Annotated[str | None, typer.Option(rich_help_panel="Problems", help="Column of a file that holds the problem.", show_default="problem, question, prompt or messages")] = None  # fmt: skip
+    answer_column: Annotated[str | None, typer.Option(rich_help_panel="Problems", help="Column of a file that holds what counts as right.", show_default="answers, answer, final_answer or solution")] = None  # fmt: skip
+
+    @property
+    def columns(self) -> Columns | None:
+        """The columns that were named; None where none was."""
+        from trueplex.data.problems import USUAL, Columns
+
+        if self.problem_column is None and self.answer_column is None:
+            return None
+        return Columns((self.problem_column,) if self.problem_column else USUAL.problem,
+                       (self.answer_column,) if self.answer_column else USUAL.answers)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SuiteOptions(ColumnOptions):
+    """Which problems of a suite or data set."""
 
     n: Annotated[
         int | None,

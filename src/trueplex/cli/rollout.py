@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from trueplex.cli.groups import LimitOptions, ModelOptions, Quiet, SampleOptions, SuiteOptions, ThinkingOrGreedy
+
+log = logging.getLogger(__name__)
 
 EXAMPLE = "trueplex rollout --model ./my-model --data train.jsonl --samples 16 --n 1000 --out rollouts/"
 
@@ -28,11 +31,13 @@ def rollout(
 
     settings = Settings(
         paths=run.samples or (1 if thinking.greedy else 16), verifier=run.verifier, seed=run.seed, probe_every=run.probe_every,
-        rows=run.max_batch_size, select="majority", thinking=thinking.build(limits),
+        rows=run.max_batch_size, select="majority", answer=run.answer, thinking=thinking.build(limits),
     )  # fmt: skip
-    problems = problems_of(data, suite.split, suite.n, settings.seed, suite.data_dir, default_split="train")
+    problems = problems_of(data, suite.split, suite.n, settings.seed, suite.data_dir, default_split="train",
+                           columns=suite.columns, kind=settings.kind)  # fmt: skip
     backbone = model.load()
     limits.check(backbone)
     scorer, settings = choose_scorer(backbone, settings)
     with Bar(len(problems) * settings.schedule.most, quiet) as bar:
-        rollouts.rollout(backbone, problems, settings, out, scorer, bar.step)
+        path = rollouts.rollout(backbone, problems, settings, out, scorer, bar.step)
+    log.info(f"{path}: {rollouts.summary(path)}")

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
-from trueplex.cli.options import Within
 from trueplex.errors import InputError
+
+if TYPE_CHECKING:
+    from trueplex.types import Trace
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +26,9 @@ class ShowOptions:
 
     PANEL: ClassVar[str] = "What is shown"
 
-    problem: Annotated[int, typer.Option(help="Which problem of the file, counted from 1."), Within(1)] = 1
+    problem: Annotated[str, typer.Option(help="Which problem: its number in the file, counted from 1, or its id.")] = (
+        "1"
+    )
     trace: Annotated[int | None, typer.Option(help="Which of its traces, by index.", show_default="its first")] = None
     candidates: Annotated[
         bool, typer.Option("--candidates", help="Also list the tokens that were merged at every exploring step.")
@@ -31,7 +36,7 @@ class ShowOptions:
     html: Annotated[Path | None, typer.Option(help="Write a page with all traces of the problem and their scores.")] = (
         None
     )
-    model: Annotated[str, typer.Option(help="The model that wrote the traces; only its tokenizer is read.")] = "reference"  # fmt: skip
+    model: Annotated[str | None, typer.Option(help="The model that wrote the traces; only its tokenizer is read.", show_default="the one that the file names")] = None  # fmt: skip
 
 
 def show(
@@ -45,15 +50,25 @@ def show(
     from trueplex.report.trace_pieces import pieces, traces_of
     from trueplex.report.trace_text import print_trace
 
-    found, problems, tokenizer = traces_of(traces, options.problem, options.model)
-    where = f"problem {options.problem} of {problems}"
+    told = traces_of(traces, options.problem, options.model)
+    found, where = told.traces, f"problem {told.number} of {told.problems}"
     if options.html is not None:
-        write_page(options.html, found, tokenizer)
+        write_page(options.html, found, told.tokenizer)
         log.info(f"{options.html}: {len(found)} traces of {where}")
         return
     chosen = [t for t in found if options.trace is None or t.index == options.trace]
     if not chosen:
         known = ", ".join(str(t.index) for t in found[:20])
         raise InputError(f"problem {options.problem} has no trace {options.trace}. Try: one of {known}")
-    print_trace(Console(), chosen[0], pieces(chosen[0], tokenizer), options.candidates)
-    log.info(f"{where}, {len(found)} traces; --problem and --trace choose another, --html writes all to a page")
+    print_trace(Console(), chosen[0], pieces(chosen[0], told.tokenizer), options.candidates)
+    log.info(f"{where}, {outcomes(found)}; --problem and --trace choose another, --html writes all to a page")
+
+
+def outcomes(traces: Sequence[Trace]) -> str:
+    """How many traces there are, and which are right and wrong where that is known."""
+    marks = {True: "right", False: "wrong", None: "not graded"}
+    groups = {mark: [str(t.index) for t in traces if t.correct is value] for value, mark in marks.items()}
+    if len(groups["not graded"]) == len(traces):
+        return f"{len(traces)} traces"
+    told = (f"{mark}: {', '.join(own[:16])}{' …' if len(own) > 16 else ''}" for mark, own in groups.items() if own)
+    return f"{len(traces)} traces ({'; '.join(told)})"

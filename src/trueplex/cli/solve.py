@@ -17,6 +17,7 @@ import typer
 
 from trueplex.cli.groups import (
     BudgetOptions,
+    ColumnOptions,
     DecideOptions,
     LimitOptions,
     ModelOptions,
@@ -44,8 +45,8 @@ DATA = (".jsonl", ".json", ".csv", ".parquet", ".gz")  # suffixes of files that 
 
 
 @dataclass(frozen=True)
-class OutputOptions:
-    """What is printed, and what is kept."""
+class OutputOptions(ColumnOptions):
+    """Which columns are read, what is printed, and what is kept."""
 
     PANEL: ClassVar[str] = "Output"
 
@@ -75,19 +76,24 @@ def solve(
 
     What cannot be read, or does not fit the model, is reported and skipped; the rest is solved.
     """
-    from trueplex.data.problems import read_problems
+    from trueplex.data.problems import USUAL, read_problems
     from trueplex.decide.budget import Budget
     from trueplex.solving.scorers import choose_scorer
     from trueplex.solving.settings import Settings
 
     question(problems)
+    if output.columns and not any(p.startswith("@") for p in problems):
+        raise OptionError(
+            "--problem-column and --answer-column choose columns of a file, and none is given. Try: @FILE.jsonl, or drop them"
+        )
     settings = Settings(
         paths=run.paths or (1 if thinking.greedy else 16), thinking=thinking.build(limits), verifier=run.verifier,
         prune=decide.prune, select=decide.select, seed=run.seed, probe_every=run.probe_every, rows=run.max_batch_size,
-        alarms=tuple(decide.alarm or ()), abstain_below=decide.abstain_below, max_error=decide.max_error,
+        answer=run.answer, alarms=tuple(decide.alarm or ()), abstain_below=decide.abstain_below, max_error=decide.max_error,
         budget=Budget(budget.budget_tokens, budget.budget_seconds, budget.budget_paths),
     )  # fmt: skip
-    found, complaints = read_problems(problems)
+    columns = (output.columns or USUAL)._replace(kind=settings.kind)
+    found, complaints = read_problems(problems, columns)
     if not found:
         for complaint in complaints[:-1]:
             log.info(complaint)
@@ -143,6 +149,7 @@ def _run(
     """Solve the problems; whether all were answered, and whether all traces that were to be saved are."""
     from rich.console import Console
 
+    from trueplex.data.about import note
     from trueplex.data.traces import read_traces
     from trueplex.report.race import Race
     from trueplex.solving.loop import Solved, Stopped, stream
@@ -157,6 +164,8 @@ def _run(
     resumed = [_freed(t, settings) for t, _ in stored if t.seed == settings.seed and t.index < settings.schedule.most]
     events = stream(backbone, problems, settings, scorer, resumed, choose_calibration(backbone, scorer, settings))
     store = _Saving(asked.save, backbone, source)
+    if asked.save:
+        note(asked.save, backbone.name, [problem.key for problem in problems])
     # The race shares the console of the answers; beside JSON it may only have standard error to itself.
     stage = Console(stderr=True) if asked.json else console
     racing = not asked.quiet and stage.is_terminal and not (asked.json and console.is_terminal)
@@ -217,6 +226,7 @@ def as_dict(solution: Solution, problem: Problem) -> dict[str, Any]:
                 "score": t.score,
                 "trust": t.trust,
                 "answer": t.answer,
+                "found": t.found,
                 "text": t.text,
                 "reason": t.reason,
             }
@@ -263,12 +273,14 @@ def _decided(settings: Settings, backbone: Backbone, scorer: Scorer | None) -> d
     """What the scores of a run's traces and their pruning come from."""
     from trueplex.decide import alarms
     from trueplex.solving.scorers import belongs
+    from trueplex.solving.settings import decided_answer
 
     return {
-        "verifier": belongs(backbone, scorer, settings.verifier)["verifier"] if scorer else "none",
+        "verifier": belongs(backbone, scorer, settings.names["verifier"])["verifier"] if scorer else "none",
         "probe_every": settings.probe_every if scorer else None,
-        "prune": settings.prune,
+        "prune": settings.names["prune"],
         "alarms": [alarms.parse(alarm).spelled for alarm in settings.alarms],
+        **decided_answer(settings),
     }
 
 

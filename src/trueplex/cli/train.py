@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
-from trueplex.cli import train_policy
-from trueplex.cli.groups import MaxBatchSize, ModelOptions, Quiet, Seed
+from trueplex.cli import first_verifier, train_policy
+from trueplex.cli.first_verifier import ProblemOptions
+from trueplex.cli.groups import LimitOptions, MaxBatchSize, ModelOptions, Quiet, Reread, Seed, ThinkingOptions
 from trueplex.cli.options import Within, check_count, command, listed
 from trueplex.errors import InputError, OptionError, TrueplexError
 
@@ -26,7 +27,7 @@ log = logging.getLogger(__name__)
 
 app = typer.Typer(no_args_is_help=True, suggest_commands=False, help="Train what scores traces, and the model itself.")
 
-VERIFIER_EXAMPLE = "trueplex train verifier --model ./my-model --data rollouts/ --out my-model/verifier"
+VERIFIER_EXAMPLE = "trueplex train verifier --model ./my-model --problems train.jsonl --n 600 --out my-model/verifier"
 REWARD_EXAMPLE = "trueplex train reward --kind outcome --model ./my-model --data rollouts/ --out runs/outcome"
 COMBINED_EXAMPLE = "trueplex train combined --model ./my-model --data runs/validation/"
 VALUES_EXAMPLE = "trueplex train values --model ./my-model --data rollouts/ --n 300"
@@ -43,18 +44,19 @@ class TraceOptions:
 
     PANEL: ClassVar[str] = "Data"
 
-    data: Annotated[list[Path], typer.Option(help="Folders of rollouts to learn from; can be repeated.")]
     out: Annotated[Path, typer.Option(help="Folder for the result; an interrupted run is resumed there.")]
+    data: Annotated[list[Path] | None, typer.Option(help="Folders of rollouts to learn from; can be repeated.", show_default=False)] = None  # fmt: skip
     validation: Annotated[
         list[Path] | None,
         typer.Option(help="Folders of rollouts to judge by; can be repeated.", show_default="a tenth of the problems"),
     ] = None
+    answer: Reread = None
     balanced: Annotated[bool, typer.Option("--balanced", help="As many right as wrong traces of every problem.")] = False  # fmt: skip
 
     @property
     def names(self) -> str:
         """The folders that are learned from, as one text."""
-        return ", ".join(map(str, self.data))
+        return ", ".join(map(str, self.data or ()))
 
     def read(self, backbone: Backbone) -> tuple[list[Labelled], list[Labelled]]:
         """The traces to learn from and to judge by: those of problems that have both right and wrong ones.
@@ -64,8 +66,12 @@ class TraceOptions:
         """
         from trueplex.train.verifier import mixed, read_labelled
 
-        traces = [t for folder in self.data for t in read_labelled(folder, backbone)]
-        held = [t for folder in self.validation or () for t in read_labelled(folder, backbone)]
+        if not self.data:
+            raise OptionError(
+                "there is nothing to learn from. Try: --data FOLDER of rollouts (`trueplex rollout` makes them)"
+            )
+        traces = [t for folder in self.data for t in read_labelled(folder, backbone, self.answer)]
+        held = [t for folder in self.validation or () for t in read_labelled(folder, backbone, self.answer)]
         if not held:  # by problem, so that no problem is on both sides; by high bits, as the low ones decide splits
             held = [t for t in traces if (t.problem >> 32) % 10 == 0]
             traces = [t for t in traces if (t.problem >> 32) % 10]
@@ -174,11 +180,24 @@ class VerifierOptions:
 
 
 @command(app, VERIFIER_EXAMPLE)
-def verifier(traces: TraceOptions, model: ModelOptions, which: VerifierOptions, schedule: ScheduleOptions) -> None:
-    """Train a one-token verifier for a model from its graded traces. Also runs under torchrun."""
+def verifier(
+    traces: TraceOptions, model: ModelOptions, which: VerifierOptions, schedule: ScheduleOptions,
+    source: ProblemOptions, thinking: ThinkingOptions, limits: LimitOptions,
+) -> None:  # fmt: skip
+    """Train a one-token verifier for a model from its graded traces, or from nothing but --problems. Also runs under torchrun."""
     from trueplex.train.verifier import train_verifier
 
     recipe = which.recipe(schedule, traces.balanced)
+    if source.problems is not None:
+        if traces.data or traces.validation:
+            raise OptionError("--problems are rolled out anew, and --data are rollouts. Try: give one of them")
+        first_verifier.make(source, model, recipe, schedule.dtype, traces.out, thinking, limits, traces.answer)
+        return
+    first_verifier.refuse_unused(source, thinking, limits)
+    if not traces.data:
+        raise OptionError(
+            "there is nothing to learn from. Try: --problems FILE.jsonl with answers, or --data FOLDER of rollouts"
+        )
     backbone = model.load(schedule.dtype)
     learned, held = traces.read(backbone)
     learned = _valued(learned, which.labels)
@@ -255,7 +274,7 @@ def reward(traces: TraceOptions, model: ModelOptions, which: RewardOptions, sche
     backbone = model.load(schedule.dtype)
     learned, held = traces.read(backbone)
     if which.kind == "process":
-        _check_steps(traces.data, which.steps)
+        _check_steps(traces.data or (), which.steps)
         log.info(f"{sum(t.values is not None for t in learned)} of {len(learned)} traces have Monte-Carlo values; of the others only the "
                  "last step is used")  # fmt: skip
     card = train_reward(backbone, learned, held, recipe, traces.out, traces.names)

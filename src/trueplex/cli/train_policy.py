@@ -14,6 +14,7 @@ from trueplex.cli.options import Within, listed
 from trueplex.errors import OptionError
 
 if TYPE_CHECKING:
+    from trueplex.grading.kinds import AnswerKind
     from trueplex.types import Problem
 
 log = logging.getLogger(__name__)
@@ -49,12 +50,14 @@ class PolicyDataOptions:
     val_samples: Annotated[int, typer.Option(help="Traces of each validation problem.")] = 4
     keep_rollouts: Annotated[int, typer.Option(help="Keep the rollouts of this many last steps on the disk.")] = 20  # fmt: skip
 
-    def read(self, seed: int) -> tuple[list[Problem], list[Problem]]:
+    def read(self, seed: int, answer: str) -> tuple[list[Problem], list[Problem]]:
         """The problems to learn from and to judge by. Raises OptionError when none is left to judge by."""
         from trueplex.data.embedded import tasks
+        from trueplex.grading.kinds import answer_kind
 
-        problems = gather(self.data, "train", self.problems, seed)
-        judging = gather(self.validation or self.data, "validation", self.val_problems, 0)
+        kind = answer_kind(answer)
+        problems = gather(self.data, "train", self.problems, seed, kind)
+        judging = gather(self.validation or self.data, "validation", self.val_problems, 0, kind)
         suites = {"reference", *tasks.SUITES}
         if self.validation is None and not {name.strip() for name in self.data.split(",")} <= suites:
             # A file has no splits: by high bits, as the low ones decide the suites' splits.
@@ -65,14 +68,16 @@ class PolicyDataOptions:
         return problems, judging
 
 
-def gather(data: str, split: str, n: int, seed: int) -> list[Problem]:
+def gather(data: str, split: str, n: int, seed: int, kind: AnswerKind) -> list[Problem]:
     """`n` problems of suites or files given by commas, as many of each."""
     from trueplex.data.suites import problems_of
 
     names = [name for part in data.split(",") if (name := part.strip())]
     if not names:
         raise OptionError("data is empty. Try: 'reference', suites separated by commas, or FILE.jsonl")
-    return [p for name in names for p in problems_of(name, None, -(-n // len(names)), seed, default_split=split)]
+    return [
+        p for name in names for p in problems_of(name, None, -(-n // len(names)), seed, default_split=split, kind=kind)
+    ]
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,7 @@ class ObjectiveOptions:
             show_default="correct",
         ),
     ] = None
+    answer: Annotated[str, typer.Option(help="What counts as an answer, as in `trueplex solve`. Guesses would reward a stray number.")] = "boxed"  # fmt: skip
     norm: Annotated[
         str,
         typer.Option(
@@ -157,7 +163,7 @@ def policy(
 
     asked = thinking.build(limits)
     recipe = recipe_of(data, asked.resolved(tagged=True), objective, update)
-    problems, judging = data.read(update.seed)
+    problems, judging = data.read(update.seed, objective.answer)
     backbone = model.load(torch.float32)
     recipe = replace(recipe, thinking=asked.resolved(backbone.markers is not None))
     limits.check(backbone)
@@ -179,5 +185,5 @@ def recipe_of(data: PolicyDataOptions, thinking: Any, objective: ObjectiveOption
         update.minibatches, objective.norm, objective.aggregation, clip, objective.kl, update.rank,
         listed(update.target_modules), tuple(objective.reward or ("correct",)), update.max_norm, update.most_skipped,
         update.every, data.val_samples, data.keep_rollouts, update.micro_tokens, update.max_batch_size, update.bf16,
-        update.gradient_checkpointing, update.seed, tuple(update.report_to or ("tensorboard",)),
+        update.gradient_checkpointing, update.seed, tuple(update.report_to or ("tensorboard",)), objective.answer,
     )  # fmt: skip

@@ -14,6 +14,7 @@ from typing import Any
 
 from trueplex.data.rows import RowError
 from trueplex.grading.answers import extract
+from trueplex.grading.kinds import AnswerKind
 
 LONGEST = 400  # characters; see `trueplex.grading.answers.grade`, which reads no longer text as a bare answer
 WORDS = 15  # plain words; a text with more is a sentence, not an answer
@@ -24,15 +25,20 @@ _PLAIN = re.compile(r"(?<![\\A-Za-z{])[A-Za-z]{2,}(?![A-Za-z}])")
 ALONE = r"write the final answer alone, or end with #### 18 or \boxed{18}"
 
 
-def answers_of(value: Any, column: str) -> tuple[str, ...] | None:
-    """The answers in a cell; None where it is blank. Raises RowError where it cannot be graded by."""
+def answers_of(value: Any, column: str, kind: AnswerKind | None = None) -> tuple[str, ...] | None:
+    """The answers in a cell; None where it is blank. Raises RowError where it cannot be graded by.
+
+    ``kind`` is how answers are found and compared; None is by value.
+    """
+    if kind is not None and kind.structured and isinstance(value, dict | list):
+        return (json.dumps(value),)
     if isinstance(value, str) and column.strip().casefold() == "answers":
         value = _listed(value)
     if not isinstance(value, list):
-        return None if is_blank(value) else (_answer(value, column),)
+        return None if is_blank(value) else (_answer(value, column, kind),)
     if any(is_blank(one) for one in value):
         raise RowError(f"an answer in {column!r} is blank", "give it, or leave it out")
-    return tuple(_answer(one, column) for one in value) or None
+    return tuple(_answer(one, column, kind) for one in value) or None
 
 
 def _listed(cell: str) -> Any:
@@ -55,9 +61,18 @@ def is_blank(value: Any) -> bool:
     )
 
 
-def _answer(value: Any, column: str) -> str:
+def _answer(value: Any, column: str, kind: AnswerKind | None = None) -> str:
     if isinstance(value, bool) or not isinstance(value, (str, int, float, Decimal)):
         raise RowError(f"{column!r} is neither text, a number, nor a list of them", "write it as one of these")
+    if kind is not None and kind.own:
+        text = unicode(value if isinstance(value, str) else _spelled(value, column), f"an answer in {column!r}")
+        if not kind.readable(text):
+            raise RowError(
+                f"{column!r} has no answer of the kind {kind.spelled!r}",
+                "correct it, or give another --answer",
+                f"{text[:40]!r}",
+            )
+        return text
     text = _final(value, column) if isinstance(value, str) else _spelled(value, column)
     unicode(text, f"an answer in {column!r}")
     plain = len(_PLAIN.findall(text))

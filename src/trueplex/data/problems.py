@@ -13,17 +13,19 @@ from typing import Any, NamedTuple
 from trueplex.data.golds import answers_of, is_blank, unicode
 from trueplex.data.rows import Row, RowError, complaints, read_rows, stem_of
 from trueplex.errors import InputError
+from trueplex.grading.kinds import AnswerKind
 from trueplex.types import Problem
 
 
 class Columns(NamedTuple):
-    """The names that a row's problem and answers may have, capitals aside; the first that holds anything counts.
+    """Where a row has what. The names that a row's problem and answers may have, capitals aside; the first that holds anything counts.
 
-    Named by the user: ``Columns(problem=("Frage",))``.
+    Named by the user: ``Columns(problem=("Frage",))``. ``kind`` is how answers are found and compared, None by value.
     """
 
     problem: tuple[str, ...] = ("problem", "question", "prompt", "messages")
     answers: tuple[str, ...] = ("answers", "answer", "final_answer", "solution")
+    kind: AnswerKind | None = None
 
 
 USUAL = Columns()
@@ -100,12 +102,18 @@ def problem_of(row: Any, name: str, columns: Columns = USUAL) -> Problem:
         value = _asked(value)
     if not isinstance(value, str):
         wanted = " or ".join(map(repr, columns.problem))
-        raise RowError(f"it has no text in a column {wanted}", "name the column that holds the problem", there)
+        raise RowError(
+            f"it has no text in a column {wanted}",
+            "name the column that holds the problem, as by --problem-column",
+            there,
+        )
     column, answers = _first(cells, columns.answers)
     if columns.answers != USUAL.answers and column is None:
         wanted = " or ".join(map(repr, columns.answers))
-        raise RowError(f"it has no column {wanted}", "name the column that holds the answer", there)
-    return Problem(value, _id(cells.get("id"), name), answers_of(answers, column or ""))
+        raise RowError(
+            f"it has no column {wanted}", "name the column that holds the answer, as by --answer-column", there
+        )
+    return Problem(value, _id(cells.get("id"), name), answers_of(answers, column or "", columns.kind))
 
 
 def _first(cells: Mapping[str, Any], names: tuple[str, ...]) -> tuple[str | None, Any]:

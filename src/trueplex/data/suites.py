@@ -18,6 +18,7 @@ from trueplex.data.embedded import tasks
 from trueplex.data.problems import USUAL, Columns, collect, read_file
 from trueplex.data.rows import SUFFIXES, numbered, stem_of, suffix_of
 from trueplex.errors import InputError, MissingExtra, OptionError, reason
+from trueplex.grading.kinds import AnswerKind
 from trueplex.models import hub
 from trueplex.types import Problem
 
@@ -61,12 +62,13 @@ def label(name: str) -> str:
 
 def problems_of(
     name: str, split: str | None, n: int | None, seed: int, data_dir: Path | None = None,
-    default_split: str = "test", columns: Columns | None = None,
+    default_split: str = "test", columns: Columns | None = None, kind: AnswerKind | None = None,
 ) -> list[Problem]:  # fmt: skip
     """The first n problems of a suite, or all of them; lines that cannot be used are logged and left out.
 
     ``name`` is an embedded suite, a preset, a table (see `read_file`), or OWNER/NAME[:CONFIGURATION] on the
-    hub. ``split`` is of embedded suites and hub data sets, ``columns`` of everything else than embedded suites.
+    hub. ``split`` is of embedded suites and hub data sets, ``columns`` of everything else than embedded suites; ``kind`` is
+    how answers are found and compared, None by value.
 
     Raises:
         OptionError: a split or columns where there are none to choose, or an n below 1.
@@ -78,7 +80,7 @@ def problems_of(
         if columns is not None:
             raise OptionError(f"{name} has no columns to choose from. Try: drop the names of columns")
         return tasks.problems(name, split or default_split, 200 if n is None else n, seed)
-    problems, complaints = _read(name, split, data_dir, default_split, columns)
+    problems, complaints = _read(name, split, data_dir, default_split, columns, kind)
     for complaint in complaints:
         log.warning(complaint)
     if not problems:
@@ -87,24 +89,29 @@ def problems_of(
 
 
 def _read(
-    name: str, split: str | None, data_dir: Path | None, default_split: str, columns: Columns | None
+    name: str,
+    split: str | None,
+    data_dir: Path | None,
+    default_split: str,
+    columns: Columns | None,
+    kind: AnswerKind | None,
 ) -> tuple[list[Problem], list[str]]:
     path = Path(name.removeprefix("@"))
     if data_dir is not None and suffix_of(path) is None:
         path = _in_folder(name, data_dir)
     if suffix_of(path) and (os.path.exists(path) or "/" not in name or path.is_absolute()):
         _no_split(name, split)
-        return read_file(str(path), columns or USUAL)
+        return read_file(str(path), (columns or USUAL)._replace(kind=kind))
     if name in PRESETS:
         _no_split(name, split)
         preset = PRESETS[name]
         rows = _from_hub(name, preset.repository, preset.configuration, preset.split)
         own = Columns((preset.problem,), (preset.answer,))
-        return collect(numbered("row", rows), name, name, columns or own)
+        return collect(numbered("row", rows), name, name, (columns or own)._replace(kind=kind))
     if name.count("/") == 1 and suffix_of(path) is None:
         repository, _, configuration = name.partition(":")
         rows = _from_hub(repository, repository, configuration or None, split or default_split)
-        return collect(numbered("row", rows), label(name), label(name), columns or USUAL)
+        return collect(numbered("row", rows), label(name), label(name), (columns or USUAL)._replace(kind=kind))
     raise InputError(f"no suite or file {name!r}. Try: a path, OWNER/NAME on the hub, or one of reference, "
                      f"{', '.join([*tasks.SUITES, *PRESETS])}")  # fmt: skip
 

@@ -13,6 +13,8 @@ from scipy.special import betainc
 from trueplex.decide.pruning import Policy
 from trueplex.decide.voting import tally
 from trueplex.errors import OptionError
+from trueplex.grading.answers import group as by_value
+from trueplex.grading.kinds import Grouping
 from trueplex.types import Trace
 
 FIRST = 8  # traces in the first round; every further round doubles their number
@@ -34,10 +36,10 @@ class PathSchedule:
     most: int
     adaptive: bool = False
 
-    def more(self, stopped: Sequence[Trace]) -> int:
+    def more(self, stopped: Sequence[Trace], group: Grouping = by_value) -> int:
         """How many traces to start, now that all those started have `stopped`; 0 when it is enough."""
         started = len(stopped)
-        if started >= self.most or (self.adaptive and sure(stopped) >= SETTLED):
+        if started >= self.most or (self.adaptive and sure(stopped, group) >= SETTLED):
             return 0
         return min(started if self.adaptive else self.most, self.most - started)
 
@@ -79,13 +81,13 @@ def schedule_of(paths: int | str, policy: Policy) -> PathSchedule:
     return PathSchedule(min(policy.warmup, asked.most), asked.most)
 
 
-def sure(stopped: Sequence[Trace]) -> float:
+def sure(stopped: Sequence[Trace], group: Grouping = by_value) -> float:
     """The posterior probability that the leading answer is likelier than the runner-up; 0 without votes.
 
     Each answer's chance has a Dirichlet posterior, uniform before any vote; a vote counts its score, 1 without
     a scorer. For two answers that leaves a Beta distribution, and this is its mass above ½.
     """
-    votes = tally(stopped, _weight)
+    votes = tally(stopped, _weight, group=group)
     if not votes:
         return 0.0
     leader, runner_up = 1 + votes[0].weight, 1 + (votes[1].weight if len(votes) > 1 else 0.0)

@@ -28,6 +28,7 @@ from scipy.special import bdtr
 from trueplex.decide import adaptive, pruning
 from trueplex.errors import OptionError, VerifierError
 from trueplex.files import write_json
+from trueplex.grading.kinds import AUTO, BOXED
 from trueplex.types import Trace, Vote
 
 FILE = "calibration.json"
@@ -41,6 +42,7 @@ PLAIN = (
     "orm",
     "prm",
     "genrm",
+    "call",
 )  # scorers that are not a verifier folder
 FEATURES = (
     "log-odds of the share",
@@ -86,10 +88,13 @@ class Condition:
     paths: int | str
     prune: str
     select: str
+    answer: str = AUTO
 
     def stored(self) -> dict[str, Any]:
         """As JSON has it: one flat object."""
         decided = {name: getattr(self, name) for name in ("verifier", "paths", "prune", "select")}
+        if self.answer != AUTO:
+            decided["answer"] = self.answer
         return dict(sorted({**self.way.stored(), **decided}.items()))
 
     @property
@@ -107,16 +112,19 @@ def condition(options: Mapping[str, Any]) -> Condition:
     """The condition in a run's configuration. Raises KeyError for a missing option.
 
     A verifier is called ``trained`` whatever its folder, as a calibration belongs to one verifier. ``auto`` in the
-    policy is the same as ``auto`` in the number of paths.
+    policy is the same as ``auto`` in the number of paths. Answers in boxes are found by ``auto`` as by ``boxed``: one condition.
     """
     verifier, paths, prune = options["verifier"], options["paths"], options["prune"]
     if verifier.partition(":")[0] not in PLAIN:
         verifier = "trained"
-    policy = pruning.parse(prune)
+    policy = pruning.parse("none" if "call:" in prune else prune)  # a function of a run may be out of reach here
     if policy.adaptive:
         paths = f"auto:{adaptive.schedule_of(paths, policy).most}"
         prune = "+".join(rule.spelled for rule in policy.rules) or "none"
-    return Condition(way_of_thinking(options), verifier, paths, prune, options["select"])
+    answer = options.get("answer", AUTO)
+    return Condition(
+        way_of_thinking(options), verifier, paths, prune, options["select"], AUTO if answer == BOXED else answer
+    )
 
 
 def _hashable(value: Any) -> Any:

@@ -14,13 +14,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from trueplex.decide.rules import Consensus, DeepConf, Floor, Keep, KeepTop, Rule, Standing
+from trueplex.decide.rules import Consensus, DeepConf, Floor, Keep, KeepTop, Own, Prune, Rule, Standing
 from trueplex.errors import OptionError
+from trueplex.grading.answers import group as by_value
+from trueplex.grading.calls import called, spelled
+from trueplex.grading.kinds import Grouping
 from trueplex.types import Status, Stop, Trace
 
 GRAMMAR = (
     "none, half:EVERY, keep:FRACTION@EVERY, drop:N@EVERY (each also /LEAST), stop:AT, keep-top:N@AT, floor:SCORE, "
-    "deepconf:high|low[@AFTER[/WARMUP]], consensus:SHARE, auto, joined with +"
+    "deepconf:high|low[@AFTER[/WARMUP]], consensus:SHARE, call:MODULE:FUNCTION, auto, joined with +"
 )
 
 
@@ -65,15 +68,15 @@ class Policy:
         """
         live, stops = list(standing.live), []
         for rule in self.rules:
-            chosen = rule(Standing(live, standing.stopped))
+            chosen = rule(Standing(live, standing.stopped, standing.group))
             indices = {t.index for t in chosen}
             live = [t for t in live if t.index not in indices]
             stops += [Stop(trace, Status.PRUNED, rule.spelled) for trace in chosen]
         return stops
 
-    def settled(self, stopped: Sequence[Trace]) -> bool:
+    def settled(self, stopped: Sequence[Trace], group: Grouping = by_value) -> bool:
         """Whether a rule finds that no further trace of the problem needs to start."""
-        return any(isinstance(rule, Consensus) and rule.reached(stopped) for rule in self.rules)
+        return any(isinstance(rule, Consensus) and rule.reached(stopped, group) for rule in self.rules)
 
     def voters(self, traces: Sequence[Trace]) -> list[Trace]:
         """The traces that may vote once all have stopped."""
@@ -94,8 +97,10 @@ class Policy:
                 raise OptionError(f"the pruning rule {rule.spelled!r} has no effect here: {why}")
 
 
-def parse(text: str) -> Policy:
-    """Read the pruning grammar. Raises OptionError naming the part that is wrong and the grammar."""
+def parse(text: str | Prune) -> Policy:
+    """Read the pruning grammar, or take a function that chooses what to prune (see `rules.Prune`). Raises OptionError naming the part that is wrong and the grammar."""
+    if callable(text):
+        return Policy((Own(text, spelled(text)),), spelled(text))
     if text.strip() == "none":
         return Policy((), "none")
     parts = [part.strip() for part in text.split("+")]
@@ -104,6 +109,8 @@ def parse(text: str) -> Policy:
 
 def _rule(part: str) -> Rule:
     name, _, rest = part.partition(":")
+    if own := called(part, "policy"):
+        return Own(own, part)
     try:
         if name in ("half", "keep", "drop"):
             return _keep(name, rest, part)

@@ -7,21 +7,25 @@ vote. The order of the traces never matters; of equal scores the lower trace ind
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 from trueplex.decide.voting import candidates, tally
 from trueplex.errors import OptionError
+from trueplex.grading.answers import group as by_value
+from trueplex.grading.calls import careful
+from trueplex.grading.kinds import Grouping
 from trueplex.types import Trace
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """Where one problem stands: its live traces, and those that have stopped."""
+    """Where one problem stands: its live traces, those that have stopped, and which answers are the same."""
 
     live: Sequence[Trace]
     stopped: Sequence[Trace] = ()
+    group: Grouping = by_value
 
 
 class Rule(Protocol):
@@ -203,17 +207,49 @@ class Consensus:
     def __call__(self, standing: Standing) -> list[Trace]:
         if not candidates(standing.stopped):
             return []
-        votes = tally(standing.stopped, _weight)
+        votes = tally(standing.stopped, _weight, group=standing.group)
         total = sum(v.weight for v in votes) + math.fsum(map(_weight, standing.live))
         return list(standing.live) if votes[0].weight >= self.share * total else []
 
-    def reached(self, stopped: Sequence[Trace]) -> bool:
+    def reached(self, stopped: Sequence[Trace], group: Grouping = by_value) -> bool:
         """Whether the leading answer has its share once all traces have stopped, by more than one vote."""
-        votes = tally(stopped, _weight)
+        votes = tally(stopped, _weight, group=group)
         return len(candidates(stopped)) > 1 and votes[0].weight >= self.share * sum(v.weight for v in votes)
 
     def inert(self, paths: int, longest: int) -> str | None:
         return "there is one path. Try: more paths" if paths < 2 else None
+
+
+Prune = Callable[[Sequence[Trace]], "Iterable[Trace]"]
+"""A rule of one's own: of a problem's live traces, with ``tokens`` and ``scores``, it gives those to prune."""
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """A function that chooses which live traces of a problem to prune, asked whenever they are looked at.
+
+    Raises:
+        OptionError: the function failed, or gave something else than some of the traces.
+    """
+
+    function: Prune
+    spelled: str
+    every: ClassVar[int] = 0
+    needs_scores: ClassVar[bool] = False
+
+    def __call__(self, standing: Standing) -> list[Trace]:
+        told = careful(self.function, "policy")(list(standing.live))
+        try:
+            chosen = list(told)
+        except TypeError:
+            chosen = [None]
+        if any(all(one is not live for live in standing.live) for one in chosen):
+            raise OptionError(f"the policy {self.spelled!r} gave something else than live traces. Try: return a list of some of "
+                              "those that it gets, or an empty one")  # fmt: skip
+        return chosen
+
+    def inert(self, paths: int, longest: int) -> str | None:
+        return None
 
 
 def _weight(trace: Trace) -> float:

@@ -15,15 +15,19 @@ from trueplex.decide.adaptive import PathSchedule
 from trueplex.decide.pruning import Policy
 from trueplex.decide.rules import Standing
 from trueplex.errors import OptionError
+from trueplex.grading.answers import group as by_value
+from trueplex.grading.kinds import Grouping
 from trueplex.types import Status, Trace
 
 
-def simulate(grown: Sequence[Trace], rule: Policy, schedule: PathSchedule, stride: int) -> list[Trace]:
+def simulate(grown: Sequence[Trace], rule: Policy, schedule: PathSchedule, stride: int,
+             group: Grouping = by_value) -> list[Trace]:  # fmt: skip
     """The traces of one problem as a run would have left them, in the order of their index.
 
     Args:
         grown: whole traces with indices 0 … n − 1, with a score at every `stride` tokens and at the end.
         stride: tokens between decisions.
+        group: which answers are the same.
 
     Raises:
         OptionError: there are too few traces, or one was not scored at a decision.
@@ -45,13 +49,13 @@ def simulate(grown: Sequence[Trace], rule: Policy, schedule: PathSchedule, strid
                 _advance(trace, whole[trace.index], scores[trace.index], tokens)
             stopped += [t for t in live if t.status is not Status.RUNNING]
             live = [t for t in live if t.status is Status.RUNNING]
-            for stop in rule(Standing(live, stopped)):
+            for stop in rule(Standing(live, stopped, group)):
                 trace = stop.trace
                 trace.status, trace.reason = stop.status, stop.reason
                 trace.thinking_tokens = min(trace.tokens, trace.thinking_tokens)
                 stopped.append(trace)
             live = [t for t in live if t.status is Status.RUNNING]
-        more = 0 if rule.settled(stopped) else schedule.more(stopped)
+        more = 0 if rule.settled(stopped, group) else schedule.more(stopped, group)
     return sorted(stopped, key=lambda t: t.index)
 
 

@@ -313,7 +313,7 @@ class Batch:
         embeddings = rows.pending[taken][:, None]
         if probe is not None:
             beside = probe.embeddings.to(embeddings.dtype).expand(len(embeddings), -1, -1)
-            with probe.probing(beside.shape[1]):
+            with self.backbone.lock, probe.probing(beside.shape[1]):
                 logits, hidden = self._pass(pieces, taken, torch.cat([embeddings, beside], 1))
             self._note(probe, range(n) if order is None else order, hidden[:, 1:])
         else:
@@ -329,7 +329,7 @@ class Batch:
         """What a probe reads of these rows, in a pass of its own that writes nothing that counts."""
         order, pieces = self._rows.pieces_of(rows)
         beside = probe.embeddings.to(self.backbone.dtype).expand(len(order), -1, -1)
-        with probe.probing(beside.shape[1]):
+        with self.backbone.lock, probe.probing(beside.shape[1]):
             _, hidden = self._pass(pieces, order, beside)
         at = [order.index(row) for row in rows]
         self._note(probe, rows, hidden[at])

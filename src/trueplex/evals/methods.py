@@ -108,10 +108,18 @@ def after(rule: Policy, adaptive: bool, every: int, method: Method, reads: bool)
         schedule = PathSchedule(FIRST, size, adaptive=True) if adaptive and size > FIRST else PathSchedule(size, size)
         grown = [replace(t, index=i) if reads else replace(t, index=i, scores=[], probe_tokens=0)
                  for i, t in enumerate(traces)]  # fmt: skip
-        left = simulate(grown, rule, schedule, every)
+        left = simulate(grown, rule, schedule, every, _by_spelling)
         return Outcome(method(rule.voters(left)).answer, spent(left))
 
     return thinned
+
+
+def _by_spelling(answers: Sequence[str]) -> list[list[int]]:
+    """The indices of equal answers, which are spelled equally here."""
+    groups: dict[str, list[int]] = {}
+    for index, answer in enumerate(answers):
+        groups.setdefault(answer, []).append(index)
+    return list(groups.values())
 
 
 class Chosen(NamedTuple):

@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from trueplex.decide import voting
 from trueplex.evals.metrics import auroc_over_all, interval, per_problem_auroc
 from trueplex.evals.summary import Votes, chosen_right, figure
+from trueplex.grading.kinds import AUTO, AnswerKind, answer_kind
 from trueplex.types import Trace
 from trueplex.verify.stored import Stored
 
@@ -89,10 +90,11 @@ def calibration(scores: np.ndarray, correct: np.ndarray) -> dict[str, Any]:
     return {"brier": round(float(np.mean((scores - correct) ** 2)), 4), "ece": round(error, 4), "curve": curve}
 
 
-def judge(stored: Sequence[Stored], by_scorer: Mapping[str, Scored]) -> dict[str, Any]:
+def judge(stored: Sequence[Stored], by_scorer: Mapping[str, Scored], kind: AnswerKind | None = None) -> dict[str, Any]:
     """Every figure of every scorer on the traces of one suite; intervals are over problems.
 
-    Pruned traces and those that could not be graded are left out and counted.
+    Pruned traces and those that could not be graded are left out and counted. ``kind`` is what their answers are, None for
+    ``auto``.
     """
     kept = np.array([i for i, (t, _) in enumerate(stored) if t.correct is not None], dtype=int)
     traces = [stored[i][0] for i in kept]
@@ -105,7 +107,7 @@ def judge(stored: Sequence[Stored], by_scorer: Mapping[str, Scored]) -> dict[str
         table = scored.scores[kept]
         within = {str(s): per_problem_auroc(problems, correct, table[:, i].tolist()) for i, s in enumerate(SHARES)}
         end = within[str(SHARES[-1])]
-        votes, chosen = _votes(traces, table[:, -1])
+        votes, chosen = _votes(traces, table[:, -1], kind or answer_kind(AUTO))
         figures: dict[str, Any] = {
             "within": {share: figure(values) for share, values in within.items()},
             "over_all": {str(s): auroc_over_all(problems, correct, table[:, i].tolist()) for i, s in enumerate(SHARES)},
@@ -145,7 +147,7 @@ def _calibrated(problems: Sequence[int], scores: np.ndarray, right: np.ndarray) 
     return figures
 
 
-def _votes(traces: Sequence[Trace], scores: np.ndarray) -> tuple[dict[str, Any], np.ndarray]:
+def _votes(traces: Sequence[Trace], scores: np.ndarray, kind: AnswerKind) -> tuple[dict[str, Any], np.ndarray]:
     """Weighted majority and best-of-N over all traces of a problem, against counting heads, and the flips.
 
     Beside the figures, which problems the weighted majority gets right.
@@ -157,9 +159,9 @@ def _votes(traces: Sequence[Trace], scores: np.ndarray) -> tuple[dict[str, Any],
         groups.setdefault(trace.problem.key, []).append(copy)
 
     def outcomes(select: Votes) -> np.ndarray:
-        return np.array([chosen_right(select(g), g[0].problem.answers or ()) for g in groups.values()])
+        return np.array([chosen_right(select(g), g[0].problem.answers or (), kind) for g in groups.values()])
 
-    heads, weighted, best = outcomes(voting.majority), outcomes(voting.weighted), outcomes(voting.best)
+    heads, weighted, best = (outcomes(voting.selector(name, kind.group)) for name in ("majority", "weighted", "best"))
     return {
         "paths": max(map(len, groups.values())),
         "majority": figure(heads.tolist()), "weighted": figure(weighted.tolist()), "best": figure(best.tolist()),

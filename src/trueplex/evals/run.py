@@ -72,6 +72,7 @@ def evaluate(
             scorer is not None,
             read_truncated,
             settings.probe_every,
+            settings.kind,
         )
     config = configuration(settings, backbone) | {"read_truncated": read_truncated}
     result = {"config": config, "prompt": prompt_of(backbone), "machine": machine(), "suites": figures}

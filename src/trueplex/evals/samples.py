@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from trueplex.grading.answers import extract, grade, group
+from trueplex.grading.kinds import AUTO, AnswerKind, answer_kind
 from trueplex.types import Problem, Status, Trace
 from trueplex.verify import confidence
 
@@ -42,20 +42,22 @@ class Samples:
 
 
 def gather(traces: Iterable[Trace], scorers: Mapping[str, int | None] | None = None, order: Sequence[int] = (),
-           read_truncated: bool = False) -> list[Samples]:  # fmt: skip
+           read_truncated: bool = False, kind: AnswerKind | None = None) -> list[Samples]:  # fmt: skip
     """Samples of each problem, in the `order` of problem keys, others behind by key: never by who finished first.
 
     ``scorers`` are untrained ones, each with the number of tokens between its scores, None for one at the end.
-    ``read_truncated`` also takes the last box of a trace that a limit cut off for its answer.
+    ``read_truncated`` also takes what a trace that a limit cut off marks as its answer. ``kind`` says what counts as an answer,
+    None for ``auto``.
     """
     kept: dict[int, list[Row]] = {}
+    kind = kind or answer_kind(AUTO)
     parsed = {name: (confidence.parse(name), every) for name, every in (scorers or {}).items()}
     for trace in traces:
         if trace.status is Status.RUNNING:
             continue
         assert trace.steps is not None
         if read_truncated and trace.status is Status.TRUNCATED:
-            _read_what_was_cut_off(trace)
+            _read_what_was_cut_off(trace, kind)
         scores = {name: _scored(score, trace, every) for name, (score, every) in parsed.items() if score is not None}
         entropy, explores = trace.steps.entropy, ~trace.steps.consensus
         thought = trace.thinking_tokens
@@ -65,7 +67,7 @@ def gather(traces: Iterable[Trace], scorers: Mapping[str, int | None] | None = N
         kept.setdefault(trace.problem.key, []).append((replace(trace, steps=None, text=""), scores, numbers))
     places = {key: place for place, key in enumerate(order)}
     keys = sorted(kept, key=lambda key: (places.get(key, len(places)), key))
-    return [_samples(kept[key]) for key in keys]
+    return [_samples(kept[key], kind) for key in keys]
 
 
 def _scored(score: confidence.Confidence, trace: Trace, every: int | None) -> list[tuple[int, float]]:
@@ -75,18 +77,19 @@ def _scored(score: confidence.Confidence, trace: Trace, every: int | None) -> li
     return [(at, score(trace.steps, at)) for at in (*looks, trace.tokens)]
 
 
-def _read_what_was_cut_off(trace: Trace) -> None:
-    trace.answer = extract(trace.text)
+def _read_what_was_cut_off(trace: Trace, kind: AnswerKind) -> None:
+    found = kind(trace.text, whole=False)
+    trace.answer = found.answer if found else None
     if trace.answer is not None and trace.problem.answers is not None:
-        trace.correct = grade(trace.answer, trace.problem.answers).correct
+        trace.correct = kind.grade(trace.answer, trace.problem.answers).correct
 
 
-def _samples(rows: list[Row]) -> Samples:
+def _samples(rows: list[Row], kind: AnswerKind) -> Samples:
     rows = sorted(rows, key=lambda row: row[0].index)
     traces, numbers = [row[0] for row in rows], np.stack([row[2] for row in rows])
     answered = [t for t in traces if t.answer is not None]
     right = {}
-    for members in group([t.answer or "" for t in answered]):
+    for members in kind.group([t.answer or "" for t in answered]):
         first = answered[members[0]]
         right[first.answer or ""] = first.correct is True
         for member in members:
@@ -110,7 +113,7 @@ def _tenths(values: np.ndarray) -> np.ndarray:
     return (summed[:, high] - summed[:, low]) / (high - low)
 
 
-def outcomes(samples: Sequence[Samples]) -> dict[str, int]:
+def outcomes(samples: Sequence[Samples], kind: AnswerKind | None = None) -> dict[str, int]:
     """How the traces ended, each counted once: what could not be graded is told apart from wrong, and why.
 
     The reason is asked of the grader again; one that can tell now, and could not when the trace was graded,
@@ -119,12 +122,12 @@ def outcomes(samples: Sequence[Samples]) -> dict[str, int]:
     counts: Counter[str] = Counter()
     for one in samples:
         for trace in one.traces:
-            counts[_outcome(trace)] += 1
+            counts[_outcome(trace, kind or answer_kind(AUTO))] += 1
     names = ("right", "wrong", "no answer", "truncated", "retired", "unreadable", "incomparable", "timed out")
     return {name: counts[name] for name in names}
 
 
-def _outcome(trace: Trace) -> str:
+def _outcome(trace: Trace, kind: AnswerKind) -> str:
     if trace.correct is True:
         return "right"
     if trace.status is Status.PRUNED:
@@ -133,5 +136,5 @@ def _outcome(trace: Trace) -> str:
         return "truncated" if trace.status is Status.TRUNCATED else "no answer"
     if trace.correct is False:
         return "wrong"
-    why = grade(trace.answer, trace.problem.answers or ()).why
+    why = kind.grade(trace.answer, trace.problem.answers or ()).why
     return "unreadable" if "parse" in why else "incomparable" if "compare" in why else "timed out"

@@ -18,7 +18,7 @@ from trueplex.evals.curves import curves, score_at
 from trueplex.evals.methods import Chosen, choose
 from trueplex.evals.metrics import auroc_over_all, figure, paired, pass_at, per_problem_auroc
 from trueplex.evals.samples import Samples, gather, outcomes
-from trueplex.grading.answers import grade
+from trueplex.grading.kinds import AUTO, AnswerKind, answer_kind
 from trueplex.types import Trace, Vote
 
 SHARES = (0.25, 0.5, 0.75, 1.0)  # of a trace, where scores are judged
@@ -27,19 +27,20 @@ GROUP = 16  # traces a vote, beside all of them
 Votes = Callable[[Sequence[Trace]], list[Vote]]
 
 
-def chosen_right(votes: list[Vote], answers: Sequence[str]) -> float:
+def chosen_right(votes: list[Vote], answers: Sequence[str], kind: AnswerKind | None = None) -> float:
     """1 when the first vote is a right answer, else 0."""
-    return float(bool(votes) and grade(votes[0].answer, answers).correct is True)
+    return float(bool(votes) and (kind or answer_kind(AUTO)).grade(votes[0].answer, answers).correct is True)
 
 
 def summarise(traces: Iterable[Trace], methods: Sequence[str] | None = None, order: Sequence[int] = (),
-              scored: bool | None = None, read_truncated: bool = False, every: int = 32) -> dict[str, Any]:  # fmt: skip
+              scored: bool | None = None, read_truncated: bool = False, every: int = 32,
+              kind: AnswerKind | None = None) -> dict[str, Any]:  # fmt: skip
     """Figures of one suite: pass@k, every method at every size, lengths, entropy and the quality of scores.
 
     An answer that the grader could not judge counts as wrong here and is counted by itself. ``right`` and
     ``ids`` are the number of right traces of each problem, and its name with its `Problem.key` in hexadecimal, in the
     `order` of problem keys: so two results can be compared pair by pair, and only where they asked the same. ``scored`` says whether the traces have scores; None looks. ``every`` is how
-    many tokens lie between them.
+    many tokens lie between them, ``kind`` what counts as an answer, None for ``auto``.
 
     Raises:
         OptionError: a method is unknown or needs scores that are not there.
@@ -51,12 +52,12 @@ def summarise(traces: Iterable[Trace], methods: Sequence[str] | None = None, ord
     chosen = choose(methods, scored, every)
     scorers = {c.scorer: every if any(o.along for o in chosen if o.scorer == c.scorer) else None
                for c in chosen if c.scorer}  # fmt: skip
-    samples = gather(stored, scorers, order, read_truncated)
+    samples = gather(stored, scorers, order, read_truncated, kind)
     n = min(len(s.traces) for s in samples)
     whole = [t for s in samples for t in s.traces]
     right = [int(s.correct.sum()) for s in samples]
     tokens = np.array([t.tokens for t in whole])
-    ended = outcomes(samples)
+    ended = outcomes(samples, kind)
     out: dict[str, Any] = {
         "problems": len(samples), "samples": n, "outcomes": ended,
         "ungraded": ended["unreadable"] + ended["incomparable"] + ended["timed out"],

@@ -109,6 +109,11 @@ def _plainly(a: _Reading, b: _Reading) -> bool | None:
     return False if (a.word or a.exact is not None) and (b.word or b.exact is not None) else None
 
 
+def is_number(answer: str) -> bool:
+    r"""Whether an answer is one exact number, in digits or as in ``\\frac{1}{2}``."""
+    return _read(answer).exact is not None
+
+
 # -- verdicts ------------------------------------------------------------------------------------------------
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -35,7 +36,8 @@ class Backbone:
     """A model that passed the load-time self-check. Make one with `load`.
 
     ``instruction`` is added to every problem; a model folder may set its own by
-    ``problem_instruction`` in config.json (the embedded model does: it needs none). ``tags`` are the texts that open and
+    ``problem_instruction`` in config.json (the embedded model does: it needs none), and by ``answer_kind`` the kind of its answers that
+    ``--answer auto`` stands for. ``tags`` are the texts that open and
     close thinking, ``markers`` the same as ids; both None for a model without.
     """
 
@@ -56,6 +58,7 @@ class Backbone:
         self.think_end = self._single_id(THINK_END)
         self.ends = self._end_ids()
         self.instruction: str = getattr(config, "problem_instruction", DEFAULT_INSTRUCTION)
+        self.answer_kind: str | None = getattr(config, "answer_kind", None)
         self.kinds = kinds_of(self.config)
         self.full = set(self.kinds) == {"full_attention"}
         # Models that name their layers' kinds take a mask per kind; the others one for all layers.
@@ -64,6 +67,8 @@ class Backbone:
         self.model.set_attn_implementation(attention.NAME)
         self.memory: int | None = None  # the most bytes of KV of a batch; None is a share of what is free
         self.kept: dict[Any, Any] = {}  # what is loaded for this model and shared, as its verifiers; freed with it
+        # Held while the model, or its tokenizer, is at work for one caller: threads and streams take turns, pass by pass.
+        self.lock = threading.RLock()
         self._last_hidden: Tensor | None = None
         self.model.base_model.register_forward_hook(self._keep_hidden)
 
@@ -166,19 +171,20 @@ class Backbone:
         return torch.empty(1, 1, columns, 0, device=self.device)
 
     def _run(self, embeddings: Tensor, positions: Tensor, cache: Any, mask: Any, extra: dict[str, Any]) -> tuple[Tensor, Tensor]:  # fmt: skip
-        output = self.model(
-            inputs_embeds=embeddings,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=cache is not None,
-            logits_to_keep=torch.zeros(1, dtype=torch.long, device=self.device),
-            **extra,
-        )
+        with self.lock:
+            output = self.model(
+                inputs_embeds=embeddings,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=cache is not None,
+                logits_to_keep=torch.zeros(1, dtype=torch.long, device=self.device),
+                **extra,
+            )
+            hidden, self._last_hidden = self._last_hidden, None
         logits = output.logits[:, 0].float()
         if self.padded:
             logits[:, self.vocabulary :] = HIDDEN
-        hidden, self._last_hidden = self._last_hidden, None
         assert hidden is not None
         return logits, hidden
 
@@ -204,7 +210,8 @@ class Backbone:
         return tokenizer_fingerprint(self.tokenizer)
 
     def decode(self, ids: Sequence[int]) -> str:
-        return self.tokenizer.decode(list(ids), skip_special_tokens=False)
+        with self.lock:
+            return self.tokenizer.decode(list(ids), skip_special_tokens=False)
 
 
 def fingerprint_of(state: Mapping[str, Tensor]) -> str:

@@ -10,6 +10,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from importlib.resources import files
 from importlib.util import find_spec
 from inspect import signature
@@ -225,9 +226,9 @@ def locate(name: str) -> str:
     elif hub.is_id(name):
         return name
     else:
-        raise ModelError(
-            f"no model {name!r}: not a folder, nor a hub id of the form OWNER/NAME. Try: check the spelling"
-        )
+        near = get_close_matches(name, SHIPPED, 1, 0.7)
+        hint = f"did you mean {near[0]!r}?" if near else "check the spelling"
+        raise ModelError(f"no model {name!r}: not a folder, nor a hub id of the form OWNER/NAME. Try: {hint}")
     if not any((path / file).is_file() for file in ("config.json", ADAPTER)):
         raise ModelError(f"{path} has no config.json. Try: give the folder of a Hugging Face model")
     if not any(path.glob("*.safetensors")):

@@ -65,7 +65,11 @@ def make_prompt(problem: Problem, backbone: Backbone, options: PromptOptions | N
             the messages.
         OptionError: the template knows no such argument, or takes no system message.
     """
-    options = options or backbone.prompting or PromptOptions()
+    with backbone.lock:  # tokenizers serve one thread at a time
+        return _prompt(problem, backbone, options or backbone.prompting or PromptOptions())
+
+
+def _prompt(problem: Problem, backbone: Backbone, options: PromptOptions) -> Prompt:
     tags = given_tags(options.think_start, options.think_end, backbone.tags)
     tokenizer = backbone.tokenizer
     text = problem.text + (backbone.instruction if options.instruction is None else options.instruction)

@@ -33,6 +33,7 @@ def build_model(base: Path, out: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
     tokenizer = AutoTokenizer.from_pretrained(base)
     model.config.problem_instruction = ""
+    model.config.answer_kind = "boxed"
     model.generation_config.max_new_tokens = MAX_NEW_TOKENS
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id

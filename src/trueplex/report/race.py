@@ -86,6 +86,8 @@ def table(traces: list[Trace]) -> Table:
     for t in traces:
         score = "" if t.score is None else f"{t.score:.2f}"
         what = t.answer or (t.reason if t.status in (Status.PRUNED, Status.TRUNCATED) else "")
+        if t.answer is not None and t.correct is not None:
+            what += " (right)" if t.correct else " (wrong)"
         line = sparkline([s for _, s in t.scores])
         grid.add_row(MARKS[t.status], str(t.index), str(t.tokens), line, score, what, style=STYLES[t.status])
     return grid
@@ -96,15 +98,52 @@ def certainty(solution: Solution) -> str:
     if solution.confidence is not None:
         return f"confidence {solution.confidence:.2f}"
     paths, finished = len(solution.traces), [t for t in solution.traces if t.status is Status.FINISHED]
+    cut = [t for t in solution.traces if t.status is Status.TRUNCATED]
     without = [f"{n} {what}" for what, n in (
         ("gave no answer", sum(t.answer is None for t in finished)),
-        ("cut off", sum(t.status is Status.TRUNCATED for t in solution.traces)),
+        (f"cut off at {max((t.tokens for t in cut), default=0)} tokens", len(cut)),
         ("pruned", sum(t.status is Status.PRUNED for t in solution.traces)),
     ) if n]  # fmt: skip
-    agreeing = (
-        f"{solution.votes[0].paths} of {paths} paths agree" if solution.votes else f"{paths} paths, 0 with an answer"
+    if not solution.votes:
+        return ", ".join([f"{paths} paths: 0 with an answer", *without])
+    if solution.config.get("answer") == "text":
+        texts = sum(vote.paths for vote in solution.votes)
+        return ", ".join([f"the best of {texts} texts by score", *without]) + " (not calibrated)"
+    return ", ".join([f"{solution.votes[0].paths} of {paths} paths agree", *without]) + " (not calibrated)"
+
+
+def finding(solution: Solution) -> str:
+    """How the leading answer was found, where no box says it; empty where the paths boxed it, or there is none."""
+    leading = solution.votes[0].answer if solution.votes else None
+    ways = Counter(t.found for t in solution.traces if t.answer is not None and t.answer == leading and t.found)
+    if solution.config.get("answer") not in ("auto", "number", "choice") or not ways or set(ways) == {"boxed"}:
+        return ""
+    told = ", ".join(f"{way} ({n})" if len(ways) > 1 else way for way, n in ways.most_common())
+    guessed = set(ways) <= {"last number", "last line", "last choice"}
+    return f"read from: {told}" + ("; no path marked an answer (--answer says how to find it)" if guessed else "")
+
+
+def _outcome(solution: Solution, answer: str | None) -> Text:
+    """Whether an answer of the vote is right, where that is known."""
+    graded = {t.correct for t in solution.traces if t.answer == answer and answer is not None and t.correct is not None}
+    return (
+        Text("")
+        if len(graded) != 1
+        else Text(" ✓ right", style="green")
+        if True in graded
+        else Text(" ✗ wrong", style="red")
     )
-    return ", ".join([agreeing, *without]) + (" (not calibrated)" if solution.votes else "")
+
+
+def why_none(solution: Solution) -> str:
+    """What to do where no path has an answer; empty where one has."""
+    if solution.votes or not solution.traces:
+        return ""
+    cut = sum(t.status is Status.TRUNCATED for t in solution.traces)
+    if 2 * cut >= len(solution.traces):
+        return "Try: a higher --max-tokens, or --think-tokens to leave room for the answer (--save FILE and `trueplex show FILE` show the paths)"
+    kind = solution.config.get("answer", "")
+    return f"no text had an answer of the kind {kind!r}. Try: another --answer, or --save FILE and `trueplex show FILE`"
 
 
 def verdict(solution: Solution) -> Group:
@@ -113,11 +152,20 @@ def verdict(solution: Solution) -> Group:
     said = {"none": "no answer", "uncertain": "I do not know"}.get(solution.state, solution.answer or "")
     answer = Text(said, style="bold green" if solution.state == "answered" else "bold red")
     leading = f"leading: {solution.votes[0].answer}, " if solution.state == "uncertain" else ""
-    lines = [Text.assemble(Text("answer      "), answer, f"   ({leading}{certainty(solution)})")]
+    lines = [
+        Text.assemble(
+            Text("answer      "), answer, _outcome(solution, solution.answer), f"   ({leading}{certainty(solution)})"
+        )
+    ]
+    lines += [Text(f"  {told}", style="bright_black") for told in (finding(solution), why_none(solution)) if told]
     for alarm in solution.alarms[:5]:
         lines.append(Text(f"  alarm: path {alarm.index} at {alarm.tokens} tokens: {alarm.why}", style="red"))
     for vote in solution.votes[:5]:
-        lines.append(Text(f"  {vote.answer:<12} weight {vote.weight:7.2f}   {vote.paths} paths"))
+        lines.append(
+            Text.assemble(
+                f"  {vote.answer:<12} weight {vote.weight:7.2f}   {vote.paths} paths", _outcome(solution, vote.answer)
+            )
+        )
     if trusts := Counter(t.trust for t in solution.traces if t.trust):
         counts = ", ".join(f"{trusts[state]} {state}" for state in ("trusted", "uncertain", "doubted"))
         lines.append(Text(f"  finished paths, by their scores: {counts}", style="bright_black"))

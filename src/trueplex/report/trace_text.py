@@ -1,4 +1,4 @@
-"""A trace on the terminal: text as it was emitted, and under each line its entropy and score.
+"""A trace on the terminal: its text, of merged steps the heaviest token, and under each line its entropy and score.
 
 Steps where all K samples agreed are plain; steps that explored are highlighted.
 """
@@ -17,6 +17,7 @@ from trueplex.report.trace_pieces import Piece
 from trueplex.types import Trace
 
 EXPLORES, DIM = "bold black on yellow", "bright_black"
+OUTCOMES = {True: "bold green", False: "bold red", None: "bold"}
 MARGIN = 2  # columns for the names of the lines
 
 
@@ -28,7 +29,8 @@ def heading(trace: Trace, pieces: Sequence[Piece]) -> Text:
     return Text.assemble(
         (trace.problem.text, "cyan"), "\n",
         (f"trace {trace.index}, seed {trace.seed}: {trace.tokens} tokens, {explored} explored, ended by {ended}{closed}\n", DIM),
-        (f"answer {trace.answer if trace.answer is not None else 'none'} ({outcome})", "bold"),
+        (f"answer {trace.answer if trace.answer is not None else 'none'} ({outcome})", OUTCOMES[trace.correct]),
+        (f", known: {' or '.join(trace.problem.answers)}" if trace.problem.answers and not trace.correct else "", DIM),
         ("" if trace.score is None else f", score {trace.score:.2f}", DIM), "\n",
     )  # fmt: skip
 

@@ -10,23 +10,31 @@ from typing_extensions import TypedDict, Unpack
 
 from trueplex.decide.alarms import Look
 from trueplex.decide.budget import Budget
+from trueplex.decide.rules import Prune
+from trueplex.decide.voting import Choose
 from trueplex.engine.limits import Ending
 from trueplex.engine.sampling import Sampling
 from trueplex.engine.thinking import Thinking
 from trueplex.errors import InputError, OptionError
+from trueplex.grading.kinds import AnswerKind
 from trueplex.models.backbone import Backbone
 from trueplex.models.load import load
-from trueplex.solving.loop import Solved, stream
+from trueplex.solving.loop import Solved, Stream, stream
 from trueplex.solving.scorers import choose_calibration, choose_scorer
 from trueplex.solving.settings import Settings
 from trueplex.types import Problem, Solution
+from trueplex.verify.own import ScoreFunction
+from trueplex.verify.scorer import Scorer
 
 
 class Options(TypedDict, total=False):
     """What `solve` may be asked for; each has the default of `Settings`, `Thinking` and `Sampling`.
 
     ``thinking`` is a mode, with the width, merge, temperature, top_p and max_tokens beside it, or a `Thinking`, which has
-    all that there is.
+    all that there is. ``verifier`` may be a name, a `Scorer` or a function of texts (`verify.own.ScoreFunction`); ``prune`` a policy
+    or a function of the live traces (`decide.rules.Prune`); ``select`` a selector or a function of the stopped ones
+    (`decide.voting.Choose`); ``alarms`` take functions of a trace (`decide.alarms.Look`); ``answer`` a name, or an
+    `grading.kinds.AnswerKind`.
     """
 
     paths: int | str
@@ -36,10 +44,11 @@ class Options(TypedDict, total=False):
     temperature: float
     top_p: float
     max_tokens: int | None
-    verifier: str
+    verifier: str | Scorer | ScoreFunction
     probe_every: int
-    prune: str
-    select: str | None
+    prune: str | Prune
+    select: str | Choose | None
+    answer: str | AnswerKind
     alarms: Sequence[str | Look]
     budget: Budget | None
     abstain_below: float | None
@@ -68,18 +77,21 @@ def solve(
     Raises:
         TrueplexError: an option, a problem, the model or the verifier cannot be used; the message says which.
     """
-    settings = settings_of(options)
     asked = [problem] if isinstance(problem, str | Problem) else list(problem)
+    solved = {event.request: event.solution for event in events_of(model, asked, options) if isinstance(event, Solved)}
+    solutions = [solved[number] for number in range(len(asked))]
+    return solutions[0] if isinstance(problem, str | Problem) else solutions
+
+
+def events_of(model: Backbone | str, asked: Sequence[Problem | str], options: Options) -> Stream:
+    """What happens while the problems are solved; scorer and calibration are found as by `solve`. Raises as that."""
+    settings = settings_of(options)
     if not asked:
         raise InputError("there is no problem to solve. Try: give a text, a Problem, or a list of them")
     problems = [Problem(one) if isinstance(one, str) else one for one in asked]
     backbone = load(model) if isinstance(model, str) else model
     scorer, settings = choose_scorer(backbone, settings)
-    calibration = choose_calibration(backbone, scorer, settings)
-    events = stream(backbone, problems, settings, scorer, calibration=calibration)
-    solved = {event.request: event.solution for event in events if isinstance(event, Solved)}
-    solutions = [solved[number] for number in range(len(problems))]
-    return solutions[0] if isinstance(problem, str | Problem) else solutions
+    return stream(backbone, problems, settings, scorer, calibration=choose_calibration(backbone, scorer, settings))
 
 
 def settings_of(options: Options) -> Settings:

@@ -13,11 +13,13 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from trueplex.data.about import MANIFEST
 from trueplex.data.traces import ARROW, Row, Store, open_store, read, read_traces, to_row
 from trueplex.engine.batch import ROWS
 from trueplex.errors import InputError, StoreError
@@ -25,13 +27,13 @@ from trueplex.files import write_json
 from trueplex.models.backbone import Backbone
 from trueplex.models.prompt import make_prompt
 from trueplex.solving.loop import Stopped, stream
-from trueplex.solving.settings import Settings, configuration, origin
+from trueplex.solving.settings import Settings, configuration, decided_answer, origin
 from trueplex.types import Problem, Status, Trace
 from trueplex.verify.scorer import Scorer
 
 log = logging.getLogger(__name__)
 
-MANIFEST, TRACES = "rollout.json", f"traces{ARROW}"
+TRACES = f"traces{ARROW}"
 BATCH_BYTES, SECONDS = 1 << 17, 2.0  # traces are written when they are so large, or this long after the last time
 ROUND = 4  # batches of rows in a round: fewer would leave rows empty at the end of each, more would repeat more after a kill
 
@@ -59,7 +61,8 @@ def rollout(
             f"{len(unlabelled)} problems have no answers, the first {unlabelled[0].text[:60]!r}. Try: add them"
         )
     out, paths = Path(out), settings.schedule.most
-    source = origin(settings.thinking, backbone)
+    settings = settings.resolved(backbone)
+    source = origin(settings.thinking, backbone, decided_answer(settings))
     rows = settings.rows or ROWS.get(backbone.device.type, ROWS["cpu"])
     _claim(out, {"config": configuration(settings, backbone), "problems": [p.key for p in problems],
                  "scorer": scorer.fingerprint if scorer else None})  # fmt: skip
@@ -89,6 +92,29 @@ def rollout(
         writer.flush()
         store.close()
     return out / TRACES
+
+
+def summary(path: Path) -> str:
+    """What the traces of a store came to, in a line: what a verifier can learn from are problems with right and wrong ones."""
+    counts, outcomes = Counter[str](), dict[str, set[bool]]()
+    for row in read(path, ("problem", "status", "answer", "correct"), complain=False):
+        if row["status"] == Status.RUNNING.value:
+            continue
+        cut, right = row["status"] == Status.TRUNCATED.value, row["correct"]
+        told = "right" if right else "cut off" if cut else "no answer" if row["answer"] is None else "wrong"
+        counts["not gradable" if right is None else told] += 1
+        if right is not None:
+            outcomes.setdefault(row["problem"], set()).add(right)
+    both = sum(len(seen) == 2 for seen in outcomes.values())
+    told = ", ".join(
+        f"{n} {what}" for what in ("right", "wrong", "no answer", "cut off", "not gradable") if (n := counts[what])
+    )
+    share = (
+        f"{100 * both / len(outcomes):.0f} % of {len(outcomes)} problems have right and wrong traces"
+        if outcomes
+        else "none graded"
+    )
+    return f"{counts.total()} traces: {told}; {share}"
 
 
 class _Writer:
@@ -157,6 +183,7 @@ def _claim(out: Path, manifest: dict) -> None:
     path = out / MANIFEST
     if path.exists():
         told, own = json.loads(path.read_text()), json.loads(json.dumps(manifest))
+        told["config"].setdefault("answer", "boxed")  # what 0.2 found
         if told != {name: own[name] for name in own if name in told}:  # an older folder may not tell all
             raise StoreError(f"{out} holds rollouts of another configuration. Try: give another --out folder")
         return

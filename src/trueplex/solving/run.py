@@ -12,9 +12,9 @@ from trueplex.decide.calibration import Calibration, condition
 from trueplex.decide.rules import Standing
 from trueplex.engine.grow import check, check_resumed
 from trueplex.errors import OptionError
-from trueplex.grading import answers
 from trueplex.models.backbone import Backbone
 from trueplex.models.prompt import make_prompt
+from trueplex.solving.answering import label, read_answer
 from trueplex.solving.request import Account, Request
 from trueplex.solving.settings import DEFAULT_STRIDE, Settings, configuration
 from trueplex.types import Alarmed, Solution, Status, Stop, Trace, Usage
@@ -61,16 +61,21 @@ class Run:
 
     def _effective(self, settings: Settings) -> Settings:
         """The settings with their defaults filled in, checked against the model and the scorer."""
-        settings = replace(settings, thinking=settings.thinking.resolved(self.backbone.markers is not None))
+        settings = settings.resolved(self.backbone)
         check(self.backbone, settings.thinking)
         longest = settings.thinking.ending.most(self.backbone.default_max_tokens)
-        highest = confidence.highest(settings.verifier)
+        highest = confidence.highest(settings.names["verifier"])
         self.policy.check(self.schedule.most, longest, highest)
         for alarm in self.rules:
             if why := alarm.inert(self.stride, longest, highest):
                 raise OptionError(f"the alarm {alarm.spelled!r} has no effect here: {why}")
-        select = settings.select or ("weighted" if self.scorer else "majority")
-        scored = self.policy.needs_scores or select != "majority" or any(alarm.needs_scores for alarm in self.rules)
+        kind = settings.kind
+        if kind.free and not (self.scorer or settings.select):
+            raise OptionError(
+                "whole texts as answers have no majority. Try: give a verifier, such as --verifier entropy"
+            )
+        select = settings.select or ("best" if kind.free else "weighted" if self.scorer else "majority")
+        scored = self.policy.needs_scores or _reads_scores(select) or any(alarm.needs_scores for alarm in self.rules)
         if scored and self.scorer is None:
             raise OptionError("pruning, selection by score and alarms need a scorer. Try: give a verifier, or select by majority "
                               "without pruning")  # fmt: skip
@@ -110,9 +115,9 @@ class Run:
 
     def more(self) -> list[Trace]:
         """More traces to start, now that all others have stopped; none when that is enough."""
-        if self.closed or self.account.late or self.policy.settled(self.traces):
+        if self.closed or self.account.late or self.policy.settled(self.traces, self.settings.kind.group):
             return []
-        return self._start(self.schedule.more(self.traces))
+        return self._start(self.schedule.more(self.traces, self.settings.kind.group))
 
     def _start(self, count: int) -> list[Trace]:
         first, taken = self.started, self.account.take_paths(count)
@@ -121,22 +126,15 @@ class Run:
 
     def prune(self, running: Sequence[Trace]) -> list[Stop]:
         """What the policy stops of the running traces."""
-        return self.policy(Standing(running, self.traces))
+        return self.policy(Standing(running, self.traces, self.settings.kind.group))
 
     def stop(self, trace: Trace) -> None:
-        """Give a stopped trace its text and answer, and grade it where the answers are known.
-
-        Thinking that was never closed has no answer: what it boxed on the way was not its answer.
-        """
+        """Give a stopped trace its text and answer, and grade it where the answers are known."""
         assert trace.steps is not None
         self.account.spent += trace.tokens + trace.probe_tokens
         trace.text = self.backbone.decode(trace.steps.ids[:, 0].tolist())
-        answering = (
-            trace.thinking_tokens if self.backbone.markers else 0
-        )  # without markers all of it may hold the answer
-        if trace.status is Status.FINISHED and (trace.tokens > answering):
-            trace.answer = answers.extract(self.backbone.decode(trace.steps.ids[answering:, 0].tolist()))
-        label(trace)
+        read_answer(trace, self.backbone, self.settings.kind)
+        label(trace, self.settings.kind)
         self.traces.append(trace)
 
     # -- the vote ---------------------------------------------------------------------------------
@@ -145,12 +143,12 @@ class Run:
         """The vote of the stopped traces, its confidence, and whether that is enough to answer."""
         select = self.settings.select or "majority"
         voters = self.policy.voters(self.traces)
-        votes = voting.selector(select)(voters)
+        votes = voting.selector(select, self.settings.kind.group)(voters)
         config = configuration(self.settings, self.backbone)
         name = condition(config)
         calibrated = self.calibration is not None and self.calibration.covers(name, policy=True)
         confidence = (
-            self.calibration.confidence(select, votes, voters, name) if self.calibration and calibrated else None
+            self.calibration.confidence(name.select, votes, voters, name) if self.calibration and calibrated else None
         )
         config["calibrated"] = confidence is not None
         agreement = votes[0].paths / len(self.traces) if votes else 0.0
@@ -180,6 +178,11 @@ class Run:
         )
 
 
+def _reads_scores(select: str | voting.Choose) -> bool:
+    """Whether a selector cannot do without scores; one of the user's own reads what there is."""
+    return isinstance(select, str) and select != "majority" and not select.startswith("call:")
+
+
 def _least(settings: Settings, backbone: Backbone, calibration: Calibration | None) -> float:
     """The confidence below which no answer is given."""
     if settings.max_error is None:
@@ -188,16 +191,6 @@ def _least(settings: Settings, backbone: Backbone, calibration: Calibration | No
         raise OptionError("--max-error needs a calibration, and there is none for this model and verifier. Try: run "
                           "`trueplex calibrate`, or use --abstain-below")  # fmt: skip
     return calibration.threshold(condition(configuration(settings, backbone)), settings.max_error)
-
-
-def label(trace: Trace) -> None:
-    """Grade a stopped trace where the right answers are known; one without an answer is wrong.
-
-    None stays where the grader cannot tell, and for a trace that was pruned before it could answer.
-    """
-    known = trace.problem.answers
-    if known is not None and trace.status is not Status.PRUNED:
-        trace.correct = False if trace.answer is None else answers.grade(trace.answer, known).correct
 
 
 def usage_of(traces: Sequence[Trace], prompt_tokens: int) -> Usage:

@@ -11,7 +11,7 @@ from trueplex.errors import OptionError
 from trueplex.models.backbone import Backbone
 from trueplex.models.load import folder_of
 from trueplex.solving.settings import Settings
-from trueplex.verify.open import open_scorer, verifier_folder
+from trueplex.verify.open import open_given, verifier_folder
 from trueplex.verify.probe import OneTokenScorer
 from trueplex.verify.scorer import Scorer
 
@@ -28,14 +28,18 @@ def choose_scorer(backbone: Backbone, settings: Settings) -> tuple[Scorer | None
         VerifierError: the named verifier is missing, unreadable or another model's.
         OptionError: ``auto`` finds no verifier and something that needs scores was asked for, or the name cannot be read.
     """
-    if settings.thinking.mode == AUTO:
-        settings = replace(settings, thinking=settings.thinking.resolved(backbone.markers is not None))
-        if backbone.markers is None:
-            log.info(
-                f"{backbone.name!r} has no thinking tags, so its thinking is discrete; --thinking multiplex merges all the same"
-            )
+    asked, settings = settings, settings.resolved(backbone)
+    if asked.thinking.mode == AUTO and backbone.markers is None:
+        log.info(
+            f"{backbone.name!r} has no thinking tags, so its thinking is discrete; --thinking multiplex merges all the same"
+        )
     if settings.verifier == "none":
         return None, settings
+    if settings.verifier == "auto" and settings.kind.free and not verifier_folder(backbone, "auto").is_dir():
+        log.info(
+            f"no verifier for {backbone.name!r}: of free texts, the one whose entropy is lowest is chosen (--verifier entropy)"
+        )
+        settings = replace(settings, verifier="entropy")
     if settings.verifier == "auto" and not verifier_folder(backbone, "auto").is_dir():
         try:
             plain = replace(settings, verifier="none")
@@ -45,7 +49,8 @@ def choose_scorer(backbone: Backbone, settings: Settings) -> tuple[Scorer | None
         log.warning(f"no verifier for {backbone.name!r}: using a plain majority vote (train one with `trueplex train verifier`, or "
             "score by --verifier deepconf)")  # fmt: skip
         return None, replace(plain, select="majority")
-    return open_scorer(backbone, settings.verifier, settings.probe_every), settings
+    scorer = open_given(backbone, settings.verifier, settings.probe_every)
+    return scorer, replace(settings, verifier=settings.names["verifier"])
 
 
 def choose_calibration(backbone: Backbone, scorer: Scorer | None, settings: Settings) -> Calibration | None:
@@ -55,10 +60,10 @@ def choose_calibration(backbone: Backbone, scorer: Scorer | None, settings: Sett
         VerifierError: it cannot be read.
     """
     if isinstance(scorer, OneTokenScorer):
-        folder = verifier_folder(backbone, settings.verifier)
+        folder = verifier_folder(backbone, settings.names["verifier"])
     else:
         folder = folder_of(backbone.name)
-    return Calibration.load(folder, belongs(backbone, scorer, settings.verifier))
+    return Calibration.load(folder, belongs(backbone, scorer, settings.names["verifier"]))
 
 
 def belongs(backbone: Backbone, scorer: Scorer | None, name: str) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from trueplex.data.traces import Origin
@@ -12,9 +12,15 @@ from trueplex.decide import alarms
 from trueplex.decide import pruning as policy
 from trueplex.decide import voting as vote
 from trueplex.decide.budget import Budget
+from trueplex.decide.rules import Prune
+from trueplex.decide.voting import Choose
 from trueplex.engine.thinking import Thinking
 from trueplex.errors import OptionError
+from trueplex.grading.calls import spelled
+from trueplex.grading.kinds import AUTO, BOXED, AnswerKind, as_kind
 from trueplex.models.backbone import Backbone
+from trueplex.verify.own import ScoreFunction
+from trueplex.verify.scorer import Scorer
 
 DEFAULT_STRIDE = 32  # tokens between looks at the traces when nothing asks for a finer cadence
 
@@ -24,9 +30,12 @@ class Settings:
     """What a run is asked to do; validated whole, before any token is spent.
 
     Attributes:
+        verifier: what scores the traces: a name (`trueplex.verify.open`), a `Scorer`, or a function of texts (`ScoreFunction`).
+        answer: what counts as an answer: a name in the grammar of `trueplex.grading.kinds`, or an `AnswerKind`.
         paths: traces of each problem: a number, ``auto`` or ``auto:LIMIT`` (`trueplex.decide.adaptive`).
         prune, select, alarms: in the grammars of `trueplex.decide.pruning`, `trueplex.decide.voting` and `trueplex.decide.alarms`;
-            ``select`` None is weighted with a scorer and majority without; an alarm may be a function, too.
+            ``select`` None is weighted with a scorer and majority without; each may be a function, too
+            (`decide.rules.Prune`, `decide.voting.Choose`, `decide.alarms.Look`).
         abstain_below: give no answer at a lower confidence.
         max_error: give answers only as far as at most this share of them is wrong, by the calibration.
         rows: traces decoded together by `stream`; None is the device's own. A `Scheduler` has its own.
@@ -37,9 +46,9 @@ class Settings:
 
     paths: int | str = 16
     thinking: Thinking = field(default_factory=Thinking)
-    verifier: str = "auto"
-    prune: str = "none"
-    select: str | None = None
+    verifier: str | Scorer | ScoreFunction = "auto"
+    prune: str | Prune = "none"
+    select: str | Choose | None = None
     seed: int = 0
     probe_every: int = DEFAULT_STRIDE
     rows: int | None = None
@@ -47,6 +56,7 @@ class Settings:
     budget: Budget = field(default_factory=Budget)
     abstain_below: float | None = None
     max_error: float | None = None
+    answer: str | AnswerKind = AUTO
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**63:
@@ -55,6 +65,7 @@ class Settings:
             raise OptionError(f"probe-every is {self.probe_every}. Try: at least 1")
         if self.select is not None:
             vote.selector(self.select)
+        as_kind(self.answer)
         rule = policy.parse(self.prune)
         schedule.schedule_of(self.paths, rule)
         for alarm in self.alarms:
@@ -74,10 +85,27 @@ class Settings:
     def _without_scores(self, rule: policy.Policy) -> None:
         if rule.needs_scores:
             raise OptionError(f"pruning {self.prune!r} needs scores. Try: --prune none, or give a verifier")
-        if self.select not in (None, "majority"):
+        if isinstance(self.select, str) and self.select != "majority" and not self.select.startswith("call:"):
             raise OptionError(f"selecting by {self.select!r} needs scores. Try: --select majority, or give a verifier")
         if wanting := [a for a in self.alarms if alarms.parse(a).needs_scores]:
             raise OptionError(f"the alarm {wanting[0]!r} needs scores. Try: drop it, or give a verifier")
+
+    @property
+    def kind(self) -> AnswerKind:
+        """What counts as an answer."""
+        return as_kind(self.answer)
+
+    @property
+    def names(self) -> dict[str, Any]:
+        """Verifier, policy, selector and answer kind by name, as they are stored with a result."""
+        names = {name: getattr(self, name) for name in ("verifier", "prune", "select")}
+        named = {name: given if isinstance(given, str | None) else spelled(given) for name, given in names.items()}
+        return {**named, "answer": self.kind.spelled}
+
+    def resolved(self, backbone: Backbone) -> Settings:
+        """With the thinking and the answers that ``auto`` stands for with this model: one that always boxes says so itself."""
+        answer = backbone.answer_kind if self.answer == AUTO and backbone.answer_kind else self.answer
+        return replace(self, thinking=self.thinking.resolved(backbone.markers is not None), answer=answer)
 
     @property
     def schedule(self) -> schedule.PathSchedule:
@@ -101,6 +129,11 @@ def thinking_options(thinking: Thinking) -> dict[str, Any]:
     }
 
 
+def decided_answer(settings: Settings) -> dict[str, Any]:
+    """What is stored with a trace of how its answer was found: nothing for the default."""
+    return {} if settings.kind.spelled in (AUTO, BOXED) else {"answer": settings.kind.spelled}
+
+
 def origin(thinking: Thinking | None, backbone: Backbone, decided: dict[str, Any] | None = None) -> Origin:
     """What is stored with every trace of a run; without thinking, what is asked of traces that may think in any way.
 
@@ -122,9 +155,7 @@ def configuration(settings: Settings, backbone: Backbone) -> dict[str, Any]:
         "paths": settings.paths if schedule.parse(settings.paths).adaptive else settings.schedule.most,
         **thinking_options(thinking),
         "max_tokens": thinking.ending.most(backbone.default_max_tokens),
-        "verifier": settings.verifier,
-        "prune": settings.prune,
-        "select": settings.select,
+        **settings.names,
         "alarms": [alarms.parse(alarm).spelled for alarm in settings.alarms],
         "budget": asdict(settings.budget),
         "abstain_below": settings.abstain_below,

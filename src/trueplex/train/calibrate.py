@@ -28,7 +28,7 @@ from trueplex.decide.calibration import (
 )
 from trueplex.decide.simulate import simulate
 from trueplex.errors import InputError, MissingExtra
-from trueplex.grading.answers import grade
+from trueplex.grading.kinds import AnswerKind
 from trueplex.solving.settings import Settings
 from trueplex.types import Status, Trace, Vote
 
@@ -59,19 +59,25 @@ def held_out(trace: Trace) -> bool:
     return bool(trace.problem.key >> 40 & 1)
 
 
-def votes_of(problems: Sequence[Sequence[Trace]], thinking: str, settings: Settings, every: int) -> list[Seen]:
-    """The votes of a run with these settings on problems whose traces, scored `every` tokens, are stored."""
-    rule, select = pruning.parse(settings.prune), settings.select or "majority"
-    name = condition({**json.loads(thinking), "verifier": settings.verifier, "paths": settings.paths,
-                      "prune": settings.prune, "select": select})  # fmt: skip
+def votes_of(
+    problems: Sequence[Sequence[Trace]], thinking: str, settings: Settings, every: int, kind: AnswerKind | None = None
+) -> list[Seen]:
+    """The votes of a run with these settings on problems whose traces, scored `every` tokens, are stored.
+
+    ``kind`` is what their answers are, None for that of the settings.
+    """
+    names, kind = settings.names, kind or settings.kind
+    rule, select = pruning.parse(settings.prune), names["select"] or "majority"
+    name = condition({**json.loads(thinking), **names, "paths": settings.paths, "select": select,
+                      "answer": kind.spelled})  # fmt: skip
     seen = []
     for grown in problems:
         for number, group in enumerate(_groups(grown, settings.schedule.most)):
-            left = simulate(group, rule, settings.schedule, math.gcd(rule.stride, every))
+            left = simulate(group, rule, settings.schedule, math.gcd(rule.stride, every), kind.group)
             voters = rule.voters(left)
-            votes = voting.selector(select)(voters)
+            votes = voting.selector(settings.select or "majority", kind.group)(voters)
             if votes:
-                right = grade(votes[0].answer, grown[0].problem.answers or ()).correct is True
+                right = kind.grade(votes[0].answer, grown[0].problem.answers or ()).correct is True
                 seen.append(Seen(name, select, held_out(grown[0]), number == 0, votes, voters, right))
     return seen
 

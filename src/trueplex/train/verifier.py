@@ -25,6 +25,7 @@ from trueplex.errors import InputError, OptionError
 from trueplex.evals.metrics import within_auroc
 from trueplex.evals.quality import calibration
 from trueplex.models.backbone import Backbone
+from trueplex.solving.answering import Again
 from trueplex.solving.settings import origin
 from trueplex.train.common.batches import Labelled, Order, Probes, collate
 from trueplex.train.common.labels import MONTE_CARLO, SOFT, Worth, known
@@ -117,17 +118,21 @@ class Recipe:
             raise OptionError("final labels ask the last token alone. Try: --positions 1")
 
 
-def read_labelled(path: str | Path, backbone: Backbone) -> list[Labelled]:
+def read_labelled(path: str | Path, backbone: Backbone, answer: str | None = None) -> list[Labelled]:
     """The traces of a store, or of a rollout folder, that a verifier can learn from.
 
-    Traces whose answer the grader could not judge are left out and counted, never taken as wrong.
+    Traces whose answer the grader could not judge are left out and counted, never taken as wrong. With an
+    ``answer`` kind they are read and graded anew.
 
     Raises:
         StoreError: the traces are another model's.
         InputError: all are right, or all are wrong: there is nothing to tell apart.
     """
+    again = Again(backbone, answer) if answer else None
     traces, ungraded, values = [], 0, read_values(path) if Path(path).is_dir() else {}
     for trace, prompt in read_traces(path, origin(None, backbone)):
+        if again:
+            again(trace)
         ungraded += trace.correct is None and trace.status in (Status.FINISHED, Status.TRUNCATED)
         if trace.correct is not None and trace.tokens > 0:
             assert trace.steps is not None

@@ -1,7 +1,8 @@
 """Scorers by name.
 
 The names: ``auto``, a folder or a hub id, a One-Token verifier · ``deepconf[:KIND[@WINDOW]]``, ``logprob``,
-``entropy`` · ``combined[:FOLDER]``, a verifier's probe together with those · ``orm:[acemath:]MODEL`` · ``prm:FORM:MODEL[@last|min|mean|product]`` · ``genrm:MODEL[@VOTES]``.
+``entropy`` · ``combined[:FOLDER]``, a verifier's probe together with those · ``call:MODULE:FUNCTION``, a `ScoreFunction` of one's own ·
+``orm:[acemath:]MODEL`` · ``prm:FORM:MODEL[@last|min|mean|product]`` · ``genrm:MODEL[@VOTES]``.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ import os
 from pathlib import Path
 
 from trueplex.errors import OptionError, VerifierError
+from trueplex.grading.calls import called
 from trueplex.models import hub
 from trueplex.models.backbone import Backbone
 from trueplex.models.load import folder_of, load
 from trueplex.verify import confidence
 from trueplex.verify.combined import Combination, CombinedScorer
 from trueplex.verify.one_token import OneTokenVerifier
+from trueplex.verify.own import FunctionScorer, ScoreFunction
 from trueplex.verify.probe import OneTokenScorer
 from trueplex.verify.readers import forms
 from trueplex.verify.readers.checkpoint import card_of
@@ -24,10 +27,11 @@ from trueplex.verify.readers.outcome import load_outcome
 from trueplex.verify.readers.process import AGGREGATIONS, load_process
 from trueplex.verify.readers.reading import Reader, TextScorer
 from trueplex.verify.readers.transcript import Transcript
+from trueplex.verify.scorer import Scorer
 
 COMBINED = "combined"
 READERS = ("orm", "prm", "genrm")
-AnyScorer = OneTokenScorer | CombinedScorer | confidence.ConfidenceScorer | TextScorer
+AnyScorer = OneTokenScorer | CombinedScorer | confidence.ConfidenceScorer | TextScorer | FunctionScorer
 
 
 def open_scorer(backbone: Backbone, name: str, every: int = 32) -> AnyScorer:
@@ -39,6 +43,8 @@ def open_scorer(backbone: Backbone, name: str, every: int = 32) -> AnyScorer:
     """
     if untrained := confidence.parse(name):
         return confidence.ConfidenceScorer(untrained, every)
+    if own := called(name, "verifier"):
+        return FunctionScorer(own, Transcript(backbone), every)
     kind, colon, rest = name.partition(":")
     if colon and kind in READERS:
         return TextScorer(_reader(backbone, kind, rest), every)
@@ -58,9 +64,17 @@ def _combined(backbone: Backbone, name: str, every: int) -> CombinedScorer:
     return CombinedScorer(made, probe, every)
 
 
+def open_given(backbone: Backbone, given: str | Scorer | ScoreFunction, every: int = 32) -> Scorer:
+    """A scorer by its name, as it is, or of a function of texts. Raises as `open_scorer`."""
+    if isinstance(given, str):
+        return open_scorer(backbone, given, every)
+    return given if isinstance(given, Scorer) else FunctionScorer(given, Transcript(backbone), every)
+
+
 def known(name: str) -> None:
     """Raise OptionError for a malformed name, before any model is loaded."""
     confidence.parse(name)
+    called(name, "verifier")
     kind, colon, rest = name.partition(":")
     if colon and kind in READERS:
         _parts(kind, rest)

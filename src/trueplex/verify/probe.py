@@ -78,7 +78,7 @@ def probe_pass(verifier: OneTokenVerifier, base: ProbePass, positions: Tensor) -
     embeddings = verifier.embeddings.to(verifier.backbone.dtype)
     queries = embeddings.expand(*positions.shape, -1, -1).flatten(1, 2)
     places = (positions[..., None] + torch.arange(1, tokens + 1, device=positions.device)).flatten(1)
-    with verifier.probing(places.shape[1]):
+    with verifier.backbone.lock, verifier.probing(places.shape[1]):
         _, hidden = verifier.backbone.forward(queries, places, None, columns, probe_pass=replace(base, tokens=tokens))
     return verifier.probe(hidden.unflatten(1, (-1, tokens)))
 

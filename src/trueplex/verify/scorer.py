@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -26,6 +26,7 @@ class Look(Protocol):
         """What each of ``traces`` remembers of its steps, up to its last token, in the same order."""
 
 
+@runtime_checkable
 class Scorer(Protocol):
     """Anything that gives live traces a score."""
 

@@ -7,8 +7,11 @@ from typing import Any
 
 from trueplex.engine.thinking import Thinking
 from trueplex.errors import OptionError
+from trueplex.grading.calls import spelled
+from trueplex.grading.kinds import BOXED, answer_kind
 from trueplex.train.common.recipe import check_numbers, check_seed, check_trackers
 from trueplex.train.grpo.loss import AGGREGATIONS, NORMS, Clip
+from trueplex.train.grpo.rewards import Reward
 
 TRAINABLE = ("discrete", "multiplex")
 # What decides how fast a run is and what it keeps, not what it learns: may differ when it is resumed.
@@ -33,7 +36,7 @@ class PolicyRecipe:
         kl: weight of the divergence from the model that training began with; 0 as published.
         rank: LoRA rank; 0 trains all weights.
         target_modules: ends of the names of the layers that get LoRA; empty for all linear layers.
-        rewards: names of reward functions, summed; see `rewards.load`.
+        rewards: reward functions or their names, summed; see `rewards.Reward`.
         max_norm: gradients are scaled down to this norm.
         most_skipped: so many updates in a row without a finite gradient end the run.
         every: steps between checkpoints, where validation is judged.
@@ -44,6 +47,7 @@ class PolicyRecipe:
         bf16: forward passes in bfloat16, weights in float32.
         gradient_checkpointing: recompute activations in the backward pass: slower, in less memory.
         report_to: where figures are shown: ``tensorboard``, ``wandb``, ``trackio``.
+        answer: what counts as an answer; see `trueplex.grading.kinds`. Guesses would reward a stray number, so the default is the box.
 
     Raises:
         OptionError: a value is out of range, or an option has no effect here.
@@ -63,7 +67,7 @@ class PolicyRecipe:
     kl: float = 0.0
     rank: int = 0
     target_modules: tuple[str, ...] = ()
-    rewards: tuple[str, ...] = ("correct",)
+    rewards: tuple[str | Reward, ...] = ("correct",)
     max_norm: float = 1.0
     most_skipped: int = 5
     every: int = 25
@@ -75,6 +79,7 @@ class PolicyRecipe:
     gradient_checkpointing: bool = False
     seed: int = 0
     report_to: tuple[str, ...] = ("tensorboard",)
+    answer: str = BOXED
 
     def __post_init__(self) -> None:
         check_numbers(
@@ -84,6 +89,7 @@ class PolicyRecipe:
             ("warmup", "kl", "rank", "keep_rollouts"),
         )  # fmt: skip
         check_seed(self.seed)
+        answer_kind(self.answer)
         check_trackers(self.report_to)
         if self.samples < 2:
             raise OptionError(f"samples is {self.samples}. Try: at least 2, as a trace is judged against its group")
@@ -118,4 +124,8 @@ class PolicyRecipe:
 
     def identity(self) -> dict[str, Any]:
         """What a run must have in common with the one that it resumes."""
-        return {name: value for name, value in asdict(self).items() if name not in FREE}
+        named = {name: value for name, value in asdict(self).items() if name not in FREE}
+        named["rewards"] = tuple(r if isinstance(r, str) else spelled(r) for r in self.rewards)
+        return {
+            name: value for name, value in named.items() if (name, value) != ("answer", BOXED)
+        }  # runs of 0.2 had no other

@@ -9,18 +9,18 @@ emitted tokens). None means that this function cannot tell; a trace that no func
 
 from __future__ import annotations
 
-import importlib
 import math
-import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from trueplex.errors import InputError, OptionError
-from trueplex.solving.run import label
+from trueplex.grading.calls import named
+from trueplex.grading.kinds import BOXED, AnswerKind, answer_kind
+from trueplex.solving.answering import label
 from trueplex.types import Problem, Trace
 
-Reward = Callable[..., Sequence[float | None]]
+Reward = Callable[..., Sequence["float | None"]]
+"""A reward of one's own: called by name with the columns above, it gives a number, or None where it cannot tell, for each trace."""
 
 
 def correct(prompts: Sequence[str], completions: Sequence[str], *, correct: Sequence[bool | None],
@@ -32,33 +32,23 @@ def correct(prompts: Sequence[str], completions: Sequence[str], *, correct: Sequ
 BUILT_IN: dict[str, Reward] = {"correct": correct}
 
 
-def load(name: str) -> Reward:
-    """The reward called so: ``correct``, or ``module:function``, looked up in the working folder too.
+def load(name: str | Reward) -> Reward:
+    """The reward called so: ``correct``, or ``module:function``, looked up in the working folder too; a function is one already.
 
     Raises:
         OptionError: there is no such module or function.
     """
+    if not isinstance(name, str):
+        return name
     if name in BUILT_IN:
         return BUILT_IN[name]
     module, _, function = name.partition(":")
     if not module or not function:
         raise OptionError(f"unknown reward {name!r}. Try: {', '.join(BUILT_IN)}, or module:function")
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
-    try:
-        found = getattr(importlib.import_module(module), function, None)
-    except (Exception, SystemExit) as error:  # the module is anyone's code
-        raise OptionError(
-            f"cannot import the reward {name!r} ({error!r}). Try: check the module's name and path, and its code"
-        ) from error
-    finally:
-        sys.path.remove(here)
-    if not callable(found):
-        raise OptionError(f"{module} has no function {function!r}. Try: check its name")
-    return found
+    return named(module, function, "reward")
 
 
-def check(problems: Sequence[Problem], names: Sequence[str]) -> None:
+def check(problems: Sequence[Problem], names: Sequence[str | Reward]) -> None:
     """Refuse problems that the grader could not judge, when its verdict is the only reward.
 
     Raises:
@@ -70,16 +60,16 @@ def check(problems: Sequence[Problem], names: Sequence[str]) -> None:
                          f"{without[0].text[:60]!r}. Try: add them, or give a --reward of your own")  # fmt: skip
 
 
-def grade(traces: Sequence[Trace], functions: dict[str, Reward]) -> list[float]:
+def grade(traces: Sequence[Trace], functions: dict[str, Reward], kind: AnswerKind | None = None) -> list[float]:
     """The reward of every stopped trace, which is also graded; NaN where no function could tell.
 
-    Several functions are summed over those that could.
+    Several functions are summed over those that could. ``kind`` says what counts as an answer; None is ``boxed``.
 
     Raises:
         InputError: a function failed, or gave something else than a number or None for each trace.
     """
     for trace in traces:
-        label(trace)
+        label(trace, kind or answer_kind(BOXED))
     columns: dict[str, list[Any]] = {
         "answers": [list(t.problem.answers) if t.problem.answers else None for t in traces],
         "solution": [t.problem.answers[0] if t.problem.answers else None for t in traces],

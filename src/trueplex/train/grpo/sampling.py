@@ -9,6 +9,7 @@ import numpy as np
 
 from trueplex.engine.thinking import Thinking
 from trueplex.errors import OptionError
+from trueplex.grading.kinds import BOXED
 from trueplex.models.backbone import Backbone
 from trueplex.solving.loop import Stopped, stream
 from trueplex.solving.settings import Settings
@@ -39,14 +40,20 @@ def seed_of_step(seed: int, step: int) -> int:
 
 
 def sample(backbone: Backbone, problems: Sequence[Problem], samples: int, thinking: Thinking, seed: int,
-           max_batch_size: int | None) -> list[Trace]:  # fmt: skip
+           max_batch_size: int | None, answer: str = BOXED) -> list[Trace]:  # fmt: skip
     """`samples` stopped, ungraded traces of every problem, in the order of (problem, index).
 
     The answers are kept from the engine, so that grading has its own time and happens once.
     """
     numbers = {p.key: number for number, p in enumerate(problems)}
     settings = Settings(
-        paths=samples, thinking=thinking, verifier="none", select="majority", seed=seed, rows=max_batch_size
+        paths=samples,
+        thinking=thinking,
+        verifier="none",
+        select="majority",
+        seed=seed,
+        rows=max_batch_size,
+        answer=answer,
     )
     blank = [replace(p, answers=None) for p in problems]
     traces = [event.trace for event in stream(backbone, blank, settings) if isinstance(event, Stopped)]

@@ -27,6 +27,8 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from trueplex.engine.fitting import ran_out
 from trueplex.errors import TrueplexError
+from trueplex.grading.calls import spelled
+from trueplex.grading.kinds import BOXED, answer_kind
 from trueplex.models.backbone import Backbone, fingerprint_of
 from trueplex.models.prompt import make_prompt
 from trueplex.solving.settings import origin
@@ -88,7 +90,7 @@ class PolicyTrainer(Trainer):
         engine, recipe = task.engine, task.recipe
         self.engine, self.problems, self.validation, self.recipe = engine, task.problems, task.validation, recipe
         self.out = task.out
-        self.functions = {name: rewards.load(name) for name in recipe.rewards}
+        self.functions = {r if isinstance(r, str) else spelled(r): rewards.load(r) for r in recipe.rewards}
         self.prompts = {p.key: make_prompt(p, engine).ids for p in task.problems}
         self.rollouts: list[Rollout] = []
         self.records: list[Record] = []
@@ -131,7 +133,9 @@ class PolicyTrainer(Trainer):
         policy_weights.recompute(self.engine, False)
         mine = problems[self.args.process_index :: self.args.world_size]
         with sharded.gathered(self.model, self.accelerator):
-            traces = sample(self.engine, mine, samples, self.recipe.thinking, seed, self.recipe.max_batch_size)
+            traces = sample(
+                self.engine, mine, samples, self.recipe.thinking, seed, self.recipe.max_batch_size, self.recipe.answer
+            )
         policy_weights.recompute(self.engine, self.recipe.gradient_checkpointing)
         return traces
 
@@ -144,7 +148,7 @@ class PolicyTrainer(Trainer):
         with self.clock("rollout"):
             traces = self.think([self.problems[i] for i in chosen], recipe.samples, seed_of_step(recipe.seed, step))
         with self.clock("grading"):
-            values = rewards.grade(traces, self.functions)
+            values = rewards.grade(traces, self.functions, answer_kind(recipe.answer))
         gains = advantages(torch.tensor(values).view(-1, recipe.samples).numpy(), recipe.norm).ravel().tolist()
         self.rollouts = [
             Rollout(trace, self.prompts[trace.problem.key], self.args.process_index + world * (i // recipe.samples), value, gain)
@@ -157,7 +161,7 @@ class PolicyTrainer(Trainer):
                 self.out,
                 step + 1,
                 self.rollouts,
-                origin(recipe.thinking, self.engine),
+                origin(recipe.thinking, self.engine, {"answer": recipe.answer} if recipe.answer != BOXED else None),
                 recipe.keep_rollouts,
                 self.args.process_index,
             )
@@ -207,7 +211,7 @@ class PolicyTrainer(Trainer):
         step = self.state.global_step // self.recipe.updates
         with self.clock("validation"):
             traces = self.think(self.validation, self.recipe.val_samples, VALIDATION_SEED)
-            rewards.grade(traces, {})
+            rewards.grade(traces, {}, answer_kind(self.recipe.answer))
         world, first = self.args.world_size, self.args.process_index
         records = gather_object(
             [record_of(t, first + world * (i // self.recipe.val_samples)) for i, t in enumerate(traces)]
