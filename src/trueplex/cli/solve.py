@@ -8,18 +8,18 @@ import os
 import shlex
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
+from trueplex.cli.endpoint import ModelOrEndpoint
 from trueplex.cli.groups import (
     BudgetOptions,
     DecideOptions,
     LimitOptions,
-    ModelOptions,
     Quiet,
     RunOptions,
     ThinkingOrGreedy,
@@ -32,8 +32,9 @@ if TYPE_CHECKING:
 
     from trueplex.data.traces import Origin
     from trueplex.models.backbone import Backbone
-    from trueplex.solving.loop import Event, Scorer
+    from trueplex.solving.loop import Event, Scorer, Stream
     from trueplex.solving.settings import Settings
+    from trueplex.solving.upstream import Upstream
     from trueplex.types import Problem, Solution, Trace
 
 log = logging.getLogger(__name__)
@@ -68,7 +69,7 @@ class OutputOptions:
 
 def solve(
     problems: Annotated[list[str], typer.Argument(metavar="PROBLEM...", help="Text, '-' for standard input, or @FILE.jsonl.", show_default=False)],
-    model: ModelOptions, thinking: ThinkingOrGreedy, limits: LimitOptions, run: RunOptions, decide: DecideOptions,
+    model: ModelOrEndpoint, thinking: ThinkingOrGreedy, limits: LimitOptions, run: RunOptions, decide: DecideOptions,
     budget: BudgetOptions, output: OutputOptions,
 ) -> int:  # fmt: skip
     """Solve problems: many paths, scored while they think, weak ones pruned, then a vote.
@@ -92,6 +93,11 @@ def solve(
         for complaint in complaints[:-1]:
             log.info(complaint)
         raise InputError(complaints[-1])
+    if model.endpoint is not None:
+        answered = _run_at(model, found, settings, output)
+        for complaint in complaints:
+            log.info(complaint)
+        return 2 if complaints else 0 if answered else 1
     backbone = model.load()
     limits.check(backbone)
     scorer, settings = choose_scorer(backbone, settings)
@@ -141,22 +147,49 @@ def _run(
     problems: Sequence[Problem], backbone: Backbone, scorer: Scorer | None, settings: Settings, asked: OutputOptions
 ) -> tuple[bool, bool]:
     """Solve the problems; whether all were answered, and whether all traces that were to be saved are."""
-    from rich.console import Console
-
     from trueplex.data.traces import read_traces
-    from trueplex.report.race import Race
-    from trueplex.solving.loop import Solved, Stopped, stream
+    from trueplex.solving.loop import stream
     from trueplex.solving.scorers import choose_calibration
     from trueplex.solving.settings import origin
 
-    console = Console()
-    output = Output(problems, asked.json, console)
     source = origin(settings.thinking, backbone, _decided(settings, backbone, scorer))
     stored = read_traces(asked.save, source) if asked.save and asked.resume and os.path.exists(asked.save) else ()
     # What this run would grow itself: the file may hold other seeds, and more paths.
     resumed = [_freed(t, settings) for t, _ in stored if t.seed == settings.seed and t.index < settings.schedule.most]
     events = stream(backbone, problems, settings, scorer, resumed, choose_calibration(backbone, scorer, settings))
     store = _Saving(asked.save, backbone, source)
+    try:
+        answered = _follow(events, problems, settings, asked, store.keep)
+    finally:
+        store.close()
+    return answered, not store.failed
+
+
+def _run_at(model: ModelOrEndpoint, problems: Sequence[Problem], settings: Settings, asked: OutputOptions) -> bool:
+    """The same over an endpoint; whether all were answered."""
+    from trueplex.solving.upstream import Upstream, chosen
+
+    if asked.save:
+        raise OptionError(
+            "--save keeps token ids, which an endpoint does not tell. Try: --json, or trueplex eval --endpoint"
+        )
+    settings = chosen(settings)
+    return _follow(
+        Upstream(model.connect(settings.rows), problems, settings), problems, settings, asked, lambda trace: None
+    )
+
+
+def _follow(
+    events: Stream | Upstream, problems: Sequence[Problem], settings: Settings, asked: OutputOptions, keep: Callable[[Trace], None]
+) -> bool:  # fmt: skip
+    """Show what happens, and the answers; whether all problems were answered."""
+    from rich.console import Console
+
+    from trueplex.report.race import Race
+    from trueplex.solving.loop import Solved, Stopped
+
+    console = Console()
+    output = Output(problems, asked.json, console)
     # The race shares the console of the answers; beside JSON it may only have standard error to itself.
     stage = Console(stderr=True) if asked.json else console
     racing = not asked.quiet and stage.is_terminal and not (asked.json and console.is_terminal)
@@ -166,7 +199,7 @@ def _run(
         with watch:
             for event in events:
                 if isinstance(event, Stopped):
-                    store.keep(event.trace)
+                    keep(event.trace)
                     reasons[event.trace.reason] += 1
                     longest = max(longest, event.trace.tokens)
                 watch.show(event)
@@ -174,13 +207,11 @@ def _run(
                     output.add(event.request, event.solution)
     except BaseException:  # Ctrl-C, or what nobody foresaw: what is finished is shown and kept all the same
         for trace in events.unfinished():
-            store.keep(trace)
+            keep(trace)
         output.flush()  # last, as standard output may be what failed
         raise
-    finally:
-        store.close()
     _remark(settings, reasons, longest)
-    return all(s.answer is not None for s in output.solved.values()), not store.failed
+    return all(s.answer is not None for s in output.solved.values())
 
 
 def _remark(settings: Settings, reasons: Counter[str], longest: int) -> None:
