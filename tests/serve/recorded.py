@@ -7,17 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
-import time
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
-import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
 
-from trueplex.cli.solve import as_dict
 from trueplex.decide.voting import selector
 from trueplex.models.backbone import Backbone
 from trueplex.report.trace_pieces import Piece, pieces
@@ -25,6 +20,7 @@ from trueplex.serve.page import page_html
 from trueplex.solving.loop import Advanced, Solved, Stopped, stream
 from trueplex.solving.scorers import choose_calibration, choose_scorer
 from trueplex.solving.settings import Settings
+from trueplex.solving.told import as_dict
 from trueplex.types import Problem, Solution, Trace
 
 Told = dict[str, Any]
@@ -136,18 +132,3 @@ def create_mock(stage: Stage, model: str = "reference") -> FastAPI:
         return StreamingResponse(stage.lines(), media_type="text/event-stream")
 
     return app
-
-
-@contextmanager
-def serving(app: FastAPI) -> Iterator[str]:
-    """The address of an app that is served by a thread for as long as the context lasts."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    try:
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join(10)

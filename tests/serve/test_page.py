@@ -8,9 +8,11 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 
+import trueplex
 from trueplex.engine.sampling import Sampling
 from trueplex.engine.thinking import Thinking
 from trueplex.models.load import load
@@ -23,7 +25,8 @@ for needed in ("fastapi", "uvicorn", "playwright"):
 
 from playwright.sync_api import Browser, Page, expect, sync_playwright  # noqa: E402
 
-from serve.recorded import Stage, create_mock, record, serving  # noqa: E402
+from serve.recorded import Stage, create_mock, record  # noqa: E402
+from solving.scripted import serving  # noqa: E402
 
 CHROMIUM = shutil.which("chromium")
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
@@ -203,7 +206,7 @@ def test_an_opened_path_shows_its_thought_and_the_candidates_of_every_merged_ste
         page.uncheck("#stacked")
         text = "".join(e["text"] for e in told if e["phase"] == phase)
         shown = page.inner_text(box)
-        assert re.sub(r"\s|⏎|␣", "", shown) == re.sub(r"\s", "", text)
+        assert re.sub(r"\s|⏎|␣", "", shown) == re.sub(r"\s|<\|end\|>|</think>", "", text)
     page.check("#stacked")
     merged = [s for e in told for s in e["steps"] if len(s["candidates"]) > 1]
     stacks = page.eval_on_selector_all("#path .stack", "all => all.map(s => [...s.children].map(c => c.textContent))")
@@ -416,3 +419,49 @@ def test_an_address_holds_the_question_and_its_options(visit: Callable[..., Page
     page.click("#go")
     page.wait_for_selector("#replay-bar:not([hidden])")
     assert {"problem": "What is 2 + 2?", "paths": 4, "select": "majority"}.items() <= stage.asked[0].items()
+
+
+# -- the real server ------------------------------------------------------------------------------------------------
+
+
+def test_equal_samples_are_one_candidate_and_a_late_answer_is_told_apart(
+    visit: Callable[..., Page], stage: Stage
+) -> None:
+    """The server tells each of the K samples; and in one event the steps before and behind the end of thinking."""
+    steps = [
+        {"text": "4", "entropy": 0.1, "candidates": [["4", 0.2], ["7", 0.3], ["4", 0.2], ["7", 0.3]]},
+        {"text": "2", "entropy": 0.1, "candidates": [["2", 0.5], ["2", 0.5]]},
+        *({"text": text, "entropy": 0.0, "candidates": [[text, 1.0]]} for text in ("</think>", "It", " is 7")),
+    ]
+    stage.events = [
+        {"event": "started", "id": "1", "problem": "?", "paths": 1, "config": {}},
+        {"event": "tokens", "path": 0, "text": "42", "tokens": 5, "phase": "thinking", "steps": steps},
+        {"event": "tokens", "path": 0, "text": "It is 7", "tokens": 5, "phase": "answer"},
+        {"event": "stopped", "path": 0, "status": "finished", "reason": "end", "tokens": 5, "answer": "7"},
+        {**stage.events[-1], "answer": "7", "paths": [], "votes": [{"answer": "7", "weight": 1.0, "paths": 1}]},
+    ]
+    page = ask(visit())
+    page.click(".row")
+    assert page.eval_on_selector_all("#path .stack > span", "all => all.map(c => c.textContent)") == ["7", "4"]
+    assert page.inner_text("#answering") == "It is 7" and "It" not in page.inner_text("#thinking")
+
+
+@pytest.mark.slow
+def test_the_page_of_the_real_server_shows_what_solve_gives(browser: Browser) -> None:
+    app = pytest.importorskip("trueplex.serve.app")
+    backbone = load("reference")
+    solution = trueplex.solve(backbone, GITA, paths=6, temperature=1.3, probe_every=8, prune="drop:1@24/5")
+    with serving(app.create_app(backbone)) as url:
+        page = browser.new_page()
+        page.goto(
+            f"{url}/#{urlencode({'problem': GITA, 'paths': 6, 'temperature': 1.3, 'probe_every': 8, 'prune': 'drop:1@24/5'})}"
+        )
+        page.wait_for_selector(".chip")
+        page.click("#go")
+        page.wait_for_selector("#replay-bar:not([hidden])", timeout=60_000)
+        assert seen(page) == [[t.status.value, t.answer or "pruned"] for t in solution.traces]
+        assert page.inner_text("#answer") == solution.answer and page.is_hidden("#alert")
+        page.click('.row[data-index="0"]')
+        assert solution.traces[0].steps is not None
+        assert page.locator("#path .merge").count() == (~solution.traces[0].steps.consensus).sum()
+        page.close()

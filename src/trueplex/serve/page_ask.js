@@ -12,6 +12,7 @@ const EMBEDDED = [ // what the model that ships has learned to do
 ];
 const OWN_FIELDS = ["temperature", "top_p", "seed"]; // of a chat completion itself; the rest goes into its `trueplex` object
 const REPLAY_SECONDS = 7;
+const BETWEEN_FRAMES = 60; // milliseconds
 const SAY_EVERY = 4000; // milliseconds between two sentences read aloud while a race runs
 
 const form = $("ask");
@@ -147,7 +148,8 @@ function ended() {
   const shown = race.run.paths.length > 0;
   $("replay-bar").hidden = !shown;
   $("run").hidden = !shown;
-  $("scrub").max = $("scrub").value = race.events.length;
+  $("scrub").max = race.events.length;
+  $("scrub").value = race.events.length;
   URL.revokeObjectURL($("save").href);
   $("save").href = URL.createObjectURL(new Blob([JSON.stringify(race.run.solution || race.events, null, 1)], { type: "application/json" }));
   say(summary(race.run));
@@ -163,22 +165,22 @@ function say(text) {
   say.last = performance.now();
 }
 
-// Draw once in a frame, however many events came.
+// Draw now and then, however many events come: the model may share this machine's cores.
 function changed() {
   if (race.drawn) return;
   race.drawn = true;
-  requestAnimationFrame(() => {
+  setTimeout(() => {
     race.drawn = false;
     draw();
     if (race.controller && performance.now() - say.last > SAY_EVERY && !race.run.solution) say(summary(race.run));
-  });
+  }, BETWEEN_FRAMES);
 }
 
 function draw() {
   const { run } = race;
   const going = Boolean(race.controller) || race.playing > 0;
   $("run").classList.toggle("going", going);
-  drawRace(run, $("sort").value);
+  drawRace(run, $("sort").value, Boolean(race.controller));
   drawVotes(run);
   drawVerdict(run, going);
   if ($("path").open) drawPath(run);

@@ -1,5 +1,6 @@
 // One path, opened: its score, and its text step by step, each merged step with the candidates that it weighed.
 
+const SPECIAL = /^(<\|[^|<>]*\|>|<\/?think>)$/; // what only the model needs: ends of turns, tags of thinking
 const opened = { index: null, run: null, shown: 0, lane: null };
 
 function openPath(run, index) {
@@ -51,6 +52,7 @@ function stateOf(path) {
 }
 
 function append(box, step) {
+  if (SPECIAL.test(step.text)) return;
   if (!step.explores) {
     if (box.lastChild && box.lastChild.nodeType === Node.TEXT_NODE) box.lastChild.data += step.text;
     else box.append(step.text);

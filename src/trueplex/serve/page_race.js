@@ -88,8 +88,15 @@ function spoken(path) {
 
 const rows = [];
 
-function drawRace(run, order) {
-  const scale = Math.max(32, run.longest * 1.04);
+// Tokens that the lanes are wide. While paths run there is room ahead of them, and it grows by halves.
+function scaleOf(run, going) {
+  let scale = 32;
+  while (going && scale < run.longest) scale *= 1.5;
+  return going ? scale : Math.max(scale, run.longest * 1.04);
+}
+
+function drawRace(run, order, going) {
+  const scale = scaleOf(run, going);
   const most = highest(run);
   const list = $("paths");
   while (rows.length > run.paths.length) rows.pop().node.remove();
@@ -169,6 +176,7 @@ function drawVerdict(run, going) {
   const shown = answer ?? leading;
   $("answer").textContent = shown ?? (solution ? "–" : going ? "…" : "–");
   $("answer").className = `answer ${hueClass(run, shown)}${answer === null ? " open" : ""}${String(shown ?? "").length > 16 ? " long" : ""}`;
+  $("sure").className = `sure ${hueClass(run, shown)}`;
   drawCertainty(solution);
   drawUsage(run);
 }

@@ -11,6 +11,13 @@ function pathOf(run, index) {
   return run.paths[index];
 }
 
+// Samples that drew the same token are one candidate; the heaviest comes first.
+function summed(candidates) {
+  const weights = new Map();
+  for (const [text, weight] of candidates) weights.set(text, (weights.get(text) || 0) + weight);
+  return [...weights].sort((a, b) => b[1] - a[1]);
+}
+
 function reduce(run, event) {
   const change = CHANGES[event.event || (event.error ? "error" : "")];
   if (change) change(run, event); // what a newer server tells beside this is not ours to show
@@ -24,14 +31,24 @@ const CHANGES = {
   },
   tokens(run, event) {
     const path = pathOf(run, event.path);
-    const steps = event.steps || [{ text: event.text, candidates: [] }];
-    let at = event.tokens - (event.steps ? steps.length : 1);
-    for (const step of steps) {
-      at += 1;
-      const candidates = step.candidates || [];
-      const explores = candidates.length > 1;
-      path.steps.push({ at, text: step.text, entropy: step.entropy, candidates, explores, answering: event.phase === "answer" });
-      if (explores) path.explored.push(at);
+    const answering = event.phase === "answer";
+    if (event.steps) {
+      let at = event.tokens - event.steps.length;
+      for (const step of event.steps) {
+        at += 1;
+        const candidates = summed(step.candidates || []);
+        const explores = candidates.length > 1;
+        path.steps.push({ at, text: step.text, entropy: step.entropy, candidates, explores, answering });
+        if (explores) path.explored.push(at);
+      }
+    } else if (event.tokens > path.tokens || !path.steps.length) {
+      path.steps.push({ at: event.tokens, text: event.text, candidates: [], explores: false, answering });
+    } else if (answering) {
+      // Its steps came with the thinking before it, in one event: those that spell it are the answer.
+      for (let i = path.steps.length - 1, left = event.text.trim().length; i >= 0 && left > 0; i--) {
+        path.steps[i].answering = true;
+        left -= path.steps[i].text.length;
+      }
     }
     path.status = "running";
     path.tokens = event.tokens;
