@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
+from trueplex.cli.endpoint import ModelOrEndpoint
 from trueplex.cli.groups import (
     LimitOptions,
     ModelOptions,
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from trueplex.data.traces import Origin
     from trueplex.grading.kinds import AnswerKind
     from trueplex.models.backbone import Backbone
+    from trueplex.solving.settings import Settings
+    from trueplex.types import Problem
     from trueplex.verify.stored import Stored
 
 log = logging.getLogger(__name__)
@@ -77,7 +80,7 @@ class FigureOptions:
 
 
 def evaluate(
-    suite: Suites, figures: FigureOptions, model: ModelOptions, thinking: ThinkingOrGreedy, limits: LimitOptions,
+    suite: Suites, figures: FigureOptions, model: ModelOrEndpoint, thinking: ThinkingOrGreedy, limits: LimitOptions,
     run: EvalSampleOptions, which: SuiteOptions,
 ) -> None:  # fmt: skip
     """Measure a model and its verifier: pass@k, votes and the quality of scores, with intervals."""
@@ -103,18 +106,36 @@ def evaluate(
         raise OptionError("--data-dir has no effect on these suites. Try: drop it")
     chosen = {label(name): problems_of(name, which.split, which.n, run.seed, which.data_dir, columns=which.columns,
                                        kind=settings.kind) for name in names}  # fmt: skip
-    backbone = model.load()
-    limits.check(backbone)
-    scorer, settings = choose_scorer(backbone, settings)
     methods = listed(figures.methods) or None
-    with Bar(sum(map(len, chosen.values())) * settings.schedule.most, figures.quiet) as bar:
-        result = evaluation.evaluate(
-            backbone, chosen, settings, figures.out, scorer, bar.step, methods, figures.read_truncated
-        )
+    if model.endpoint is not None:
+        result = _at_endpoint(model, chosen, settings, figures, methods)
+    else:
+        backbone = model.load()
+        limits.check(backbone)
+        scorer, settings = choose_scorer(backbone, settings)
+        with Bar(sum(map(len, chosen.values())) * settings.schedule.most, figures.quiet) as bar:
+            result = evaluation.evaluate(
+                backbone, chosen, settings, figures.out, scorer, bar.step, methods, figures.read_truncated
+            )
     console = Console(width=None if sys.stdout.isatty() else 160)
     for name, measured in result["suites"].items():
         console.print(_method_table(name, measured), "")
     log.info(f"{figures.out / evaluation.RESULTS}; a page with figures: trueplex report {figures.out} --out PAGE.html")
+
+
+def _at_endpoint(
+    model: ModelOrEndpoint, suites: Mapping[str, Sequence[Problem]], settings: Settings, figures: FigureOptions,
+    methods: Sequence[str] | None,
+) -> dict[str, Any]:  # fmt: skip
+    """The same figures of paths that a server writes."""
+    from trueplex.cli.progress import Bar
+    from trueplex.evals.upstream import evaluate as evaluate_at
+    from trueplex.solving.upstream import chosen
+
+    settings = chosen(settings)
+    server = model.connect(settings.rows)
+    with Bar(sum(map(len, suites.values())) * settings.schedule.most, figures.quiet) as bar:
+        return evaluate_at(server, suites, settings, figures.out, bar.step, methods, figures.read_truncated)
 
 
 def _method_table(name: str, figures: dict[str, Any]) -> Table:

@@ -8,19 +8,19 @@ import os
 import shlex
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
+from trueplex.cli.endpoint import ModelOrEndpoint
 from trueplex.cli.groups import (
     BudgetOptions,
     ColumnOptions,
     DecideOptions,
     LimitOptions,
-    ModelOptions,
     Quiet,
     RunOptions,
     ThinkingOrGreedy,
@@ -33,8 +33,9 @@ if TYPE_CHECKING:
 
     from trueplex.data.traces import Origin
     from trueplex.models.backbone import Backbone
-    from trueplex.solving.loop import Event, Scorer
+    from trueplex.solving.loop import Event, Scorer, Stream
     from trueplex.solving.settings import Settings
+    from trueplex.solving.upstream import Upstream
     from trueplex.types import Problem, Solution, Trace
 
 log = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ class OutputOptions(ColumnOptions):
 
 def solve(
     problems: Annotated[list[str], typer.Argument(metavar="PROBLEM...", help="Text, '-' for standard input, or @FILE.jsonl.", show_default=False)],
-    model: ModelOptions, thinking: ThinkingOrGreedy, limits: LimitOptions, run: RunOptions, decide: DecideOptions,
+    model: ModelOrEndpoint, thinking: ThinkingOrGreedy, limits: LimitOptions, run: RunOptions, decide: DecideOptions,
     budget: BudgetOptions, output: OutputOptions,
 ) -> int:  # fmt: skip
     """Solve problems: many paths, scored while they think, weak ones pruned, then a vote.
@@ -98,6 +99,11 @@ def solve(
         for complaint in complaints[:-1]:
             log.info(complaint)
         raise InputError(complaints[-1])
+    if model.endpoint is not None:
+        answered = _run_at(model, found, settings, output)
+        for complaint in complaints:
+            log.info(complaint)
+        return 2 if complaints else 0 if answered else 1
     backbone = model.load()
     limits.check(backbone)
     scorer, settings = choose_scorer(backbone, settings)
@@ -147,17 +153,12 @@ def _run(
     problems: Sequence[Problem], backbone: Backbone, scorer: Scorer | None, settings: Settings, asked: OutputOptions
 ) -> tuple[bool, bool]:
     """Solve the problems; whether all were answered, and whether all traces that were to be saved are."""
-    from rich.console import Console
-
     from trueplex.data.about import note
     from trueplex.data.traces import read_traces
-    from trueplex.report.race import Race
-    from trueplex.solving.loop import Solved, Stopped, stream
+    from trueplex.solving.loop import stream
     from trueplex.solving.scorers import choose_calibration
     from trueplex.solving.settings import origin
 
-    console = Console()
-    output = Output(problems, asked.json, console)
     source = origin(settings.thinking, backbone, _decided(settings, backbone, scorer))
     stored = read_traces(asked.save, source) if asked.save and asked.resume and os.path.exists(asked.save) else ()
     # What this run would grow itself: the file may hold other seeds, and more paths.
@@ -166,6 +167,38 @@ def _run(
     store = _Saving(asked.save, backbone, source)
     if asked.save:
         note(asked.save, backbone.name, [problem.key for problem in problems])
+    try:
+        answered = _follow(events, problems, settings, asked, store.keep)
+    finally:
+        store.close()
+    return answered, not store.failed
+
+
+def _run_at(model: ModelOrEndpoint, problems: Sequence[Problem], settings: Settings, asked: OutputOptions) -> bool:
+    """The same over an endpoint; whether all were answered."""
+    from trueplex.solving.upstream import Upstream, chosen
+
+    if asked.save:
+        raise OptionError(
+            "--save keeps token ids, which an endpoint does not tell. Try: --json, or trueplex eval --endpoint"
+        )
+    settings = chosen(settings)
+    return _follow(
+        Upstream(model.connect(settings.rows), problems, settings), problems, settings, asked, lambda trace: None
+    )
+
+
+def _follow(
+    events: Stream | Upstream, problems: Sequence[Problem], settings: Settings, asked: OutputOptions, keep: Callable[[Trace], None]
+) -> bool:  # fmt: skip
+    """Show what happens, and the answers; whether all problems were answered."""
+    from rich.console import Console
+
+    from trueplex.report.race import Race
+    from trueplex.solving.loop import Solved, Stopped
+
+    console = Console()
+    output = Output(problems, asked.json, console)
     # The race shares the console of the answers; beside JSON it may only have standard error to itself.
     stage = Console(stderr=True) if asked.json else console
     racing = not asked.quiet and stage.is_terminal and not (asked.json and console.is_terminal)
@@ -175,7 +208,7 @@ def _run(
         with watch:
             for event in events:
                 if isinstance(event, Stopped):
-                    store.keep(event.trace)
+                    keep(event.trace)
                     reasons[event.trace.reason] += 1
                     longest = max(longest, event.trace.tokens)
                 watch.show(event)
@@ -183,13 +216,11 @@ def _run(
                     output.add(event.request, event.solution)
     except BaseException:  # Ctrl-C, or what nobody foresaw: what is finished is shown and kept all the same
         for trace in events.unfinished():
-            store.keep(trace)
+            keep(trace)
         output.flush()  # last, as standard output may be what failed
         raise
-    finally:
-        store.close()
     _remark(settings, reasons, longest)
-    return all(s.answer is not None for s in output.solved.values()), not store.failed
+    return all(s.answer is not None for s in output.solved.values())
 
 
 def _remark(settings: Settings, reasons: Counter[str], longest: int) -> None:
@@ -203,39 +234,6 @@ def _remark(settings: Settings, reasons: Counter[str], longest: int) -> None:
     if workers.timeouts:
         log.info(f"{workers.timeouts} comparisons of answers took too long and were given up: those answers count as different, or "
                  "as not graded")  # fmt: skip
-
-
-def as_dict(solution: Solution, problem: Problem) -> dict[str, Any]:
-    """A solution as the JSON object of the command line's contract."""
-    usage = solution.usage
-    return {
-        "id": problem.id,
-        "problem": problem.text,
-        "answer": solution.answer,
-        "confidence": None if solution.confidence is None else round(solution.confidence, 6),
-        "agreement": round(solution.agreement, 6),
-        "abstained": solution.abstained,
-        "state": solution.state,
-        "votes": [{"answer": v.answer, "weight": v.weight, "paths": v.paths} for v in solution.votes],
-        "usage": {name: getattr(usage, name) for name in usage.__slots__},
-        "paths": [
-            {
-                "index": t.index,
-                "status": t.status.value,
-                "tokens": t.tokens,
-                "score": t.score,
-                "trust": t.trust,
-                "answer": t.answer,
-                "found": t.found,
-                "text": t.text,
-                "reason": t.reason,
-            }
-            for t in solution.traces
-        ],
-        "alarms": [asdict(alarm) for alarm in solution.alarms],
-        "seconds": round(solution.seconds, 3),
-        "config": solution.config,
-    }
 
 
 class Output:
@@ -261,6 +259,8 @@ class Output:
     def _print(self, number: int) -> None:
         problem, solution = self.problems[number], self.solved[number]
         if self.as_json:
+            from trueplex.solving.told import as_dict
+
             print(json.dumps(as_dict(solution, problem)), flush=True)
         else:
             from trueplex.report.race import verdict

@@ -192,9 +192,9 @@ class Batch:
         """Those of the traces that run or have just stopped that are wanted, for scorers."""
         return Look(self, [row for row, trace in enumerate(self.traces + self.stopped) if wants(trace)])
 
-    def steps(self, rows: Sequence[int], tokens: Sequence[int]) -> list[Steps]:
-        """What running or just stopped rows remember, up to so many tokens each."""
-        return self._rows.steps(rows, tokens)
+    def steps(self, rows: Sequence[int], tokens: Sequence[int], first: Sequence[int] | None = None) -> list[Steps]:
+        """What running or just stopped rows remember, up to so many tokens each; without so many at the beginning."""
+        return self._rows.steps(rows, tokens, first)
 
     def snapshot(self) -> list[Trace]:
         """The traces as they stood after the last whole stride, steps and all, to be resumed later.
@@ -360,6 +360,6 @@ class Look:
         readings = batch._readings[list(rows)] if len(batch._readings) == len(traces) else np.zeros(0)
         self.readings = readings if len(readings) and not np.isnan(readings).any() else None
 
-    def steps(self) -> Iterator[Steps]:
-        """What each trace remembers, up to its last token."""
-        yield from self._batch.steps(self._rows, [trace.tokens for trace in self.traces])
+    def steps(self, since: Sequence[int] | None = None) -> Iterator[Steps]:
+        """What each trace remembers, up to its last token; of each only from a step on, where those are given."""
+        yield from self._batch.steps(self._rows, [trace.tokens for trace in self.traces], since)

@@ -52,10 +52,10 @@ class Rows:
 
     # -- traces leave -----------------------------------------------------------------------------
 
-    def steps(self, rows: Sequence[int], tokens: Sequence[int]) -> list[Steps]:
-        """What rows remember, up to so many tokens each."""
+    def steps(self, rows: Sequence[int], tokens: Sequence[int], first: Sequence[int] | None = None) -> list[Steps]:
+        """What rows remember, up to so many tokens each; where `first` is given, without so many at the beginning."""
         widths = [self._sampler.options[option].k for option in self.slots.options[list(rows)]]
-        return self.history.steps(self.slots.places[list(rows)], tokens, widths)
+        return self.history.steps(self.slots.places[list(rows)], tokens, widths, first)
 
     def leave(self, traces: Sequence[Trace], drawn: bool = False) -> list[Trace]:
         """Take running traces out of the prefix, with what they remember. ``drawn`` says that logits are used up."""
