@@ -12,6 +12,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
@@ -57,7 +58,7 @@ class Batch:
         self.stopped: list[Trace] = []
         self.prompt_tokens: Counter[int] = Counter()
         self._readings = np.zeros(0)  # of all rows, NaN where no probe read
-        self._stops: dict[tuple[str, ...], StopStrings] = {}
+        self._stops = lru_cache(64)(partial(StopStrings, backbone.tokenizer))  # by strings
         self._limits = Limits(backbone.max_positions, backbone.default_max_tokens)
         device = backbone.device
         self._most_blocks = None if device.type == "cpu" else BLOCKS_ON_ACCELERATORS
@@ -206,9 +207,7 @@ class Batch:
         for option in np.unique(options).tolist():
             strings = self._sample.options[option].ending.stop
             if strings:
-                if strings not in self._stops:
-                    self._stops[strings] = StopStrings(self.backbone.tokenizer, strings)
-                criteria = self._stops[strings]
+                criteria = self._stops(strings)
                 rows = np.flatnonzero(options == option)
                 found[rows] = criteria.ended(self._history.last_ids(rows, self._slots.tokens[rows], criteria.reach))
         return found
@@ -296,6 +295,7 @@ class Batch:
             if not self._slots.answering[row]:
                 trace.thinking_tokens = trace.tokens
         gone = [self.traces[row] for row in reversed(rows)]
+        self._sample.constraints.drop(gone)
         left = len(self.traces) - len(rows)
         staying = [row for row in range(left, len(self.traces)) if id(self.traces[row]) not in going]
         self._swap([row for row in rows if row < left], staying)
@@ -355,7 +355,9 @@ class Batch:
     def _assign(self, entry: Entry, trace: Trace) -> None:
         """The next row is this trace's; its keys and values are in the cache already."""
         row = len(self.traces)
-        self._slots.assign(row, entry, trace, self._sample.option(entry.thinking), self._limits)
+        option = self._sample.option(entry.thinking, self._slots.options[:row])
+        self._slots.assign(row, entry, trace, option, self._limits)
+        self._sample.constraints.add(trace, entry.constraint, bool(self._slots.waiting[row]))
         if trace.steps is not None:
             self._history.restore(row, trace.steps)
             trace.steps = None  # a running trace remembers in the batch

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from trueplex.engine.constraint import NewConstraint
 from trueplex.engine.limits import Ending
 from trueplex.engine.random import trace_key
 from trueplex.engine.thinking import Thinking
@@ -34,6 +35,7 @@ class Entry:
         request: the id of the request; equal problems may be two requests.
         together: all of them enter at once or none does, as they are compared with each other.
         deadline: the moment of `time.monotonic` at which they are truncated.
+        constraint: makes what the answer of each of them must follow; None leaves it free.
     """
 
     request: int
@@ -42,6 +44,7 @@ class Entry:
     traces: list[Trace]
     together: bool = True
     deadline: float = math.inf
+    constraint: NewConstraint | None = None
 
     def __post_init__(self) -> None:
         self.traces.sort(key=lambda t: t.steps is not None)  # new ones share the prompt's rows
@@ -49,7 +52,7 @@ class Entry:
     def split(self, count: int) -> Entry:
         """Take out the first `count` traces."""
         entering, self.traces = self.traces[:count], self.traces[count:]
-        return Entry(self.request, self.prompt, self.thinking, entering, self.together, self.deadline)
+        return replace(self, traces=entering)
 
 
 class Slots:

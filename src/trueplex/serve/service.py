@@ -16,6 +16,7 @@ from trueplex.serve.asking import Asked, Desk
 from trueplex.serve.metrics import Metrics
 from trueplex.serve.options import ServerOptions
 from trueplex.serve.refusals import Refusal
+from trueplex.serve.structured import Grammars
 from trueplex.serve.telling import Likeliest, chosen
 from trueplex.serve.worker import Done, Failed, Job, Worker
 from trueplex.types import Solution, Trace
@@ -31,6 +32,7 @@ class Service:
     def __init__(self, backbone: Backbone, options: ServerOptions) -> None:
         self.backbone, self.options = backbone, options
         self.desk = Desk(backbone, options)
+        self.grammars = Grammars(self.desk.backbone)
         self.worker = Worker(backbone, options.rows)
         self.metrics = Metrics(self.worker)
         self.worker.heard = self.metrics.heard

@@ -104,9 +104,9 @@ def token_logprobs(
     entries = []
     for at, (token, logp) in enumerate(zip(trace_ids, logps, strict=True)):
         top = [] if likeliest is None else list(zip(likeliest[0][at].tolist(), likeliest[1][at].tolist(), strict=True))
-        entries.append(
-            {**_entry(backbone, int(token), float(logp)), "top_logprobs": [_entry(backbone, i, p) for i, p in top]}
-        )
+        # Read again in another batch, a half-precision model differs a little: the drawn token has one value.
+        told = [_entry(backbone, i, float(logp) if i == token else p) for i, p in top]
+        entries.append({**_entry(backbone, int(token), float(logp)), "top_logprobs": told})
     return entries
 
 

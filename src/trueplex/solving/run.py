@@ -30,6 +30,7 @@ class Run:
         traces: those of them that have stopped.
         alarms: those that were raised.
         stride: tokens between two looks of its scorer, policy and alarms.
+        constraint: what its answers must follow.
         clock: tokens since its first running trace entered; looks fall on multiples of the stride.
         least: the confidence below which it is not answered.
 
@@ -41,6 +42,7 @@ class Run:
 
     def __init__(self, number: int, request: Request, backbone: Backbone) -> None:
         self.id, self.backbone, self.scorer = number, backbone, request.scorer
+        self.constraint, self._read = request.constraint, request.read or answers.extract
         self.policy, self.schedule = pruning.parse(request.settings.prune), request.settings.schedule
         self.rules = [alarms.parse(alarm) for alarm in request.settings.alarms]
         self.stride = math.gcd(self.policy.stride, self.scorer.every if self.scorer else 0) or DEFAULT_STRIDE
@@ -135,7 +137,7 @@ class Run:
             trace.thinking_tokens if self.backbone.markers else 0
         )  # without markers all of it may hold the answer
         if trace.status is Status.FINISHED and (trace.tokens > answering):
-            trace.answer = answers.extract(self.backbone.decode(trace.steps.ids[answering:, 0].tolist()))
+            trace.answer = self._read(self.backbone.decode(trace.steps.ids[answering:, 0].tolist()))
         label(trace)
         self.traces.append(trace)
 

@@ -11,6 +11,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 
 from trueplex.decide import alarms
 from trueplex.engine.batch import Batch, Look, Wants
+from trueplex.engine.probing import ProbeColumn
 from trueplex.engine.slots import Entry
 from trueplex.errors import OptionError
 from trueplex.models.backbone import Backbone
@@ -119,7 +120,10 @@ class Scheduler:
     def _wait(self, run: Run, traces: list[Trace], first: bool = False) -> None:
         if traces:
             deadline = run.account.begin()
-            self.batch.submit(Entry(run.id, run.prompt, run.settings.thinking, traces, run.together, deadline), first)
+            thinking = run.settings.thinking
+            self.batch.submit(
+                Entry(run.id, run.prompt, thinking, traces, run.together, deadline, run.constraint), first
+            )
 
     def _admit(self) -> Iterator[Event]:
         """Give free rows to requests between two of their own looks, so that no other request changes where those fall.
@@ -152,7 +156,10 @@ class Scheduler:
     def _advance(self, stride: int, due: set[int]) -> list[Trace]:
         """Grow all traces by a stride, read what is due, and count the steps of every request that runs."""
         running = self._by_request()
-        probes = {s.probe: wants for s, wants in self._scorers(due) if s.probe is not None}
+        probes: dict[ProbeColumn, Wants] = {}
+        for scorer, wants in self._scorers(due):
+            if scorer.probe is not None:  # scorers of different cadence may read by one probe
+                probes[scorer.probe] = _either(wants, probes.get(scorer.probe))
         stopped = self.batch.advance(stride, probes)
         left = self._by_request()
         for request in running:  # one without running traces begins anew
@@ -298,3 +305,7 @@ class Scheduler:
         rows = sum(self.runs[t.request].account is account for t in self.batch.traces)
         probed = any(run.scorer is not None and run.scorer.probe is not None for run in runs)
         return account.budget.stride(stride, self._spent(account), rows, probed)
+
+
+def _either(wants: Wants, others: Wants | None) -> Wants:
+    return wants if others is None else lambda trace: wants(trace) or others(trace)
