@@ -13,8 +13,8 @@ import time
 
 import httpx
 import pytest
-from conftest import PROBLEM, Served, serving
 
+from conftest import PROBLEM, Served, serving
 from trueplex.models.backbone import Backbone
 from trueplex.serve.options import ServerOptions
 

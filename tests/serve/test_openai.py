@@ -7,9 +7,9 @@ import json
 import numpy as np
 import openai
 import pytest
-from conftest import PROBLEM, Served
 
 import trueplex
+from conftest import PROBLEM, Served
 from trueplex.engine.replay import replay
 from trueplex.models.backbone import Backbone
 from trueplex.models.prompt import make_prompt
@@ -144,7 +144,7 @@ def test_an_abstention_is_a_refusal(served: Served) -> None:
 
 REFUSED = {
     "model": ({"model": "gpt-5"}, 404), "tools": ({"tools": [{"type": "function", "function": {"name": "f"}}]}, 400),
-    "seed": ({"seed": -1}, 400), "temperature": ({"temperature": float(1e9)}, 400), "logit_bias": ({"logit_bias": {"5": 1}}, 400),
+    "seed": ({"seed": -1}, 400), "temperature": ({"temperature": 1e9}, 400), "logit_bias": ({"logit_bias": {"5": 1}}, 400),
     "top_logprobs": ({"top_logprobs": 3}, 400), "max_tokens": ({"max_tokens": 10**6}, 400), "stop": ({"stop": ["x"] * 17}, 400),
     "response_format": ({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "blah"}}}}, 400),
     "chat_template_kwargs": ({"extra_body": {"chat_template_kwargs": {"zap": 1}}}, 400), "reasoning_effort": ({"reasoning_effort": "low"}, 400),

@@ -12,9 +12,9 @@ import httpx
 import numpy as np
 import pytest
 import torch
-from conftest import PROBLEM, Served
 
 import trueplex
+from conftest import PROBLEM, Served
 from trueplex.engine.limits import Ending
 from trueplex.engine.thinking import Thinking
 from trueplex.models.backbone import Backbone
