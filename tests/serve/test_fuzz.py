@@ -7,14 +7,18 @@ import random
 from typing import Any
 
 import pytest
-from conftest import PROBLEM, Served
 
+from conftest import PROBLEM, Served
 from trueplex.serve.wire import ChatBody, CompletionBody, DetokenizeBody, GradeBody, SolveBody, TokenizeBody
 
 PATHS = {"/v1/chat/completions": ChatBody, "/v1/completions": CompletionBody, "/v1/solve": SolveBody, "/v1/grade": GradeBody,
          "/tokenize": TokenizeBody, "/detokenize": DetokenizeBody}  # fmt: skip
 GOOD: dict[str, dict[str, Any]] = {
-    "/v1/chat/completions": {"messages": [{"role": "user", "content": PROBLEM}], "max_tokens": 2, "trueplex": {"paths": 1, "verifier": "none"}},
+    "/v1/chat/completions": {
+        "messages": [{"role": "user", "content": PROBLEM}],
+        "max_tokens": 2,
+        "trueplex": {"paths": 1, "verifier": "none"},
+    },
     "/v1/completions": {"prompt": "3+4=", "max_tokens": 2, "trueplex": {"paths": 1, "verifier": "none"}},
     "/v1/solve": {"problem": PROBLEM, "max_tokens": 2, "paths": 1, "verifier": "none"},
     "/v1/grade": {"prediction": "\\boxed{7}", "answers": ["7"]},
@@ -30,7 +34,11 @@ def fuzzed(rng: random.Random, path: str) -> dict[str, Any]:
     for _ in range(rng.randint(1, 3)):
         fields = [*PATHS[path].model_fields, "unknown"]
         field = rng.choice(fields)
-        where = body["trueplex"] if "trueplex" in body and isinstance(body["trueplex"], dict) and rng.random() < 0.3 else body
+        where = (
+            body["trueplex"]
+            if "trueplex" in body and isinstance(body["trueplex"], dict) and rng.random() < 0.3
+            else body
+        )
         if where is not body:
             field = rng.choice([*SolveBody.model_fields, "stream_paths"])
         if rng.random() < 0.1:

@@ -6,9 +6,9 @@ import json
 
 import jsonschema
 import numpy as np
-from conftest import PROBLEM, Served
 
 import trueplex
+from conftest import PROBLEM, Served
 from trueplex.engine.limits import Ending
 from trueplex.engine.replay import replay
 from trueplex.engine.thinking import Thinking
@@ -22,7 +22,12 @@ from trueplex.solving.scheduler import Scheduler
 from trueplex.solving.settings import Settings
 from trueplex.types import Problem
 
-SCHEMA = {"type": "object", "properties": {"n": {"type": "integer", "minimum": 0, "maximum": 99}}, "required": ["n"], "additionalProperties": False}
+SCHEMA = {
+    "type": "object",
+    "properties": {"n": {"type": "integer", "minimum": 0, "maximum": 99}},
+    "required": ["n"],
+    "additionalProperties": False,
+}
 FORMAT = {"type": "json_schema", "json_schema": {"name": "n", "schema": SCHEMA}}
 
 

@@ -13,12 +13,16 @@ from trueplex.serve.structured import read_json
 from trueplex.serve.words import Spelling, whole
 from trueplex.types import Problem, Prompt, Status, Steps, Trace
 
-BYTES = SimpleNamespace(decode=lambda ids, skip_special_tokens=False: bytes(i for i in ids if i < 256).decode("utf-8", "replace"))
+BYTES = SimpleNamespace(
+    decode=lambda ids, skip_special_tokens=False: bytes(i for i in ids if i < 256).decode("utf-8", "replace")
+)
 OPEN, CLOSE, END = (300, 301), (302, 303), 304
 
 
 def backbone(tagged: bool = True) -> SimpleNamespace:
-    return SimpleNamespace(tokenizer=BYTES, markers=Markers((OPEN,), (CLOSE,)) if tagged else None, ends=frozenset({END}))
+    return SimpleNamespace(
+        tokenizer=BYTES, markers=Markers((OPEN,), (CLOSE,)) if tagged else None, ends=frozenset({END})
+    )
 
 
 def trace(ids: list[int], reason: str = "end of sequence") -> Trace:

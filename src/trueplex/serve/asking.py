@@ -6,10 +6,13 @@ Everything here runs on one thread of its own with a copy of the tokenizer, so t
 from __future__ import annotations
 
 import copy
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
+
+from pydantic import ValidationError
 
 from trueplex.decide.budget import Budget
 from trueplex.decide.calibration import Calibration
@@ -22,7 +25,7 @@ from trueplex.models.backbone import Backbone
 from trueplex.models.markers import thinking_after
 from trueplex.models.prompt import PromptOptions, make_prompt
 from trueplex.serve.options import MOST_STOP, ServerOptions
-from trueplex.serve.refusals import Refusal
+from trueplex.serve.refusals import Refusal, of_validation
 from trueplex.serve.structured import read_json
 from trueplex.serve.wire import (
     ChatBody,
@@ -45,6 +48,7 @@ from trueplex.verify.scorer import Scorer
 PATHS = 8  # of a request where nobody says
 THINKING = ("thinking", "width", "merge", "without_replacement", "noise", "strength")
 COMPARING = ("prune", "select")  # defaults that a single path has no use for
+SPREADING = ("paths", "width", "merge", "without_replacement")  # defaults that greedy decoding has no use for
 SAMPLING = ("temperature", "top_k", "top_p", "min_p")
 
 
@@ -82,10 +86,15 @@ class Desk:
         self.backbone = copy.copy(backbone)
         self.backbone.tokenizer = copy.deepcopy(backbone.tokenizer)
         self.name = options.name or backbone.name
-        self.defaults = {k: v for k, v in Extension(**options.defaults).model_dump().items() if v is not None}
         self._scorer = lru_cache(256)(self._open_scorer)
-        # What is read from disk or walks all weights is read now, before anybody asks.
-        self.solve(SolveBody(problem="What is 1 + 1?", stream=False))
+        try:
+            self.defaults = {k: v for k, v in Extension(**options.defaults).model_dump().items() if v is not None}
+            # What is read from disk or walks all weights is read now, before anybody asks.
+            self.solve(SolveBody(problem="What is 1 + 1?", stream=False))
+        except ValidationError as error:
+            raise OptionError(of_validation(error).message) from error
+        except Refusal as error:
+            raise OptionError(error.message) from error
         _ = self.backbone.fingerprint
 
     # -- the three kinds of bodies --------------------------------------------------------------------
@@ -196,7 +205,11 @@ class Desk:
         defaults = dict(self.defaults)
         if any(name in own for name in THINKING):
             defaults = {name: value for name, value in defaults.items() if name not in THINKING}
-        given = {"paths": 1 if greedy else min(PATHS, self.options.max_paths), **({} if greedy else defaults), **own}
+        given = {
+            "paths": 1 if greedy else min(PATHS, self.options.max_paths),
+            **{k: v for k, v in defaults.items() if not (greedy and k in SPREADING)},
+            **own,
+        }
         if choices > 1:
             if given["paths"] != 1:
                 raise Refusal(400, f"n is {choices}, and several choices are taken from single paths, not from votes over {given['paths']}. "
@@ -255,7 +268,8 @@ class Desk:
         seed = body.seed if body.seed is not None else self.options.seed
         return Settings(
             **{name: given[name] for name in direct if name in given}, thinking=thinking, budget=budget,
-            alarms=tuple(given.get("alarms", ())), seed=_drawn_seed() if seed is None else seed,
+            alarms=tuple(given.get("alarms", ())), seed=secrets.randbits(53)  # a JavaScript number holds it
+             if seed is None else seed,
         ), stops  # fmt: skip
 
     def _usual_tokens(self) -> int | None:
@@ -382,9 +396,3 @@ def _merged(base: tuple[tuple[str, Any], ...], own: dict[str, Any] | None) -> tu
 
 def _instruction(own: str | None, usual: str | None) -> str | None:
     return usual if own is None else own and f"\n{own}"
-
-
-def _drawn_seed() -> int:
-    import secrets
-
-    return secrets.randbits(53)  # a JavaScript number holds it

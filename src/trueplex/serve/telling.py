@@ -15,7 +15,7 @@ from trueplex.serve.words import whole
 from trueplex.solving.told import as_dict
 from trueplex.types import Solution, Status, Trace
 
-Likeliest = tuple[np.ndarray, np.ndarray]  # ids and log-probabilities [T, k] of the most likely tokens
+Likeliest = tuple[np.ndarray, np.ndarray]  # ids and log-probabilities [n, k] of the most likely tokens of an answer's n
 
 
 @dataclass(slots=True, frozen=True)
@@ -108,11 +108,6 @@ def token_logprobs(
         told = [_entry(backbone, i, float(logp) if i == token else p) for i, p in top]
         entries.append({**_entry(backbone, int(token), float(logp)), "top_logprobs": told})
     return entries
-
-
-def at_positions(likeliest: Likeliest, at: Sequence[int]) -> Likeliest:
-    """Those of some steps."""
-    return likeliest[0][list(at)], likeliest[1][list(at)]
 
 
 def _entry(backbone: Backbone, token: int, logp: float) -> dict[str, Any]:
