@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 
 from trueplex.engine.memory import Memory, gib
 from trueplex.engine.rows import Rows
@@ -104,7 +105,7 @@ class Admission:
         waiting: dict[int, Entry] = {}
         for trace in sorted(traces, key=lambda t: (t.steps is not None, t.index)):
             came = entries[id(trace)]
-            own = Entry(came.request, came.prompt, came.thinking, [], False, came.deadline, suspended=True)
+            own = replace(came, traces=[], together=False, suspended=True)
             waiting.setdefault(came.request, own).traces.append(trace)
         self.waiting.extendleft(reversed(waiting.values()))
 

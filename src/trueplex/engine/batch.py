@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
@@ -55,7 +56,7 @@ class Batch:
         self.backbone = backbone
         self.prompt_tokens: Counter[int] = Counter()
         self._readings = np.zeros(0)  # of all rows, NaN where no probe read
-        self._stops: dict[tuple[str, ...], StopStrings] = {}
+        self._stops = lru_cache(64)(partial(StopStrings, backbone.tokenizer))  # by strings
         self._sample = Sampler(backbone)
         budget = memory or backbone.memory or free_share(backbone.device)
         self._rows = Rows(backbone, self._sample, budget)
@@ -279,9 +280,7 @@ class Batch:
         for option in np.unique(options).tolist():
             strings = self._sample.options[option].ending.stop
             if strings:
-                if strings not in self._stops:
-                    self._stops[strings] = StopStrings(self.backbone.tokenizer, strings)
-                criteria = self._stops[strings]
+                criteria = self._stops(strings)
                 rows = np.flatnonzero(options == option)
                 slots = self._rows.slots
                 last = self._rows.history.last_ids(slots.places[rows], slots.tokens[rows], criteria.reach)

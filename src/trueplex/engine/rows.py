@@ -71,6 +71,7 @@ class Rows:
             if not self.slots.answering[row]:
                 trace.thinking_tokens = trace.tokens
         gone = [self.traces[row] for row in reversed(rows)]
+        self._sampler.constraints.drop(gone)
         first = 0
         for lane in self.cache.lanes:
             lengths = self.slots.lengths[first : first + lane.live]
@@ -221,7 +222,9 @@ class Rows:
         """The next rows are these traces'; logits [V] or [rows, V]. Their keys and values are in the lane already."""
         for number, trace in enumerate(traces):
             row = len(self.traces)
-            self.slots.assign(row, entry, trace, self._sampler.option(entry.thinking), self._limits)
+            option = self._sampler.option(entry.thinking, self.slots.options[:row])
+            self.slots.assign(row, entry, trace, option, self._limits)
+            self._sampler.constraints.add(trace, entry.constraint, bool(self.slots.waiting[row]))
             self.slots.places[row] = self.history.take()
             self.logits[row] = logits if logits.dim() == 1 else logits[number]
             if trace.steps is not None:

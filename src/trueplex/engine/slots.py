@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from trueplex.engine.constraint import NewConstraint
 from trueplex.engine.limits import Ending
 from trueplex.engine.random import trace_key
 from trueplex.engine.thinking import Thinking
@@ -35,6 +36,7 @@ class Entry:
         together: all of them enter at once or none does, as they are compared with each other.
         deadline: the moment of `time.monotonic` at which they are truncated.
         suspended: whether they ran before, until the memory did not suffice.
+        constraint: makes what the answer of each of them must follow; None leaves it free.
     """
 
     request: int
@@ -44,6 +46,7 @@ class Entry:
     together: bool = True
     deadline: float = math.inf
     suspended: bool = False
+    constraint: NewConstraint | None = None
 
     def __post_init__(self) -> None:
         self.traces.sort(key=lambda t: t.steps is not None)  # new ones share the prompt's rows
@@ -51,7 +54,7 @@ class Entry:
     def split(self, count: int) -> Entry:
         """Take out the first `count` traces."""
         entering, self.traces = self.traces[:count], self.traces[count:]
-        return Entry(self.request, self.prompt, self.thinking, entering, self.together, self.deadline, self.suspended)
+        return replace(self, traces=entering)
 
 
 class Slots:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from trueplex.engine.constraint import Constraint, Constraints
 from trueplex.engine.distribution import Distribution
 from trueplex.engine.random import uniforms
 from trueplex.engine.slots import Slots
-from trueplex.engine.thinking import Step, Thinking, choose, multiplex, one_hot, think, widened
+from trueplex.engine.thinking import Step, Thinking, choose, multiplex, one_hot, retold, think, widened
 from trueplex.errors import ModelError
 from trueplex.models.backbone import Backbone
 from trueplex.models.markers import completed
@@ -56,11 +57,13 @@ class Sampler:
         self._grouped = (-1, -1)  # the version and the number of rows that `_groups` is of
         self._width = 1
         self._markers = backbone.markers
+        self.constraints = Constraints(backbone.markers)
 
-    def option(self, thinking: Thinking) -> int:
-        """The number of these options; equal ones share it."""
+    def option(self, thinking: Thinking, used: np.ndarray) -> int:
+        """The number of these options; equal ones share it, and those that no row follows, of the numbers `used`, give theirs away."""
         if thinking not in self.options:
-            self.options.append(thinking)
+            free = next((i for i in range(len(self.options)) if i not in used), len(self.options))
+            self.options[free : free + 1] = [thinking]
         return self.options.index(thinking)
 
     def __call__(self, logits: Tensor, slots: Slots, traces: Sequence[Trace]) -> Drawn:
@@ -70,7 +73,8 @@ class Sampler:
             ModelError: logits are not finite.
         """
         n = len(traces)
-        step = self._draw(logits, slots, n)
+        constrained = self.constraints.rows(traces, slots)
+        step = self._draw_within(logits, slots, n, constrained) if constrained else self._draw(logits, slots, n)
         entropy = step.entropy.cpu().numpy()
         self._refuse_infinite(entropy, slots, traces)
         emitted, thinking = step.ids[:, 0].cpu().numpy(), ~slots.answering[:n]
@@ -79,6 +83,7 @@ class Sampler:
         closed = thinking & completed(recent, self._markers.end) if self._markers else nothing
         opened = slots.waiting[:n] & completed(recent, self._markers.start) if self._markers else nothing
         ended = np.isin(emitted, self._ends) & (slots.written[:n] == 0)
+        self.constraints.take(constrained, emitted, opened)
         if (closed | ended).any():  # what the model closes or ends with is one token, whatever else was drawn
             rows = self._places(closed | ended)
             step = choose(step, one_hot(Step(*(t[rows] for t in step))), rows)
@@ -100,6 +105,16 @@ class Sampler:
             for out, part in zip(whole, step, strict=True):
                 out.index_copy_(0, group.places, part.to(out.dtype))  # type: ignore[arg-type]
         return whole
+
+    def _draw_within(self, logits: Tensor, slots: Slots, n: int, rows: Mapping[int, Constraint]) -> Step:
+        """A draw within constraints. What is remembered of it is what the model itself said, so that it can be replayed."""
+        step = self._draw(self.constraints.masked(logits, rows, slots), slots, n)
+        for option in np.unique(slots.options[list(rows)]).tolist():
+            own = torch.tensor([r for r in rows if slots.options[r] == option], device=logits.device)
+            thinking = self.options[option]
+            sampling = thinking.answering if self._markers else thinking.sampling
+            step = choose(step, retold(Step(*(t[own] for t in step)), logits[own], sampling), own)
+        return step
 
     def _drawn(self, group: Group, logits: Tensor, slots: Slots, n: int) -> Step:
         rows = slice(n) if group.rows is None else group.rows

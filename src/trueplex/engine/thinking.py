@@ -255,6 +255,11 @@ def one_hot(step: Step) -> Step:
     return Step(first[0], weights, first[1], step.entropy, step.confidence)
 
 
+def retold(step: Step, logits: Tensor, sampling: Sampling) -> Step:
+    """The same draws with the log-probabilities, entropy and confidence of other logits [B, V]."""
+    return _step(Distribution(logits, sampling.temperature), step.ids, step.weights)
+
+
 def choose(step: Step, other: Step, rows: Tensor) -> Step:
     """`step` with its rows [n] int64 replaced by the n rows of `other`."""
     return Step(*(a.index_copy(0, rows, b.to(a.dtype)) for a, b in zip(step, other, strict=True)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -27,9 +28,7 @@ from trueplex.serve.refusals import Refusal, of_error
 from trueplex.serve.service import Service
 from trueplex.serve.telling import told
 from trueplex.serve.transport import EventStream, Json, body_of, refused, until_gone
-from trueplex.serve.wire import ChatBody, CompletionBody, DetokenizeBody, GradeBody, SolveBody, TokenizeBody
-
-FIELDS = sorted({*ChatBody.model_fields, *CompletionBody.model_fields, *SolveBody.model_fields} - {"id", "model"})
+from trueplex.serve.wire import ChatBody, CompletionBody, DetokenizeBody, GradeBody, Options, SolveBody, TokenizeBody
 
 
 def create_app(model: Backbone | str, options: ServerOptions | None = None) -> FastAPI:
@@ -85,6 +84,12 @@ def _documented(kind: type[BaseModel]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
+def _fields(body: BaseModel) -> list[str]:
+    """The names that an error may be about, as the client spells them."""
+    own = [name for name in type(body).model_fields if name not in ("id", "model")]
+    return own + [f"trueplex.{name}" for name in Options.model_fields if name not in own and "trueplex" in own]
+
+
 class Endpoints:
     """What each path does. Every body passes `transport.body_of`, every answer is told in OpenAI's or the project's form."""
 
@@ -115,7 +120,10 @@ class Endpoints:
     async def chat(self, request: Request) -> Response:
         """A chat completion, whole or streamed."""
         service, body = self.service, await self._read(request, ChatBody)
-        asked = await self._asked(request, service.desk.chat, body)
+        constraint = None
+        if body.response_format is not None and body.response_format.type != "text":
+            constraint = await asyncio.to_thread(service.grammars.of, body.response_format)
+        asked = await self._asked(request, service.desk.chat, body, constraint)
         chat = Chat(service.backbone, service.name, body, asked, service.aside)
         top = body.top_logprobs or 0
         if body.stream:
@@ -232,14 +240,14 @@ class Endpoints:
     async def _read(self, request: Request, kind: type[Any]) -> Any:
         return await body_of(request, kind, self.service.options.max_body)
 
-    async def _asked(self, request: Request, read: Callable[[Any], Any], body: Any) -> Any:
+    async def _asked(self, request: Request, read: Callable[..., Any], body: Any, *others: Any) -> Any:
         """What a body asks. Raises Refusal naming the field."""
         if self.service.options.log_text:
             request.scope["trueplex"]["body"] = body.model_dump(exclude_none=True)
         try:
-            return await self.service.aside(read, body)
+            return await self.service.aside(read, body, *others)
         except Exception as error:
-            raise of_error(error, FIELDS) from error
+            raise of_error(error, _fields(body)) from error
 
     async def _streamed(
         self, request: Request, asked: Asked, events: Callable[[Any], AsyncIterator[dict[str, Any]]]
@@ -257,7 +265,7 @@ class Endpoints:
             first = await until_gone(request, anext(source))
         except BaseException as error:
             await source.aclose()
-            raise (of_error(error, FIELDS) if isinstance(error, Exception) else error) from error
+            raise (of_error(error, Options.model_fields) if isinstance(error, Exception) else error) from error
 
         async def rest() -> AsyncGenerator[dict[str, Any], None]:
             try:

@@ -6,13 +6,17 @@ Everything here runs on one thread of its own with a copy of the tokenizer, so t
 from __future__ import annotations
 
 import copy
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
+from pydantic import ValidationError
+
 from trueplex.decide.budget import Budget
 from trueplex.decide.calibration import Calibration
+from trueplex.engine.constraint import NewConstraint
 from trueplex.engine.limits import Ending
 from trueplex.engine.sampling import Sampling
 from trueplex.engine.thinking import Thinking
@@ -21,7 +25,8 @@ from trueplex.models.backbone import Backbone
 from trueplex.models.markers import thinking_after
 from trueplex.models.prompt import PromptOptions, make_prompt
 from trueplex.serve.options import MOST_STOP, ServerOptions
-from trueplex.serve.refusals import Refusal
+from trueplex.serve.refusals import Refusal, of_validation
+from trueplex.serve.structured import JSON
 from trueplex.serve.wire import (
     ChatBody,
     CompletionBody,
@@ -43,6 +48,7 @@ from trueplex.verify.scorer import Scorer
 PATHS = 8  # of a request where nobody says
 THINKING = ("thinking", "width", "merge", "without_replacement", "noise", "strength")
 COMPARING = ("prune", "select")  # defaults that a single path has no use for
+SPREADING = ("paths", "width", "merge", "without_replacement")  # defaults that greedy decoding has no use for
 SAMPLING = ("temperature", "top_k", "top_p", "min_p")
 
 
@@ -80,15 +86,21 @@ class Desk:
         self.backbone = copy.copy(backbone)
         self.backbone.tokenizer = copy.deepcopy(backbone.tokenizer)
         self.name = options.name or backbone.name
-        self.defaults = {k: v for k, v in Extension(**options.defaults).model_dump().items() if v is not None}
         self._scorer = lru_cache(256)(self._open_scorer)
-        # What is read from disk or walks all weights is read now, before anybody asks.
-        self.solve(SolveBody(problem="What is 1 + 1?", stream=False))
+        try:
+            self.defaults = {k: v for k, v in Extension(**options.defaults).model_dump().items() if v is not None}
+            # What is read from disk or walks all weights is read now, before anybody asks.
+            self.solve(SolveBody(problem="What is 1 + 1?", stream=False))
+        except ValidationError as error:
+            raise OptionError(of_validation(error).message) from error
+        except Refusal as error:
+            raise OptionError(error.message) from error
         _ = self.backbone.fingerprint
 
     # -- the three kinds of bodies --------------------------------------------------------------------
 
-    def chat(self, body: ChatBody) -> Asked:
+    def chat(self, body: ChatBody, constraint: NewConstraint | None = None) -> Asked:
+        """``constraint`` is what the body's response format comes to."""
         self._known(body.model)
         text = body.messages[-1]
         if text.role != "user":
@@ -106,7 +118,21 @@ class Desk:
         settings, stops = self._settings(given, body, limit, _listed(body.stop))
         prompting = self._prompting(body, given, settings)
         prompt = self._prompt(Problem(text.text), prompting, body.reasoning_effort)
-        return self._asked(settings, prompt, body.n or 1, stops, prompting)
+        asked = self._asked(settings, prompt, body.n or 1, stops, prompting)
+        return asked if constraint is None else self._structured(asked, constraint)
+
+    def _structured(self, asked: Asked, constraint: NewConstraint) -> Asked:
+        """With answers that are JSON, in their tokens and in the vote."""
+        tagged = self.backbone.markers is not None
+        if not tagged and asked.settings.thinking.resolved(tagged).mode != "discrete":
+            raise Refusal(
+                400,
+                f"{self.name} has no thinking tags, so that its merged steps are its answer. Try: 'trueplex': {{'thinking': 'discrete'}}",
+                "response_format",
+                "invalid_value",
+            )
+        settings = replace(asked.request.settings, answer=JSON)
+        return replace(asked, request=replace(asked.request, constraint=constraint, settings=settings))
 
     def completion(self, body: CompletionBody) -> list[Asked]:
         """One for each prompt."""
@@ -180,7 +206,11 @@ class Desk:
         defaults = dict(self.defaults)
         if any(name in own for name in THINKING):
             defaults = {name: value for name, value in defaults.items() if name not in THINKING}
-        given = {"paths": 1 if greedy else PATHS, **({} if greedy else defaults), **own}
+        given = {
+            "paths": 1 if greedy else min(PATHS, self.options.max_paths),
+            **{k: v for k, v in defaults.items() if not (greedy and k in SPREADING)},
+            **own,
+        }
         if choices > 1:
             if given["paths"] != 1:
                 raise Refusal(400, f"n is {choices}, and several choices are taken from single paths, not from votes over {given['paths']}. "
@@ -205,14 +235,13 @@ class Desk:
                 )
         if str(given["paths"]) == "auto" and limits.max_paths < 64:
             given["paths"] = f"auto:{limits.max_paths}"
-        if wrong := next(
-            (a for a in given.get("alarms", ()) if a.startswith("call:") and a not in self.defaults.get("alarms", ())),
-            None,
-        ):
+        called = (given.get("prune", ""), given.get("select", ""), *given.get("alarms", ()))
+        own = (self.defaults.get("prune"), self.defaults.get("select"), *self.defaults.get("alarms", ()))
+        if wrong := next((one for one in called if "call:" in one and one not in own), None):
             raise Refusal(
                 400,
-                f"the alarm {wrong[:60]!r} would run code on the server. Try: 'fall:…' or 'under:…'",
-                "trueplex.alarms",
+                f"{wrong[:60]!r} would run code on the server. Try: another rule, or set it by the server's own options",
+                "trueplex",
                 "not_allowed",
             )
         name = given.get("verifier", "auto")
@@ -240,7 +269,8 @@ class Desk:
         seed = body.seed if body.seed is not None else self.options.seed
         return Settings(
             **{name: given[name] for name in direct if name in given}, thinking=thinking, budget=budget,
-            alarms=tuple(given.get("alarms", ())), seed=_drawn_seed() if seed is None else seed,
+            alarms=tuple(given.get("alarms", ())), seed=secrets.randbits(53)  # a JavaScript number holds it
+             if seed is None else seed,
         ), stops  # fmt: skip
 
     def _usual_tokens(self) -> int | None:
@@ -268,31 +298,25 @@ class Desk:
     def _asked(
         self, settings: Settings, prompt: Prompt, choices: int, stops: tuple[str, ...], prompting: PromptOptions | None
     ) -> Asked:
-        scorer, calibration, select, verifier = self._scorer(settings.names["verifier"], settings.probe_every, settings)
-        settings = replace(settings, select=settings.select or select, verifier=verifier)
+        scorer, calibration = self._scorer(settings.names["verifier"], settings.probe_every)
+        if scorer is None:  # what needs scores is refused here; the rest is a plain majority
+            _, settings = choose_scorer(self._model, settings)
         seconds = min(settings.budget.seconds or self.options.max_seconds, self.options.max_seconds)
         account = Account(replace(settings.budget, seconds=seconds))
-        return Asked(
-            Request(prompt.problem, settings, scorer, calibration, (), account, prompt),
-            prompt,
-            choices,
-            stops,
-            prompting,
-        )
+        request = Request(prompt.problem, settings, scorer, calibration, (), account, prompt)
+        return Asked(request, prompt, choices, stops, prompting)
 
-    def _open_scorer(
-        self, verifier: str, every: int, settings: Settings
-    ) -> tuple[Scorer | None, Calibration | None, str | None, str]:
-        scorer, chosen = choose_scorer(self._model, settings)
-        names = chosen.names
-        return scorer, choose_calibration(self._model, scorer, chosen), names["select"], names["verifier"]
+    def _open_scorer(self, verifier: str, every: int) -> tuple[Scorer | None, Calibration | None]:
+        scorer, settings = choose_scorer(self._model, Settings(verifier=verifier, probe_every=every))
+        return scorer, choose_calibration(self._model, scorer, settings)
 
     # -- prompts --------------------------------------------------------------------------------------
 
     def _prompting(self, body: ChatBody, given: dict[str, Any], settings: Settings) -> PromptOptions:
         """How a conversation is put to the model. The instruction asks for an answer that can be voted on."""
         base = self.backbone.prompting or PromptOptions()
-        votes = settings.paths != 1 and (body.n or 1) == 1
+        boxed = body.response_format is None or body.response_format.type == "text"
+        votes = settings.paths != 1 and (body.n or 1) == 1 and boxed
         usual = base.instruction if votes or base.instruction is not None else ""
         options = self._conversation(body.messages, base, _instruction(given.get("instruction"), usual))
         return replace(options, template_arguments=_merged(base.template_arguments, body.chat_template_kwargs))
@@ -373,9 +397,3 @@ def _merged(base: tuple[tuple[str, Any], ...], own: dict[str, Any] | None) -> tu
 
 def _instruction(own: str | None, usual: str | None) -> str | None:
     return usual if own is None else own and f"\n{own}"
-
-
-def _drawn_seed() -> int:
-    import secrets
-
-    return secrets.randbits(53)  # a JavaScript number holds it

@@ -10,7 +10,7 @@ from typing import Any
 from trueplex.models.backbone import Backbone
 from trueplex.serve.asking import Asked
 from trueplex.serve.live import Live, batches, live_events
-from trueplex.serve.telling import Choice, Likeliest, at_positions, choices_of, summary, token_logprobs, usage_of
+from trueplex.serve.telling import Choice, Likeliest, choices_of, summary, token_logprobs, usage_of
 from trueplex.serve.wire import ChatBody
 from trueplex.serve.words import Piece, Spelling
 from trueplex.serve.worker import Done, Ended, Failed, Grown, Job, Taken
@@ -171,7 +171,7 @@ class Chat:
             return None
         steps, at = choice.trace.steps, choice.answer_at
         assert steps is not None
-        top = None if likeliest is None else at_positions(likeliest[choice.trace.index], at)
+        top = None if likeliest is None else likeliest.get(choice.trace.index)
         return {
             "content": token_logprobs(self.backbone, steps.ids[at, 0].tolist(), steps.logps[at, 0].tolist(), top),
             "refusal": None,

@@ -10,7 +10,7 @@ from typing import Any
 from trueplex.models.backbone import Backbone
 from trueplex.serve.asking import Asked
 from trueplex.serve.live import batches
-from trueplex.serve.telling import Choice, Likeliest, at_positions, choices_of, summary, token_logprobs, usage_of
+from trueplex.serve.telling import Choice, Likeliest, choices_of, summary, token_logprobs, usage_of
 from trueplex.serve.wire import CompletionBody
 from trueplex.serve.words import Spelling
 from trueplex.serve.worker import Done, Ended, Failed, Grown, Job
@@ -92,7 +92,7 @@ class Completion:
             return None
         steps, at = choice.trace.steps, choice.answer_at
         assert steps is not None
-        top = None if likeliest is None else at_positions(likeliest[choice.trace.index], at)
+        top = None if likeliest is None else likeliest.get(choice.trace.index)
         entries = token_logprobs(self.backbone, steps.ids[at, 0].tolist(), steps.logps[at, 0].tolist(), top)
         offsets, length = [], 0
         for entry in entries:

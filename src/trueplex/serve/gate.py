@@ -77,7 +77,7 @@ class Gate:
             return
         scheme, _, key = headers.get("authorization", "").partition(" ")
         # Every key is compared, each in constant time, so that nothing is learned from how long it takes.
-        fits = [hmac.compare_digest(key.strip().encode(), known.encode()) for known in self.options.keys]
+        fits = [hmac.compare_digest(key.strip().encode("latin-1"), known.encode()) for known in self.options.keys]
         if scheme.lower() != "bearer" or not any(fits):
             raise Refusal(401, "the API key is missing or wrong. Try: the header 'Authorization: Bearer KEY'", None, "invalid_api_key",
                           {"www-authenticate": "Bearer"})  # fmt: skip

@@ -64,7 +64,8 @@ class Live:
         scored = all(t.score is not None for t in voting.candidates(voters))
         try:
             votes = voting.selector(
-                settings.select or ("weighted" if self.asked.request.scorer and scored else "majority")
+                settings.select or ("weighted" if self.asked.request.scorer and scored else "majority"),
+                settings.kind.group,
             )(voters)
         except OptionError:  # a path that ended before it had a score
             return []

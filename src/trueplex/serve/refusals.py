@@ -21,13 +21,15 @@ KINDS = {
     503: "service_unavailable_error",
     504: "timeout_error",
 }
-SPOKEN = {
+SPOKEN = {  # words of messages, and the fields that they are about
     "pruning": "prune",
     "selector": "select",
     "selecting": "select",
     "selection": "select",
     "alarm ": "alarms ",
-}  # words of messages
+    "no argument": "chat_template_kwargs template_arguments",
+    "system message": "system messages",
+}
 
 
 class Refusal(Exception):
@@ -66,7 +68,8 @@ def of_validation(error: ValidationError) -> Refusal:
         return Refusal(400, f"the field {place!r} is missing. Try: give it", place, "missing_field")
     told = first["msg"].removeprefix("Value error, ").rstrip(".")
     told = told if "Try: " in told else f"{told[:1].lower()}{told[1:]}. Try: correct it"
-    return Refusal(400, f"{place or 'the body'}: {told}", place or None, "invalid_value")
+    about = re.match(r"[a-z]+_[a-z_]+", told)  # where fields contradict each other, the first one is named
+    return Refusal(400, f"{place or 'the body'}: {told}", place or (about and about[0]) or None, "invalid_value")
 
 
 def _place(loc: Sequence[int | str]) -> str:

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from trueplex.engine.replay import likeliest
@@ -16,9 +17,10 @@ from trueplex.serve.asking import Asked, Desk
 from trueplex.serve.metrics import Metrics
 from trueplex.serve.options import ServerOptions
 from trueplex.serve.refusals import Refusal
-from trueplex.serve.telling import Likeliest, chosen
+from trueplex.serve.structured import Grammars
+from trueplex.serve.telling import Choice, Likeliest, choices_of
 from trueplex.serve.worker import Done, Failed, Job, Worker
-from trueplex.types import Solution, Trace
+from trueplex.types import Solution
 
 
 class Service:
@@ -31,6 +33,7 @@ class Service:
     def __init__(self, backbone: Backbone, options: ServerOptions) -> None:
         self.backbone, self.options = backbone, options
         self.desk = Desk(backbone, options)
+        self.grammars = Grammars(self.desk.backbone)
         self.worker = Worker(backbone, options.rows)
         self.metrics = Metrics(self.worker)
         self.worker.heard = self.metrics.heard
@@ -91,16 +94,17 @@ class Service:
         """The most likely tokens of the paths that are told, read again by the model's own thread."""
         if not count:
             return None
-        traces = solution.traces if asked.choices > 1 else [await self.aside(chosen, solution)]
-        return {trace.index: await self.worker.call(lambda t=trace: self._read(asked, t, count)) for trace in traces}  # type: ignore[misc]
+        choices = await self.aside(choices_of, self.backbone, asked, solution)
+        found = {
+            c.trace.index: await self.worker.call(partial(self._read, asked, c, count)) for c in choices if c.answer_at
+        }
+        return found or None
 
-    def _read(self, asked: Asked, trace: Trace, count: int) -> Likeliest:
-        thinking = asked.settings.thinking
-        assert trace.steps is not None
-        ids, logps = likeliest(
-            self.backbone, asked.prompt.ids, trace.steps, count, thinking.sampling.temperature, thinking.answering.temperature,
-            trace.thinking_tokens if self.backbone.markers else None,
-        )  # fmt: skip
+    def _read(self, asked: Asked, choice: Choice, count: int) -> Likeliest:
+        thinking, steps = asked.settings.thinking, choice.trace.steps
+        assert steps is not None
+        sampling = thinking.answering if self.backbone.markers else thinking.sampling
+        ids, logps = likeliest(self.backbone, asked.prompt.ids, steps, choice.answer_at, count, sampling.temperature)
         return ids.cpu().numpy(), logps.cpu().numpy()
 
     async def all_solved(self, several: Sequence[Asked]) -> list[Solution]:

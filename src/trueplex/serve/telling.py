@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from trueplex.grading import answers
+from trueplex.grading.kinds import Grouping
 from trueplex.models.backbone import Backbone
 from trueplex.serve.asking import Asked
 from trueplex.serve.words import whole
 from trueplex.solving.told import as_dict
 from trueplex.types import Solution, Status, Trace
 
-Likeliest = tuple[np.ndarray, np.ndarray]  # ids and log-probabilities [T, k] of the most likely tokens
+Likeliest = tuple[np.ndarray, np.ndarray]  # ids and log-probabilities [n, k] of the most likely tokens of an answer's n
 
 
 @dataclass(slots=True, frozen=True)
@@ -36,7 +36,7 @@ class Choice:
 
 def choices_of(backbone: Backbone, asked: Asked, solution: Solution) -> list[Choice]:
     """The answers that a client gets: each path where it asked for several, else the path that speaks for the vote."""
-    traces = solution.traces if asked.choices > 1 else [chosen(solution)]
+    traces = solution.traces if asked.choices > 1 else [chosen(solution, asked.settings.kind.group)]
     apart = asked.prompting is not None
     refusal = None
     if solution.state == "uncertain" and asked.choices == 1:
@@ -50,13 +50,13 @@ def choices_of(backbone: Backbone, asked: Asked, solution: Solution) -> list[Cho
     return found
 
 
-def chosen(solution: Solution) -> Trace:
+def chosen(solution: Solution, group: Grouping) -> Trace:
     """The best path of those that agree with the vote; without a vote, the best of those that finished, or of all."""
     finished = [t for t in solution.traces if t.status is Status.FINISHED]
     voting = [t for t in finished if t.answer is not None]
     if solution.votes:
-        group = answers.group([solution.votes[0].answer, *(t.answer or "" for t in voting)])[0]
-        agreeing = [voting[i - 1] for i in group if i]
+        alike = group([solution.votes[0].answer, *(t.answer or "" for t in voting)])[0]
+        agreeing = [voting[i - 1] for i in alike if i]
         pool = agreeing or voting
     else:
         pool = finished or solution.traces
@@ -91,7 +91,9 @@ def summary(asked: Asked, solution: Solution) -> dict[str, Any]:
     found["config"].pop("prompt", None)
     for path in found["paths"]:
         del path["text"]
-    return found | {"path": chosen(solution).index if asked.choices == 1 and solution.traces else None}
+    return found | {
+        "path": chosen(solution, asked.settings.kind.group).index if asked.choices == 1 and solution.traces else None
+    }
 
 
 # -- log-probabilities ------------------------------------------------------------------------------
@@ -104,15 +106,10 @@ def token_logprobs(
     entries = []
     for at, (token, logp) in enumerate(zip(trace_ids, logps, strict=True)):
         top = [] if likeliest is None else list(zip(likeliest[0][at].tolist(), likeliest[1][at].tolist(), strict=True))
-        entries.append(
-            {**_entry(backbone, int(token), float(logp)), "top_logprobs": [_entry(backbone, i, p) for i, p in top]}
-        )
+        # Read again in another batch, a half-precision model differs a little: the drawn token has one value.
+        told = [_entry(backbone, i, float(logp) if i == token else p) for i, p in top]
+        entries.append({**_entry(backbone, int(token), float(logp)), "top_logprobs": told})
     return entries
-
-
-def at_positions(likeliest: Likeliest, at: Sequence[int]) -> Likeliest:
-    """Those of some steps."""
-    return likeliest[0][list(at)], likeliest[1][list(at)]
 
 
 def _entry(backbone: Backbone, token: int, logp: float) -> dict[str, Any]:

@@ -41,6 +41,7 @@ class Spelling:
 
     def __init__(self, backbone: Backbone, prompt: Prompt, stops: Sequence[str] = (), apart: bool = True) -> None:
         self.backbone, self.stops, self._markers = backbone, tuple(stops), backbone.markers if apart else None
+        self._apart = apart
         self.thinks = apart and prompt.thinking == "open"
         self._may_open = apart and prompt.thinking == "model"
         self._tail: tuple[int, ...] = ()  # ids that may become a marker
@@ -129,8 +130,8 @@ class Spelling:
         decode = self.backbone.tokenizer.decode
         if segment.told == len(segment.ids):
             return ""
-        before = decode(segment.ids[segment.prefix : segment.told], skip_special_tokens=True)
-        text = decode(segment.ids[segment.prefix :], skip_special_tokens=True)
+        before = decode(segment.ids[segment.prefix : segment.told], skip_special_tokens=self._apart)
+        text = decode(segment.ids[segment.prefix :], skip_special_tokens=self._apart)
         if text.endswith(UNFINISHED) and not last:
             return ""
         segment.prefix, segment.told = segment.told, len(segment.ids)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from trueplex.decide.budget import Budget
 from trueplex.decide.calibration import Calibration
+from trueplex.engine.constraint import NewConstraint
 from trueplex.solving.settings import Settings
 from trueplex.types import Problem, Prompt, Trace
 from trueplex.verify.scorer import Scorer
@@ -56,6 +57,7 @@ class Request:
         resumed: traces of an earlier run: stopped ones count as they are, suspended ones go on where they were.
         account: shared by requests that were submitted together; None gives the request its settings' whole budget.
         prompt: the prompt, where it was made already; None makes it of the problem in the model's own way.
+        constraint: makes what the tokens of a path's answer must follow; None leaves them free.
     """
 
     problem: Problem
@@ -65,3 +67,4 @@ class Request:
     resumed: Sequence[Trace] = ()
     account: Account | None = None
     prompt: Prompt | None = None
+    constraint: NewConstraint | None = None

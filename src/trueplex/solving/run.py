@@ -30,6 +30,7 @@ class Run:
         traces: those of them that have stopped.
         alarms: those that were raised.
         stride: tokens between two looks of its scorer, policy and alarms.
+        constraint: what its answers must follow.
         clock: tokens since its first running trace entered; looks fall on multiples of the stride.
         least: the confidence below which it is not answered.
 
@@ -41,6 +42,7 @@ class Run:
 
     def __init__(self, number: int, request: Request, backbone: Backbone) -> None:
         self.id, self.backbone, self.scorer = number, backbone, request.scorer
+        self.constraint = request.constraint
         self.policy, self.schedule = pruning.parse(request.settings.prune), request.settings.schedule
         self.rules = [alarms.parse(alarm) for alarm in request.settings.alarms]
         self.stride = math.gcd(self.policy.stride, self.scorer.every if self.scorer else 0) or DEFAULT_STRIDE

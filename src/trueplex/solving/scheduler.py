@@ -11,6 +11,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 
 from trueplex.decide import alarms
 from trueplex.engine.batch import Batch, Look, Wants
+from trueplex.engine.probing import ProbeColumn
 from trueplex.engine.slots import Entry
 from trueplex.errors import OptionError
 from trueplex.models.backbone import Backbone
@@ -120,7 +121,10 @@ class Scheduler:
     def _wait(self, run: Run, traces: list[Trace], first: bool = False) -> None:
         if traces:
             deadline = run.account.begin()
-            self.batch.submit(Entry(run.id, run.prompt, run.settings.thinking, traces, run.together, deadline), first)
+            thinking = run.settings.thinking
+            self.batch.submit(
+                Entry(run.id, run.prompt, thinking, traces, run.together, deadline, constraint=run.constraint), first
+            )
 
     def _admit(self) -> Iterator[Event]:
         """Give free rows to requests between two of their own looks, so that no other request changes where those fall.
@@ -162,7 +166,10 @@ class Scheduler:
     def _advance(self, stride: int, due: set[int]) -> list[Trace]:
         """Grow all traces by a stride, read what is due, and count the steps of every request that runs."""
         running = self._by_request()
-        probes = {s.probe: wants for s, wants in self._scorers(due) if s.probe is not None}
+        probes: dict[ProbeColumn, Wants] = {}
+        for scorer, wants in self._scorers(due):
+            if scorer.probe is not None:  # scorers of different cadence may read by one probe
+                probes[scorer.probe] = _either(wants, probes.get(scorer.probe))
         stopped = self.batch.advance(stride, probes)
         left = self._by_request()
         for request in running:  # one without running traces begins anew
@@ -309,3 +316,7 @@ class Scheduler:
         probes = [run.scorer.probe for run in runs if run.scorer is not None and run.scorer.probe is not None]
         probed = max((len(probe.embeddings) for probe in probes), default=0)
         return account.budget.stride(stride, self._spent(account), rows, probed)
+
+
+def _either(wants: Wants, others: Wants | None) -> Wants:
+    return wants if others is None else lambda trace: wants(trace) or others(trace)
