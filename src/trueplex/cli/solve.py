@@ -146,12 +146,12 @@ def _run(
     from trueplex.data.traces import read_traces
     from trueplex.report.race import Race
     from trueplex.solving.loop import Solved, Stopped, stream
-    from trueplex.solving.scorers import choose_calibration
+    from trueplex.solving.scorers import choose_calibration, decided
     from trueplex.solving.settings import origin
 
     console = Console()
     output = Output(problems, asked.json, console)
-    source = origin(settings.thinking, backbone, _decided(settings, backbone, scorer))
+    source = origin(settings.thinking, backbone, decided(settings, backbone, scorer))
     stored = read_traces(asked.save, source) if asked.save and asked.resume and os.path.exists(asked.save) else ()
     # What this run would grow itself: the file may hold other seeds, and more paths.
     resumed = [_freed(t, settings) for t, _ in stored if t.seed == settings.seed and t.index < settings.schedule.most]
@@ -257,19 +257,6 @@ class Output:
 
             self.console.print(problem.text, style="cyan", markup=False, highlight=False)
             self.console.print(verdict(solution), "")
-
-
-def _decided(settings: Settings, backbone: Backbone, scorer: Scorer | None) -> dict[str, Any]:
-    """What the scores of a run's traces and their pruning come from."""
-    from trueplex.decide import alarms
-    from trueplex.solving.scorers import belongs
-
-    return {
-        "verifier": belongs(backbone, scorer, settings.verifier)["verifier"] if scorer else "none",
-        "probe_every": settings.probe_every if scorer else None,
-        "prune": settings.prune,
-        "alarms": [alarms.parse(alarm).spelled for alarm in settings.alarms],
-    }
 
 
 def _freed(trace: Trace, settings: Settings) -> Trace:

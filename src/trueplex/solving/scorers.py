@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from typing import Any
 
+from trueplex.decide import alarms
 from trueplex.decide.calibration import Calibration
 from trueplex.engine.thinking import AUTO
 from trueplex.errors import OptionError
@@ -65,3 +67,13 @@ def belongs(backbone: Backbone, scorer: Scorer | None, name: str) -> dict[str, s
     """What a calibration is for: these weights of the model, and those of the verifier, or the scorer of that name."""
     own = scorer.fingerprint if scorer else None
     return {"model": backbone.fingerprint, "verifier": own or name}
+
+
+def decided(settings: Settings, backbone: Backbone, scorer: Scorer | None) -> dict[str, Any]:
+    """What the scores of a run's traces and their pruning come from."""
+    return {
+        "verifier": belongs(backbone, scorer, settings.verifier)["verifier"] if scorer else "none",
+        "probe_every": settings.probe_every if scorer else None,
+        "prune": settings.prune,
+        "alarms": [alarms.parse(alarm).spelled for alarm in settings.alarms],
+    }
