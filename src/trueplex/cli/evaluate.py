@@ -23,6 +23,7 @@ from trueplex.cli.groups import (
     Verifier,
 )
 from trueplex.cli.options import Within, listed
+from trueplex.cli.replicas import ReplicatedModelOptions
 from trueplex.errors import InputError, OptionError, StoreError
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class FigureOptions:
 
 
 def evaluate(
-    suite: Suites, figures: FigureOptions, model: ModelOptions, thinking: ThinkingOrGreedy, limits: LimitOptions,
+    suite: Suites, figures: FigureOptions, model: ReplicatedModelOptions, thinking: ThinkingOrGreedy, limits: LimitOptions,
     run: EvalSampleOptions, which: SuiteOptions,
 ) -> None:  # fmt: skip
     """Measure a model and its verifier: pass@k, votes and the quality of scores, with intervals."""
@@ -85,6 +86,8 @@ def evaluate(
     from trueplex.data.embedded import tasks
     from trueplex.data.suites import label, names_of, problems_of
     from trueplex.evals import run as evaluation
+    from trueplex.scale import runs
+    from trueplex.scale.replica import Job
     from trueplex.solving.scorers import choose_scorer
     from trueplex.solving.settings import Settings
 
@@ -100,14 +103,20 @@ def evaluate(
     if which.data_dir is not None and all(name in tasks.SUITES for name in names):
         raise OptionError("--data-dir has no effect on these suites. Try: drop it")
     chosen = {label(name): problems_of(name, which.split, which.n, run.seed, which.data_dir) for name in names}
-    backbone = model.load()
-    limits.check(backbone)
-    scorer, settings = choose_scorer(backbone, settings)
     methods = listed(figures.methods) or None
-    with Bar(sum(map(len, chosen.values())) * settings.schedule.most, figures.quiet) as bar:
-        result = evaluation.evaluate(
-            backbone, chosen, settings, figures.out, scorer, bar.step, methods, figures.read_truncated
-        )
+    traces = sum(map(len, chosen.values())) * settings.schedule.most
+    if model.ray:
+        job = Job(model.load, settings, limits.check)
+        with model.cluster() as cluster, Bar(traces, figures.quiet) as bar:
+            result = runs.evaluate(cluster, job, chosen, figures.out, bar.step, methods, figures.read_truncated)
+    else:
+        backbone = model.load()
+        limits.check(backbone)
+        scorer, settings = choose_scorer(backbone, settings)
+        with Bar(traces, figures.quiet) as bar:
+            result = evaluation.evaluate(
+                backbone, chosen, settings, figures.out, scorer, bar.step, methods, figures.read_truncated
+            )
     console = Console(width=None if sys.stdout.isatty() else 160)
     for name, measured in result["suites"].items():
         console.print(_method_table(name, measured), "")

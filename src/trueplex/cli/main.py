@@ -22,6 +22,7 @@ from trueplex.cli import calibrate, evaluate, grade, problems, report, rollout, 
 from trueplex.cli.messages import listen, say
 from trueplex.cli.mistakes import bad_value, no_such_command, no_such_option
 from trueplex.cli.options import command
+from trueplex.cli.replicas import with_address
 from trueplex.errors import StoreError, TrueplexError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -69,7 +70,7 @@ def main() -> None:
     try:
         if sys.stdout is None:
             raise StoreError("standard output is closed. Try: leave it open, or send it to /dev/null")
-        code: Any = app(prog_name="trueplex", standalone_mode=False)
+        code: Any = app(args=with_address(sys.argv[1:]), prog_name="trueplex", standalone_mode=False)
         sys.stdout.flush()
     except TrueplexError as error:
         code = _complain(str(error))

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from trueplex.cli.groups import LimitOptions, ModelOptions, Quiet, SampleOptions, SuiteOptions, ThinkingOrGreedy
+from trueplex.cli.groups import LimitOptions, Quiet, SampleOptions, SuiteOptions, ThinkingOrGreedy
+from trueplex.cli.replicas import ReplicatedModelOptions
 
 EXAMPLE = "trueplex rollout --model ./my-model --data train.jsonl --samples 16 --n 1000 --out rollouts/"
 
@@ -16,7 +17,7 @@ Out = Annotated[Path, typer.Option(help="Folder for the traces; an interrupted r
 
 
 def rollout(
-    data: Data, out: Out, model: ModelOptions, thinking: ThinkingOrGreedy, limits: LimitOptions, run: SampleOptions,
+    data: Data, out: Out, model: ReplicatedModelOptions, thinking: ThinkingOrGreedy, limits: LimitOptions, run: SampleOptions,
     suite: SuiteOptions, quiet: Quiet = False,
 ) -> None:  # fmt: skip
     """Sample, grade and store traces to learn from; can be interrupted and resumed at any moment."""
@@ -31,6 +32,13 @@ def rollout(
         rows=run.max_batch_size, select="majority", thinking=thinking.build(limits),
     )  # fmt: skip
     problems = problems_of(data, suite.split, suite.n, settings.seed, suite.data_dir, default_split="train")
+    if model.ray:
+        from trueplex.scale import runs
+        from trueplex.scale.replica import Job
+
+        with model.cluster() as cluster, Bar(len(problems) * settings.schedule.most, quiet) as bar:
+            runs.rollout(cluster, Job(model.load, settings, limits.check), problems, out, bar.step)
+        return
     backbone = model.load()
     limits.check(backbone)
     scorer, settings = choose_scorer(backbone, settings)

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
+from trueplex.cli import replicas
 from trueplex.cli.groups import (
     BudgetOptions,
     DecideOptions,
     LimitOptions,
-    ModelOptions,
     Quiet,
     RunOptions,
     ThinkingOrGreedy,
@@ -68,7 +68,7 @@ class OutputOptions:
 
 def solve(
     problems: Annotated[list[str], typer.Argument(metavar="PROBLEM...", help="Text, '-' for standard input, or @FILE.jsonl.", show_default=False)],
-    model: ModelOptions, thinking: ThinkingOrGreedy, limits: LimitOptions, run: RunOptions, decide: DecideOptions,
+    model: replicas.ReplicatedModelOptions, thinking: ThinkingOrGreedy, limits: LimitOptions, run: RunOptions, decide: DecideOptions,
     budget: BudgetOptions, output: OutputOptions,
 ) -> int:  # fmt: skip
     """Solve problems: many paths, scored while they think, weak ones pruned, then a vote.
@@ -92,6 +92,12 @@ def solve(
         for complaint in complaints[:-1]:
             log.info(complaint)
         raise InputError(complaints[-1])
+    if model.ray:
+        from trueplex.scale.replica import Job
+
+        job = Job(model.load, settings, limits.check, strict=True)
+        answered, saved = replicas.solve(model, job, found, output, complaints)
+        return 2 if complaints or not saved else 0 if answered else 1
     backbone = model.load()
     limits.check(backbone)
     scorer, settings = choose_scorer(backbone, settings)
@@ -154,7 +160,7 @@ def _run(
     source = origin(settings.thinking, backbone, decided(settings, backbone, scorer))
     stored = read_traces(asked.save, source) if asked.save and asked.resume and os.path.exists(asked.save) else ()
     # What this run would grow itself: the file may hold other seeds, and more paths.
-    resumed = [_freed(t, settings) for t, _ in stored if t.seed == settings.seed and t.index < settings.schedule.most]
+    resumed = [freed(t, settings) for t, _ in stored if t.seed == settings.seed and t.index < settings.schedule.most]
     events = stream(backbone, problems, settings, scorer, resumed, choose_calibration(backbone, scorer, settings))
     store = _Saving(asked.save, backbone, source)
     # The race shares the console of the answers; beside JSON it may only have standard error to itself.
@@ -179,11 +185,11 @@ def _run(
         raise
     finally:
         store.close()
-    _remark(settings, reasons, longest)
-    return all(s.answer is not None for s in output.solved.values()), not store.failed
+    remark(settings, reasons, longest)
+    return all(s is not None and s.answer is not None for s in output.solved.values()), not store.failed
 
 
-def _remark(settings: Settings, reasons: Counter[str], longest: int) -> None:
+def remark(settings: Settings, reasons: Counter[str], longest: int) -> None:
     """Say which pruning rules had no effect, and how many comparisons of answers were given up."""
     from trueplex.decide import pruning
     from trueplex.grading.pool import workers
@@ -233,10 +239,11 @@ class Output:
 
     def __init__(self, problems: Sequence[Problem], as_json: bool, console: Console) -> None:
         self.problems, self.as_json, self.console = list(problems), as_json, console
-        self.solved: dict[int, Solution] = {}
+        self.solved: dict[int, Solution | None] = {}
         self.printed = 0
 
-    def add(self, number: int, solution: Solution) -> None:
+    def add(self, number: int, solution: Solution | None) -> None:
+        """Print what can be printed now; None stands for a problem that has no solution, of which nothing is printed."""
         self.solved[number] = solution
         while self.printed in self.solved:
             self._print(self.printed)
@@ -250,6 +257,8 @@ class Output:
 
     def _print(self, number: int) -> None:
         problem, solution = self.problems[number], self.solved[number]
+        if solution is None:
+            return
         if self.as_json:
             print(json.dumps(as_dict(solution, problem)), flush=True)
         else:
@@ -259,7 +268,7 @@ class Output:
             self.console.print(verdict(solution), "")
 
 
-def _freed(trace: Trace, settings: Settings) -> Trace:
+def freed(trace: Trace, settings: Settings) -> Trace:
     """A trace that the budget of an earlier run stopped, as it was when it lived: it goes on in this one's."""
     from trueplex.types import Status
 

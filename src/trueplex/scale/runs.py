@@ -8,8 +8,10 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from trueplex.decide import alarms
+from trueplex.decide.budget import Budget
 from trueplex.engine.batch import ROWS
-from trueplex.errors import InputError
+from trueplex.errors import InputError, OptionError
 from trueplex.evals.methods import choose
 from trueplex.evals.run import Figures
 from trueplex.scale.replica import About, Done, Job, Work
@@ -87,6 +89,16 @@ def solve(
     work = list(cut((list(problems), list(begun)), job.settings, runner))
     for about, one, done in spread(runner, job, work):
         yield about, one.first + done.place if done else 0, done
+
+
+def check_separate(settings: Settings) -> None:
+    """Raise OptionError for what only one process can count: the budget and the alarms of a whole run."""
+    if settings.budget != Budget():
+        raise OptionError("a budget is counted in one process, and replicas share none. Try: drop --budget-…, or --ray")
+    whole = [a for a in map(alarms.parse, settings.alarms) if a.scope == "run"]
+    if whole:
+        raise OptionError(f"the alarm {whole[0].spelled!r} ends a whole run, and replicas do not see each other's. Try: =problem, or "
+                          "drop --ray")  # fmt: skip
 
 
 def rows_of(settings: Settings, runner: Runner) -> int:
