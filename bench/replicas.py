@@ -43,15 +43,19 @@ PAUSE = 6.0  # most seconds between two kills
 
 
 class Killer(threading.Thread):
-    """Kills a random replica at random moments."""
+    """Kills a random replica at random moments: every second one soon after an answer, so that not all fall while models load."""
 
     def __init__(self, kills: int) -> None:
         super().__init__(daemon=True)
-        self.left, self.over = kills, threading.Event()
+        self.left, self.over, self.answered = kills, threading.Event(), threading.Event()
 
     def run(self) -> None:
         draw = random.Random(0)
         while self.left and not self.over.wait(draw.uniform(0.0, PAUSE)):
+            if self.left % 2:
+                self.answered.clear()
+                self.answered.wait()
+                time.sleep(draw.uniform(0.0, 1.0))
             replicas = [p.pid for p in psutil.Process().children(recursive=True) if _is_replica(p)]
             if replicas:
                 os.kill(draw.choice(replicas), signal.SIGKILL)
@@ -67,7 +71,7 @@ def _is_replica(process: psutil.Process) -> bool:
 
 def kills(count: int, out: Path, seed: int = 0) -> dict[str, Any]:
     """Rollouts by two replicas of which one after another is killed, against one process that is left in peace."""
-    problems = tasks.problems("reference", "test", 60, seed)
+    problems = tasks.problems("chain-easy", "test", 24, seed)
     whole = _drawn(rollouts.rollout(load("reference"), problems, SETTINGS, out / "one"))
     killer, started = Killer(count), time.monotonic()
     rounds = 0
@@ -75,7 +79,7 @@ def kills(count: int, out: Path, seed: int = 0) -> dict[str, Any]:
         killer.start()
         while killer.left or not rounds:  # a run may end before all kills are spent: another one begins
             rounds += 1
-            path = runs.rollout(cluster, Job(ModelOptions(threads=1).load, SETTINGS), problems, out / f"two-{rounds}", lambda done, tokens: None)  # fmt: skip
+            path = runs.rollout(cluster, Job(ModelOptions(threads=1).load, SETTINGS), problems, out / f"two-{rounds}", lambda done, tokens: killer.answered.set())  # fmt: skip
             stored = [(row["problem"], row["index"]) for row in read(path, ("problem", "index"))]
             drawn = _drawn(path)
             found = {"lost": len(whole.keys() - drawn.keys()), "repeated": len(stored) - len(set(stored)),
@@ -120,7 +124,7 @@ def throughput(turns: int, out: Path) -> dict[str, Any]:
     rates: dict[int, list[float]] = {1: [], 2: []}
     for turn in range(turns):
         for replicas in rates:
-            problems = tasks.problems("reference", "test", 60 * replicas, turn)
+            problems = tasks.problems("chain-easy", "test", 40 * replicas, turn)
             with Cluster(replicas=replicas, gpus=0) as cluster:
                 timed = Timed(cluster)
                 runs.rollout(timed, Job(ModelOptions(threads=1).load, SETTINGS), problems, out / f"{turn}-{replicas}", lambda done, tokens: None)  # fmt: skip

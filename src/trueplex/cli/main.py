@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import typer
 
 from trueplex import __version__
-from trueplex.cli import calibrate, evaluate, grade, problems, report, rollout, show, solve, train
+from trueplex.cli import calibrate, evaluate, grade, problems, report, rollout, serve, show, solve, train
 from trueplex.cli.messages import listen, say
 from trueplex.cli.mistakes import bad_value, no_such_command, no_such_option
 from trueplex.cli.options import command
@@ -51,6 +51,7 @@ def options(
 
 
 command(app, solve.EXAMPLE, panel=SOLVE)(solve.solve)
+command(app, serve.EXAMPLE, panel=SOLVE)(serve.serve)
 command(app, show.EXAMPLE, panel=SOLVE)(show.show)
 command(app, problems.EXAMPLE, panel=SOLVE)(problems.problems)
 command(app, grade.EXAMPLE, panel=MEASURE)(grade.grade)

@@ -9,7 +9,7 @@ import shlex
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -202,38 +202,6 @@ def remark(settings: Settings, reasons: Counter[str], longest: int) -> None:
                  "as not graded")  # fmt: skip
 
 
-def as_dict(solution: Solution, problem: Problem) -> dict[str, Any]:
-    """A solution as the JSON object of the command line's contract."""
-    usage = solution.usage
-    return {
-        "id": problem.id,
-        "problem": problem.text,
-        "answer": solution.answer,
-        "confidence": None if solution.confidence is None else round(solution.confidence, 6),
-        "agreement": round(solution.agreement, 6),
-        "abstained": solution.abstained,
-        "state": solution.state,
-        "votes": [{"answer": v.answer, "weight": v.weight, "paths": v.paths} for v in solution.votes],
-        "usage": {name: getattr(usage, name) for name in usage.__slots__},
-        "paths": [
-            {
-                "index": t.index,
-                "status": t.status.value,
-                "tokens": t.tokens,
-                "score": t.score,
-                "trust": t.trust,
-                "answer": t.answer,
-                "text": t.text,
-                "reason": t.reason,
-            }
-            for t in solution.traces
-        ],
-        "alarms": [asdict(alarm) for alarm in solution.alarms],
-        "seconds": round(solution.seconds, 3),
-        "config": solution.config,
-    }
-
-
 class Output:
     """Prints solutions in the order of the problems, whatever order they are solved in."""
 
@@ -260,6 +228,8 @@ class Output:
         if solution is None:
             return
         if self.as_json:
+            from trueplex.solving.told import as_dict
+
             print(json.dumps(as_dict(solution, problem)), flush=True)
         else:
             from trueplex.report.race import verdict

@@ -275,9 +275,9 @@ class Batch:
 
     # -- rows come and go -------------------------------------------------------------------------
 
-    def _steps(self, rows: Sequence[int], tokens: Sequence[int]) -> list[Steps]:
+    def _steps(self, rows: Sequence[int], tokens: Sequence[int], first: Sequence[int] | None = None) -> list[Steps]:
         widths = [self._sample.options[option].k for option in self._slots.options[list(rows)]]
-        return self._history.steps(rows, tokens, widths)
+        return self._history.steps(rows, tokens, widths, first)
 
     def _leave(self, traces: Sequence[Trace]) -> list[Trace]:
         """Take running traces out of the prefix, keep what they remember, and put their rows behind the running ones.
@@ -377,9 +377,9 @@ class Look:
         readings = batch._readings[list(rows)] if len(batch._readings) == len(traces) else np.zeros(0)
         self.readings = readings if len(readings) and not np.isnan(readings).any() else None
 
-    def steps(self) -> Iterator[Steps]:
-        """What each trace remembers, up to its last token."""
-        yield from self._batch._steps(self._rows, [trace.tokens for trace in self.traces])
+    def steps(self, since: Sequence[int] | None = None) -> Iterator[Steps]:
+        """What each trace remembers, up to its last token; of each only from a step on, where those are given."""
+        yield from self._batch._steps(self._rows, [trace.tokens for trace in self.traces], since)
 
 
 def _suspended(running: Trace, steps: Steps) -> Trace:

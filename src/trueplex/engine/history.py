@@ -36,15 +36,22 @@ class History:
             whole = kept[..., :slots] if kept.dim() == 3 else kept
             whole[rows, at] = new.to(kept.dtype)
 
-    def steps(self, rows: Sequence[int], tokens: Sequence[int], widths: Sequence[int]) -> list[Steps]:
-        """Copies of the first steps and slots of rows, so many of each, as the rows will be used again."""
+    def steps(
+        self, rows: Sequence[int], tokens: Sequence[int], widths: Sequence[int], first: Sequence[int] | None = None
+    ) -> list[Steps]:
+        """Copies of the first steps and slots of rows, so many of each, as the rows will be used again.
+
+        Where `first` is given, without so many steps at the beginning of each.
+        """
         if not len(rows):
             return []
-        places = torch.tensor(rows, device=self._steps.ids.device)
-        taken = [t[:, : max(tokens)].index_select(0, places).cpu().numpy() for t in self._steps]
+        places, begin = torch.tensor(rows, device=self._steps.ids.device), first or [0] * len(rows)
+        low = min(begin)
+        taken = [t[:, low : max(tokens)].index_select(0, places).cpu().numpy() for t in self._steps]
+        spans = [slice(a - low, count - low) for a, count in zip(begin, tokens, strict=True)]
         return [
-            Steps(*(t[i, :count, :width].copy() if t.ndim == 3 else t[i, :count].copy() for t in taken))
-            for i, (count, width) in enumerate(zip(tokens, widths, strict=True))
+            Steps(*(t[i, span, :width].copy() if t.ndim == 3 else t[i, span].copy() for t in taken))
+            for i, (span, width) in enumerate(zip(spans, widths, strict=True))
         ]
 
     def restore(self, row: int, steps: Steps) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from trueplex.decide.budget import Budget
 from trueplex.decide.calibration import Calibration
 from trueplex.solving.settings import Settings
-from trueplex.types import Problem, Trace
+from trueplex.types import Problem, Prompt, Trace
 from trueplex.verify.scorer import Scorer
 
 
@@ -55,6 +55,7 @@ class Request:
         calibration: what makes a confidence of a vote. One of other runs counts for nothing.
         resumed: traces of an earlier run: stopped ones count as they are, suspended ones go on where they were.
         account: shared by requests that were submitted together; None gives the request its settings' whole budget.
+        prompt: the prompt, where it was made already; None makes it of the problem in the model's own way.
     """
 
     problem: Problem
@@ -63,3 +64,4 @@ class Request:
     calibration: Calibration | None = None
     resumed: Sequence[Trace] = ()
     account: Account | None = None
+    prompt: Prompt | None = None

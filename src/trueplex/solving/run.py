@@ -49,7 +49,7 @@ class Run:
         self.calibration = request.calibration
         if self.calibration and not self.calibration.covers(condition(configuration(self.settings, backbone))):
             self.calibration = None  # what it learned of other runs says nothing of this one
-        self.prompt = make_prompt(request.problem, backbone)
+        self.prompt = request.prompt or make_prompt(request.problem, backbone)
         self.account = request.account or Account(request.settings.budget)
         self.started, self.closed, self.clock = 0, False, 0
         self.traces: list[Trace] = []

@@ -27,13 +27,15 @@ class Scheduler:
     Args:
         rows: traces decoded together, at most; None is the device's own number, and more where a request's traces
             must begin together and are more.
+        stride: most tokens of a step; None goes to the next look of any request. It changes no trace and no look, only
+            how soon requests can come and go.
 
     Attributes:
         runs: the requests that are not solved yet, by id.
     """
 
-    def __init__(self, backbone: Backbone, rows: int | None = None) -> None:
-        self.backbone, self._fixed = backbone, rows is not None
+    def __init__(self, backbone: Backbone, rows: int | None = None, stride: int | None = None) -> None:
+        self.backbone, self._fixed, self._most_stride = backbone, rows is not None, stride
         self.batch = Batch(backbone, rows)
         self.runs: dict[int, Run] = {}
         self._new: list[Run] = []
@@ -67,6 +69,7 @@ class Scheduler:
             return []
         self._new = [new for new in self._new if new is not run]
         self.batch.withdraw({request})
+        self.batch.prompt_tokens.pop(request, None)
         for trace in self.batch.stop(Stop(t, Status.TRUNCATED, "cancelled") for t in self._running(request)):
             run.stop(trace)
         return run.traces
@@ -141,6 +144,8 @@ class Scheduler:
         wanted = min(self.runs[request].to_next_look for request in running)
         affordable = {id(account): self._affordable(account, wanted) for account in self._accounts()}
         stride = min(affordable.values())
+        if self._most_stride is not None and self._most_stride < stride:
+            return self._most_stride, set()
         spent = {account for account, most in affordable.items() if most == stride < wanted}
         return stride, {r for r in running if self.runs[r].to_next_look == stride or id(self.runs[r].account) in spent}
 

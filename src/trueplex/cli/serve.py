@@ -1,0 +1,143 @@
+"""`trueplex serve`: an OpenAI-compatible server."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import typer
+
+from trueplex.cli.groups import DecideOptions, MaxBatchSize, ModelOptions, Verifier
+from trueplex.cli.options import Within, check_count
+from trueplex.errors import InputError, MissingExtra, OptionError
+
+log = logging.getLogger(__name__)
+
+EXAMPLE = "trueplex serve --model Qwen/Qwen3-4B --paths 16 --port 8000"
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class ListenOptions:
+    """Where the server listens, and who may use it."""
+
+    PANEL: ClassVar[str] = "Server"
+
+    host: Annotated[str, typer.Option(help="Address to listen on; the default takes requests of this machine alone.")] = "127.0.0.1"  # fmt: skip
+    port: Annotated[int, typer.Option(help="Port; 0 takes a free one."), Within(0, 65535)] = 8000
+    served_name: Annotated[
+        str | None, typer.Option(help="What clients call the model.", show_default="the --model")
+    ] = None
+    api_key_file: Annotated[Path | None, typer.Option(help="File with API keys, one a line; any of them opens the server.", show_default="no key")] = None  # fmt: skip
+    metrics_open: Annotated[bool, typer.Option("--metrics-open", help="Give /metrics without a key.")] = False
+    cors_origin: Annotated[list[str] | None, typer.Option(help="Origin of a page whose browser may ask, such as https://example.org; can be repeated.", show_default="none")] = None  # fmt: skip
+    drain_seconds: Annotated[float, typer.Option(help="Seconds that running requests have to end after SIGTERM.")] = (
+        30.0
+    )
+    log_text: Annotated[bool, typer.Option("--log-text", help="Write what users ask and get to the access log.")] = False  # fmt: skip
+    quiet: Annotated[bool, typer.Option("--quiet", help="No access log.")] = False
+
+    def keys(self) -> tuple[str, ...]:
+        """Raises InputError for a file that cannot be read or holds no key."""
+        if self.api_key_file is None:
+            return ()
+        try:
+            lines = self.api_key_file.read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"cannot read {self.api_key_file} ({error}). Try: check the path") from error
+        keys = tuple(line.strip() for line in lines if line.strip())
+        if not keys:
+            raise InputError(
+                f"{self.api_key_file} holds no key, which would leave the server open. Try: one key a line"
+            )
+        return keys
+
+    @property
+    def local(self) -> bool:
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+
+@dataclass(frozen=True)
+class DefaultOptions:
+    """How requests are solved that say nothing else."""
+
+    PANEL: ClassVar[str] = "Defaults of a request"
+
+    paths: Annotated[str, typer.Option(help="Paths: a number, or 'auto' ('auto:LIMIT').")] = "8"
+    thinking: Annotated[str | None, typer.Option(help="'discrete', 'multiplex', 'soft', 'stochastic-soft' or 'auto'.", show_default="auto")] = None  # fmt: skip
+    width: Annotated[int | None, typer.Option(help="K: samples of a multiplex step, or tokens of a soft step.", show_default="3; 10 for soft")] = None  # fmt: skip
+    merge: Annotated[str | None, typer.Option(help="'weighted' (by probability) or 'mean'.", show_default="weighted")] = None  # fmt: skip
+    verifier: Verifier = "auto"
+    probe_every: Annotated[int | None, typer.Option(help="Tokens between two scores of a path.", show_default="32"), Within(1)] = None  # fmt: skip
+    budget_tokens: Annotated[int | None, typer.Option(help="Most tokens of all paths.", show_default="no limit"), Within(1)] = None  # fmt: skip
+    budget_seconds: Annotated[float | None, typer.Option(help="Most seconds; then what has finished is voted on.", show_default="no limit")] = None  # fmt: skip
+    budget_paths: Annotated[int | None, typer.Option(help="Most paths.", show_default="no limit"), Within(1)] = None
+    seed: Annotated[str, typer.Option(help="Seed of requests without one; 'random' draws one for each, and the answer tells it.")] = "0"  # fmt: skip
+
+    def __post_init__(self) -> None:
+        check_count("--paths", self.paths.removeprefix("auto:"))
+        check_count("--seed", self.seed)
+        if self.seed != "random" and not self.seed.isdigit():
+            raise OptionError(f"--seed is {self.seed[:40]!r}. Try: a whole number, or 'random'")
+
+    def given(self, decide: DecideOptions) -> dict[str, Any]:
+        """The options by the names of a request's ``trueplex`` object."""
+        found: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "seed"}
+        found["paths"] = int(self.paths) if self.paths.isdigit() else self.paths
+        found |= {"prune": decide.prune, "select": decide.select, "abstain_below": decide.abstain_below,
+                  "max_error": decide.max_error, "alarms": decide.alarm}  # fmt: skip
+        return {name: value for name, value in found.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class BoundOptions:
+    """What a request may ask at most."""
+
+    PANEL: ClassVar[str] = "Limits of a request"
+
+    max_batch_size: MaxBatchSize = None
+    max_paths: Annotated[int, typer.Option(help="Most paths, or choices, of a request."), Within(1)] = 64
+    max_width: Annotated[int, typer.Option(help="Most samples of a step."), Within(1, 64)] = 16
+    max_tokens: Annotated[int | None, typer.Option(help="Most tokens of a path.", show_default="the model's positions"), Within(1)] = None  # fmt: skip
+    max_prompt_tokens: Annotated[int | None, typer.Option(help="Most tokens of a prompt.", show_default="the model's positions"), Within(1)] = None  # fmt: skip
+    max_body: Annotated[int, typer.Option(help="Most bytes of a body."), Within(1)] = 1 << 20
+    max_waiting: Annotated[int, typer.Option(help="Requests that may wait for rows; the next one gets status 429."), Within(0)] = 256  # fmt: skip
+    max_request_seconds: Annotated[float, typer.Option(help="Most seconds of a request; then what has finished is voted on.")] = 600.0  # fmt: skip
+    allow_verifier: Annotated[list[str] | None, typer.Option(help="A verifier that requests may name, beside 'auto' and those that need no files; can be repeated.", show_default="none")] = None  # fmt: skip
+
+
+def serve(model: ModelOptions, listen: ListenOptions, defaults: DefaultOptions, decide: DecideOptions, bounds: BoundOptions) -> int:  # fmt: skip
+    """Serve a model by OpenAI's API: every request reasons along many paths, and any client that speaks it can ask."""
+    try:
+        from trueplex.serve.app import create_app
+        from trueplex.serve.running import INTERRUPTED as BY_HAND
+        from trueplex.serve.running import listening, log_requests, run
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("trueplex"):
+            raise
+        raise MissingExtra(error.name or "fastapi", "serve") from error
+    from trueplex.serve.options import ServerOptions
+
+    options = ServerOptions(
+        name=listen.served_name, defaults=defaults.given(decide), verifiers=tuple(bounds.allow_verifier or ()),
+        seed=None if defaults.seed == "random" else int(defaults.seed), rows=bounds.max_batch_size, max_paths=bounds.max_paths,
+        max_width=bounds.max_width, max_tokens=bounds.max_tokens, max_prompt_tokens=bounds.max_prompt_tokens,
+        max_body=bounds.max_body, max_waiting=bounds.max_waiting, max_seconds=bounds.max_request_seconds, keys=listen.keys(),
+        metrics_open=listen.metrics_open, origins=tuple(listen.cors_origin or ()), log_text=listen.log_text,
+    )  # fmt: skip
+    with listening(listen.host, listen.port) as listener:
+        app = create_app(model.load(), options)
+        if not listen.local and not options.keys:
+            log.warning(
+                f"{listen.host} can be reached from other machines, and anybody may ask. Try: --api-key-file FILE"
+            )
+        if not listen.quiet:
+            log_requests()
+        log.info(f"serving {app.state.service.name} on http://{listen.host}:{listener.getsockname()[1]}")
+        return INTERRUPTED if run(app, listener, listen.drain_seconds) == BY_HAND else 0

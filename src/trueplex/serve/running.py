@@ -1,0 +1,59 @@
+"""A server that listens, and that ends what it has begun when it is told to stop."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+import sys
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from trueplex.errors import OptionError
+
+
+class Draining(uvicorn.Server):
+    """Refuses new requests at the first signal, and tells which one it was."""
+
+    stopped_by: int | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.stopped_by = self.stopped_by or sig
+        self.config.app.state.service.draining = True  # type: ignore[union-attr]
+        super().handle_exit(sig, frame)
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """A socket that listens. Raises OptionError where nobody can listen there."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=1024)
+    except (OSError, OverflowError) as error:
+        told = getattr(error, "strerror", None) or str(error)
+        raise OptionError(f"cannot listen on {host}:{port} ({told}). Try: another --port or --host") from error
+
+
+def run(app: FastAPI, listener: socket.socket, drain_seconds: float) -> int | None:
+    """Serve until SIGTERM or SIGINT; running requests then have so many seconds to end. Returns the signal that stopped it."""
+    config = uvicorn.Config(
+        app, log_config=None, access_log=False, timeout_graceful_shutdown=max(1, round(drain_seconds))
+    )
+    server = Draining(config)
+    try:
+        server.run(sockets=[listener])
+    except KeyboardInterrupt:  # uvicorn hands the signal on once it has stopped
+        if server.stopped_by is None:
+            raise
+    return server.stopped_by
+
+
+def log_requests() -> None:
+    """Write the access log to standard error, one JSON object a line."""
+    logger = logging.getLogger("trueplex.access")
+    logger.handlers, logger.propagate = [logging.StreamHandler(sys.stderr)], False
+    logger.setLevel(logging.INFO)
+
+
+INTERRUPTED = signal.SIGINT

@@ -1,0 +1,120 @@
+"""A solution → what clients read: the chosen path, its text, usage, log-probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from trueplex.grading import answers
+from trueplex.models.backbone import Backbone
+from trueplex.serve.asking import Asked
+from trueplex.serve.words import whole
+from trueplex.solving.told import as_dict
+from trueplex.types import Solution, Status, Trace
+
+Likeliest = tuple[np.ndarray, np.ndarray]  # ids and log-probabilities [T, k] of the most likely tokens
+
+
+@dataclass(slots=True, frozen=True)
+class Choice:
+    """One answer: a path, and how it reads."""
+
+    index: int
+    trace: Trace
+    thinking: str | None
+    answer: str | None
+    answer_at: list[int]
+    refusal: str | None = None
+
+    @property
+    def finish(self) -> str:
+        return "stop" if self.trace.status is Status.FINISHED or self.refusal else "length"
+
+
+def choices_of(backbone: Backbone, asked: Asked, solution: Solution) -> list[Choice]:
+    """The answers that a client gets: each path where it asked for several, else the path that speaks for the vote."""
+    traces = solution.traces if asked.choices > 1 else [chosen(solution)]
+    apart = asked.prompting is not None
+    refusal = None
+    if solution.state == "uncertain" and asked.choices == 1:
+        known = "agreement" if solution.confidence is None else "confidence"
+        value = solution.agreement if solution.confidence is None else solution.confidence
+        refusal = f"no answer is given, as its {known}, {value:.3f}, is below what was asked for"
+    found = []
+    for index, trace in enumerate(traces):
+        thinking, answer, at = whole(backbone, asked.prompt, trace, asked.stops, apart)
+        found.append(Choice(index, trace, thinking or None, None if refusal else answer, at, refusal))
+    return found
+
+
+def chosen(solution: Solution) -> Trace:
+    """The best path of those that agree with the vote; without a vote, the best of those that finished, or of all."""
+    finished = [t for t in solution.traces if t.status is Status.FINISHED]
+    voting = [t for t in finished if t.answer is not None]
+    if solution.votes:
+        group = answers.group([solution.votes[0].answer, *(t.answer or "" for t in voting)])[0]
+        agreeing = [voting[i - 1] for i in group if i]
+        pool = agreeing or voting
+    else:
+        pool = finished or solution.traces
+    return min(pool, key=lambda t: (-(t.score if t.score is not None else -np.inf), t.index))
+
+
+def usage_of(backbone: Backbone, solution: Solution) -> dict[str, Any]:
+    """What all paths spent. A model without thinking tags reasons in its answer, and none of it apart."""
+    usage = solution.usage
+    completion = usage.thinking_tokens + usage.answer_tokens
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": completion,
+        "total_tokens": usage.prompt_tokens + completion,
+        "completion_tokens_details": {"reasoning_tokens": usage.thinking_tokens if backbone.markers else 0},
+    }
+
+
+def told(asked: Asked, solution: Solution) -> dict[str, Any]:
+    """The object of `trueplex solve --json`, with how the problem was put."""
+    found = as_dict(solution, solution.problem)
+    if asked.prompting is not None:
+        found["config"]["prompt"] = asdict(asked.prompting)
+    return found
+
+
+def summary(asked: Asked, solution: Solution) -> dict[str, Any]:
+    """The ``trueplex`` object of a response: `told` without texts, and which path was chosen."""
+    found = told(asked, solution)
+    for name in ("id", "problem"):
+        del found[name]
+    found["config"].pop("prompt", None)
+    for path in found["paths"]:
+        del path["text"]
+    return found | {"path": chosen(solution).index if asked.choices == 1 and solution.traces else None}
+
+
+# -- log-probabilities ------------------------------------------------------------------------------
+
+
+def token_logprobs(
+    backbone: Backbone, trace_ids: Sequence[int], logps: Sequence[float], likeliest: Likeliest | None = None
+) -> list[dict[str, Any]]:
+    """OpenAI's list of an answer's tokens: ids [T] and their stored log-probabilities [T]."""
+    entries = []
+    for at, (token, logp) in enumerate(zip(trace_ids, logps, strict=True)):
+        top = [] if likeliest is None else list(zip(likeliest[0][at].tolist(), likeliest[1][at].tolist(), strict=True))
+        entries.append(
+            {**_entry(backbone, int(token), float(logp)), "top_logprobs": [_entry(backbone, i, p) for i, p in top]}
+        )
+    return entries
+
+
+def at_positions(likeliest: Likeliest, at: Sequence[int]) -> Likeliest:
+    """Those of some steps."""
+    return likeliest[0][list(at)], likeliest[1][list(at)]
+
+
+def _entry(backbone: Backbone, token: int, logp: float) -> dict[str, Any]:
+    text = backbone.decode([token])
+    return {"token": text, "logprob": max(logp, -9999.0), "bytes": list(text.encode())}
