@@ -68,6 +68,8 @@ class TrueplexLM(TemplateLM):
         )
         self.options: Options = options  # type: ignore[assignment]
         settings_of(self.options)  # refused before the model is loaded
+        if device is not None and device.startswith("cuda") and not torch.cuda.is_available():
+            device = None  # the harness's command line names it where nobody asked
         self.backbone: Backbone = load(pretrained, device, dtype, quantize)
         if arguments or think_end:
             prompt_by(self.backbone, PromptOptions(template_arguments=arguments, think_end=think_end))
