@@ -54,6 +54,33 @@ class ReplicatedModelOptions(ModelOptions):
         return Cluster(self.ray, self.replicas or 1, self.gpus_per_replica)
 
 
+@dataclass(frozen=True)
+class ServedModelOptions(ModelOptions):
+    """Which model is served, where it runs, and on how many replicas."""
+
+    replicas: Annotated[int | None, typer.Option(rich_help_panel=PANEL, help="Replicas of the model behind one address, by Ray Serve.", show_default="this process alone"), Within(1)] = None  # fmt: skip
+    max_replicas: Annotated[int | None, typer.Option(rich_help_panel=PANEL, help="Start more of them while there are many requests, up to so many.", show_default="--replicas"), Within(1)] = None  # fmt: skip
+    ray: Annotated[str | None, typer.Option(rich_help_panel=PANEL, metavar="[ADDRESS|auto]", help="The Ray cluster that they run on.", show_default="started here")] = None  # fmt: skip
+    gpus_per_replica: Annotated[float | None, typer.Option(rich_help_panel=PANEL, help="GPUs of each; 0.5 lets two share one.", show_default="1 where the cluster has any, else 0")] = None  # fmt: skip
+
+    def __post_init__(self) -> None:
+        given = [n for n in ("max_replicas", "ray", "gpus_per_replica") if getattr(self, n) is not None]
+        if self.replicas is None and given:
+            raise OptionError(f"--{given[0].replace('_', '-')} has no effect without --replicas. Try: add --replicas")
+        if self.most < (self.replicas or 1):
+            raise OptionError(f"--max-replicas {self.most} is below --replicas {self.replicas}. Try: raise it")
+
+    @property
+    def most(self) -> int:
+        return self.max_replicas or self.replicas or 1
+
+    def cluster(self) -> Cluster:
+        """Ray, with room for the most replicas. Raises TrueplexError as `Cluster`."""
+        from trueplex.scale.cluster import Cluster
+
+        return Cluster(self.ray or LOCAL, self.most, self.gpus_per_replica)
+
+
 def with_address(arguments: Sequence[str]) -> list[str]:
     """The arguments of a command line, with the address that a bare ``--ray`` means behind it: to start Ray here."""
     filled: list[str] = []
