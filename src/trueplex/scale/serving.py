@@ -59,7 +59,7 @@ def serving(cluster: Cluster, what: Served) -> Iterator[None]:
     try:
         serve.start(http_options={"host": what.host, "port": what.port})
         serve.run(deployment.bind(what.load, what.options, same), name=NAME, route_prefix="/")
-    except RuntimeError as error:
+    except (RuntimeError, cluster.ray.exceptions.RayError) as error:
         serve.shutdown()
         told = cluster.ray.get(same.refusal.remote())
         raise TrueplexError(told or f"the replicas cannot be started ({reason(error, 200)}). Try: trueplex serve without --replicas "
@@ -100,15 +100,15 @@ class _Replica:
             if first != backbone.fingerprint:
                 raise ModelError(f"two replicas hold different weights ({first} and {backbone.fingerprint}). Try: give all machines "
                                  "the same model")  # fmt: skip
-            self.app = create_app(backbone, options)
+            self.application = create_app(backbone, options)
         except TrueplexError as error:
             ray.get(same.refuse.remote(str(error)))
             raise
 
     def __serve_build_asgi_app__(self) -> Any:
-        return self.app
+        return self.application
 
     def check_health(self) -> None:
         """Raises where the model's thread has ended: Ray Serve then starts the replica again."""
-        if not self.app.state.service.worker.alive:
+        if not self.application.state.service.worker.alive:
             raise RuntimeError("the model's thread has ended")
