@@ -48,6 +48,19 @@ def test_what_would_have_no_effect_is_refused(trueplex: Run, arguments: tuple[st
     assert (code, out) == (2, "") and told in err and "Try:" in err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--max-replicas", "2"), "--max-replicas has no effect without --replicas"),
+        (("--ray",), "--ray has no effect without --replicas"),
+        (("--replicas", "3", "--max-replicas", "2"), "--max-replicas 2 is below --replicas 3"),
+    ],
+)
+def test_a_server_without_replicas_has_no_cluster(trueplex: Run, arguments: tuple[str, ...], told: str) -> None:
+    code, out, err = trueplex("serve", *arguments)
+    assert (code, out) == (2, "") and told in err and "Try:" in err
+
+
 @pytest.mark.parametrize("command", ["solve", "rollout", "eval"])
 def test_without_ray_the_extra_is_named(trueplex: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: str) -> None:  # fmt: skip
     monkeypatch.setitem(sys.modules, "ray", None)
