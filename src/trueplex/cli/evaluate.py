@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
-from trueplex.cli.endpoint import ModelOrEndpoint
 from trueplex.cli.groups import (
     LimitOptions,
     ModelOptions,
@@ -25,6 +24,7 @@ from trueplex.cli.groups import (
     Verifier,
 )
 from trueplex.cli.options import Within, listed
+from trueplex.cli.replicas import AnyModelOptions
 from trueplex.errors import InputError, OptionError, StoreError
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class FigureOptions:
 
 
 def evaluate(
-    suite: Suites, figures: FigureOptions, model: ModelOrEndpoint, thinking: ThinkingOrGreedy, limits: LimitOptions,
+    suite: Suites, figures: FigureOptions, model: AnyModelOptions, thinking: ThinkingOrGreedy, limits: LimitOptions,
     run: EvalSampleOptions, which: SuiteOptions,
 ) -> None:  # fmt: skip
     """Measure a model and its verifier: pass@k, votes and the quality of scores, with intervals."""
@@ -90,6 +90,8 @@ def evaluate(
     from trueplex.data.embedded import tasks
     from trueplex.data.suites import label, names_of, problems_of
     from trueplex.evals import run as evaluation
+    from trueplex.scale import runs
+    from trueplex.scale.replica import Job
     from trueplex.solving.scorers import choose_scorer
     from trueplex.solving.settings import Settings
 
@@ -107,13 +109,18 @@ def evaluate(
     chosen = {label(name): problems_of(name, which.split, which.n, run.seed, which.data_dir, columns=which.columns,
                                        kind=settings.kind) for name in names}  # fmt: skip
     methods = listed(figures.methods) or None
+    traces = sum(map(len, chosen.values())) * settings.schedule.most
     if model.endpoint is not None:
         result = _at_endpoint(model, chosen, settings, figures, methods)
+    elif model.ray:
+        job = Job(model.load, settings, limits.check)
+        with model.cluster() as cluster, Bar(traces, figures.quiet) as bar:
+            result = runs.evaluate(cluster, job, chosen, figures.out, bar.step, methods, figures.read_truncated)
     else:
         backbone = model.load()
         limits.check(backbone)
         scorer, settings = choose_scorer(backbone, settings)
-        with Bar(sum(map(len, chosen.values())) * settings.schedule.most, figures.quiet) as bar:
+        with Bar(traces, figures.quiet) as bar:
             result = evaluation.evaluate(
                 backbone, chosen, settings, figures.out, scorer, bar.step, methods, figures.read_truncated
             )
@@ -124,7 +131,7 @@ def evaluate(
 
 
 def _at_endpoint(
-    model: ModelOrEndpoint, suites: Mapping[str, Sequence[Problem]], settings: Settings, figures: FigureOptions,
+    model: AnyModelOptions, suites: Mapping[str, Sequence[Problem]], settings: Settings, figures: FigureOptions,
     methods: Sequence[str] | None,
 ) -> dict[str, Any]:  # fmt: skip
     """The same figures of paths that a server writes."""

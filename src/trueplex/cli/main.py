@@ -18,10 +18,11 @@ from typing import Annotated, Any
 import typer
 
 from trueplex import __version__
-from trueplex.cli import calibrate, doctor, evaluate, grade, problems, report, rollout, serve, show, solve, train
+from trueplex.cli import calibrate, doctor, evaluate, grade, problems, push, report, rollout, serve, show, solve, train
 from trueplex.cli.messages import listen, say
 from trueplex.cli.mistakes import bad_value, no_such_command, no_such_option
 from trueplex.cli.options import command
+from trueplex.cli.replicas import with_address
 from trueplex.errors import StoreError, TrueplexError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -61,6 +62,8 @@ command(app, report.EXAMPLE, panel=MEASURE)(report.report)
 command(app, rollout.EXAMPLE, panel=LEARN)(rollout.rollout)
 app.add_typer(train.app, name="train", rich_help_panel=LEARN)
 command(app, calibrate.EXAMPLE, panel=LEARN)(calibrate.calibrate)
+app.add_typer(push.app, name="verifier", rich_help_panel=LEARN)
+command(app, push.EXAMPLE, panel=LEARN)(push.push)
 
 
 def main() -> None:
@@ -71,7 +74,7 @@ def main() -> None:
     try:
         if sys.stdout is None:
             raise StoreError("standard output is closed. Try: leave it open, or send it to /dev/null")
-        code: Any = app(prog_name="trueplex", standalone_mode=False)
+        code: Any = app(args=with_address(sys.argv[1:]), prog_name="trueplex", standalone_mode=False)
         sys.stdout.flush()
     except TrueplexError as error:
         code = _complain(str(error))
@@ -120,7 +123,7 @@ def usage_message(error: Any) -> str:
 
 def _commands(arguments: Sequence[str]) -> list[str]:
     """The command that the arguments name, and its group."""
-    return list(arguments[: 2 if arguments[0] == "train" else 1])
+    return list(arguments[: 2 if arguments[0] in ("train", "verifier") else 1])
 
 
 def _ended(number: int, frame: FrameType | None) -> None:

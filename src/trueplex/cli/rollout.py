@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from trueplex.cli.groups import LimitOptions, ModelOptions, Quiet, SampleOptions, SuiteOptions, ThinkingOrGreedy
+from trueplex.cli.groups import LimitOptions, Quiet, SampleOptions, SuiteOptions, ThinkingOrGreedy
+from trueplex.cli.replicas import ReplicatedModelOptions
 
 log = logging.getLogger(__name__)
 
@@ -19,7 +20,7 @@ Out = Annotated[Path, typer.Option(help="Folder for the traces; an interrupted r
 
 
 def rollout(
-    data: Data, out: Out, model: ModelOptions, thinking: ThinkingOrGreedy, limits: LimitOptions, run: SampleOptions,
+    data: Data, out: Out, model: ReplicatedModelOptions, thinking: ThinkingOrGreedy, limits: LimitOptions, run: SampleOptions,
     suite: SuiteOptions, quiet: Quiet = False,
 ) -> None:  # fmt: skip
     """Sample, grade and store traces to learn from; can be interrupted and resumed at any moment."""
@@ -35,6 +36,14 @@ def rollout(
     )  # fmt: skip
     problems = problems_of(data, suite.split, suite.n, settings.seed, suite.data_dir, default_split="train",
                            columns=suite.columns, kind=settings.kind)  # fmt: skip
+    if model.ray:
+        from trueplex.scale import runs
+        from trueplex.scale.replica import Job
+
+        with model.cluster() as cluster, Bar(len(problems) * settings.schedule.most, quiet) as bar:
+            runs.rollout(cluster, Job(model.load, settings, limits.check), problems, out, bar.step)
+        log.info(rollouts.summary(out / rollouts.TRACES))
+        return
     backbone = model.load()
     limits.check(backbone)
     scorer, settings = choose_scorer(backbone, settings)

@@ -10,8 +10,9 @@ from typing import Annotated, Any, ClassVar
 
 import typer
 
-from trueplex.cli.groups import DecideOptions, MaxBatchSize, ModelOptions, Verifier
+from trueplex.cli.groups import DecideOptions, MaxBatchSize, Verifier
 from trueplex.cli.options import Within, check_count
+from trueplex.cli.replicas import ServedModelOptions
 from trueplex.errors import InputError, MissingExtra, OptionError
 
 log = logging.getLogger(__name__)
@@ -112,7 +113,7 @@ class BoundOptions:
     allow_verifier: Annotated[list[str] | None, typer.Option(help="A verifier that requests may name, beside 'auto' and those that need no files; can be repeated.", show_default="none")] = None  # fmt: skip
 
 
-def serve(model: ModelOptions, listen: ListenOptions, defaults: DefaultOptions, decide: DecideOptions, bounds: BoundOptions) -> int:  # fmt: skip
+def serve(model: ServedModelOptions, listen: ListenOptions, defaults: DefaultOptions, decide: DecideOptions, bounds: BoundOptions) -> int:  # fmt: skip
     """Serve a model by OpenAI's API: every request reasons along many paths, and any client that speaks it can ask."""
     try:
         from trueplex.serve.app import create_app
@@ -131,6 +132,8 @@ def serve(model: ModelOptions, listen: ListenOptions, defaults: DefaultOptions, 
         max_body=bounds.max_body, max_waiting=bounds.max_waiting, max_seconds=bounds.max_request_seconds, keys=listen.keys(),
         metrics_open=listen.metrics_open, origins=tuple(listen.cors_origin or ()), log_text=listen.log_text,
     )  # fmt: skip
+    if model.replicas is not None:
+        return _on_replicas(model, listen, options)
     with listening(listen.host, listen.port) as listener:
         app = create_app(model.load(), options)
         if not listen.local and not options.keys:
@@ -141,3 +144,22 @@ def serve(model: ModelOptions, listen: ListenOptions, defaults: DefaultOptions, 
             log_requests()
         log.info(f"serving {app.state.service.name} on http://{listen.host}:{listener.getsockname()[1]}")
         return INTERRUPTED if run(app, listener, listen.drain_seconds) == BY_HAND else 0
+
+
+def _on_replicas(model: ServedModelOptions, listen: ListenOptions, options: Any) -> int:
+    """Serve on replicas until SIGINT or SIGTERM; running requests then have their seconds to end."""
+    import signal
+
+    from trueplex.scale.serving import Served, serving
+
+    assert model.replicas is not None
+    served = Served(model.load, options, listen.host, listen.port, model.replicas, model.most, listen.drain_seconds)
+    with model.cluster() as cluster:
+        stopped: list[int] = []
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda number, frame: stopped.append(number))
+        with serving(cluster, served):
+            log.info(f"serving on {model.replicas} replicas at http://{listen.host}:{listen.port}")
+            while not stopped:
+                signal.pause()
+    return INTERRUPTED if stopped[0] == signal.SIGINT else 0

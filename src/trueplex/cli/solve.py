@@ -11,11 +11,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
-from trueplex.cli.endpoint import ModelOrEndpoint
+from trueplex.cli import replicas
 from trueplex.cli.groups import (
     BudgetOptions,
     ColumnOptions,
@@ -70,7 +70,7 @@ class OutputOptions(ColumnOptions):
 
 def solve(
     problems: Annotated[list[str], typer.Argument(metavar="PROBLEM...", help="Text, '-' for standard input, or @FILE.jsonl.", show_default=False)],
-    model: ModelOrEndpoint, thinking: ThinkingOrGreedy, limits: LimitOptions, run: RunOptions, decide: DecideOptions,
+    model: replicas.AnyModelOptions, thinking: ThinkingOrGreedy, limits: LimitOptions, run: RunOptions, decide: DecideOptions,
     budget: BudgetOptions, output: OutputOptions,
 ) -> int:  # fmt: skip
     """Solve problems: many paths, scored while they think, weak ones pruned, then a vote.
@@ -104,6 +104,12 @@ def solve(
         for complaint in complaints:
             log.info(complaint)
         return 2 if complaints else 0 if answered else 1
+    if model.ray:
+        from trueplex.scale.replica import Job
+
+        job = Job(model.load, settings, limits.check, strict=True)
+        answered, saved = replicas.solve(model, job, found, output, complaints)
+        return 2 if complaints or not saved else 0 if answered else 1
     backbone = model.load()
     limits.check(backbone)
     scorer, settings = choose_scorer(backbone, settings)
@@ -156,13 +162,13 @@ def _run(
     from trueplex.data.about import note
     from trueplex.data.traces import read_traces
     from trueplex.solving.loop import stream
-    from trueplex.solving.scorers import choose_calibration
+    from trueplex.solving.scorers import choose_calibration, decided
     from trueplex.solving.settings import origin
 
-    source = origin(settings.thinking, backbone, _decided(settings, backbone, scorer))
+    source = origin(settings.thinking, backbone, decided(settings, backbone, scorer))
     stored = read_traces(asked.save, source) if asked.save and asked.resume and os.path.exists(asked.save) else ()
     # What this run would grow itself: the file may hold other seeds, and more paths.
-    resumed = [_freed(t, settings) for t, _ in stored if t.seed == settings.seed and t.index < settings.schedule.most]
+    resumed = [freed(t, settings) for t, _ in stored if t.seed == settings.seed and t.index < settings.schedule.most]
     events = stream(backbone, problems, settings, scorer, resumed, choose_calibration(backbone, scorer, settings))
     store = _Saving(asked.save, backbone, source)
     if asked.save:
@@ -174,7 +180,9 @@ def _run(
     return answered, not store.failed
 
 
-def _run_at(model: ModelOrEndpoint, problems: Sequence[Problem], settings: Settings, asked: OutputOptions) -> bool:
+def _run_at(
+    model: replicas.AnyModelOptions, problems: Sequence[Problem], settings: Settings, asked: OutputOptions
+) -> bool:
     """The same over an endpoint; whether all were answered."""
     from trueplex.solving.upstream import Upstream, chosen
 
@@ -219,11 +227,11 @@ def _follow(
             keep(trace)
         output.flush()  # last, as standard output may be what failed
         raise
-    _remark(settings, reasons, longest)
-    return all(s.answer is not None for s in output.solved.values())
+    remark(settings, reasons, longest)
+    return all(s is not None and s.answer is not None for s in output.solved.values())
 
 
-def _remark(settings: Settings, reasons: Counter[str], longest: int) -> None:
+def remark(settings: Settings, reasons: Counter[str], longest: int) -> None:
     """Say which pruning rules had no effect, and how many comparisons of answers were given up."""
     from trueplex.decide import pruning
     from trueplex.grading.pool import workers
@@ -241,10 +249,11 @@ class Output:
 
     def __init__(self, problems: Sequence[Problem], as_json: bool, console: Console) -> None:
         self.problems, self.as_json, self.console = list(problems), as_json, console
-        self.solved: dict[int, Solution] = {}
+        self.solved: dict[int, Solution | None] = {}
         self.printed = 0
 
-    def add(self, number: int, solution: Solution) -> None:
+    def add(self, number: int, solution: Solution | None) -> None:
+        """Print what can be printed now; None stands for a problem that has no solution, of which nothing is printed."""
         self.solved[number] = solution
         while self.printed in self.solved:
             self._print(self.printed)
@@ -258,6 +267,8 @@ class Output:
 
     def _print(self, number: int) -> None:
         problem, solution = self.problems[number], self.solved[number]
+        if solution is None:
+            return
         if self.as_json:
             from trueplex.solving.told import as_dict
 
@@ -269,22 +280,7 @@ class Output:
             self.console.print(verdict(solution), "")
 
 
-def _decided(settings: Settings, backbone: Backbone, scorer: Scorer | None) -> dict[str, Any]:
-    """What the scores of a run's traces and their pruning come from."""
-    from trueplex.decide import alarms
-    from trueplex.solving.scorers import belongs
-    from trueplex.solving.settings import decided_answer
-
-    return {
-        "verifier": belongs(backbone, scorer, settings.names["verifier"])["verifier"] if scorer else "none",
-        "probe_every": settings.probe_every if scorer else None,
-        "prune": settings.names["prune"],
-        "alarms": [alarms.parse(alarm).spelled for alarm in settings.alarms],
-        **decided_answer(settings),
-    }
-
-
-def _freed(trace: Trace, settings: Settings) -> Trace:
+def freed(trace: Trace, settings: Settings) -> Trace:
     """A trace that the budget of an earlier run stopped, as it was when it lived: it goes on in this one's."""
     from trueplex.types import Status
 

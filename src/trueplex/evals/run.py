@@ -8,6 +8,7 @@ import platform
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -59,25 +60,44 @@ def evaluate(
     """
     longest = settings.thinking.ending.most(backbone.default_max_tokens)
     choose(methods, scorer is not None, settings.probe_every, settings.schedule.most, longest)
-    figures = {}
     for name, problems in suites.items():
         clock = Clock(out, name, progress)
-        path = rollout(backbone, problems, settings, out / name, scorer, clock.step, exact=True)
+        rollout(backbone, problems, settings, out / name, scorer, clock.step, exact=True)
         clock.write()
-        order = [problem.key for problem in problems]
-        figures[name] = summarise(
-            (trace for trace, _ in read_traces(path)),
-            methods,
-            order,
-            scorer is not None,
-            read_truncated,
-            settings.probe_every,
-            settings.kind,
-        )
-    config = configuration(settings, backbone) | {"read_truncated": read_truncated}
-    result = {"config": config, "prompt": prompt_of(backbone), "machine": machine(), "suites": figures}
-    write_results(result, out)
-    return result
+    figures = Figures(settings, out, scorer is not None, methods, read_truncated)
+    return figures.write(suites, configuration(settings, backbone), prompt_of(backbone), machine())
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What is computed from the traces of an evaluation under ``out``: by which methods, and of what counts as an answer."""
+
+    settings: Settings
+    out: Path
+    scored: bool
+    methods: Sequence[str] | None
+    read_truncated: bool
+
+    def write(
+        self, suites: Mapping[str, Sequence[Problem]], config: dict[str, Any], prompt: dict[str, Any], where: dict[str, Any]
+    ) -> dict[str, Any]:  # fmt: skip
+        """The figures of all suites, in `out`/results.json, with how they were made and ``where``, the machine."""
+        figures = {
+            name: summarise(
+                (trace for trace, _ in read_traces(self.out / name)),
+                self.methods,
+                [problem.key for problem in problems],
+                self.scored,
+                self.read_truncated,
+                self.settings.probe_every,
+                self.settings.kind,
+            )
+            for name, problems in suites.items()
+        }
+        config = config | {"read_truncated": self.read_truncated}
+        result = {"config": config, "prompt": prompt, "machine": where, "suites": figures}
+        write_results(result, self.out)
+        return result
 
 
 class Clock:

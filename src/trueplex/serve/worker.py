@@ -167,6 +167,11 @@ class Worker:
         self._loop = asyncio.get_running_loop()
         self._thread.start()
 
+    @property
+    def alive(self) -> bool:
+        """Whether the model's thread runs."""
+        return self._thread.is_alive()
+
     def submit(self, job: Job) -> None:
         self.jobs.add(job)
         self.waiting.add(job)

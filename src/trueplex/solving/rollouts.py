@@ -38,6 +38,9 @@ BATCH_BYTES, SECONDS = 1 << 17, 2.0  # traces are written when they are so large
 ROUND = 4  # batches of rows in a round: fewer would leave rows empty at the end of each, more would repeat more after a kill
 
 Stops = dict[str, set[int]]  # by problem text, the numbers of the traces that are stored whole
+Round = tuple[
+    list[Problem], list[Trace]
+]  # problems that are thought about together, and their traces of an earlier run
 
 
 def rollout(
@@ -55,43 +58,89 @@ def rollout(
         InputError: a problem has no answers to grade by.
         StoreError: `out` holds rollouts of another configuration or of other problems.
     """
-    unlabelled = [p for p in problems if not p.answers]
-    if unlabelled:
-        raise InputError(
-            f"{len(unlabelled)} problems have no answers, the first {unlabelled[0].text[:60]!r}. Try: add them"
-        )
-    out, paths = Path(out), settings.schedule.most
     settings = settings.resolved(backbone)
     source = origin(settings.thinking, backbone, decided_answer(settings))
     rows = settings.rows or ROWS.get(backbone.device.type, ROWS["cpu"])
-    _claim(out, {"config": configuration(settings, backbone), "problems": [p.key for p in problems],
-                 "scorer": scorer.fingerprint if scorer else None})  # fmt: skip
-    store = open_store(out / TRACES)
-    stops, unique = _stops(out / TRACES), list({p.key: p for p in problems}.values())
-    progress(sum(min(len(stops.get(p.text, ())), paths) for p in problems), 0)
-    writer = _Writer(store)
-    rounds = _rounds(unique, stops, paths, ROUND * rows) if exact else _left(unique, stops, paths, out / TRACES)
-    try:
-        for chosen, begun in rounds:
+    with Folder(out, problems, settings.schedule.most) as folder:
+        folder.claim(configuration(settings, backbone), scorer.fingerprint if scorer else None)
+        progress(folder.stored, 0)
+        for chosen, begun in folder.rounds(ROUND * rows) if exact else folder.left():
             prompts = {p.key: make_prompt(p, backbone).ids for p in chosen}
             run = stream(backbone, chosen, settings, scorer, begun)
             try:
                 for event in run:
                     if isinstance(event, Stopped):
-                        trace = event.trace
-                        new = trace.index not in stops.get(trace.problem.text, ())
-                        if new:
-                            writer.add(to_row(trace, prompts[trace.problem.key], source))
-                        progress(int(new), trace.tokens)
+                        new = folder.keep(to_row(event.trace, prompts[event.trace.problem.key], source))
+                        progress(int(new), event.trace.tokens)
             except KeyboardInterrupt:
                 if not exact:
                     for trace in run.unfinished():
-                        writer.add(to_row(trace, prompts[trace.problem.key], source))
+                        folder.suspend(to_row(trace, prompts[trace.problem.key], source))
                 raise
-    finally:
-        writer.flush()
-        store.close()
-    return out / TRACES
+    return folder.path
+
+
+class Folder:
+    """A folder of rollouts while they are made: what is stored, what is left to do, and where new traces go.
+
+    One run at a time may have it open. Close it, or use it in a ``with`` statement: the last traces are written then.
+
+    Attributes:
+        path: the file of traces.
+        stored: how many of the traces that are wanted are there.
+
+    Raises:
+        InputError: a problem has no answers to grade by.
+        StoreError: another run has the folder open, or it cannot be written.
+    """
+
+    def __init__(self, out: str | Path, problems: Sequence[Problem], paths: int) -> None:
+        unlabelled = [p for p in problems if not p.answers]
+        if unlabelled:
+            raise InputError(
+                f"{len(unlabelled)} problems have no answers, the first {unlabelled[0].text[:60]!r}. Try: add them"
+            )
+        self.out, self.path, self.paths = Path(out), Path(out) / TRACES, paths
+        self._keys = [p.key for p in problems]
+        self._problems = list({p.key: p for p in problems}.values())
+        self._store = open_store(self.path)
+        self._writer = _Writer(self._store)
+        self._stops = _stops(self.path)
+        self.stored = sum(min(len(self._stops.get(p.text, ())), paths) for p in problems)
+
+    def __enter__(self) -> Folder:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        try:
+            self._writer.flush()
+        finally:
+            self._store.close()
+
+    def claim(self, config: dict, scorer: str | None) -> None:
+        """Write the manifest of a new folder. Raises StoreError where an old one holds rollouts of something else."""
+        _claim(self.out, {"config": config, "problems": self._keys, "scorer": scorer})
+
+    def left(self) -> Iterator[Round]:
+        """At once, all problems whose traces are not all there, with what is stored of them."""
+        return _left(self._problems, self._stops, self.paths, self.path)
+
+    def rounds(self, traces: int) -> Iterator[Round]:
+        """The problems in rounds of so many traces, each of which is sampled whole or is there already."""
+        return _rounds(self._problems, self._stops, self.paths, traces)
+
+    def keep(self, row: Row) -> bool:
+        """Store a stopped trace; False, and nothing else, when it is there already."""
+        stops = self._stops.setdefault(row["problem"], set())
+        new = row["index"] not in stops
+        if new:
+            stops.add(row["index"])
+            self._writer.add(row)
+        return new
+
+    def suspend(self, row: Row) -> None:
+        """Store a trace that is to go on later."""
+        self._writer.add(row)
 
 
 def summary(path: Path) -> str:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from typing import Any
 
+from trueplex.decide import alarms
 from trueplex.decide.calibration import Calibration
 from trueplex.engine.thinking import AUTO
 from trueplex.errors import OptionError
 from trueplex.models.backbone import Backbone
 from trueplex.models.load import folder_of
-from trueplex.solving.settings import Settings
+from trueplex.solving.settings import Settings, decided_answer
 from trueplex.verify.open import open_given, verifier_folder
 from trueplex.verify.probe import OneTokenScorer
 from trueplex.verify.scorer import Scorer
@@ -70,3 +72,14 @@ def belongs(backbone: Backbone, scorer: Scorer | None, name: str) -> dict[str, s
     """What a calibration is for: these weights of the model, and those of the verifier, or the scorer of that name."""
     own = scorer.fingerprint if scorer else None
     return {"model": backbone.fingerprint, "verifier": own or name}
+
+
+def decided(settings: Settings, backbone: Backbone, scorer: Scorer | None) -> dict[str, Any]:
+    """What the scores of a run's traces, their pruning and their answers come from."""
+    return {
+        "verifier": belongs(backbone, scorer, settings.names["verifier"])["verifier"] if scorer else "none",
+        "probe_every": settings.probe_every if scorer else None,
+        "prune": settings.names["prune"],
+        "alarms": [alarms.parse(alarm).spelled for alarm in settings.alarms],
+        **decided_answer(settings),
+    }
