@@ -24,6 +24,7 @@ from trueplex.cli.groups import (
 )
 from trueplex.cli.options import Within, listed
 from trueplex.errors import InputError, OptionError, StoreError
+from trueplex.files import damaged, lock, read_json
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -171,12 +172,19 @@ class JudgeOptions:
 
 def evaluate_verifier(data: Stores, model: ModelOptions, judging: JudgeOptions) -> None:
     """Judge verifiers and untrained scores on the same stored traces: ranking, calibration, votes, cost."""
+    with lock(judging.out, folder=True):
+        _evaluate_verifier(data, model, judging)
+
+
+def _evaluate_verifier(data: Stores, model: ModelOptions, judging: JudgeOptions) -> None:
     from rich.console import Console
 
     from trueplex.solving.settings import origin
     from trueplex.verify.open import known
 
     scorers = list(listed(judging.scorers))
+    if not all(scorers) or not scorers or len(set(scorers)) < len(scorers):
+        raise OptionError(f"--scorers is {judging.scorers!r}. Try: names separated by commas, each once")
     for name in scorers:
         known(name)
     backbone = model.load()
@@ -202,7 +210,7 @@ def _judge(
     from trueplex.evals.run import machine, write_results
     from trueplex.verify.open import open_scorer
 
-    suites = _judged_before(judging.out, config)
+    suites = _judged_before(judging.out, config, backbone)
     with Bar(sum(map(len, stores.values())) * len(scorers), judging.quiet) as bar:
         for suite, stored in stores.items():
             if suite in suites:
@@ -233,7 +241,7 @@ def _scorer_table(suites: Mapping[str, Any]) -> Table:
     return table
 
 
-def _judged_before(out: Path, config: dict[str, Any]) -> dict[str, Any]:
+def _judged_before(out: Path, config: dict[str, Any], backbone: Backbone) -> dict[str, Any]:
     """The suites that an earlier run of the same command has judged; not those of before AUROC over all had an interval.
 
     Raises:
@@ -244,11 +252,22 @@ def _judged_before(out: Path, config: dict[str, Any]) -> dict[str, Any]:
     path = out / RESULTS
     if not path.exists():
         return {}
-    before = json.loads(path.read_text())
-    if before["config"] != json.loads(json.dumps(config)):
+    before = read_json(path, Results)
+    if backbone.renamed(before.config, path) != json.loads(json.dumps(config)):
         raise StoreError(f"{out} holds results of other scorers or traces. Try: give another --out folder")
-    return {suite: judged for suite, judged in before["suites"].items()
-            if all(isinstance(f["over_all"]["1.0"], dict | None) for f in judged["scorers"].values())}  # fmt: skip
+    try:
+        return {suite: judged for suite, judged in before.suites.items()
+                if all(isinstance(f["over_all"]["1.0"], dict | None) for f in judged["scorers"].values())}  # fmt: skip
+    except (KeyError, TypeError, AttributeError) as error:
+        raise damaged(path, f"it holds no results of eval-verifier: {error!r}") from error
+
+
+@dataclass(frozen=True)
+class Results:
+    """What an earlier run of eval-verifier wrote."""
+
+    config: dict[str, Any]
+    suites: dict[str, dict[str, Any]]
 
 
 def _graded(path: Path, source: Origin, most: int | None, samples: int | None) -> list[Stored]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from trueplex.data.traces import Origin, read, read_traces
 from trueplex.errors import InputError
-from trueplex.models.backbone import tokenizer_fingerprint
+from trueplex.models.fingerprint import tokenizer_fingerprint
 from trueplex.models.load import load_tokenizer
 from trueplex.types import Trace
 

@@ -14,14 +14,16 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from trueplex.data.traces import ARROW, Row, Store, open_store, read, read_traces, to_row
 from trueplex.engine.batch import ROWS
 from trueplex.errors import InputError, StoreError
-from trueplex.files import write_json
+from trueplex.files import locks, read_json, write_json
 from trueplex.models.backbone import Backbone
 from trueplex.models.prompt import make_prompt
 from trueplex.solving.loop import Stopped, stream
@@ -38,6 +40,7 @@ ROUND = 4  # batches of rows in a round: fewer would leave rows empty at the end
 Stops = dict[str, set[int]]  # by problem text, the numbers of the traces that are stored whole
 
 
+@locks("out")
 def rollout(
     backbone: Backbone, problems: Sequence[Problem], settings: Settings, out: str | Path,
     scorer: Scorer | None = None, progress: Callable[[int, int], None] = lambda done, tokens: None, exact: bool = False,
@@ -51,7 +54,7 @@ def rollout(
 
     Raises:
         InputError: a problem has no answers to grade by.
-        StoreError: `out` holds rollouts of another configuration or of other problems.
+        StoreError: `out` holds rollouts of another configuration or of other problems, or another run is at work there.
     """
     unlabelled = [p for p in problems if not p.answers]
     if unlabelled:
@@ -62,7 +65,7 @@ def rollout(
     source = origin(settings.thinking, backbone)
     rows = settings.rows or ROWS.get(backbone.device.type, ROWS["cpu"])
     _claim(out, {"config": configuration(settings, backbone), "problems": [p.key for p in problems],
-                 "scorer": scorer.fingerprint if scorer else None})  # fmt: skip
+                 "scorer": scorer.fingerprint if scorer else None}, backbone)  # fmt: skip
     store = open_store(out / TRACES)
     stops, unique = _stops(out / TRACES), list({p.key: p for p in problems}.values())
     progress(sum(min(len(stops.get(p.text, ())), paths) for p in problems), 0)
@@ -151,12 +154,22 @@ def _rounds(
         yield chosen, []
 
 
-def _claim(out: Path, manifest: dict) -> None:
+@dataclass(frozen=True)
+class Manifest:
+    """What the traces of a folder were made by. ``scorer`` names the weights of what scored them; older folders tell none."""
+
+    config: dict[str, Any]
+    problems: list[Any]
+    scorer: str | None = None
+
+
+def _claim(out: Path, manifest: dict[str, Any], backbone: Backbone) -> None:
     """Write the manifest of a new folder, or check that an old one says the same."""
-    out.mkdir(parents=True, exist_ok=True)
     path = out / MANIFEST
     if path.exists():
-        told, own = json.loads(path.read_text()), json.loads(json.dumps(manifest))
+        read_json(path, Manifest)
+        told = backbone.renamed(read_json(path, dict[str, Any]), path)
+        own = json.loads(json.dumps(manifest))
         if told != {name: own[name] for name in own if name in told}:  # an older folder may not tell all
             raise StoreError(f"{out} holds rollouts of another configuration. Try: give another --out folder")
         return

@@ -9,13 +9,11 @@ emitted tokens). None means that this function cannot tell; a trace that no func
 
 from __future__ import annotations
 
-import importlib
 import math
-import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
+from trueplex.decide.own_code import imported
 from trueplex.errors import InputError, OptionError
 from trueplex.solving.run import label
 from trueplex.types import Problem, Trace
@@ -40,22 +38,12 @@ def load(name: str) -> Reward:
     """
     if name in BUILT_IN:
         return BUILT_IN[name]
-    module, _, function = name.partition(":")
-    if not module or not function:
-        raise OptionError(f"unknown reward {name!r}. Try: {', '.join(BUILT_IN)}, or module:function")
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
     try:
-        found = getattr(importlib.import_module(module), function, None)
-    except (Exception, SystemExit) as error:  # the module is anyone's code
+        return imported(name)
+    except ValueError as error:
         raise OptionError(
-            f"cannot import the reward {name!r} ({error!r}). Try: check the module's name and path, and its code"
+            f"cannot use the reward {name!r} ({error}). Try: {', '.join(BUILT_IN)}, or MODULE:FUNCTION, and check its code"
         ) from error
-    finally:
-        sys.path.remove(here)
-    if not callable(found):
-        raise OptionError(f"{module} has no function {function!r}. Try: check its name")
-    return found
 
 
 def check(problems: Sequence[Problem], names: Sequence[str]) -> None:
@@ -99,7 +87,7 @@ def _asked(name: str, function: Reward, columns: dict[str, list[Any]]) -> Any:
     """What a reward gives; what it raises is reported as its own error."""
     try:
         return function(**columns)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InputError(f"the reward {name!r} failed: {error!r}. Try: its code; it is called by the names prompts, completions "
                          "and others, so let it take **columns") from error  # fmt: skip
 
