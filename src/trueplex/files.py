@@ -350,7 +350,7 @@ def parsed(text: str, kind: type[T], where: str | Path) -> T:
     Raises:
         StoreError: it is not JSON, its checksum is wrong, or it is not of that type; ``where`` is named.
     """
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     try:
         content = json.loads(text, parse_int=_whole, parse_float=_finite, parse_constant=_finite)
@@ -359,9 +359,17 @@ def parsed(text: str, kind: type[T], where: str | Path) -> T:
     if isinstance(content, dict) and CHECKSUM in content and content.pop(CHECKSUM) != _checksum(content):
         raise damaged(where, f'it is not as it was written, by its checksum; if you edited it, remove "{CHECKSUM}"')
     try:
-        return TypeAdapter(kind).validate_json(json.dumps(content), strict=True)
+        checked: Any = _adapter  # types are hashable, which mypy does not know
+        return checked(kind).validate_json(json.dumps(content), strict=True)
     except ValidationError as error:  # also what the dataclass itself refuses
         raise damaged(where, _told(error)) from error
+
+
+@functools.lru_cache(maxsize=64)
+def _adapter(kind: Any) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
 
 
 def damaged(where: str | Path, why: str) -> StoreError:

@@ -93,6 +93,7 @@ def evaluate(
         paths=run.samples or (1 if thinking.greedy else 64), verifier=run.verifier, seed=run.seed, probe_every=run.probe_every,
         rows=run.max_batch_size, thinking=thinking.build(limits),
     )  # fmt: skip
+    methods = listed("--methods", figures.methods) or None
     names = names_of(suite)
     if len({label(name) for name in names}) < len(names):
         raise OptionError(
@@ -104,7 +105,6 @@ def evaluate(
     backbone = model.load()
     limits.check(backbone)
     scorer, settings = choose_scorer(backbone, settings)
-    methods = listed(figures.methods) or None
     with Bar(sum(map(len, chosen.values())) * settings.schedule.most, figures.quiet) as bar:
         result = evaluation.evaluate(
             backbone, chosen, settings, figures.out, scorer, bar.step, methods, figures.read_truncated
@@ -182,9 +182,7 @@ def _evaluate_verifier(data: Stores, model: ModelOptions, judging: JudgeOptions)
     from trueplex.solving.settings import origin
     from trueplex.verify.open import known
 
-    scorers = list(listed(judging.scorers))
-    if not all(scorers) or not scorers or len(set(scorers)) < len(scorers):
-        raise OptionError(f"--scorers is {judging.scorers!r}. Try: names separated by commas, each once")
+    scorers = list(listed("--scorers", judging.scorers))
     for name in scorers:
         known(name)
     backbone = model.load()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from pathlib import Path
 
 from trueplex.decide.calibration import FILE, Calibration
 from trueplex.engine.thinking import AUTO
@@ -11,6 +12,7 @@ from trueplex.errors import OptionError, VerifierError
 from trueplex.models.backbone import Backbone
 from trueplex.models.load import folder_of
 from trueplex.solving.settings import Settings
+from trueplex.verify.folder import version as files_version
 from trueplex.verify.open import open_scorer, verifier_folder
 from trueplex.verify.probe import OneTokenScorer
 from trueplex.verify.scorer import Scorer
@@ -58,7 +60,7 @@ def choose_calibration(backbone: Backbone, scorer: Scorer | None, settings: Sett
         folder = verifier_folder(backbone, settings.verifier)
     else:
         folder = folder_of(backbone.name)
-    found, own = Calibration.read(folder), belongs(backbone, scorer, settings.verifier)
+    found, own = _calibration_in(folder, backbone), belongs(backbone, scorer, settings.verifier)
     if found is None:
         return None
     for part, told in backbone.renamed(found.belongs, folder / FILE).items():
@@ -69,6 +71,15 @@ def choose_calibration(backbone: Backbone, scorer: Scorer | None, settings: Sett
         raise VerifierError(f"{folder / FILE} was made for another {part} ({told}), and this one is {own.get(part)}. Try: run "
                             "`trueplex calibrate` again, or remove it")  # fmt: skip
     return found
+
+
+def _calibration_in(folder: Path, backbone: Backbone) -> Calibration | None:
+    """What `Calibration.read` gives; kept beside the backbone for as long as the file stays the same."""
+    key, version = ("calibration", folder), files_version(folder, (FILE,))
+    known = backbone.kept.get(key)
+    if known is None or known[0] != version:
+        known = backbone.kept[key] = (version, Calibration.read(folder))
+    return known[1]
 
 
 def belongs(backbone: Backbone, scorer: Scorer | None, name: str) -> dict[str, str]:

@@ -7,7 +7,7 @@ the saved modules as ``probe``. The card, ``verifier.json``, names the base mode
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,10 +102,10 @@ def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
     return next((name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())), None)
 
 
-def version(folder: Path) -> tuple[int, ...]:
+def version(folder: Path, names: Sequence[str] = (WEIGHTS, CARD)) -> tuple[int, ...]:
     """Times of change [ns] and sizes [bytes] of a verifier's files: another version of it has others. Empty if one is missing."""
     try:
-        found = [os.stat(folder / name) for name in (WEIGHTS, CARD)]
+        found = [os.stat(folder / name) for name in names]
     except OSError:
         return ()
     return tuple(number for stat in found for number in (stat.st_mtime_ns, stat.st_size))

@@ -124,7 +124,7 @@ def damage(checkpoint: Path) -> str | None:
     try:
         check_seal(checkpoint)
     except StoreError as error:
-        return str(error).partition(". Try:")[0]
+        return reason(error)
     names = [path.name for path in checkpoint.iterdir()]
     for part in ("optimizer", "scheduler", "rng_state"):
         if not any(name.startswith(part) for name in names):
