@@ -9,6 +9,7 @@ is the resident set of the process, and the highest after the first `SETTLED` ca
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import logging
 import statistics
@@ -59,7 +60,7 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=2000)
     parser.add_argument("--threads", type=int, default=8)
     parser.add_argument("--variety", type=int, default=20, help="different calls")
-    parser.add_argument("--models", type=int, default=1, help="models that the threads share; 1 is one for all")
+    parser.add_argument("--models", type=int, default=1, help="models; each thread keeps to one of them")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -72,12 +73,17 @@ def main() -> None:
     errors: Counter[str] = Counter()
     differing = 0
 
+    own = threading.local()
+    numbers = itertools.count()
+
     def call(number: int) -> None:
         nonlocal differing
+        if not hasattr(own, "model"):
+            own.model = models[next(numbers) % len(models)]
         text, more = asked(number, options.variety)
         began = time.perf_counter()
         try:
-            found = told(trueplex.solve(models[number % len(models)], text, **more))
+            found = told(trueplex.solve(own.model, text, **more))
             wrong = found != alone[number % options.variety]
         except Exception as error:
             wrong, found = False, ""

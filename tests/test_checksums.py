@@ -126,10 +126,10 @@ def test_a_name_is_of_values_not_of_their_form(tmp_path: Path) -> None:
     index = {"weight_map": {name: f"{name}.safetensors" for name in short}}
     (tmp_path / "two" / "model.safetensors.index.json").write_text(json.dumps(index))
     for folder in ("one", "two"):
-        names.add(str(fingerprint_of_files(str(tmp_path / folder), (), None, {})))
+        names.add(str(fingerprint_of_files(str(tmp_path / folder))))
     assert len(names) == 1
     assert fingerprint_of(short | {"tied": short["a"]}) == fingerprint_of({"tied": short["a"], "b": short["b"]})
-    assert fingerprint_of_files(str(tmp_path / "one"), (), "int8", {}) not in names
+    assert fingerprint_of_files(str(tmp_path / "one"), (), "int8") not in names
 
 
 def test_a_changed_adapter_has_another_name(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_a_changed_adapter_has_another_name(tmp_path: Path) -> None:
 
     def named() -> str | None:
         (adapter / "adapter_config.json").write_text(json.dumps(told))
-        return fingerprint_of_files(str(base), [str(adapter)], None, {})
+        return fingerprint_of_files(str(base), [str(adapter)])
 
     first = named()
     told["base_model_name_or_path"] = "moved"

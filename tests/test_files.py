@@ -18,7 +18,8 @@ from safetensors.torch import save_file
 
 from trueplex import files
 from trueplex.errors import StoreError
-from trueplex.files import lock, locks, read_json, stamped, write_bytes, write_json, write_text, write_with
+from trueplex.files import lock, locks, read_json, write_bytes, write_json, write_text, write_with
+from trueplex.stamps import stamped
 
 
 def test_a_file_is_written_whole_with_its_folders_and_nothing_beside_it(tmp_path: Path) -> None:
@@ -269,6 +270,8 @@ def test_a_state_file_is_read_as_its_type(tmp_path: Path) -> None:
     write_json(tmp_path / "s.json", GOOD | {"of a later version": 1})
     assert read_json(tmp_path / "s.json", State) == State(3, [Part("x", 1.0)], {"y": 0.5}, best=Part("z", 0.5))
     assert read_json(tmp_path / "s.json", dict[str, Any])["step"] == 3
+    write_json(tmp_path / "n.json", [2**64 - 1, -(2**63)])  # the names of problems have 64 bits and no sign
+    assert read_json(tmp_path / "n.json", list[int]) == [2**64 - 1, -(2**63)]
 
 
 @pytest.mark.parametrize(
@@ -282,7 +285,7 @@ def test_a_state_file_is_read_as_its_type(tmp_path: Path) -> None:
         ("[" * 200_000, "not valid JSON"),
         (json.dumps(GOOD | {"step": "3"}), 'step is "3"'),
         (json.dumps(GOOD | {"step": True}), "step is true"),
-        (json.dumps(GOOD | {"step": 2**63}), "more than 64 bits"),
+        (json.dumps(GOOD | {"step": 2**64}), "more than 64 bits"),
         (json.dumps(GOOD | {"by": {"y": float("nan")}}), "NaN is not a finite number"),
         (json.dumps(GOOD | {"by": {"y": 10**400}}), "more than 64 bits"),
         (json.dumps(GOOD).replace("0.5", "1e999"), "1e999 is not a finite number"),
@@ -305,7 +308,12 @@ def test_a_state_file_of_anything_else_is_one_line(content: str | bytes, says: s
 def test_a_checksum_survives_what_leaves_the_values(tmp_path: Path) -> None:
     """Another program may have written it with other spaces, or in another order."""
     whole = stamped(GOOD)
-    for text in (json.dumps(whole, indent=4), json.dumps(dict(reversed(whole.items())))):
+    # The last: a flipped bit in the name of the checksum itself left one more field.
+    for text in (
+        json.dumps(whole, indent=4),
+        json.dumps(dict(reversed(whole.items()))),
+        json.dumps(whole).replace('"checksum"', '"checkstm"'),
+    ):
         (tmp_path / "s.json").write_text(text)
         assert read_json(tmp_path / "s.json", dict[str, Any]) == GOOD
 

@@ -11,7 +11,6 @@ import dataclasses
 import datetime
 import errno
 import functools
-import hashlib
 import inspect
 import json
 import logging
@@ -29,6 +28,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from trueplex.errors import StoreError, reason
+from trueplex.stamps import CHECKSUM, as_written, stamped
 
 log = logging.getLogger(__name__)
 
@@ -313,18 +313,6 @@ def _without_locks(why: str) -> None:
 
 # -- reading ------------------------------------------------------------------------------------------------------
 
-CHECKSUM = "checksum"
-
-
-def stamped(value: dict[str, Any]) -> dict[str, Any]:
-    """The same object with a checksum of all that it holds, which `parsed` checks; spaces and order may change."""
-    return value | {CHECKSUM: _checksum(value)}
-
-
-def _checksum(value: dict[str, Any]) -> str:
-    whole = json.dumps(json.loads(json.dumps(value)), sort_keys=True)  # as it will be read: keys are text, tuples lists
-    return hashlib.blake2b(whole.encode(), digest_size=8).hexdigest()
-
 
 def read_json(path: str | Path, kind: type[T]) -> T:
     """The value in a JSON file, checked against a type and against its checksum if it has one; see `parsed`.
@@ -345,7 +333,7 @@ def parsed(text: str, kind: type[T], where: str | Path) -> T:
     """The value that a JSON text tells: a dataclass, or a plain type such as ``dict[str, list[float]]``.
 
     Nothing is converted, but an integer counts as a float. Fields without a default have to be there; fields that the
-    dataclass does not have are passed over. Integers have 64 bits and floats are finite.
+    dataclass does not have are passed over. Integers have 64 bits, with or without a sign, and floats are finite.
 
     Raises:
         StoreError: it is not JSON, its checksum is wrong, or it is not of that type; ``where`` is named.
@@ -356,7 +344,7 @@ def parsed(text: str, kind: type[T], where: str | Path) -> T:
         content = json.loads(text, parse_int=_whole, parse_float=_finite, parse_constant=_finite)
     except (ValueError, RecursionError) as error:
         raise damaged(where, f"it is not valid JSON: {reason(error)}") from error
-    if isinstance(content, dict) and CHECKSUM in content and content.pop(CHECKSUM) != _checksum(content):
+    if isinstance(content, dict) and not as_written(content):
         raise damaged(where, f'it is not as it was written, by its checksum; if you edited it, remove "{CHECKSUM}"')
     try:
         checked: Any = _adapter  # types are hashable, which mypy does not know
@@ -387,7 +375,7 @@ def _told(error: Any) -> str:
 
 
 def _whole(text: str) -> int:
-    if len(text) > 20 or not -(2**63) <= int(text) < 2**63:
+    if len(text) > 20 or not -(2**63) <= int(text) < 2**64:  # the names of problems are unsigned
         raise ValueError(f"{text[:30]} has more than 64 bits")
     return int(text)
 

@@ -22,20 +22,19 @@ class Kind:
     """A kind of file: where it lies in the world, what is read of it, and whether records may be lost if that is told.
 
     ``read`` is called with the folder that holds the file. ``records``: the value is a mapping, of which a part may be
-    missing if a message says so. ``tail``: a cut may lose the last rows without a message, as a kill does, and they
-    are made again. ``other``: instead of the value there may be another, if a message says so.
+    missing if a message says so. ``lines``: so may the last ones, where a cut falls between two lines. ``other``: instead of the value there may be another, if a message says so.
     """
 
     file: str
     read: Callable[[Path], Value]
     records: bool = False
-    tail: bool = False
+    lines: bool = False
     other: bool = False
     unchecked: bool = False  # made by others: no checksum, so that only the way it fails is looked at
 
 
-def kinds(backbone: Any) -> dict[str, Kind]:
-    """All kinds of files that trueplex writes and reads."""
+def kinds(base: Path, backbone: Any) -> dict[str, Kind]:
+    """All kinds of files that trueplex writes and reads, and that a world holds."""
     from trueplex.checksums import check_seal
     from trueplex.data.problems import read_file
     from trueplex.data.traces import read
@@ -81,21 +80,20 @@ def kinds(backbone: Any) -> dict[str, Kind]:
     def results(folder: Path) -> Value:
         return [run.result for run in report.read([folder / "results.json"]).runs]
 
-    newest = "trained/checkpoints/" + _newest(BASE / "trained" / "checkpoints").name if BASE else "trained/checkpoints"
     whole = {
         "traces.arrow": Kind("rolled/traces.arrow", traces("traces.arrow"), records=True),
-        "traces.jsonl": Kind("made/solve/t.jsonl", traces("t.jsonl"), records=True),
+        "traces.jsonl": Kind("made/solve/t.jsonl", traces("t.jsonl"), records=True, lines=True),
         "rollout.json": Kind("rolled/rollout.json", lambda f: vars(read_json(f / "rollout.json", Manifest))),
         "results.json": Kind("eval/results.json", results),
         "timing.json": Kind("eval/timing.json", lambda f: {k: vars(v) for k, v in read_timing(f / "timing.json").items()}, other=True),
-        "verifier.json": Kind("trained/verifier.json", verifier),
-        "a verifier's weights": Kind("trained/adapter_model.safetensors", verifier),
+        "verifier.json": Kind("verifier/verifier.json", verifier),
+        "a verifier's weights": Kind("verifier/adapter_model.safetensors", verifier),
         "calibration.json": Kind("verifier/calibration.json", lambda f: repr(Calibration.read(f))),
         "recipe.json": Kind("trained/recipe.json", state("recipe.json")),
-        "validation.jsonl": Kind("trained/validation.jsonl", lines("validation.jsonl"), tail=True),
-        "metrics.jsonl": Kind("policy/metrics.jsonl", lines("metrics.jsonl"), tail=True),
+        "validation.jsonl": Kind("trained/validation.jsonl", lines("validation.jsonl"), records=True, lines=True),
+        "metrics.jsonl": Kind("policy/metrics.jsonl", lines("metrics.jsonl"), records=True, lines=True),
         "best.safetensors": Kind("trained/best.safetensors", lambda f: fingerprint_of(read_weights(f / "best.safetensors"))),
-        "values.jsonl": Kind("made/train-values/out/values.jsonl", valued, records=True),
+        "values.jsonl": Kind("made/train-values/out/values.jsonl", valued, records=True, lines=True),
         "values.json": Kind("made/train-values/out/values.json", values.steps_of),
         "a policy's adapter": Kind("policy/adapter/adapter_model.safetensors", sealed),
         "a policy's adapter_config.json": Kind("policy/adapter/adapter_config.json", sealed),
@@ -104,18 +102,14 @@ def kinds(backbone: Any) -> dict[str, Kind]:
         "a reward model's weights": Kind("reward/model.safetensors", sealed),
         "problems.jsonl": Kind("problems.jsonl", lambda f: len(read_file(str(f / "problems.jsonl"))[0]), unchecked=True),
     }  # fmt: skip
-    parts = [p.name for p in sorted((BASE / newest).iterdir()) if p.is_file() and p.suffix != ".md"] if BASE else []
-    whole |= {
-        f"checkpoint/{part}": Kind(f"{newest}/{part}", lambda f: checkpoint(f.parent), other=True) for part in parts
-    }
-    return whole
-
-
-BASE: Path | None = None
-
-
-def _newest(folder: Path) -> Path:
-    return max(folder.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]))
+    checkpoints = sorted(
+        (base / "trained" / "checkpoints").glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2])
+    )
+    for part in (
+        sorted(p for p in checkpoints[-1].iterdir() if p.is_file() and p.suffix != ".md") if checkpoints else ()
+    ):
+        whole[f"checkpoint/{part.name}"] = Kind(str(part.relative_to(base)), lambda f: checkpoint(f.parent), other=True)
+    return {name: kind for name, kind in whole.items() if (base / kind.file).exists()}
 
 
 def damaged_in(base: Path, work: Path, name: str, kind: Kind, flips: int, cuts: int, seed: int) -> dict[str, Any]:
@@ -143,7 +137,8 @@ def damaged_in(base: Path, work: Path, name: str, kind: Kind, flips: int, cuts: 
                 content[at // 8] ^= 1 << at % 8
             file.write_bytes(content if what == "flip" else content[:at])
             told.clear()
-            outcome = _outcome(kind, place, right, told, what)
+            ends = what == "cut" and (at == 0 or content[at - 1] == ord("\n"))
+            outcome = _outcome(kind, place, right, told, ends)
             outcomes[outcome.split(":")[0]] += 1
             if outcome.startswith(("changed", "raised", "lost in silence")):
                 faults.append(f"{name}, {what} at {at}: {outcome}")
@@ -154,7 +149,7 @@ def plain(value: Value) -> Value:
     return json.loads(json.dumps(value, default=str))
 
 
-def _outcome(kind: Kind, place: Path, right: Value, told: list[str], what: str) -> str:
+def _outcome(kind: Kind, place: Path, right: Value, told: list[str], whole_lines: bool) -> str:
     from trueplex.errors import TrueplexError
 
     try:
@@ -167,8 +162,8 @@ def _outcome(kind: Kind, place: Path, right: Value, told: list[str], what: str) 
     if found == right or kind.unchecked:
         return "unchanged"
     lost = isinstance(found, dict) and all(right.get(name) == value for name, value in found.items())
-    if kind.tail and what == "cut" and lost:
-        return "made again: the cut-off tail"
+    if kind.lines and lost and whole_lines:
+        return "cut between two lines, which nothing tells"
     if kind.records and lost:
         return "told what was lost" if told else f"lost in silence: {len(right) - len(found)} of {len(right)}"
     if kind.other and told:
@@ -176,12 +171,11 @@ def _outcome(kind: Kind, place: Path, right: Value, told: list[str], what: str) 
     return f"changed in silence: {str(found)[:100]}"
 
 
-def damage(base: Path, work: Path, backbone: Any, flips: int, cuts: int, seed: int, only: tuple[str, ...] = ()) -> dict[str, Any]:  # fmt: skip
-    """Flips and cuts in every kind of file, or in some: by kind, the outcomes, and all faults."""
-    global BASE
-    BASE = base
-    chosen = {name: kind for name, kind in kinds(backbone).items() if not only or name in only}
-    found = {name: damaged_in(base, work, name, kind, flips, cuts, seed) for name, kind in chosen.items()}
+def damage(base: Path, work: Path, backbone: Any, flips: int, cuts: int, seed: int) -> dict[str, Any]:
+    """Flips and cuts in every kind of file: by kind, the outcomes, and all faults."""
+    found = {
+        name: damaged_in(base, work, name, kind, flips, cuts, seed) for name, kind in kinds(base, backbone).items()
+    }
     return {
         "flips of each": flips, "cuts of each": cuts, "outcomes": {name: f["outcomes"] for name, f in found.items()},
         "faults": [fault for f in found.values() for fault in f["faults"]],

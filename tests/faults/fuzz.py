@@ -7,6 +7,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import sys
 import tempfile
@@ -36,6 +37,20 @@ COMMANDS = ["solve", "show", "problems", "grade", "eval", "eval-verifier", "repo
 SMALL = {"solve": ["--paths", "2", "--max-tokens", "6"], "rollout": ["--n", "1", "--samples", "2", "--max-tokens", "6"], "problems": ["--n", "2"],
          "eval": ["--n", "1", "--samples", "2", "--max-tokens", "6"], "train policy": ["--steps", "1", "--prompts", "1", "--samples", "2", "--problems", "2", "--val-problems", "1", "--max-tokens", "6"],
          "train verifier": ["--epochs", "0.01"], "train reward": ["--epochs", "0.01", "--kind", "outcome"], "train values": ["--n", "1", "--samples", "1"]}  # fmt: skip
+SAFE = [
+    "",
+    ".",
+    "/dev/null",
+    "/dev/full",
+    "/proc/nowhere/x",
+    "log/below",
+    "x" * 5000,
+    "é" * 200,
+    "a/b/c",
+    "\udcff",
+    "--",
+    "-",
+]
 FOLDERS = ("--out", "--save", "--html", "--markdown", "--figures")
 
 
@@ -57,10 +72,10 @@ def options() -> dict[str, list[Any]]:
 
 def line(drawn: random.Random, known: dict[str, list[Any]], base: Path) -> list[str]:
     """A command line: a command, what it needs, and some options with values that are mostly wrong."""
-    name = drawn.choice(COMMANDS)
+    name = drawn.choices(COMMANDS, [1 if c.startswith("train") else 3 for c in COMMANDS])[0]  # training is slow
     inputs = [
         str(base / file)
-        for file in ("rolled", "problems.jsonl", "eval", "trained", "verifier", "made/solve/t.jsonl", "nothing", "")
+        for file in ("few", "problems.jsonl", "eval", "trained", "verifier", "made/solve/t.jsonl", "nothing", "")
     ]
     words = [*name.split(), *SMALL.get(name, ())]
     needed = {
@@ -79,14 +94,18 @@ def line(drawn: random.Random, known: dict[str, list[Any]], base: Path) -> list[
         flag = next((o for o in option.opts if o.startswith("--")), None)
         if flag is None or not (option.required or drawn.random() < 1.2 / len(known[name])):
             continue
-        if getattr(option, "is_flag", False):
+        taken = getattr(getattr(option, "type_descriptor", None), "annotation", None)
+        if taken is bool or getattr(option, "is_flag", False):
             words.append(flag)
             continue
-        kind = str(getattr(option.type, "name", ""))
-        pool = NUMBERS if kind in ("integer", "float") and drawn.random() < 0.9 else [*TEXTS, *NUMBERS, *inputs]
+        pool = NUMBERS if taken in (int, float) and drawn.random() < 0.9 else [*TEXTS, *NUMBERS, *inputs]
         value = drawn.choice(pool)
-        if flag in FOLDERS and drawn.random() < 0.7:
-            value = f"out-{drawn.randrange(3)}{drawn.choice(['', '.jsonl', '.arrow', '.html'])}"
+        if flag in FOLDERS:  # nothing outside the folder that a line runs in
+            value = (
+                drawn.choice(SAFE)
+                if drawn.random() < 0.4
+                else f"out-{drawn.randrange(3)}{drawn.choice(['', '.jsonl', '.arrow', '.html'])}"
+            )
         if flag in ("--data", "--suite") and drawn.random() < 0.5:
             value = drawn.choice([inputs[0], inputs[1], "chain-easy"])
         words += [flag, value] if drawn.random() < 0.8 else [f"{flag}={value}"]
@@ -131,11 +150,12 @@ def _some(lines: Sequence[list[str]], folder: Path) -> int:
     return 0
 
 
-def fuzz(base: Path, count: int, seed: int) -> dict[str, Any]:
+def fuzz(base: Path, work: Path, count: int, seed: int) -> dict[str, Any]:
     """So many command lines, in children that run some each: the number of each way to end, and the faults."""
     from world import in_child
 
     drawn, known = random.Random(f"{seed} fuzz"), options()
+    base = Path(shutil.copytree(base, work, ignore=shutil.ignore_patterns("checkpoints")))  # some commands write there
     left = [line(drawn, known, base) for _ in range(count)]
     outcomes: Counter[str] = Counter()
     faults: list[str] = []

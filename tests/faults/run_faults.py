@@ -23,6 +23,7 @@ import kills
 import world
 
 PARTS = ("damage", "fuzz", "kills", "disks", "folders")
+SHORT = {"kills": 2, "flips": 20, "cuts": 12, "lines": 60, "problems": 4, "commands": ["solve", "rollout", "eval"]}
 
 
 def main() -> None:
@@ -35,7 +36,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--base", type=Path, help="the world of an earlier run, or where to make it")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--problems", type=int, default=20, help="of stored traces")
+    parser.add_argument("--commands", nargs="+", default=list(world.commands(Path(), Path())))
+    parser.add_argument("--short", action="store_true", help="what CI runs, in seconds")
     options = parser.parse_args()
+    if options.short:
+        vars(options).update(SHORT)
     world.warm()
     from trueplex.evals.run import machine
     from trueplex.files import read_json, write_json
@@ -45,7 +51,7 @@ def main() -> None:
     work.chmod(0o755)
     base = options.base or work / "base"
     if not (base / "made").exists():
-        print("making the world:", world.build(base), flush=True)
+        print("making the world:", world.build(base, options.commands, options.problems), flush=True)
     found: dict[str, Any] = read_json(options.out, dict[str, Any]) if options.out and options.out.exists() else {}
     for part in options.part or PARTS:
         began = time.monotonic()
@@ -62,13 +68,13 @@ def _part(part: str, options: argparse.Namespace, base: Path, work: Path, load: 
     if part == "damage":
         return damage.damage(base, work / "damage", load(), options.flips, options.cuts, options.seed)
     if part == "fuzz":
-        return fuzz.fuzz(base, options.lines, options.seed)
+        return fuzz.fuzz(base, work / "fuzz", options.lines, options.seed)
     by_command, faults = {}, []
-    for name in world.commands(base, work):
+    for name in options.commands:
         if part == "kills":
-            one = kills.kill(base, work / "kills", name, options.kills, 5, options.seed)
+            one = kills.kill(base, work / "kills", name, options.kills, min(5, options.kills), options.seed)
         elif part == "disks":
-            one = kills.fill(base, work / "disks", name, 4, options.seed)
+            one = kills.fill(base, work / "disks", name, 1 if options.short else 4, options.seed)
         else:
             one = kills.forbid(base, work / "folders", name)
         by_command[name] = one["counts"]

@@ -195,13 +195,14 @@ PROBLEMS = "".join(
     json.dumps({"problem": f"Ann has {a} apples. Ann buys {b} more. How many apples are there now?", "answer": str(a + b)}) + "\n"
     for a, b in ((3, 4), (5, 6), (12, 9))
 )  # fmt: skip
-SHORT = ("--max-tokens", "48")
+SHORT = ("--max-tokens", "32")
 
 
 def commands(base: Path, out: Path) -> dict[str, list[str]]:
     """Every command that writes, small: what it reads lies in ``base``, what it writes in ``out``."""
     rolled, there = str(base / "rolled"), str(out / "out")
-    learn = ("--data", rolled, "--validation", rolled, "--out", there, "--epochs", "1", "--every", "2", "--batch", "8")
+    few = str(base / "few")
+    learn = ("--data", few, "--validation", few, "--out", there, "--epochs", "1", "--every", "1", "--batch", "8")
     return {
         "solve": ["solve", f"@{base / 'problems.jsonl'}", "--paths", "4", *SHORT, "--quiet", "--json", "--save", str(out / "t.jsonl"), "--resume"],
         "rollout": ["rollout", "--data", "chain-easy", "--n", "6", "--samples", "4", "--verifier", "auto", "--probe-every", "16", "--max-batch-size", "8", *SHORT, "--quiet", "--out", there],
@@ -234,8 +235,8 @@ def prepare(base: Path, out: Path, name: str) -> None:
         shutil.copytree(base / source, out / target)
 
 
-def build(base: Path, names: Sequence[str] | None = None) -> dict[str, float]:
-    """Make ``base``: a folder of every kind; the seconds that every command took. With ``names``, of these commands alone."""
+def build(base: Path, names: Sequence[str], problems: int) -> dict[str, float]:
+    """Make ``base``: a folder of every kind; the seconds that these commands took. Stored traces are of so many problems."""
     import shutil
 
     from trueplex.models.load import reference_path
@@ -244,11 +245,31 @@ def build(base: Path, names: Sequence[str] | None = None) -> dict[str, float]:
     (base / "problems.jsonl").write_text(PROBLEMS)
     shutil.copytree(reference_path() / "verifier", base / "verifier")
     seconds = {}
-    first = ["rollout", "--data", "countdown-easy", "--split", "validation", "--n", "24", "--samples", "4", "--verifier", "auto", "--probe-every", "16", "--quiet", "--out", str(base / "rolled")]  # fmt: skip
-    expect(run(first))
-    expect(run([*first[:2], "chain-easy", *first[3:5], "--n", "2", *first[7:-1], str(base / "eval-data")]))
+    for folder, suite, n in (("rolled", "countdown-easy", str(problems)), ("few", "countdown-easy", "6")):
+        expect(
+            run(
+                [
+                    "rollout",
+                    "--data",
+                    suite,
+                    "--split",
+                    "validation",
+                    "--n",
+                    n,
+                    "--samples",
+                    "4",
+                    "--verifier",
+                    "auto",
+                    "--probe-every",
+                    "16",
+                    "--quiet",
+                    "--out",
+                    str(base / folder),
+                ]
+            )
+        )
     places = {"eval": "eval", "train verifier": "trained", "train reward": "reward", "train policy": "policy"}
-    for name in names or list(commands(base, base)):
+    for name in names:
         out = base / "made" / name.replace(" ", "-")
         prepare(base, out, name)
         ended = run(commands(base, out)[name])

@@ -69,11 +69,19 @@ def test_weights_that_are_not_finite_are_refused_with_the_step() -> None:
         check_finite(layer.named_parameters(), 7)
 
 
-def test_a_cut_off_line_is_left_out_and_a_damaged_one_is_an_error(tmp_path: Path) -> None:
+def test_a_cut_off_line_is_left_out_and_a_damaged_one_is_an_error(said: list[str], tmp_path: Path) -> None:
     path = tmp_path / "validation.jsonl"
     path.write_text('{"step": 1}\n{"step": 2}\n{"ste')
-    assert [row["step"] for row in read_lines(path)] == [1, 2]
-    for damaged in ('{"step": 1}\n{"ste\n{"step": 3}\n', "{}\n", '{"step": "1"}\n', "[1]\n", '{"step": true}\n'):
+    assert [row["step"] for row in read_lines(path)] == [1, 2] and "cut off" in said[0]
+    # The last: a flipped bit makes of the end of a line what Python's splitlines also takes for one.
+    for damaged in (
+        '{"step": 1}\n{"ste\n{"step": 3}\n',
+        '{"step": 1}\x0b{"step": 2}\n',
+        "{}\n",
+        '{"step": "1"}\n',
+        "[1]\n",
+        '{"step": true}\n',
+    ):
         path.write_text(damaged)
         with pytest.raises(StoreError, match=r"cannot read .*line \d .*Try:"):
             read_lines(path)

@@ -21,11 +21,12 @@ from trueplex.data.traces import read_traces
 from trueplex.errors import StoreError
 from trueplex.evals.methods import choose
 from trueplex.evals.summary import summarise
-from trueplex.files import locks, read_json, stamped, write_json, write_text
+from trueplex.files import locks, read_json, write_json, write_text
 from trueplex.models.backbone import Backbone
 from trueplex.models.prompt import make_prompt
 from trueplex.solving.rollouts import rollout
 from trueplex.solving.settings import Settings, configuration
+from trueplex.stamps import stamped
 from trueplex.types import Problem
 from trueplex.verify.scorer import Scorer
 

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 from safetensors import safe_open
 from torch import Tensor
-from transformers.utils import cached_file
 
 from trueplex.checksums import digest, remembered
 
@@ -35,14 +35,13 @@ def fingerprint_of(state: Mapping[str, Tensor]) -> str:
     return _joined(zip(names, _each(state[name] for name in names), strict=True))
 
 
-def fingerprint_of_files(path: str, adapters: Sequence[str], quantize: str | None, local: Mapping[str, Any]) -> str | None:  # fmt: skip
+def fingerprint_of_files(path: str, adapters: Sequence[str] = (), quantize: str | None = None) -> str | None:
     """A name for the weights in a model's files, with adapters merged into them; None where the files are not found.
 
     Args:
-        path: a folder, a hub id, or a GGUF file in one of them, as in `load.locate`.
-        local: further arguments of transformers' `cached_file`.
+        path: a folder, a hub id whose files are at hand, or a GGUF file in one of them, as in `load.locate`.
     """
-    files = weight_files(path, local)
+    files = weight_files(path)
     if not files:
         return None
     parts = {"": remembered("weights", files, lambda: _of_files(files))}
@@ -56,12 +55,12 @@ def fingerprint_of_files(path: str, adapters: Sequence[str], quantize: str | Non
     return parts[""] if len(parts) == 1 else _joined(sorted(parts.items()))
 
 
-def weight_files(path: str, local: Mapping[str, Any]) -> list[Path]:
+def weight_files(path: str) -> list[Path]:
     """The files that transformers reads a model's weights from."""
 
     def found(folder: str, name: str) -> Path | None:
-        file = cached_file(folder, name, _raise_exceptions_for_missing_entries=False, **local)
-        return Path(file) if file else None
+        at_hand = str(Path(folder) / name) if os.path.isdir(folder) else try_to_load_from_cache(folder, name)
+        return Path(at_hand) if isinstance(at_hand, str) and os.path.isfile(at_hand) else None
 
     if path.endswith(".gguf"):
         folder, _, name = path.rpartition(":")

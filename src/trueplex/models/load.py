@@ -108,7 +108,7 @@ def load(
         for adapter in adapters:
             model = _merged(model, adapter)
         tokenizer = AutoTokenizer.from_pretrained(**options)
-        named = fingerprint_of_files(path, adapters, quantize, {"local_files_only": True})
+        named = fingerprint_of_files(path, adapters, quantize)
     if "past_key_values" not in signature(model.forward).parameters:
         raise ModelError(f"{config.model_type} keeps a running state in place of a KV cache, and a probe has nothing to read. "
                          "Try: choose a model with attention")  # fmt: skip

@@ -25,10 +25,11 @@ from trueplex.engine.limits import Ending
 from trueplex.engine.sampling import Sampling
 from trueplex.engine.thinking import Thinking
 from trueplex.errors import InputError, StoreError
-from trueplex.files import parsed, read_json, stamped, write_json
+from trueplex.files import parsed, read_json, write_json
 from trueplex.models.backbone import Backbone
 from trueplex.solving.loop import Solved, Stopped, stream
 from trueplex.solving.settings import Settings, origin, thinking_options
+from trueplex.stamps import stamped
 from trueplex.train.common.recipe import check_numbers, check_seed
 from trueplex.types import Problem, Status, Steps, Trace
 from trueplex.verify.readers.transcript import Transcript, separator

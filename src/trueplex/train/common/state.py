@@ -22,8 +22,9 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from trueplex.checksums import check_seal, seal
 from trueplex.errors import StoreError, reason
-from trueplex.files import CHECKSUM, damaged, parsed, read_json, stamped, write_with
+from trueplex.files import damaged, parsed, read_json, write_with
 from trueplex.models.fingerprint import fingerprint_of
+from trueplex.stamps import CHECKSUM, stamped
 
 log = logging.getLogger(__name__)
 
@@ -63,9 +64,10 @@ def read_lines(path: Path, fields: Fields | None = None) -> list[dict[str, Any]]
     except (OSError, ValueError) as error:
         raise damaged(path, reason(error)) from error
     rows = []
-    for number, line in enumerate(text.splitlines(keepends=True), 1):
-        if not line.endswith("\n"):
-            break  # a kill cut it off
+    *lines, tail = text.split("\n")
+    if tail:
+        log.warning(f"{path}: its last line was cut off, and is left out")
+    for number, line in enumerate(lines, 1):
         where = f"{path}, line {number}"
         row = parsed(line, dict[str, Any], where)
         for name, kind in {"step": int, **(fields or {})}.items():
