@@ -131,7 +131,12 @@ def read(
         raise failure("read", path, error) from error
     with file:
         content = file if file.seekable() else io.BytesIO(file.read())
-        yield from (read_stream if path.suffix == ARROW else read_lines)(path, content, columns, problem, complain)
+        try:
+            yield from (read_stream if path.suffix == ARROW else read_lines)(path, content, columns, problem, complain)
+        except StoreError:
+            raise
+        except OSError as error:  # a disk that fails, or a device that is no store
+            raise failure("read", path, error) from error
 
 
 def read_traces(
