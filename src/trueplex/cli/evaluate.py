@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -188,7 +189,7 @@ def _evaluate_verifier(data: Stores, model: ModelOptions, judging: JudgeOptions)
     backbone = model.load()
     source = origin(None, backbone)
     stores = {
-        Path(path).stem if Path(path).is_file() else Path(path).name: _graded(path, source, judging.n, judging.samples)
+        Path(path).stem if os.path.isfile(path) else Path(path).name: _graded(path, source, judging.n, judging.samples)
         for path in data
     }
     if len(stores) < len(data):
