@@ -60,7 +60,7 @@ RL_TEST := --n 12 --samples 256
 QUIET :=
 endif
 
-.PHONY: demo test lint types pages bench fresh measure scorers ablations calibration deciding modes verifier verifier-study combined study thinking study-rl policy clean stored-discrete stored-multiplex
+.PHONY: faults soak demo test test-slow lint types pages bench fresh measure scorers ablations calibration deciding modes verifier verifier-study combined study thinking study-rl policy clean stored-discrete stored-multiplex
 
 # torch comes first and by its pinned version, so that nothing else pulls in another build.
 $(STAMP): pyproject.toml constraints.txt
@@ -87,6 +87,12 @@ types: $(STAMP)
 pages: $(STAMP)  ## whether the pages with figures are what results/ says
 	$(BIN)/python bench/tables.py --check
 	$(BIN)/python bench/learning.py --check
+
+faults: $(STAMP)  ## kills, flipped bits, cut-off files, full disks, wrong command lines; half an hour
+	OMP_NUM_THREADS=1 $(BIN)/python tests/faults/run_faults.py --out results/faults.json
+
+soak: $(STAMP)  ## 2,000 solve calls in 8 threads: memory stays flat, and nothing changes
+	OMP_NUM_THREADS=1 $(BIN)/python bench/soak.py --out results/soak.json
 
 bench: $(STAMP)  ## speed and memory, as ratios of one run; wants an idle machine
 	$(BIN)/python bench/speed.py --out results/speed.json

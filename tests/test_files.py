@@ -18,13 +18,15 @@ from safetensors.torch import save_file
 
 from trueplex import files
 from trueplex.errors import StoreError
-from trueplex.files import lock, read_json, write_bytes, write_json, write_text, write_with
+from trueplex.files import lock, locks, read_json, write_bytes, write_json, write_text, write_with
+from trueplex.stamps import stamped
 
 
 def test_a_file_is_written_whole_with_its_folders_and_nothing_beside_it(tmp_path: Path) -> None:
     path = tmp_path / "a" / "b" / "c.json"
     write_json(path, {"x": [1, 2]}, indent=1)
-    assert json.loads(path.read_text()) == {"x": [1, 2]} and path.read_text().endswith("}\n")
+    assert json.loads(path.read_text()).items() >= {"x": [1, 2]}.items() and path.read_text().endswith("}\n")
+    assert read_json(path, dict[str, Any]) == {"x": [1, 2]}
     path.chmod(0o640)
     write_text(path, "é")
     assert path.read_bytes() == "é".encode() and path.stat().st_mode & 0o777 == 0o640
@@ -268,25 +270,31 @@ def test_a_state_file_is_read_as_its_type(tmp_path: Path) -> None:
     write_json(tmp_path / "s.json", GOOD | {"of a later version": 1})
     assert read_json(tmp_path / "s.json", State) == State(3, [Part("x", 1.0)], {"y": 0.5}, best=Part("z", 0.5))
     assert read_json(tmp_path / "s.json", dict[str, Any])["step"] == 3
+    write_json(tmp_path / "n.json", [2**64 - 1, -(2**63)])  # the names of problems have 64 bits and no sign
+    assert read_json(tmp_path / "n.json", list[int]) == [2**64 - 1, -(2**63)]
 
 
 @pytest.mark.parametrize(
     ("content", "says"),
     [
         ("{}", "step is missing"),
-        ("[]", "the whole is [], not an object"),
+        ("[]", "the whole is []"),
         (json.dumps(GOOD)[:-3], "not valid JSON"),
         ("", "not valid JSON"),
         (b"\xff\xfe\x00", "not valid JSON"),
         ("[" * 200_000, "not valid JSON"),
-        (json.dumps(GOOD | {"step": "3"}), 'step is "3", not int'),
-        (json.dumps(GOOD | {"step": True}), "step is true, not int"),
-        (json.dumps(GOOD | {"step": 2**63}), "step is 9223372036854775808, not int"),
-        (json.dumps(GOOD | {"by": {"y": float("nan")}}), "by.y is NaN, not float"),
-        (json.dumps(GOOD | {"by": {"y": 10**400}}), "by.y is 1000"),
+        (json.dumps(GOOD | {"step": "3"}), 'step is "3"'),
+        (json.dumps(GOOD | {"step": True}), "step is true"),
+        (json.dumps(GOOD | {"step": 2**64}), "more than 64 bits"),
+        (json.dumps(GOOD | {"by": {"y": float("nan")}}), "NaN is not a finite number"),
+        (json.dumps(GOOD | {"by": {"y": 10**400}}), "more than 64 bits"),
+        (json.dumps(GOOD).replace("0.5", "1e999"), "1e999 is not a finite number"),
         (json.dumps(GOOD | {"mode": "c"}), 'mode is "c"'),
         (json.dumps(GOOD | {"parts": [{"name": "x"}]}), "parts[0].share is missing"),
-        (json.dumps(GOOD | {"best": {"name": 1, "share": 1}}), "best.name is 1, not str"),
+        (json.dumps(GOOD | {"best": {"name": 1, "share": 1}}), "best.name is 1"),
+        (json.dumps(stamped(GOOD)).replace("0.5", "0.4"), "not as it was written"),
+        (json.dumps(stamped(GOOD)).replace('"y"', '"z"'), "not as it was written"),
+        (json.dumps(GOOD | {"checksum": None}), "not as it was written"),
         ('{"step": ' + "1" * 5000 + "}", "not valid JSON"),
     ],
 )
@@ -295,6 +303,31 @@ def test_a_state_file_of_anything_else_is_one_line(content: str | bytes, says: s
     with pytest.raises(StoreError) as stop:
         read_json(tmp_path / "s.json", State)
     assert says in str(stop.value) and "Try: " in str(stop.value) and "\n" not in str(stop.value)
+
+
+def test_a_checksum_survives_what_leaves_the_values(tmp_path: Path) -> None:
+    """Another program may have written it with other spaces, or in another order."""
+    whole = stamped(GOOD)
+    # The last: a flipped bit in the name of the checksum itself left one more field.
+    for text in (
+        json.dumps(whole, indent=4),
+        json.dumps(dict(reversed(whole.items()))),
+        json.dumps(whole).replace('"checksum"', '"checkstm"'),
+    ):
+        (tmp_path / "s.json").write_text(text)
+        assert read_json(tmp_path / "s.json", dict[str, Any]) == GOOD
+
+
+def test_what_works_in_a_folder_works_there_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @locks("out")
+    def work(out: Path | None, within: Any = None) -> Any:
+        return within and within()
+
+    assert work(tmp_path / "x", lambda: 3) == 3 and work(None, lambda: work(None)) is None
+    with pytest.raises(StoreError, match="in use by this process"):
+        work(tmp_path / "x", lambda: work(tmp_path / "x"))
+    monkeypatch.setenv("RANK", "1")  # the first of several processes holds the lock for all
+    work(tmp_path / "x", lambda: work(tmp_path / "x"))
 
 
 def test_a_state_file_that_is_not_there_is_one_line(tmp_path: Path) -> None:

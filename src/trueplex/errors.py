@@ -6,8 +6,8 @@ Each leaf is also the builtin that callers would catch without knowing trueplex,
 
 
 def reason(error: Exception, most: int = 300) -> str:
-    """What a library's error says, as part of a line: its first line, or else its kind, cut to so many characters."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:most]
+    """What an error says, as part of a line: its first line without advice, or else its kind, cut to so many characters."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].partition(". Try: ")[0][:most]
 
 
 class TrueplexError(Exception):

@@ -10,6 +10,8 @@ import contextlib
 import dataclasses
 import datetime
 import errno
+import functools
+import inspect
 import json
 import logging
 import math
@@ -20,18 +22,18 @@ import shutil
 import socket
 import stat
 import tempfile
-import types
-import typing
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 from trueplex.errors import StoreError, reason
+from trueplex.stamps import CHECKSUM, as_written, stamped
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+Work = TypeVar("Work", bound=Callable[..., Any])
 
 HINTS = {
     errno.ENOSPC: "free some space, or choose another disk",
@@ -71,8 +73,11 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_json(path: str | Path, value: Any, indent: int | None = None) -> None:
-    """Write a value as JSON with a newline at its end, whole or not at all. Raises StoreError as `write_with`."""
-    write_text(path, json.dumps(value, indent=indent) + "\n")
+    """Write a value as JSON with a newline at its end, whole or not at all; an object with its checksum.
+
+    Raises StoreError as `write_with`.
+    """
+    write_text(path, json.dumps(stamped(value) if isinstance(value, dict) else value, indent=indent) + "\n")
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:
@@ -220,6 +225,28 @@ def lock(path: str | Path, folder: bool = False) -> Lock:
     return Lock(path, folder)
 
 
+def locks(folder: str) -> Callable[[Work], Work]:
+    """Decorates what writes into a folder, the argument so called: a second run says who is at work there, and stops.
+
+    Of several processes under torchrun the first holds the lock. Without a folder (None) nothing is locked.
+    """
+
+    def decorate(work: Work) -> Work:
+        signature = inspect.signature(work)
+
+        @functools.wraps(work)
+        def alone(*arguments: Any, **named: Any) -> Any:
+            out = signature.bind(*arguments, **named).arguments.get(folder)
+            if out is None or os.environ.get("RANK", "0") != "0":
+                return work(*arguments, **named)
+            with lock(out, folder=True):
+                return work(*arguments, **named)
+
+        return alone  # type: ignore[return-value]
+
+    return decorate
+
+
 def _locked(side: Path, path: Path) -> int | None:
     """The handle of the side file, locked, or None where there are no locks."""
     try:
@@ -287,72 +314,73 @@ def _without_locks(why: str) -> None:
 # -- reading ------------------------------------------------------------------------------------------------------
 
 
-def read_json(path: str | Path, model: type[T]) -> T:
-    """The value in a JSON file, checked against a type: a dataclass, or a plain type such as ``dict[str, list[float]]``.
-
-    Fields without a default have to be there; fields that the dataclass does not have are passed over. Integers have
-    64 bits and floats are finite; an integer counts as a float.
+def read_json(path: str | Path, kind: type[T]) -> T:
+    """The value in a JSON file, checked against a type and against its checksum if it has one; see `parsed`.
 
     Raises:
-        StoreError: the file cannot be read, is not JSON, or does not hold what the type says.
+        StoreError: the file cannot be read, is not JSON, was changed, or does not hold what the type says.
     """
     try:
-        content = json.loads(Path(path).read_bytes().decode("utf-8-sig"))
+        text = Path(path).read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise failure("read", path, error) from error
-    except (ValueError, RecursionError) as error:
-        raise StoreError(f"cannot read {path} (it is not valid JSON: {reason(error)}). Try: restore it, or remove it "
-                         "and run again") from error  # fmt: skip
+    except UnicodeDecodeError as error:
+        raise damaged(path, f"it is not valid JSON: {reason(error)}") from error
+    return parsed(text, kind, path)
+
+
+def parsed(text: str, kind: type[T], where: str | Path) -> T:
+    """The value that a JSON text tells: a dataclass, or a plain type such as ``dict[str, list[float]]``.
+
+    Nothing is converted, but an integer counts as a float. Fields without a default have to be there; fields that the
+    dataclass does not have are passed over. Integers have 64 bits, with or without a sign, and floats are finite.
+
+    Raises:
+        StoreError: it is not JSON, its checksum is wrong, or it is not of that type; ``where`` is named.
+    """
+    from pydantic import ValidationError
+
     try:
-        return _checked(content, model, "")
-    except (TypeError, ValueError, RecursionError) as error:  # ValueError: what the dataclass itself refuses
-        raise StoreError(
-            f"cannot read {path} ({reason(error)}). Try: restore it, or remove it and run again"
-        ) from error
+        content = json.loads(text, parse_int=_whole, parse_float=_finite, parse_constant=_finite)
+    except (ValueError, RecursionError) as error:
+        raise damaged(where, f"it is not valid JSON: {reason(error)}") from error
+    if isinstance(content, dict) and not as_written(content):
+        raise damaged(where, f'it is not as it was written, by its checksum; if you edited it, remove "{CHECKSUM}"')
+    try:
+        checked: Any = _adapter  # types are hashable, which mypy does not know
+        return checked(kind).validate_json(json.dumps(content), strict=True)
+    except ValidationError as error:  # also what the dataclass itself refuses
+        raise damaged(where, _told(error)) from error
 
 
-def _checked(value: Any, kind: Any, where: str) -> Any:
-    """The value as the type asks. Raises TypeError that names the place."""
-    if dataclasses.is_dataclass(kind):
-        return _checked_fields(value, kind, where)
-    origin, inner = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in inner:
-            return None
-        some = [one for one in inner if one is not type(None)]
-        if len(some) == 1:
-            return _checked(value, some[0], where)
-        for one in some:
-            with contextlib.suppress(TypeError):
-                return _checked(value, one, where)
-    elif origin is typing.Literal and value in inner:
-        return value
-    elif origin is dict and isinstance(value, dict):
-        return {name: _checked(v, inner[1], f"{where}.{name}") for name, v in value.items()}
-    elif origin is list and isinstance(value, list):
-        return [_checked(v, inner[0], f"{where}[{i}]") for i, v in enumerate(value)]
-    elif kind is Any or (kind in (bool, str, dict, list) and isinstance(value, kind)):
-        return value
-    elif value is None and kind in (None, type(None)):
-        return None
-    elif kind is int and type(value) is int and -(2**63) <= value < 2**63:
-        return value
-    elif kind is float and type(value) in (int, float) and abs(value) < 2**1000 and math.isfinite(value):
-        return float(value)
-    named = kind.__name__ if isinstance(kind, type) and origin is None else str(kind).replace("typing.", "")
-    raise TypeError(f"{where.lstrip('.') or 'the whole'} is {json.dumps(value)[:60]}, not {named}")
+@functools.lru_cache(maxsize=64)
+def _adapter(kind: Any) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
 
 
-def _checked_fields(value: Any, kind: Any, where: str) -> Any:
-    if not isinstance(value, dict):
-        raise TypeError(f"{where.lstrip('.') or 'the whole'} is {json.dumps(value)[:60]}, not an object")
-    hints = typing.get_type_hints(kind)
-    return kind(**dict(_fields(value, kind, hints, where)))
+def damaged(where: str | Path, why: str) -> StoreError:
+    """What to raise for a file of an earlier run that cannot be used."""
+    return StoreError(f"cannot read {where} ({why}). Try: restore it, or remove it and run again")
 
 
-def _fields(value: dict[str, Any], kind: Any, hints: dict[str, Any], where: str) -> Iterator[tuple[str, Any]]:
-    for field in dataclasses.fields(kind):
-        if field.name in value:
-            yield field.name, _checked(value[field.name], hints[field.name], f"{where}.{field.name}")
-        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            raise TypeError(f"{(where + '.' + field.name).lstrip('.')} is missing")
+def _told(error: Any) -> str:
+    """The first thing that pydantic found wrong: where, and what stands there."""
+    first = error.errors()[0]
+    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
+    if first["type"] == "missing":
+        return f"{place} is missing"
+    return f"{place or 'the whole'} is {json.dumps(first['input'])[:60]}: {first['msg']}"
+
+
+def _whole(text: str) -> int:
+    if len(text) > 20 or not -(2**63) <= int(text) < 2**64:  # the names of problems are unsigned
+        raise ValueError(f"{text[:30]} has more than 64 bits")
+    return int(text)
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"{text[:30]} is not a finite number")
+    return number

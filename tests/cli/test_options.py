@@ -15,7 +15,7 @@ import typer
 
 from trueplex.cli import main as cli
 from trueplex.cli.groups import LimitOptions, ModelOptions, RunOptions, ThinkingOptions, ThinkingOrGreedy
-from trueplex.cli.options import Within, command, spread
+from trueplex.cli.options import Within, command, listed, spread
 from trueplex.errors import OptionError
 
 
@@ -53,6 +53,13 @@ COMMANDS = dict(commands())
 def test_a_command_gets_the_instances_that_its_options_fill() -> None:
     assert answer("--name", "pear") == (Fruit("pear"), "here")
     assert answer("--place", "there", "--ripe", "--count", "3", "--name", "fig") == (Fruit("fig", 3, True), "there")
+
+
+def test_a_list_of_names_has_no_empty_one_and_none_twice() -> None:
+    assert listed("--x", None) == () and listed("--x", " a, b") == ("a", "b")
+    for text in ("", ",", "a,,b", "a, a"):
+        with pytest.raises(OptionError, match=r"--x is .*Try: names separated by commas, each once"):
+            listed("--x", text)
 
 
 def test_numbers_are_held_to_the_bounds_of_their_field() -> None:

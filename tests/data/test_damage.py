@@ -279,3 +279,8 @@ def test_a_store_may_be_a_device(name: str, tmp_path: Path) -> None:
     add(tmp_path / "null" / name, 0)
     with pytest.raises(StoreError, match="No space left"):
         add(tmp_path / "full" / name, 0)
+
+
+def test_a_disk_that_fails_while_a_store_is_read_is_one_line() -> None:
+    with pytest.raises(StoreError, match=r"cannot read /proc/self/mem \(Input/output error\)\. Try:"):
+        list(read("/proc/self/mem"))

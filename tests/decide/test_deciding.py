@@ -245,12 +245,12 @@ def test_a_calibration_survives_its_file_and_is_refused_elsewhere(tmp_path) -> N
     made = Calibration({"majority": [0.1, 1.0, 0.5], asked: [0.0, 1.0, 0.5]}, {asked: [(0.5, True)]}, [(0.1, 0.2), (0.9, 0.8)],
                        {WAY: band_of([], 0.1)}, {"model": "m"})  # fmt: skip
     made.save(tmp_path)
-    assert Calibration.load(tmp_path, {"model": "m"}) == made
-    assert Calibration.load(tmp_path, {"model": "other"}) is None and Calibration.load(tmp_path / "no", {}) is None
+    assert Calibration.read(tmp_path) == made
+    assert Calibration.read(tmp_path / "no") is None
     assert made.probability(0.5) == pytest.approx(0.5) and made.probability(0.0) == 0.2 and made.probability(1.0) == 0.8
     (tmp_path / "calibration.json").write_text("{")
     with pytest.raises(VerifierError, match="calibrate"):
-        Calibration.load(tmp_path, {"model": "m"})
+        Calibration.read(tmp_path)
 
 
 def test_calibrations_of_version_0_2_are_read_as_they_were(tmp_path) -> None:
@@ -259,7 +259,7 @@ def test_calibrations_of_version_0_2_are_read_as_they_were(tmp_path) -> None:
     assert paths
     for path in paths:
         told = json.loads(path.read_text())
-        found = Calibration.load(path.parent, told["belongs"])
+        found = Calibration.read(path.parent)
         assert found is not None and len(found.held) == len(told["held"]) and len(found.votes) == len(told["votes"])
         found.save(tmp_path)
         again = json.loads((tmp_path / "calibration.json").read_text())

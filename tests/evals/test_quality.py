@@ -120,11 +120,12 @@ def test_the_command_judges_stored_traces(tmp_path: Path, trueplex) -> None:
     judged = json.loads((tmp_path / "few" / "results.json").read_text())
     assert judged["suites"]["r"]["traces"] == 12 and judged["config"]["samples"] == 4
     whole = (tmp_path / "few" / "results.json").read_text()
+    del judged["checksum"]
     cut = {**judged, "suites": {}}  # as a kill leaves it, before the second suite
     (tmp_path / "few" / "results.json").write_text(json.dumps(cut))
     again = run("eval-verifier", str(tmp_path / "r"), "--scorers", "logprob", "--n", "3", "--samples", "4", "--out",
                      str(tmp_path / "few"), "--quiet")  # fmt: skip
-    assert again.returncode == 0 and json.loads((tmp_path / "few" / "results.json").read_text()).keys() == judged.keys()
+    assert again.returncode == 0 and json.loads((tmp_path / "few" / "results.json").read_text()).keys() >= judged.keys()
     judged["suites"]["r"]["right"] = "kept"  # what was judged is not judged again
     (tmp_path / "few" / "results.json").write_text(json.dumps(judged))
     kept = run("eval-verifier", str(tmp_path / "r"), "--scorers", "logprob", "--n", "3", "--samples", "4", "--out",

@@ -15,6 +15,7 @@ from transformers import AutoConfig
 
 from conftest import FAMILIES, grown
 from trueplex.errors import InputError, ModelError
+from trueplex.models.backbone import Backbone
 from trueplex.models.check import self_check
 from trueplex.models.load import load
 from trueplex.models.prompt import make_prompt
@@ -135,10 +136,13 @@ def test_a_fingerprint_names_the_weights_not_the_dtype(folder, tmp_path: Path) -
     path = str(folder("qwen3"))
     a, b = load(path), load(path, dtype=torch.bfloat16)
     assert a.fingerprint == b.fingerprint
-    changed = load(path)
     with torch.no_grad():
-        changed.model.model.layers[0].mlp.up_proj.weight[0, 0] += 0.5
-    assert changed.fingerprint != a.fingerprint
+        a.model.model.layers[0].mlp.up_proj.weight[-1, -1] += 0.5
+    a.model.save_pretrained(tmp_path)
+    a.tokenizer.save_pretrained(tmp_path)
+    changed = load(str(tmp_path))
+    assert changed.fingerprint != a.fingerprint and changed.former_fingerprint == b.former_fingerprint
+    assert Backbone("in memory", a.model, a.tokenizer).fingerprint == changed.fingerprint
 
 
 def test_padded_words_are_never_sampled(folder, tmp_path: Path) -> None:
@@ -231,5 +235,5 @@ def test_an_adapter_of_an_adapter_is_merged_into_both(folder, tmp_path: Path) ->
     with pytest.raises(ModelError, match="an adapter to itself"):
         load(one)
     config.write_text("{")
-    with pytest.raises(ModelError, match="cannot be read"):
+    with pytest.raises(ModelError, match=r"cannot read .*adapter_config"):
         load(one)

@@ -344,7 +344,7 @@ def test_with_one_sample_a_step_it_is_trls(
     "options",
     [{"thinking": Thinking("soft")}, {"thinking": Thinking("multiplex", replacement=False)}, {"samples": 1}, {"lr": 0.0},
      {"prompts": 6, "minibatches": 4}, {"target_modules": ("q_proj",)}, {"norm": "l2"}, {"aggregation": "batch"}, {"kl": -1.0},
-     {"rewards": ()}, {"every": 0}],
+     {"rewards": ()}, {"rewards": ("correct", "correct")}, {"every": 0}],
     ids=str,
 )  # fmt: skip
 def test_recipes_that_cannot_act_are_refused(options: dict) -> None:

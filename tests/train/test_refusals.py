@@ -15,12 +15,19 @@ from trueplex.errors import OptionError, StoreError, TrueplexError
 from trueplex.train.common.finite import check_finite
 from trueplex.train.common.recipe import renamed
 from trueplex.train.common.run import _claim
-from trueplex.train.common.state import last_checkpoint, read_lines, read_object
+from trueplex.train.common.state import (
+    as_line,
+    last_checkpoint,
+    read_lines,
+    read_weights,
+    seal_checkpoint,
+    write_weights,
+)
 from trueplex.train.common.watch import Watch
 from trueplex.train.grpo.loss import Clip
 from trueplex.train.grpo.recipe import PolicyRecipe
 from trueplex.train.reward import RewardRecipe
-from trueplex.train.values import Valuing
+from trueplex.train.values import Valuing, steps_of
 from trueplex.train.verifier import Recipe
 
 RECIPES: list[tuple[Any, str]] = [
@@ -62,11 +69,19 @@ def test_weights_that_are_not_finite_are_refused_with_the_step() -> None:
         check_finite(layer.named_parameters(), 7)
 
 
-def test_a_cut_off_line_is_left_out_and_a_damaged_one_is_an_error(tmp_path: Path) -> None:
+def test_a_cut_off_line_is_left_out_and_a_damaged_one_is_an_error(said: list[str], tmp_path: Path) -> None:
     path = tmp_path / "validation.jsonl"
     path.write_text('{"step": 1}\n{"step": 2}\n{"ste')
-    assert [row["step"] for row in read_lines(path)] == [1, 2]
-    for damaged in ('{"step": 1}\n{"ste\n{"step": 3}\n', "{}\n", '{"step": "1"}\n', "[1]\n", '{"step": true}\n'):
+    assert [row["step"] for row in read_lines(path)] == [1, 2] and "cut off" in said[0]
+    # The last: a flipped bit makes of the end of a line what Python's splitlines also takes for one.
+    for damaged in (
+        '{"step": 1}\n{"ste\n{"step": 3}\n',
+        '{"step": 1}\x0b{"step": 2}\n',
+        "{}\n",
+        '{"step": "1"}\n',
+        "[1]\n",
+        '{"step": true}\n',
+    ):
         path.write_text(damaged)
         with pytest.raises(StoreError, match=r"cannot read .*line \d .*Try:"):
             read_lines(path)
@@ -87,9 +102,29 @@ def test_a_recipe_that_is_damaged_or_empty_is_no_match(tmp_path: Path) -> None:
         path.write_text(damaged)
         with pytest.raises(StoreError, match=r"cannot read .*recipe.json"):
             _claim(tmp_path, own, True)
-    with pytest.raises(StoreError, match="no valid 'steps'"):
-        path.write_text("{}")
-        read_object(path, {"steps": str})
+    (tmp_path / "values.json").write_text("{}")
+    with pytest.raises(StoreError, match="steps is missing"):
+        steps_of(tmp_path)
+
+
+def test_a_changed_figure_in_a_line_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "validation.jsonl"
+    path.write_text(as_line({"step": 1, "x": 0.5}) + as_line({"step": 2, "x": float("nan")}))
+    assert read_lines(path) == [{"step": 1, "x": 0.5}, {"step": 2, "x": None}]
+    path.write_text(path.read_text().replace("0.5", "0.7"))
+    with pytest.raises(StoreError, match=r"line 1 \(it is not as it was written"):
+        read_lines(path)
+
+
+def test_a_changed_weight_is_told(tmp_path: Path) -> None:
+    layer = nn.Linear(300, 2)
+    write_weights(tmp_path / "w.safetensors", layer.state_dict())
+    assert read_weights(tmp_path / "w.safetensors").keys() == layer.state_dict().keys()
+    whole = bytearray((tmp_path / "w.safetensors").read_bytes())
+    whole[-1201] ^= 1
+    (tmp_path / "w.safetensors").write_bytes(whole)
+    with pytest.raises(StoreError, match="not as it was written"):
+        read_weights(tmp_path / "w.safetensors")
 
 
 @pytest.mark.parametrize("kind", ["cut off", "of another model"])
@@ -107,9 +142,9 @@ def test_damaged_best_weights_are_one_line(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("file", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "model.safetensors"])
-@pytest.mark.parametrize("keep", [None, 0, -9])
+@pytest.mark.parametrize("keep", [None, 0, -9, "flipped"])
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(
-    said: list[str], tmp_path: Path, file: str, keep: int | None
+    said: list[str], tmp_path: Path, file: str, keep: Any
 ) -> None:
     for step in (2, 4):
         folder = tmp_path / f"checkpoint-{step}"
@@ -119,9 +154,15 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
         save_file({"a": torch.zeros(9)}, folder / "model.safetensors")
         (folder / "trainer_state.json").write_text(json.dumps({"global_step": step, "max_steps": 9}))
     assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-4") and not said
+    if keep is None or keep:  # one of version 0.2 has no checksums
+        seal_checkpoint(tmp_path, 4)
     path = tmp_path / "checkpoint-4" / file
     if keep is None:
         path.unlink()
+    elif keep == "flipped":
+        whole = bytearray(path.read_bytes())
+        whole[-20] ^= 4
+        path.write_bytes(whole)
     else:
         path.write_bytes(path.read_bytes()[:keep])
     assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-2")

@@ -290,6 +290,7 @@ def test_a_verifier_is_refused_by_another_base_and_when_broken(
         with pytest.raises(VerifierError, match="cannot be read"):
             OneTokenVerifier.load(broken, qwen_verifier.backbone)
     card = json.loads((good / "verifier.json").read_text())
+    del card["checksum"]
     (good / "verifier.json").write_text(json.dumps(card | {"rank": 2}))
     with pytest.raises(VerifierError, match="layers of the verifier"):
         OneTokenVerifier.load(good, qwen_verifier.backbone)
@@ -314,14 +315,19 @@ def test_weights_that_are_not_finite_are_neither_saved_nor_loaded(
 
 @pytest.mark.parametrize(
     ("changed", "why"),
-    [({"rank": "4"}, "rank '4'"), ({"rank": -1}, "rank -1"), ({"alpha": float("nan")}, "alpha nan"), ({"targets": 5}, "read"),
-     ({"targets": ["no_such_proj"]}, "layers"), ({"base_fingerprint": 5}, "trained for")],
+    [({"rank": "4"}, 'rank is "4"'), ({"rank": -1}, "rank is negative"), ({"alpha": float("nan")}, "NaN"), ({"targets": 5}, "read"),
+     ({"targets": ["no_such_proj"]}, "layers"), ({"base_fingerprint": 5}, "base_fingerprint is 5"),
+     ({"base_fingerprint": "another"}, "trained for"), ({"weights": "others"}, "not those that its verifier.json")],
 )  # fmt: skip
 def test_a_card_that_makes_no_sense_is_refused_in_one_line(
     qwen_verifier: OneTokenVerifier, tmp_path: Path, changed: dict, why: str
 ) -> None:
     qwen_verifier.save(tmp_path)
     card = json.loads((tmp_path / "verifier.json").read_text())
+    (tmp_path / "verifier.json").write_text(json.dumps(card | changed))
+    with pytest.raises(VerifierError, match=r"not as it was written|not valid JSON"):
+        OneTokenVerifier.load(tmp_path, qwen_verifier.backbone)
+    del card["checksum"]
     (tmp_path / "verifier.json").write_text(json.dumps(card | changed))
     with pytest.raises(VerifierError, match=why) as refused:
         OneTokenVerifier.load(tmp_path, qwen_verifier.backbone)

@@ -15,6 +15,7 @@ import typer
 from trueplex.cli.groups import ModelOptions, Reread
 from trueplex.cli.options import check_count
 from trueplex.errors import InputError, OptionError
+from trueplex.files import lock, locks, read_json
 
 if TYPE_CHECKING:
     from trueplex.data.traces import Origin
@@ -68,6 +69,7 @@ class ConditionOptions:
         return [replace(run, paths=run.paths if run.schedule.adaptive else run.schedule.most) for run in runs]
 
 
+@locks("out")
 def calibrate(
     data: Annotated[list[Path], typer.Argument(metavar="TRACES...", help="Graded, scored traces to learn from: stores, or folders of rollouts or evaluations.", show_default=False)],
     model: ModelOptions, conditions: ConditionOptions,
@@ -114,14 +116,16 @@ def calibrate(
 
 def _keep(made: Calibration, backbone: Backbone, verifier: str, scorer: Scorer | None, traces: int) -> None:
     """Store a calibration in the verifier's folder, or the model's, beside what was calibrated there before."""
-    from trueplex.decide.calibration import Calibration
+    from trueplex.decide.calibration import FILE, Calibration
     from trueplex.models.load import folder_of
     from trueplex.verify.open import verifier_folder
     from trueplex.verify.probe import OneTokenScorer
 
     folder = verifier_folder(backbone, verifier) if isinstance(scorer, OneTokenScorer) else folder_of(backbone.name)
-    whole = made.beside(Calibration.load(folder, made.belongs))
-    whole.save(folder)
+    with lock(folder / FILE):
+        before = Calibration.read(folder)
+        whole = made.beside(before and replace(before, belongs=backbone.renamed(before.belongs, folder / FILE)))
+        whole.save(folder)
     kept = len(whole.held) - len(made.held)
     log.info(f"{folder}: calibrated for {len(made.held)} ways to run, from {traces} traces"
              + (f"; the calibrations of {kept} others are kept" if kept else ""))  # fmt: skip
@@ -182,12 +186,13 @@ def _check_scorer(path: Path, verifier: str, scorer: Scorer | None) -> None:
     """Raise InputError when the folder of a rollout says that its traces were scored by something else."""
     from trueplex.data.about import MANIFEST
     from trueplex.decide.calibration import PLAIN
+    from trueplex.solving.rollouts import Manifest
 
     manifest = (path if path.is_dir() else path.parent) / MANIFEST
     if not manifest.exists() or verifier == "none":
         return
-    told = json.loads(manifest.read_text())
-    made, weights = told["config"]["verifier"], told.get("scorer")
+    told = read_json(manifest, Manifest)
+    made, weights = str(told.config.get("verifier", verifier)), told.scorer
     if weights and scorer and scorer.fingerprint and weights != scorer.fingerprint:
         raise InputError(
             f"{path} was scored by a verifier of other weights ({made}). Try: roll out with --verifier {verifier}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from trueplex.cli.groups import (
 from trueplex.cli.options import Within, listed
 from trueplex.cli.replicas import AnyModelOptions
 from trueplex.errors import InputError, OptionError, StoreError
+from trueplex.files import damaged, lock, read_json
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -99,6 +101,7 @@ def evaluate(
         paths=run.samples or (1 if thinking.greedy else 64), verifier=run.verifier, seed=run.seed, probe_every=run.probe_every,
         rows=run.max_batch_size, answer=run.answer, thinking=thinking.build(limits),
     )  # fmt: skip
+    methods = listed("--methods", figures.methods) or None
     names = names_of(suite)
     if len({label(name) for name in names}) < len(names):
         raise OptionError(
@@ -108,7 +111,6 @@ def evaluate(
         raise OptionError("--data-dir has no effect on these suites. Try: drop it")
     chosen = {label(name): problems_of(name, which.split, which.n, run.seed, which.data_dir, columns=which.columns,
                                        kind=settings.kind) for name in names}  # fmt: skip
-    methods = listed(figures.methods) or None
     traces = sum(map(len, chosen.values())) * settings.schedule.most
     if model.endpoint is not None:
         result = _at_endpoint(model, chosen, settings, figures, methods)
@@ -203,6 +205,11 @@ class JudgeOptions:
 
 def evaluate_verifier(data: Stores, model: ModelOptions, judging: JudgeOptions) -> None:
     """Judge verifiers and untrained scores on the same stored traces: ranking, calibration, votes, cost."""
+    with lock(judging.out, folder=True):
+        _evaluate_verifier(data, model, judging)
+
+
+def _evaluate_verifier(data: Stores, model: ModelOptions, judging: JudgeOptions) -> None:
     from rich.console import Console
 
     from trueplex.grading.kinds import answer_kind
@@ -210,13 +217,13 @@ def evaluate_verifier(data: Stores, model: ModelOptions, judging: JudgeOptions) 
     from trueplex.solving.settings import origin
     from trueplex.verify.open import known
 
-    scorers = list(listed(judging.scorers))
+    scorers = list(listed("--scorers", judging.scorers))
     for name in scorers:
         known(name)
     backbone = model.load()
     source = origin(None, backbone)
     stores = {
-        Path(path).stem if Path(path).is_file() else Path(path).name: _graded(path, source, judging, backbone)
+        Path(path).stem if os.path.isfile(path) else Path(path).name: _graded(path, source, judging, backbone)
         for path in data
     }
     if len(stores) < len(data):
@@ -240,7 +247,7 @@ def _judge(
     from trueplex.evals.run import machine, write_results
     from trueplex.verify.open import open_scorer
 
-    suites = _judged_before(judging.out, config)
+    suites = _judged_before(judging.out, config, backbone)
     with Bar(sum(map(len, stores.values())) * len(scorers), judging.quiet) as bar:
         for suite, stored in stores.items():
             if suite in suites:
@@ -271,7 +278,7 @@ def scorer_table(suites: Mapping[str, Any]) -> Table:
     return table
 
 
-def _judged_before(out: Path, config: dict[str, Any]) -> dict[str, Any]:
+def _judged_before(out: Path, config: dict[str, Any], backbone: Backbone) -> dict[str, Any]:
     """The suites that an earlier run of the same command has judged; not those of before AUROC over all had an interval.
 
     Raises:
@@ -282,11 +289,22 @@ def _judged_before(out: Path, config: dict[str, Any]) -> dict[str, Any]:
     path = out / RESULTS
     if not path.exists():
         return {}
-    before = json.loads(path.read_text())
-    if before["config"] != json.loads(json.dumps(config)):
+    before = read_json(path, Results)
+    if backbone.renamed(before.config, path) != json.loads(json.dumps(config)):
         raise StoreError(f"{out} holds results of other scorers or traces. Try: give another --out folder")
-    return {suite: judged for suite, judged in before["suites"].items()
-            if all(isinstance(f["over_all"]["1.0"], dict | None) for f in judged["scorers"].values())}  # fmt: skip
+    try:
+        return {suite: judged for suite, judged in before.suites.items()
+                if all(isinstance(f["over_all"]["1.0"], dict | None) for f in judged["scorers"].values())}  # fmt: skip
+    except (KeyError, TypeError, AttributeError) as error:
+        raise damaged(path, f"it holds no results of eval-verifier: {error!r}") from error
+
+
+@dataclass(frozen=True)
+class Results:
+    """What an earlier run of eval-verifier wrote."""
+
+    config: dict[str, Any]
+    suites: dict[str, dict[str, Any]]
 
 
 def _graded(path: Path, source: Origin, judging: JudgeOptions, backbone: Backbone) -> list[Stored]:

@@ -106,9 +106,16 @@ def flag_of(option: inspect.Parameter) -> str:
     return f"--{option.name.replace('_', '-')}"
 
 
-def listed(names: str | None) -> tuple[str, ...]:
-    """Names separated by commas."""
-    return tuple(name.strip() for name in names.split(",")) if names else ()
+def listed(flag: str, text: str | None) -> tuple[str, ...]:
+    """Names separated by commas; none where the option was not given.
+
+    Raises:
+        OptionError: a name is empty, or stands there twice.
+    """
+    names = tuple(name.strip() for name in text.split(",")) if text is not None else ()
+    if not all(names) or len(set(names)) < len(names):
+        raise OptionError(f"{flag} is {shortened(text or '')!r}. Try: names separated by commas, each once")
+    return names
 
 
 def check_count(flag: str, text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -10,7 +11,7 @@ from typing import Annotated, ClassVar
 import typer
 
 from trueplex.errors import OptionError
-from trueplex.files import write_bytes
+from trueplex.files import lock, write_bytes
 
 log = logging.getLogger(__name__)
 
@@ -43,16 +44,26 @@ def report(
 
     Every file is written whole or not at all.
     """
-    from trueplex.report.drawing import saved
-    from trueplex.report.page import markdown, page
-    from trueplex.report.read import read
-    from trueplex.report.sections import sections
-
     if options.out is None and options.markdown is None and options.figures is None:
         raise OptionError("nothing to write. Try: give --out PAGE.html, --markdown FILE.md or --figures DIR")
     if options.format is not None and (options.figures is None or options.format not in FORMATS):
         raise OptionError(f"--format {options.format} has no effect without --figures, and is one of {', '.join(FORMATS)}. Try: give both, "
                           "or neither")  # fmt: skip
+    targets = [
+        (path, path == options.figures) for path in (options.out, options.markdown, options.figures) if path is not None
+    ]
+    with ExitStack() as held:
+        for path, folder in targets:
+            held.enter_context(lock(path, folder))
+        _report(sources, options)
+
+
+def _report(sources: list[Path], options: ReportOptions) -> None:
+    from trueplex.report.drawing import saved
+    from trueplex.report.page import markdown, page
+    from trueplex.report.read import read
+    from trueplex.report.sections import sections
+
     material = read(sources)
     parts = list(sections(material))
     written = []

@@ -172,7 +172,7 @@ class VerifierOptions:
             raise OptionError(f"positions is {self.positions!r}. Try: a number, or 'all'")
         # By position: rank, target modules, positions, batch, epochs, lr, seed, labels, loss, ranking, balanced, patience,
         # steps between checkpoints, gradient checkpointing, trackers, start, hard negatives, spread, probe tokens, whether repeated, pool.
-        return Recipe(self.rank, listed(self.target_modules), None if self.positions == "all" else int(self.positions),
+        return Recipe(self.rank, listed("--target-modules", self.target_modules), None if self.positions == "all" else int(self.positions),
                       schedule.batch, schedule.epochs, schedule.lr, schedule.seed, self.labels, self.loss, self.ranking,
                       balanced, schedule.patience, schedule.every, self.gradient_checkpointing,
                       tuple(schedule.report_to or ()), str(self.start or ""), self.hard_negatives, self.spread,

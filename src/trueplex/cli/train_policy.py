@@ -183,7 +183,7 @@ def recipe_of(data: PolicyDataOptions, thinking: Any, objective: ObjectiveOption
     return PolicyRecipe(
         thinking, update.steps, update.prompts, update.samples, update.lr, update.warmup, update.epochs,
         update.minibatches, objective.norm, objective.aggregation, clip, objective.kl, update.rank,
-        listed(update.target_modules), tuple(objective.reward or ("correct",)), update.max_norm, update.most_skipped,
+        listed("--target-modules", update.target_modules), tuple(objective.reward or ("correct",)), update.max_norm, update.most_skipped,
         update.every, data.val_samples, data.keep_rollouts, update.micro_tokens, update.max_batch_size, update.bf16,
         update.gradient_checkpointing, update.seed, tuple(update.report_to or ("tensorboard",)), objective.answer,
     )  # fmt: skip

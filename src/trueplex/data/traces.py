@@ -24,6 +24,7 @@ from typing import Protocol
 
 import numpy as np
 
+from trueplex.checksums import is_named
 from trueplex.data.append import Row
 from trueplex.data.arrow import ArrowStream, read_stream
 from trueplex.data.jsonl import JsonLines, read_lines
@@ -38,17 +39,19 @@ ARROW = ".arrow"
 class Origin:
     """Where traces come from: fingerprints of the model and the tokenizer, and the thinking options as JSON.
 
-    ``model`` is None where only the tokenizer matters, as for showing a trace's text.
+    ``model`` is None where only the tokenizer matters, as for showing a trace's text. ``former`` is the name that version
+    0.2 gave to the model: its traces may be read and resumed.
     """
 
     model: str | None
     tokenizer: str
     thinking: str
+    former: str | None = None
 
     def require(self, row: Row, path: Path) -> None:
         """Raise StoreError for a record of another model or tokenizer, or that thinks otherwise if ``thinking`` is set."""
         for name, own in (("model", self.model), ("tokenizer", self.tokenizer)):
-            if own is not None and row[name] != own:
+            if own is not None and not is_named(row[name], own, self.former, path):
                 raise StoreError(f"{path} holds traces of {name} {row[name]}, and this {name} is {own}. Try: give the "
                                  "model that they were made with")  # fmt: skip
         if self.thinking and row["thinking"] != self.thinking:
@@ -128,7 +131,12 @@ def read(
         raise failure("read", path, error) from error
     with file:
         content = file if file.seekable() else io.BytesIO(file.read())
-        yield from (read_stream if path.suffix == ARROW else read_lines)(path, content, columns, problem, complain)
+        try:
+            yield from (read_stream if path.suffix == ARROW else read_lines)(path, content, columns, problem, complain)
+        except StoreError:
+            raise
+        except OSError as error:  # a disk that fails, or a device that is no store
+            raise failure("read", path, error) from error
 
 
 def read_traces(

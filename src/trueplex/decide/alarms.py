@@ -8,13 +8,11 @@ returns why to stop it, or None); each with what it stops: ``=trace`` (the defau
 from __future__ import annotations
 
 import math
-import os
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
 
+from trueplex.decide.own_code import imported
 from trueplex.errors import OptionError
 from trueplex.types import Trace
 
@@ -106,16 +104,7 @@ def parse(text: str | Look) -> Alarm:
 
 def _own(name: str) -> Look:
     """The user's function, as ``MODULE:FUNCTION``."""
-    module, colon, function = name.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # the user's own module may be in the working folder
-    try:
-        found = getattr(import_module(module), function) if module and colon and function else None
-    except (ImportError, AttributeError) as error:
-        raise ValueError(str(error)) from error
-    if not callable(found):
-        raise ValueError(f"{name!r} names no MODULE:FUNCTION")
-    return _careful(found, name)
+    return _careful(imported(name), name)
 
 
 def _careful(look: Look, name: str) -> Look:
@@ -124,7 +113,7 @@ def _careful(look: Look, name: str) -> Look:
     def checked(trace: Trace) -> str | None:
         try:
             return look(trace)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise OptionError(f"the alarm {name!r} failed on trace {trace.index} at {trace.tokens} tokens: {error!r}. Try: "
                               "return the reason to stop as text, or None") from error  # fmt: skip
 

@@ -26,8 +26,8 @@ from typing import Any
 from scipy.special import bdtr
 
 from trueplex.decide import adaptive, pruning
-from trueplex.errors import OptionError, VerifierError
-from trueplex.files import write_json
+from trueplex.errors import OptionError, VerifierError, reason
+from trueplex.files import read_json, write_json
 from trueplex.grading.kinds import AUTO, BOXED
 from trueplex.types import Trace, Vote
 
@@ -182,7 +182,7 @@ class Band:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What `trueplex calibrate` learned; `load` reads it.
+    """What `trueplex calibrate` learned; `read` reads it.
 
     Attributes:
         votes: by selector and by condition, the intercept and the weights of `FEATURES`.
@@ -270,30 +270,41 @@ class Calibration:
         write_json(folder / FILE, content)
 
     @classmethod
-    def load(cls, folder: Path, belongs: dict[str, Any]) -> Calibration | None:
-        """The calibration in a folder, None when there is none or it belongs to another model or verifier.
+    def read(cls, folder: Path) -> Calibration | None:
+        """The calibration in a folder; None when there is none.
 
         Raises:
-            VerifierError: the file cannot be read.
+            VerifierError: the file cannot be read, or was changed.
         """
         path = folder / FILE
         if not path.exists():
             return None
         try:
-            content = json.loads(path.read_text())
-            if content["belongs"] != belongs:
-                return None
+            stored = read_json(path, _Stored)
             votes: dict[str | Condition, list[float]] = {
                 condition(json.loads(name)) if name.startswith("{") else name: weights
-                for name, weights in content["votes"].items()
+                for name, weights in stored.votes.items()
             }
-            held = {condition(json.loads(name)): [(float(p), bool(r)) for p, r in pairs]
-                    for name, pairs in content["held"].items()}  # fmt: skip
-            points = [(float(s), float(p)) for s, p in content["points"]]
-            bands = {way_of_thinking(json.loads(name)): Band.restored(band) for name, band in content["bands"].items()}
-            return cls(votes, held, points, bands, belongs)
+            held = {
+                condition(json.loads(name)): [(p, bool(r)) for p, r in pairs] for name, pairs in stored.held.items()
+            }
+            bands = {way_of_thinking(json.loads(name)): Band.restored(band) for name, band in stored.bands.items()}
+            return cls(votes, held, stored.points, bands, stored.belongs)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, OptionError) as error:
-            raise VerifierError(f"{path} cannot be read ({error!r}). Try: run `trueplex calibrate` again") from error
+            raise VerifierError(
+                f"{path} cannot be read ({reason(error)}). Try: run `trueplex calibrate` again, after removing it"
+            ) from error
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """The file: a `Calibration` as JSON has it."""
+
+    belongs: dict[str, str]
+    votes: dict[str, list[float]]
+    held: dict[str, list[tuple[float, int]]]
+    points: list[tuple[float, float]]
+    bands: dict[str, dict[str, float | None]]
 
 
 def safe_threshold(pairs: Sequence[tuple[float, bool]], error: float, delta: float = DELTA) -> float | None:

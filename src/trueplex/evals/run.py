@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,19 @@ import transformers
 
 from trueplex import __version__
 from trueplex.data.traces import read_traces
+from trueplex.errors import StoreError
 from trueplex.evals.methods import choose
 from trueplex.evals.summary import summarise
-from trueplex.files import write_json, write_text
+from trueplex.files import locks, read_json, write_json, write_text
 from trueplex.models.backbone import Backbone
 from trueplex.models.prompt import make_prompt
 from trueplex.solving.rollouts import rollout
 from trueplex.solving.settings import Settings, configuration
+from trueplex.stamps import stamped
 from trueplex.types import Problem
 from trueplex.verify.scorer import Scorer
+
+log = logging.getLogger(__name__)
 
 RESULTS, TIMING = "results.json", "timing.json"
 SECONDS = 5.0  # between writings of the time spent
@@ -45,6 +50,7 @@ def prompt_of(backbone: Backbone) -> dict[str, Any]:
     return {"template": make_prompt(Problem("{problem}"), backbone).text, "instruction": backbone.instruction}
 
 
+@locks("out")
 def evaluate(
     backbone: Backbone, suites: Mapping[str, Sequence[Problem]], settings: Settings, out: Path, scorer: Scorer | None,
     progress: Callable[[int, int], None], methods: Sequence[str] | None = None,
@@ -57,6 +63,7 @@ def evaluate(
 
     Raises:
         OptionError: a method is unknown or needs scores that the run does not have.
+        StoreError: another run is at work in `out`, or what it holds cannot be read.
     """
     longest = settings.thinking.ending.most(backbone.default_max_tokens)
     choose(methods, scorer is not None, settings.probe_every, settings.schedule.most, longest)
@@ -100,6 +107,27 @@ class Figures:
         return result
 
 
+@dataclass(frozen=True)
+class Spent:
+    """What sampling a suite took."""
+
+    seconds: float
+    traces: float
+    tokens: float
+
+
+def read_timing(path: Path) -> dict[str, Spent]:
+    """What every suite took, by a file that `Clock` wrote; nothing where there is none.
+
+    It is no result: one that is damaged is reported and begun anew.
+    """
+    try:
+        return read_json(path, dict[str, Spent]) if path.exists() else {}
+    except StoreError as error:
+        log.warning(f"{error}; the time spent until now is not counted")
+        return {}
+
+
 class Clock:
     """Seconds spent sampling a suite, and the traces and tokens that were sampled in them, over all runs of it.
 
@@ -108,8 +136,8 @@ class Clock:
 
     def __init__(self, out: Path, suite: str, progress: Callable[[int, int], None]) -> None:
         self.path, self.suite, self.progress = out / TIMING, suite, progress
-        before = json.loads(self.path.read_text()) if self.path.exists() else {}
-        self.all, self.before = before, before.get(suite, {"seconds": 0.0, "traces": 0, "tokens": 0})
+        self.all = {name: asdict(spent) for name, spent in read_timing(self.path).items()}
+        self.before = self.all.get(suite, asdict(Spent(0.0, 0, 0)))
         self.traces = self.tokens = 0
         self.started = self.written = time.monotonic()
 
@@ -131,5 +159,5 @@ class Clock:
 
 def write_results(result: dict[str, Any], out: Path) -> None:
     """Write `out`/results.json, whole or not at all; lists of numbers and small objects on one line, for people."""
-    text = re.sub(r"\[(?:[\s\d.,-]|null)+\]|\{[^{}\[\]]{,200}\}", lambda m: " ".join(m[0].split()), json.dumps(result, indent=1))  # fmt: skip
+    text = re.sub(r"\[(?:[\s\d.,-]|null)+\]|\{[^{}\[\]]{,200}\}", lambda m: " ".join(m[0].split()), json.dumps(stamped(result), indent=1))  # fmt: skip
     write_text(out / RESULTS, text + "\n")

@@ -6,23 +6,26 @@ ids, its limits. How one is found is in `load`, which ones are refused in `check
 
 from __future__ import annotations
 
-import hashlib
 import json
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers.cache_utils import get_layer_types_and_kwargs
 
+from trueplex.checksums import is_named
 from trueplex.errors import ModelError
 from trueplex.models import attention
+from trueplex.models.fingerprint import fingerprint_of, former_fingerprint_of, tokenizer_fingerprint
 from trueplex.models.lanes import Lane, LaneCache
 from trueplex.models.markers import Markers, Tags, given_tags, markers_of, tags_of
+
+T = TypeVar("T")
 
 THINK_END = "</think>"
 ATTENTION_KINDS = ("full_attention", "sliding_attention")
@@ -199,36 +202,29 @@ class Backbone:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A name for these weights: a hash of every tensor's shape and first 64 values as bf16.
-
-        The same for one checkpoint loaded as float32 or bfloat16, on any device.
-        """
+        """A name for these weights (`trueplex.models.fingerprint`); `load` sets that of the files."""
         return fingerprint_of(self.model.state_dict())
+
+    @cached_property
+    def former_fingerprint(self) -> str:
+        """What version 0.2 called these weights."""
+        return former_fingerprint_of(self.model.state_dict())
 
     @cached_property
     def tokenizer_fingerprint(self) -> str:
         return tokenizer_fingerprint(self.tokenizer)
 
+    def renamed(self, told: T, where: Any) -> T:
+        """What a file of an earlier run tells, with this model's name where that has the name of version 0.2."""
+        text = json.dumps(told)
+        if self.former_fingerprint not in text:
+            return told
+        is_named(self.former_fingerprint, self.fingerprint, self.former_fingerprint, where)
+        return json.loads(text.replace(self.former_fingerprint, self.fingerprint))
+
     def decode(self, ids: Sequence[int]) -> str:
         with self.lock:
             return self.tokenizer.decode(list(ids), skip_special_tokens=False)
-
-
-def fingerprint_of(state: Mapping[str, Tensor]) -> str:
-    """What `Backbone.fingerprint` is of a model with this state dict."""
-    digest = hashlib.blake2b(digest_size=12)
-    for name, tensor in sorted(state.items()):
-        if type(tensor) not in (Tensor, torch.nn.Parameter):  # a quantised weight, which knows few operations
-            tensor = tensor.dequantize()
-        head = tensor.detach().flatten()[:64].to("cpu", torch.bfloat16).view(torch.int16)
-        digest.update(f"{name}{tuple(tensor.shape)}".encode() + head.numpy().tobytes())
-    return digest.hexdigest()
-
-
-def tokenizer_fingerprint(tokenizer: Any) -> str:
-    """A name for a tokenizer: a hash of its vocabulary and its ids."""
-    vocabulary = json.dumps(sorted(tokenizer.get_vocab().items(), key=lambda entry: entry[1]))
-    return hashlib.blake2b(vocabulary.encode(), digest_size=12).hexdigest()
 
 
 def kinds_of(config: Any) -> list[str]:

@@ -5,11 +5,11 @@ Only safetensors and GGUF are read, and no remote code is run.
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.resources import files
 from importlib.util import find_spec
@@ -22,10 +22,13 @@ from peft import PeftModel
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from trueplex.errors import MissingExtra, ModelError, OptionError, TrueplexError, reason
+from trueplex.checksums import check_seal
+from trueplex.errors import MissingExtra, ModelError, OptionError, StoreError, TrueplexError, reason
+from trueplex.files import read_json
 from trueplex.models import hub
 from trueplex.models.backbone import Backbone
 from trueplex.models.check import refuse, self_check
+from trueplex.models.fingerprint import fingerprint_of_files
 from trueplex.models.precision import checked_names, quantize_weights, resolve_dtype
 from trueplex.models.prompt import make_prompt
 from trueplex.types import Problem
@@ -37,6 +40,13 @@ SHIPPED = {
 }  # inside the package: the embedded model, and adapters to it
 ADAPTER = "adapter_config.json"
 GGUF = ".gguf"
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """What is read here of PEFT's configuration."""
+
+    base_model_name_or_path: str | None = None
 
 
 def reference_path(name: str = REFERENCE) -> Path:
@@ -82,6 +92,7 @@ def load(
         memory: GiB of KV cache that traces may take together; None is half of the memory that is free on CPU, and 80 % on CUDA.
 
     Raises:
+        StoreError: a file is not as it was written, by the checksums beside it.
         ModelError: nothing is there, it cannot be read or lacks weights, its tokenizer or chat template does not fit, the device
             cannot be used, or the self-check shows that merged inputs, ragged rows or the cache would give wrong results.
         OptionError: an unknown dtype or quantisation, or a memory that is no positive number.
@@ -92,6 +103,8 @@ def load(
         raise OptionError(f"memory is {memory}. Try: a number of GiB above 0, such as 2.5")
     device = _usable(device or default_device())
     path, adapters = weights_of(name)
+    for folder in (path, *adapters):
+        check_seal(Path(folder))
     with loading(f"model {name!r}"):
         options = reading(path)
         config = AutoConfig.from_pretrained(**options)
@@ -100,12 +113,15 @@ def load(
         for adapter in adapters:
             model = _merged(model, adapter)
         tokenizer = AutoTokenizer.from_pretrained(**options)
+        named = fingerprint_of_files(path, adapters, quantize)
     if "past_key_values" not in signature(model.forward).parameters:
         raise ModelError(f"{config.model_type} keeps a running state in place of a KV cache, and a probe has nothing to read. "
                          "Try: choose a model with attention")  # fmt: skip
     if quantize:
         quantize_weights(model, quantize)
     backbone = Backbone(name, model, tokenizer)
+    if named is not None:
+        backbone.fingerprint = named
     _check_vocabulary(backbone)
     self_check(backbone)
     backbone.memory = None if memory is None else int(memory * 2**30)
@@ -252,9 +268,9 @@ def _base_of(adapter: str) -> str:
     if (Path(adapter) / "verifier.json").is_file():
         raise ModelError(f"{adapter} is a verifier, not a model. Try: give it as --verifier")
     try:
-        base = json.loads((Path(adapter) / ADAPTER).read_text()).get("base_model_name_or_path")
-    except (OSError, ValueError, AttributeError) as error:
-        raise ModelError(f"{adapter}/{ADAPTER} cannot be read ({error}). Try: copy the adapter again") from error
+        base = read_json(Path(adapter) / ADAPTER, Adapter).base_model_name_or_path
+    except StoreError as error:
+        raise ModelError(str(error)) from error
     if not base:
         raise ModelError(
             f"{adapter} does not say which model it belongs to. Try: add base_model_name_or_path to {ADAPTER}"

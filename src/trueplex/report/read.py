@@ -8,7 +8,6 @@ whatever writes such a file gets its curves drawn.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from trueplex.errors import InputError
-
-RESULTS, TIMING = "results.json", "timing.json"
+from trueplex.evals.run import RESULTS, TIMING, read_timing
+from trueplex.files import read_json
 
 
 @dataclass(slots=True)
@@ -70,6 +69,7 @@ def read(paths: Sequence[Path]) -> Material:
 
     Raises:
         InputError: there is no results file, or one is not of these kinds.
+        StoreError: one cannot be read, or was changed.
     """
     material = Material()
     for path in paths:
@@ -99,10 +99,7 @@ def _files(path: Path) -> list[Path]:
 
 
 def _add(material: Material, file: Path) -> None:
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {file}: {error}. Try: give results that eval wrote") from error
+    found: Any = read_json(file, Any)  # type: ignore[arg-type]
     name = file.parent.name if file.name == RESULTS else file.stem
     suites = found.get("suites") if isinstance(found, dict) else None
     if isinstance(suites, dict) and suites:
@@ -123,10 +120,7 @@ def _add(material: Material, file: Path) -> None:
 
 
 def _rates(file: Path) -> dict[str, float]:
-    if not file.exists():
-        return {}
-    timing = json.loads(file.read_text())
-    return {suite: t["tokens"] / t["seconds"] for suite, t in timing.items() if t["seconds"] > 0}
+    return {suite: t.tokens / t.seconds for suite, t in read_timing(file).items() if t.seconds > 0}
 
 
 def _learning(name: str, found: Any) -> Learning | None:

@@ -12,7 +12,7 @@ import numpy as np
 from trueplex.data.about import about
 from trueplex.data.traces import Origin, read, read_traces
 from trueplex.errors import InputError, StoreError
-from trueplex.models.backbone import tokenizer_fingerprint
+from trueplex.models.fingerprint import tokenizer_fingerprint
 from trueplex.models.load import load_tokenizer
 from trueplex.types import Problem, Steps, Trace
 

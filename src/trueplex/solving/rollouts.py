@@ -15,7 +15,9 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +25,7 @@ from trueplex.data.about import MANIFEST
 from trueplex.data.traces import ARROW, Row, Store, open_store, read, read_traces, to_row
 from trueplex.engine.batch import ROWS
 from trueplex.errors import InputError, StoreError
-from trueplex.files import write_json
+from trueplex.files import locks, read_json, write_json
 from trueplex.models.backbone import Backbone
 from trueplex.models.prompt import make_prompt
 from trueplex.solving.loop import Stopped, stream
@@ -43,6 +45,7 @@ Round = tuple[
 ]  # problems that are thought about together, and their traces of an earlier run
 
 
+@locks("out")
 def rollout(
     backbone: Backbone, problems: Sequence[Problem], settings: Settings, out: str | Path,
     scorer: Scorer | None = None, progress: Callable[[int, int], None] = lambda done, tokens: None, exact: bool = False,
@@ -56,13 +59,13 @@ def rollout(
 
     Raises:
         InputError: a problem has no answers to grade by.
-        StoreError: `out` holds rollouts of another configuration or of other problems.
+        StoreError: `out` holds rollouts of another configuration or of other problems, or another run is at work there.
     """
     settings = settings.resolved(backbone)
     source = origin(settings.thinking, backbone, decided_answer(settings))
     rows = settings.rows or ROWS.get(backbone.device.type, ROWS["cpu"])
     with Folder(out, problems, settings.schedule.most) as folder:
-        folder.claim(configuration(settings, backbone), scorer.fingerprint if scorer else None)
+        folder.claim(configuration(settings, backbone), scorer.fingerprint if scorer else None, backbone.renamed)
         progress(folder.stored, 0)
         for chosen, begun in folder.rounds(ROUND * rows) if exact else folder.left():
             prompts = {p.key: make_prompt(p, backbone).ids for p in chosen}
@@ -117,9 +120,14 @@ class Folder:
         finally:
             self._store.close()
 
-    def claim(self, config: dict, scorer: str | None) -> None:
-        """Write the manifest of a new folder. Raises StoreError where an old one holds rollouts of something else."""
-        _claim(self.out, {"config": config, "problems": self._keys, "scorer": scorer})
+    def claim(
+        self, config: dict, scorer: str | None, renamed: Callable[[Any, Path], Any] = lambda told, where: told
+    ) -> None:
+        """Write the manifest of a new folder. Raises StoreError where an old one holds rollouts of something else.
+
+        ``renamed`` is `Backbone.renamed`, which knows the names of version 0.2.
+        """
+        _claim(self.out, {"config": config, "problems": self._keys, "scorer": scorer}, renamed)
 
     def left(self) -> Iterator[Round]:
         """At once, all problems whose traces are not all there, with what is stored of them."""
@@ -226,12 +234,21 @@ def _rounds(
         yield chosen, []
 
 
-def _claim(out: Path, manifest: dict) -> None:
+@dataclass(frozen=True)
+class Manifest:
+    """What the traces of a folder were made by. ``scorer`` names the weights of what scored them; older folders tell none."""
+
+    config: dict[str, Any]
+    problems: list[Any]
+    scorer: str | None = None
+
+
+def _claim(out: Path, manifest: dict[str, Any], renamed: Callable[[Any, Path], Any]) -> None:
     """Write the manifest of a new folder, or check that an old one says the same."""
-    out.mkdir(parents=True, exist_ok=True)
     path = out / MANIFEST
     if path.exists():
-        told, own = json.loads(path.read_text()), json.loads(json.dumps(manifest))
+        read_json(path, Manifest)
+        told, own = renamed(read_json(path, dict[str, Any]), path), json.loads(json.dumps(manifest))
         told["config"].setdefault("answer", "boxed")  # what 0.2 found
         if told != {name: own[name] for name in own if name in told}:  # an older folder may not tell all
             raise StoreError(f"{out} holds rollouts of another configuration. Try: give another --out folder")

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from trueplex.decide import alarms
-from trueplex.decide.calibration import Calibration
+from trueplex.decide.calibration import FILE, Calibration
 from trueplex.engine.thinking import AUTO
-from trueplex.errors import OptionError
+from trueplex.errors import OptionError, VerifierError
 from trueplex.models.backbone import Backbone
 from trueplex.models.load import folder_of
 from trueplex.solving.settings import Settings, decided_answer
+from trueplex.verify.folder import version as files_version
 from trueplex.verify.open import open_given, verifier_folder
 from trueplex.verify.probe import OneTokenScorer
 from trueplex.verify.scorer import Scorer
@@ -56,16 +58,35 @@ def choose_scorer(backbone: Backbone, settings: Settings) -> tuple[Scorer | None
 
 
 def choose_calibration(backbone: Backbone, scorer: Scorer | None, settings: Settings) -> Calibration | None:
-    """The calibration of what gives the scores: from the verifier's folder, else from the model's.
+    """The calibration of what gives the scores: from the verifier's folder, else from the model's; None where there is none.
 
     Raises:
-        VerifierError: it cannot be read.
+        VerifierError: it cannot be read, or was made for other weights of the model or of the verifier.
     """
     if isinstance(scorer, OneTokenScorer):
         folder = verifier_folder(backbone, settings.names["verifier"])
     else:
         folder = folder_of(backbone.name)
-    return Calibration.load(folder, belongs(backbone, scorer, settings.names["verifier"]))
+    found, own = _calibration_in(folder, backbone), belongs(backbone, scorer, settings.names["verifier"])
+    if found is None:
+        return None
+    for part, told in backbone.renamed(found.belongs, folder / FILE).items():
+        if own.get(part) == told:
+            continue
+        if part == "verifier" and not isinstance(scorer, OneTokenScorer):
+            return None  # of another untrained score, which is no mistake
+        raise VerifierError(f"{folder / FILE} was made for another {part} ({told}), and this one is {own.get(part)}. Try: run "
+                            "`trueplex calibrate` again, or remove it")  # fmt: skip
+    return found
+
+
+def _calibration_in(folder: Path, backbone: Backbone) -> Calibration | None:
+    """What `Calibration.read` gives; kept beside the backbone for as long as the file stays the same."""
+    key, version = ("calibration", folder), files_version(folder, (FILE,))
+    known = backbone.kept.get(key)
+    if known is None or known[0] != version:
+        known = backbone.kept[key] = (version, Calibration.read(folder))
+    return known[1]
 
 
 def belongs(backbone: Backbone, scorer: Scorer | None, name: str) -> dict[str, str]:

@@ -140,7 +140,7 @@ def origin(thinking: Thinking | None, backbone: Backbone, decided: dict[str, Any
     ``decided`` is what else a trace's scores and its end came from, where that must be the same to go on.
     """
     options = json.dumps(thinking_options(thinking) | ({"decided": decided} if decided else {})) if thinking else ""
-    return Origin(backbone.fingerprint, backbone.tokenizer_fingerprint, options)
+    return Origin(backbone.fingerprint, backbone.tokenizer_fingerprint, options, backbone.former_fingerprint)
 
 
 def configuration(settings: Settings, backbone: Backbone) -> dict[str, Any]:

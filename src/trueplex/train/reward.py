@@ -24,9 +24,10 @@ from torch.nn.modules.module import _IncompatibleKeys
 from torch.utils.data import Dataset
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
+from trueplex.checksums import seal
 from trueplex.errors import InputError, OptionError
 from trueplex.evals.metrics import within_auroc
-from trueplex.files import write_json
+from trueplex.files import locks, write_json
 from trueplex.models.backbone import Backbone
 from trueplex.models.load import cached_only, unreported, weights_of
 from trueplex.train.common.batches import Labelled, Order
@@ -250,6 +251,7 @@ def _prepare(rewarding: RewardModel, rank: int) -> Any:
     return wrapped
 
 
+@locks("out")
 def train_reward(
     backbone: Backbone, train: Sequence[Labelled], validation: Sequence[Labelled], recipe: RewardRecipe,
     out: str | Path, data: str = "",
@@ -291,6 +293,7 @@ def train_reward(
         card = {"kind": recipe.kind, **process, "base": backbone.name, "base_fingerprint": backbone.fingerprint, "data": data,
                 "traces": len(examples), "dtype": dtype_of(backbone), "recipe": asdict(recipe), "validation": measured}  # fmt: skip
         write_json(out / CARD, card, indent=1)
+        seal(out, without=("recipe.json", "validation.jsonl", "best.safetensors"))
     leave_together(arguments)
     return card
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
@@ -18,17 +19,18 @@ from typing import Any
 
 import numpy as np
 
+from trueplex.data.append import Appended
 from trueplex.data.traces import read, read_traces
 from trueplex.engine.limits import Ending
 from trueplex.engine.sampling import Sampling
 from trueplex.engine.thinking import Thinking
 from trueplex.errors import InputError, StoreError
-from trueplex.files import write_json
+from trueplex.files import parsed, read_json, write_json
 from trueplex.models.backbone import Backbone
 from trueplex.solving.loop import Solved, Stopped, stream
 from trueplex.solving.settings import Settings, origin, thinking_options
+from trueplex.stamps import stamped
 from trueplex.train.common.recipe import check_numbers, check_seed
-from trueplex.train.common.state import read_object
 from trueplex.types import Problem, Status, Steps, Trace
 from trueplex.verify.readers.transcript import Transcript, separator
 
@@ -82,32 +84,57 @@ def value(
 
     Raises:
         InputError: no problem has right and wrong traces.
-        StoreError: the traces are another model's or were thought in several ways, or values of other options are there.
+        StoreError: the traces are another model's or were thought in several ways, values of other options are there, or
+            another run is writing some.
     """
     folder = Path(folder)
-    thinking = thinking_of(folder)
+    thinking_of(folder)
     valued = asked(backbone, folder, valuing)[:most]
-    _claim(folder, asdict(valuing))
-    path = folder / VALUES
+    with closing(Appended(folder / VALUES)) as file:
+        _claim(folder, asdict(valuing))
+        _value(backbone, folder, valuing, valued, max_batch_size, progress, file)
+    return file.path
+
+
+def _value(backbone: Backbone, folder: Path, valuing: Valuing, valued: Sequence[Asked], max_batch_size: int | None,
+           progress: Callable[[int, int], None], file: Appended) -> None:  # fmt: skip
+    """Value what is not valued yet, and append it problem by problem."""
+    thinking = thinking_of(folder)
     done = {name[0] for name in read_values(folder)}
     seed = valuing.seed + APART
     progress(sum(len(a.prefixes) for a in valued if a.problem.text in done) * valuing.samples, 0)
     left = sorted((a for a in valued if a.problem.text not in done), key=lambda a: len(a.prefixes))
-    with path.open("ab", buffering=0) as file:
-        for count, members in groupby(left, key=lambda a: len(a.prefixes)):  # a run has one number of paths
-            by_key = {a.problem.key: a for a in members}
-            settings = Settings(
-                count * valuing.samples, thinking, "none", seed=seed, select="majority", rows=max_batch_size
-            )
-            prefixes = [t for a in by_key.values() for t in _prefixes(a, seed, valuing.samples)]
-            prefix = {(t.problem.key, t.index): t.tokens for t in prefixes}
-            for event in stream(backbone, [a.problem for a in by_key.values()], settings, resumed=prefixes):
-                if isinstance(event, Stopped):
-                    progress(1, event.trace.tokens - prefix[event.trace.problem.key, event.trace.index])
-                if isinstance(event, Solved):
-                    one = by_key[event.solution.problem.key]
-                    file.write(_record(one, event.solution.traces, valuing.samples))
-    return path
+    for count, members in groupby(left, key=lambda a: len(a.prefixes)):  # a run has one number of paths
+        by_key = {a.problem.key: a for a in members}
+        settings = Settings(
+            count * valuing.samples, thinking, "none", seed=seed, select="majority", rows=max_batch_size
+        )
+        prefixes = [t for a in by_key.values() for t in _prefixes(a, seed, valuing.samples)]
+        prefix = {(t.problem.key, t.index): t.tokens for t in prefixes}
+        for event in stream(backbone, [a.problem for a in by_key.values()], settings, resumed=prefixes):
+            if isinstance(event, Stopped):
+                progress(1, event.trace.tokens - prefix[event.trace.problem.key, event.trace.index])
+            if isinstance(event, Solved):
+                one = by_key[event.solution.problem.key]
+                file.write(_record(one, event.solution.traces, valuing.samples))
+
+
+@dataclass(frozen=True)
+class ValuedTrace:
+    """The values of one trace in a line."""
+
+    seed: int
+    index: int
+    tokens: list[int]
+    values: list[float]
+
+
+@dataclass(frozen=True)
+class ValuedProblem:
+    """A line: the values of one problem's traces."""
+
+    problem: str
+    traces: list[ValuedTrace]
 
 
 def read_values(folder: str | Path) -> dict[Name, tuple[np.ndarray, np.ndarray]]:
@@ -118,19 +145,26 @@ def read_values(folder: str | Path) -> dict[Name, tuple[np.ndarray, np.ndarray]]
     found = {}
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:
-            row = json.loads(line)
-            for one in row["traces"]:
-                name = (row["problem"], one["seed"], one["index"])
-                found[name] = np.array(one["tokens"]), np.array(one["values"], dtype=np.float32)
-        except (ValueError, KeyError, TypeError):
-            log.warning(f"{path}, line {number}: not a complete record of values; it is left out")
+            row = parsed(line.decode(errors="replace"), ValuedProblem, f"{path}, line {number}")
+        except StoreError as error:
+            log.warning(f"{error}; it is left out")
+            continue
+        for one in row.traces:
+            found[row.problem, one.seed, one.index] = np.array(one.tokens), np.array(one.values, dtype=np.float32)
     return found
+
+
+@dataclass(frozen=True)
+class Valued:
+    """What is read of the options that values were made by."""
+
+    steps: str
 
 
 def steps_of(folder: str | Path) -> str | None:
     """Where the steps end behind which a rollout folder was valued; None when it was not."""
     path = Path(folder) / MANIFEST
-    return str(read_object(path, {"steps": str})["steps"]) if path.is_file() else None
+    return read_json(path, Valued).steps if path.is_file() else None
 
 
 def thinking_of(folder: str | Path) -> Thinking:
@@ -206,13 +240,14 @@ def _record(value_of: Asked, continued: Sequence[Trace], samples: int) -> bytes:
         if one["tokens"][-1] != trace.tokens:
             one["tokens"].append(trace.tokens)
             one["values"].append(float(bool(trace.correct)))
-    return json.dumps({"problem": value_of.problem.text, "traces": list(known.values())}).encode() + b"\n"
+    row = stamped({"problem": value_of.problem.text, "traces": list(known.values())})
+    return json.dumps(row).encode() + b"\n"
 
 
 def _claim(folder: Path, options: dict[str, Any]) -> None:
     """Write the options of new values, or check that old ones had the same; end a line that was cut off."""
     path, values = folder / MANIFEST, folder / VALUES
-    if path.exists() and read_object(path) != options:
+    if path.exists() and read_json(path, dict[str, Any]) != options:
         raise StoreError(
             f"{folder} holds values of other options. Try: the same options, or remove {MANIFEST} and {VALUES}"
         )

@@ -24,6 +24,7 @@ from trueplex.data.traces import read_traces
 from trueplex.errors import InputError, OptionError
 from trueplex.evals.metrics import within_auroc
 from trueplex.evals.quality import calibration
+from trueplex.files import locks
 from trueplex.models.backbone import Backbone
 from trueplex.solving.answering import Again
 from trueplex.solving.settings import origin
@@ -252,6 +253,7 @@ def quality(verifier: OneTokenVerifier, traces: Sequence[Labelled]) -> dict[str,
     return ranked | {"ece@1.0": calibrated["ece"], "brier@1.0": calibrated["brier"]}
 
 
+@locks("out")
 def train_verifier(
     backbone: Backbone, train: Sequence[Labelled], validation: Sequence[Labelled], recipe: Recipe, out: str | Path,
     data: str = "",

@@ -6,11 +6,9 @@ the saved modules as ``probe``. The card, ``verifier.json``, names the base mode
 
 from __future__ import annotations
 
-import json
-import math
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,50 +18,64 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from trueplex.errors import VerifierError
-from trueplex.files import write_json, write_text, write_with
+from trueplex.errors import VerifierError, reason
+from trueplex.files import read_json, write_json, write_text, write_with
+from trueplex.models.fingerprint import fingerprint_of
 
 WEIGHTS, CARD = "adapter_model.safetensors", "verifier.json"
 
 
 @dataclass(frozen=True)
-class Stored:
-    """What a verifier's folder holds: its card, its weights in float32, and what of the card makes a verifier."""
+class Card:
+    """What of ``verifier.json`` makes a verifier. ``weights`` names the values of its tensors; version 0.2 had no such name."""
 
-    card: dict[str, Any]
-    tensors: dict[str, Tensor]
     rank: int
     alpha: float
-    targets: tuple[str, ...]
-    base: str
-    probe: dict[str, Any]
+    base_fingerprint: str
+    base: str = ""
+    targets: tuple[str, ...] = ()
+    weights: str | None = None
+    probe: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.rank < 0:
+            raise ValueError("the rank is negative")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a verifier's folder holds: all of its card, what of it makes a verifier, and its weights in float32."""
+
+    told: dict[str, Any]
+    card: Card
+    tensors: dict[str, Tensor]
 
 
 def read(folder: Path) -> Stored:
     """Read a verifier's folder.
 
     Raises:
-        VerifierError: there is no verifier there, it cannot be read, or its weights are not finite.
+        VerifierError: there is no verifier there, it cannot be read, was changed, or its weights are not finite.
     """
+    missing = next((name for name in (CARD, WEIGHTS) if not (folder / name).is_file()), None)
+    if missing is not None:
+        raise VerifierError(f"{folder} is not a verifier: {missing} is missing. "
+                            "Try: give a folder that `trueplex train verifier` wrote")  # fmt: skip
     try:
-        card = json.loads((folder / CARD).read_text())
+        told, card = read_json(folder / CARD, dict[str, Any]), read_json(folder / CARD, Card)
         tensors = load_file(folder / WEIGHTS)
-        stored = Stored(
-            card, tensors, card["rank"], card["alpha"], tuple(card.get("targets", ())), card["base_fingerprint"],
-            dict(card.get("probe", {})),
-        )  # fmt: skip
-        if type(stored.rank) is not int or stored.rank < 0 or not math.isfinite(stored.alpha):
-            raise ValueError(f"{CARD} has rank {stored.rank!r} and alpha {stored.alpha!r}")
-    except FileNotFoundError as error:
-        raise VerifierError(f"{folder} is not a verifier: {Path(error.filename or '').name} is missing. "
-                            "Try: give a folder that `trueplex train verifier` wrote") from error  # fmt: skip
-    except (OSError, KeyError, TypeError, ValueError, AttributeError, SafetensorError) as error:
-        raise VerifierError(f"the verifier in {folder} cannot be read: {error}. Try: copy or train it again") from error
+    except (OSError, SafetensorError) as error:  # a StoreError is an OSError
+        raise VerifierError(
+            f"the verifier in {folder} cannot be read: {reason(error)}. Try: copy or train it again"
+        ) from error
     if name := not_finite(tensors):
         raise VerifierError(
             f"the verifier in {folder} has weights that are not finite ({name}). Try: copy or train it again"
         )
-    return stored
+    if card.weights is not None and card.weights != fingerprint_of(tensors):
+        raise VerifierError(f"the weights of the verifier in {folder} are not those that its {CARD} was written for. "
+                            "Try: copy or train it again")  # fmt: skip
+    return Stored(told, card, tensors)
 
 
 def write(folder: Path, tensors: Mapping[str, Tensor], card: dict[str, Any]) -> None:
@@ -76,14 +88,13 @@ def write(folder: Path, tensors: Mapping[str, Tensor], card: dict[str, Any]) -> 
         raise VerifierError(
             f"the verifier is not saved: its weights are not finite ({name}). Try: a lower learning rate"
         )
-    folder.mkdir(parents=True, exist_ok=True)
     kept = {name: t.detach().to("cpu", torch.float32).contiguous() for name, t in tensors.items()}
     write_with(folder / WEIGHTS, lambda file: save_file(kept, file, metadata={"format": "pt"}))
     LoraConfig(
         r=card["rank"] or 1, lora_alpha=card["alpha"], target_modules=list(card["targets"]), modules_to_save=["probe"],  # type: ignore[arg-type]
         task_type="CAUSAL_LM", base_model_name_or_path=card["base"], inference_mode=True,
     ).save_pretrained(str(folder))  # fmt: skip
-    write_json(folder / CARD, card, indent=1)
+    write_json(folder / CARD, card | {"weights": fingerprint_of(kept)}, indent=1)
     write_text(folder / "README.md", _readme(card))
 
 
@@ -92,10 +103,10 @@ def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
     return next((name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())), None)
 
 
-def version(folder: Path) -> tuple[int, ...]:
+def version(folder: Path, names: Sequence[str] = (WEIGHTS, CARD)) -> tuple[int, ...]:
     """Times of change [ns] and sizes [bytes] of a verifier's files: another version of it has others. Empty if one is missing."""
     try:
-        found = [os.stat(folder / name) for name in (WEIGHTS, CARD)]
+        found = [os.stat(folder / name) for name in names]
     except OSError:
         return ()
     return tuple(number for stat in found for number in (stat.st_mtime_ns, stat.st_size))

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trueplex.checksums import is_named
 from trueplex.errors import OptionError, VerifierError
 from trueplex.models.backbone import Backbone
 from trueplex.verify import folder as files
@@ -220,16 +221,17 @@ class OneTokenVerifier(nn.Module):
     @classmethod
     def _read(cls, folder: Path, backbone: Backbone) -> OneTokenVerifier:
         stored = files.read(folder)
-        if stored.base != backbone.fingerprint:
+        card = stored.card
+        if not is_named(card.base_fingerprint, backbone.fingerprint, backbone.former_fingerprint, folder):
             raise VerifierError(
-                f"the verifier in {folder} was trained for base model {stored.card.get('base')!r} ({stored.base}), not for "
+                f"the verifier in {folder} was trained for base model {card.base!r} ({card.base_fingerprint}), not for "
                 f"{backbone.name!r} ({backbone.fingerprint}). Try: --verifier none, or train one for this model"
             )
         differs = VerifierError(
             f"the layers of the verifier in {folder} are not those of this base model. Try: train it again"
         )
         try:
-            verifier = cls(backbone, stored.rank, stored.alpha, stored.targets, ProbeShape(**stored.probe))
+            verifier = cls(backbone, card.rank, card.alpha, card.targets, ProbeShape(**card.probe))
         except (OptionError, TypeError) as error:
             raise differs from error
         own = verifier.tensors()
@@ -238,7 +240,7 @@ class OneTokenVerifier(nn.Module):
         with torch.no_grad():
             for name, tensor in own.items():
                 tensor.copy_(stored.tensors[name])
-        verifier.card, verifier._fingerprint = stored.card, verifier.fingerprint
+        verifier.card, verifier._fingerprint = stored.told, verifier.fingerprint
         return verifier.eval().requires_grad_(False)  # it scores; who trains makes a new one
 
 

@@ -14,17 +14,19 @@ from torch.distributed import barrier, destroy_process_group
 from transformers import Trainer, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
+from trueplex.checksums import is_named
 from trueplex.errors import InputError, OptionError
-from trueplex.files import write_json
+from trueplex.files import read_json, write_json
 from trueplex.models.backbone import Backbone
 from trueplex.train.common.batches import Labelled
 from trueplex.train.common.finite import check_finite
 from trueplex.train.common.recipe import RENAMED, renamed
-from trueplex.train.common.state import last_checkpoint, read_object
+from trueplex.train.common.state import TrainerState, last_checkpoint
 from trueplex.train.common.tracking import trackers
 from trueplex.train.common.watch import Watch
 
 FREE = ("report_to",)  # may differ when a run is resumed
+FORMER = "former base"  # what version 0.2 called the base model: compared, not stored
 # Fields that recipes did not always have, with what runs did before: such a run is resumed as it was.
 LATER = {
     "probe_tokens": 1,
@@ -69,7 +71,12 @@ def about(backbone: Backbone, train: Sequence[Labelled], validation: Sequence[La
     digest = hashlib.blake2b(digest_size=12)
     for traces in (train, validation):
         digest.update(json.dumps([[t.problem, len(t.steps), t.correct, t.values is not None] for t in traces]).encode())
-    return {"base": backbone.fingerprint, "dtype": dtype_of(backbone), "traces": digest.hexdigest()}
+    return {
+        "base": backbone.fingerprint,
+        FORMER: backbone.former_fingerprint,
+        "dtype": dtype_of(backbone),
+        "traces": digest.hexdigest(),
+    }
 
 
 def dtype_of(backbone: Backbone) -> str:
@@ -84,16 +91,16 @@ def run(trainer: Trainer, watch: Watch, out: Path, report_to: Sequence[str]) -> 
         StoreError: what an earlier run left cannot be read.
     """
     last = last_checkpoint(Path(trainer.args.output_dir))
-    state = read_object(Path(last) / TRAINER_STATE_NAME, {"global_step": int, "max_steps": int}) if last else {}
-    for callback in trackers(report_to, out, trainer.args, state.get("global_step", 0)):
+    state = read_json(Path(last) / TRAINER_STATE_NAME, TrainerState) if last else TrainerState(0)
+    for callback in trackers(report_to, out, trainer.args, state.global_step):
         trainer.add_callback(callback)
     watch.log = trainer.log
-    if state and state["global_step"] >= state["max_steps"]:
+    if last and state.global_step >= state.max_steps:
         trainer._load_from_checkpoint(last)  # type: ignore[arg-type]  # train() would look whether it is at its end only after a further step
     else:
         trainer.train(resume_from_checkpoint=last)
     watch.restore()
-    check_finite(trainer.model.named_parameters(), trainer.state.global_step or state.get("global_step", 0))
+    check_finite(trainer.model.named_parameters(), trainer.state.global_step or state.global_step)
 
 
 def leave_together(arguments: TrainingArguments) -> None:
@@ -110,9 +117,12 @@ def leave_together(arguments: TrainingArguments) -> None:
 
 def _claim(out: Path, own: dict[str, Any], first: bool) -> None:
     """Write the recipe of a new run, or check that an old one says the same."""
-    path, own = out / "recipe.json", json.loads(json.dumps(own))
+    path, former = out / "recipe.json", own.get(FORMER)
+    own = json.loads(json.dumps({name: value for name, value in own.items() if name != FORMER}))
     if path.exists():
-        told = renamed(read_object(path), RENAMED | {"rows": "batch_size"})
+        told = renamed(read_json(path, dict[str, Any]), RENAMED | {"rows": "batch_size"})
+        if "base" in own and is_named(told.get("base"), own["base"], former, path):
+            told["base"] = own["base"]
         if told != own:
             differing = ", ".join(name for name in own if told.get(name) != own[name])
             raise InputError(

@@ -8,17 +8,23 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers.trainer import TRAINER_STATE_NAME
 
+from trueplex.checksums import check_seal, seal
 from trueplex.errors import StoreError, reason
+from trueplex.files import damaged, parsed, read_json, write_with
+from trueplex.models.fingerprint import fingerprint_of
+from trueplex.stamps import CHECKSUM, stamped
 
 log = logging.getLogger(__name__)
 
@@ -26,17 +32,23 @@ NUMBER = (int, float)
 Fields = Mapping[str, Any]  # name → type or types, as isinstance takes them
 
 
-def damaged(path: Path, why: str) -> StoreError:
-    return StoreError(f"cannot read {path} ({why}). Try: restore it, or start anew in another folder")
+@dataclass(frozen=True)
+class TrainerState:
+    """What is read of transformers' ``trainer_state.json``."""
+
+    global_step: int
+    max_steps: int = 0
 
 
-def read_object(path: Path, fields: Fields | None = None) -> dict[str, Any]:
-    """The JSON object in a file that has at least these fields. Raises StoreError."""
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise damaged(path, f"not valid JSON: {reason(error)}") from error
-    return _checked(path, found, fields or {})
+def as_line(row: dict[str, Any]) -> str:
+    """A row of a file of JSON lines, with its checksum; None for NaN and infinities, which JSON does not have."""
+    return json.dumps(stamped(_finite(row))) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(inner) for name, inner in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_lines(path: Path, fields: Fields | None = None) -> list[dict[str, Any]]:
@@ -52,32 +64,39 @@ def read_lines(path: Path, fields: Fields | None = None) -> list[dict[str, Any]]
     except (OSError, ValueError) as error:
         raise damaged(path, reason(error)) from error
     rows = []
-    for number, line in enumerate(text.splitlines(keepends=True), 1):
-        try:
-            found = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            if not line.endswith("\n"):
-                break  # a kill cut it off
-            raise damaged(path, f"line {number} is not valid JSON") from error
-        rows.append(_checked(path, found, {"step": int, **(fields or {})}, f"line {number} "))
+    *lines, tail = text.split("\n")
+    if tail:
+        log.warning(f"{path}: its last line was cut off, and is left out")
+    for number, line in enumerate(lines, 1):
+        where = f"{path}, line {number}"
+        row = parsed(line, dict[str, Any], where)
+        for name, kind in {"step": int, **(fields or {})}.items():
+            if name not in row or not isinstance(row[name], kind) or isinstance(row[name], bool):
+                raise damaged(where, f"it has no valid {name!r}")
+        rows.append(row)
     return rows
 
 
-def _checked(path: Path, found: Any, fields: Fields, where: str = "") -> dict[str, Any]:
-    if not isinstance(found, dict):
-        raise damaged(path, f"{where}is not a JSON object".strip())
-    for name, kind in fields.items():
-        if name not in found or not isinstance(found[name], kind) or isinstance(found[name], bool):
-            raise damaged(path, f"{where}has no valid {name!r}")
-    return found
+def write_weights(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Write tensors to a safetensors file, with a checksum of their values. Raises StoreError as `files.write_with`."""
+    write_with(path, lambda file: save_file(dict(state), file, {CHECKSUM: fingerprint_of(state)}))
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file. Raises StoreError."""
     try:
-        return load_file(path)
+        with safe_open(path, framework="pt") as file:
+            told, state = (file.metadata() or {}).get(CHECKSUM), {n: file.get_tensor(n) for n in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise damaged(path, reason(error)) from error
+    if told is not None and told != fingerprint_of(state):
+        raise damaged(path, "it is not as it was written, by its checksum")
+    return state
+
+
+def seal_checkpoint(folder: Path, step: int) -> None:
+    """Write the checksums of a checkpoint that transformers has just written; other processes may still write theirs."""
+    seal(folder / f"checkpoint-{step}", without=("rng_state_*",))
 
 
 def last_checkpoint(folder: Path) -> str | None:
@@ -89,9 +108,8 @@ def last_checkpoint(folder: Path) -> str | None:
     found: dict[int, Path] = {}
     for checkpoint in folder.glob("checkpoint-*"):
         try:
-            state = json.loads((checkpoint / TRAINER_STATE_NAME).read_text())
-            found[int(state["global_step"])] = checkpoint
-        except (OSError, ValueError, KeyError, TypeError):
+            found[read_json(checkpoint / TRAINER_STATE_NAME, TrainerState).global_step] = checkpoint
+        except StoreError:
             log.warning(f"{checkpoint} is not complete; it is passed over")
     for step in sorted(found, reverse=True):
         why = damage(found[step])
@@ -105,6 +123,10 @@ def last_checkpoint(folder: Path) -> str | None:
 
 def damage(checkpoint: Path) -> str | None:
     """What is wrong with the files of a checkpoint; None if nothing is."""
+    try:
+        check_seal(checkpoint)
+    except StoreError as error:
+        return reason(error)
     names = [path.name for path in checkpoint.iterdir()]
     for part in ("optimizer", "scheduler", "rng_state"):
         if not any(name.startswith(part) for name in names):

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from accelerate.utils import broadcast_object_list
-from safetensors.torch import save_file
 from torch import nn
 from transformers import TrainerCallback
 
-from trueplex.files import write_text, write_with
+from trueplex.files import damaged, write_text
 from trueplex.train.common.batches import Labelled
-from trueplex.train.common.state import NUMBER, damaged, read_lines, read_weights
+from trueplex.train.common.state import NUMBER, as_line, read_lines, read_weights, seal_checkpoint, write_weights
 
 JUDGED_BY = "within_auroc@1.0"
 WATCHED = 2000  # about so many validation traces are judged at every checkpoint; all of them at the end
@@ -35,6 +33,8 @@ class Watch(TrainerCallback):
             self.on_save(args, state, control, **kwargs)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            seal_checkpoint(Path(args.output_dir), state.global_step)
         stop = [state.is_world_process_zero and self._judge(state.global_step)]
         if args.world_size > 1:  # all processes stop, or none
             broadcast_object_list(stop)
@@ -51,8 +51,8 @@ class Watch(TrainerCallback):
         best = max(range(len(records)), key=lambda i: (records[i][JUDGED_BY], -i))
         if self.patience and best == len(records) - 1:
             # Before it is noted: a kill in between has it judged and kept again.
-            write_with(self.best, lambda file: save_file(self.weights.state_dict(), file))
-        write_text(self.path, "".join(json.dumps(r) + "\n" for r in records))
+            write_weights(self.best, self.weights.state_dict())
+        write_text(self.path, "".join(map(as_line, records)))
         self.log({f"eval_{name}": value for name, value in figures.items()})
         return self.patience > 0 and len(records) - 1 - best >= self.patience
 

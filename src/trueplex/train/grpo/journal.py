@@ -6,16 +6,14 @@ uninterrupted one.
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from trueplex.data.traces import Origin, open_store, to_row
-from trueplex.files import write_text
-from trueplex.train.common.state import NUMBER, read_lines
+from trueplex.files import failure, parsed, write_text
+from trueplex.train.common.state import NUMBER, as_line, read_lines
 from trueplex.train.grpo.batches import Rollout
 from trueplex.train.grpo.watch import cheating, signs
 
@@ -35,20 +33,16 @@ class Lines:
     def __init__(self, path: Path, step: int, fields: dict[str, Any]) -> None:
         self.path = path
         self.rows = [row for row in read_lines(path, fields) if row["step"] <= step]
-        write_text(path, "".join(json.dumps(row) + "\n" for row in self.rows))
+        write_text(path, "".join(map(as_line, self.rows)))
 
     def append(self, row: dict[str, Any]) -> None:
-        row = _finite(row)
-        self.rows.append(row)
-        with self.path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-
-
-def _finite(value: Any) -> Any:
-    """The same with None for NaN and infinities, which JSON does not have."""
-    if isinstance(value, dict):
-        return {name: _finite(inner) for name, inner in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        line = as_line(row)
+        self.rows.append(parsed(line, dict[str, Any], self.path))
+        try:
+            with self.path.open("a") as file:
+                file.write(line)
+        except OSError as error:
+            raise failure("write", self.path, error) from error
 
 
 class Journal:
@@ -77,8 +71,7 @@ class Journal:
         self.validation.append(judgement)
         if cheating(self.validation.rows):
             page = self.out / "alarms" / f"step-{judgement['step']:06d}.md"
-            page.parent.mkdir(exist_ok=True)
-            page.write_text(sample_page(judgement["step"], rollouts))
+            write_text(page, sample_page(judgement["step"], rollouts))
             self._alarm(judgement["step"], "validation", f"the reward rises while validation falls; read {page}")
 
     def _alarm(self, step: int, sign: str, what: str) -> None:

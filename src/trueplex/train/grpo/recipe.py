@@ -102,8 +102,8 @@ class PolicyRecipe:
             raise OptionError(
                 "target-modules chooses layers for LoRA and rank is 0, so it has no effect here. Try: drop it or give a rank"
             )
-        if not self.rewards:
-            raise OptionError("there is no reward. Try: 'correct', or 'module:function'")
+        if not self.rewards or len(set(self.rewards)) < len(self.rewards):
+            raise OptionError(f"the rewards are {self.rewards}. Try: 'correct', or 'module:function', each once")
         self._refuse_what_has_no_gradient()
 
     def _refuse_what_has_no_gradient(self) -> None:

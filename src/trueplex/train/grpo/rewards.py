@@ -89,7 +89,7 @@ def _asked(name: str, function: Reward, columns: dict[str, list[Any]]) -> Any:
     """What a reward gives; what it raises is reported as its own error."""
     try:
         return function(**columns)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InputError(f"the reward {name!r} failed: {error!r}. Try: its code; it is called by the names prompts, completions "
                          "and others, so let it take **columns") from error  # fmt: skip
 

@@ -6,14 +6,14 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from transformers import TrainingArguments
 
 from trueplex.errors import InputError, OptionError
-from trueplex.files import write_json
+from trueplex.files import damaged, read_json, write_json
 from trueplex.models.backbone import Backbone
 from trueplex.train.common.recipe import renamed
-from trueplex.train.common.state import read_object
 from trueplex.train.grpo.recipe import PolicyRecipe
 from trueplex.types import Problem
 
@@ -52,7 +52,9 @@ def claim(out: Path, recipe: PolicyRecipe, backbone: Backbone, problems: Sequenc
            "validation": _digest(validation), "recipe": recipe.identity()}  # fmt: skip
     own = json.loads(json.dumps(own))
     if path.exists():
-        old = read_object(path, {"recipe": dict})
+        old = backbone.renamed(read_json(path, dict[str, Any]), path)
+        if not isinstance(old.get("recipe"), dict):
+            raise damaged(path, "it holds no recipe of a policy")
         old["recipe"] = renamed(old["recipe"])
         if old != own:
             differing = [k for k in own["recipe"] if old["recipe"].get(k) != own["recipe"][k]]

@@ -27,15 +27,17 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from trueplex.engine.fitting import ran_out
 from trueplex.errors import TrueplexError
+from trueplex.files import locks, read_json
 from trueplex.grading.calls import spelled
 from trueplex.grading.kinds import BOXED, answer_kind
-from trueplex.models.backbone import Backbone, fingerprint_of
+from trueplex.models.backbone import Backbone
+from trueplex.models.fingerprint import fingerprint_of
 from trueplex.models.prompt import make_prompt
 from trueplex.solving.settings import origin
 from trueplex.train.common import sharded
 from trueplex.train.common.finite import check_finite
 from trueplex.train.common.run import leave_together
-from trueplex.train.common.state import last_checkpoint, read_object
+from trueplex.train.common.state import TrainerState, last_checkpoint, seal_checkpoint
 from trueplex.train.common.tracking import trackers
 from trueplex.train.grpo import rewards
 from trueplex.train.grpo import weights as policy_weights
@@ -250,9 +252,12 @@ class _Judge(TrainerCallback):
             self.trainer.log(dict(flat(self.trainer.journal.metrics.rows[-1])))
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            seal_checkpoint(Path(args.output_dir), state.global_step)
         self.trainer.judge()
 
 
+@locks("out")
 def train_policy(backbone: Backbone, problems: Sequence[Problem], validation: Sequence[Problem], recipe: PolicyRecipe,
                  out: str | Path, reference: Backbone | None = None) -> Path:  # fmt: skip
     """Train, checkpointing under `out`/checkpoints and resuming from there; the folder of what was learned.
@@ -293,7 +298,7 @@ def _check_problems(problems: Sequence[Problem], validation: Sequence[Problem], 
 def _train(trainer: PolicyTrainer) -> None:
     """Train from the last whole checkpoint. Raises TrueplexError when memory runs out or a run has failed."""
     last = last_checkpoint(trainer.out / "checkpoints")
-    resumed = int(read_object(Path(last) / TRAINER_STATE_NAME, {"global_step": int})["global_step"]) if last else 0
+    resumed = read_json(Path(last) / TRAINER_STATE_NAME, TrainerState).global_step if last else 0
     for callback in trackers(trainer.recipe.report_to, trainer.out, trainer.args, resumed):
         trainer.add_callback(callback)
     try:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
+from trueplex.checksums import seal
 from trueplex.errors import ModelError
 from trueplex.models.backbone import Backbone
 from trueplex.train.common.sharded import full_state
@@ -73,6 +74,7 @@ def save(backbone: Backbone, model: Any, out: Path, writes: bool) -> Path:
         model.save_pretrained(str(folder), state_dict=state)
         if folder.name == MODEL:
             backbone.tokenizer.save_pretrained(folder)
+        seal(folder)
     return folder
 
 

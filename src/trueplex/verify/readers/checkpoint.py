@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer
 from transformers.utils import cached_file
 
-from trueplex.errors import OptionError, VerifierError
+from trueplex.checksums import check_seal
+from trueplex.errors import OptionError, VerifierError, reason
+from trueplex.files import read_json
 from trueplex.models.load import (
     cached_only,
     default_device,
@@ -43,13 +45,13 @@ def card_of(name: str, kind: str, form: str | None = None) -> dict[str, Any] | N
     if not os.path.isfile(path):
         return None
     try:
-        card = json.loads(path.read_text())
+        card = read_json(path, dict[str, Any])
         own, right = NAMES[card["kind"]].format(name), (card["kind"], card.get("form")) == (kind, form)
         if kind == "process" and right:
             separator(card["steps"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OptionError) as error:
         raise VerifierError(
-            f"the card of the reward model in {name} cannot be read: {error!r}. Try: copy or train it again"
+            f"the card of the reward model in {name} cannot be read: {reason(error)}. Try: copy or train it again"
         ) from error
     if not right:
         raise VerifierError(f"{name} is another reward model. Try: {own}")
@@ -62,8 +64,10 @@ def load(kind: Any, name: str, device: str | None, **options: Any) -> tuple[Any,
     Raises:
         ModelError: it cannot be loaded.
         VerifierError: the checkpoint lacks weights of the model, such as its head.
+        StoreError: a file is not as it was written, by the checksums beside it.
     """
     path, device = locate(name), device or default_device()
+    check_seal(Path(path))
     local = cached_only(path)
     with loading(f"reward model {name!r}"):
         with unreported():

@@ -1,0 +1,173 @@
+"""Kills at any moment, disks that are full and folders that are read-only: no whole record is lost, and a repeated command
+ends as one that was never disturbed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from world import commands, hushed, prepare, run
+
+NOBODY = 65534
+VARYING = ("machine", "seconds", "milliseconds", "rollout_tokens_a_second", "checksum", "train_runtime")
+
+
+def records(out: Path) -> dict[str, str]:
+    """Whole records in all stores of a folder: finished traces and values, by name, each with a hash of all of it."""
+    from trueplex.data.traces import read
+    from trueplex.train.values import read_values
+
+    found: dict[str, str] = {}
+    with hushed():
+        for store in sorted([*out.rglob("*.arrow"), *out.rglob("*.jsonl")]):
+            if store.suffix == ".arrow" or store.name == "t.jsonl":
+                if "rollouts" in store.parts or not store.stat().st_size:
+                    continue  # of a policy's last steps: forgotten as it goes on
+                for r in read(store):
+                    if r["status"] != "running":
+                        name = f"{store.relative_to(out)} {r['problem']} {r['seed']} {r['index']}"
+                        found[name] = hashlib.blake2b(repr(sorted(r.items())).encode()).hexdigest()
+            if store.name == "values.jsonl":
+                found |= {f"value {name}": str(values) for name, values in read_values(store.parent).items()}
+    return found
+
+
+def final(out: Path) -> dict[str, Any]:
+    """What a command has made, without what differs from run to run: all files that count, by name."""
+    from safetensors.torch import load_file
+
+    from trueplex.models.fingerprint import fingerprint_of
+
+    found: dict[str, Any] = dict(records(out).items())
+    for file in sorted(out.rglob("*")):
+        name = str(file.relative_to(out))
+        if not file.is_file() or {"checkpoints", "tensorboard", "rollouts"} & set(file.parts):
+            continue
+        if file.name in ("adapter_model.safetensors", "model.safetensors"):
+            found[name] = fingerprint_of(load_file(file))
+        elif file.name in (
+            "results.json",
+            "calibration.json",
+            "verifier.json",
+            "reward.json",
+            "validation.jsonl",
+            "metrics.jsonl",
+        ):
+            found[name] = [_steady(json.loads(line)) for line in (file.read_text().splitlines() if file.suffix == ".jsonl" else [file.read_text()])]  # fmt: skip
+        elif file.suffix in (".html", ".md") and file.name.startswith("page"):
+            found[name] = hashlib.blake2b(file.read_bytes()).hexdigest()
+    return found
+
+
+def _steady(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _steady(v) for k, v in value.items() if not k.startswith(VARYING)}
+    return [_steady(v) for v in value] if isinstance(value, list) else value
+
+
+class Series:
+    """One command, disturbed again and again in one folder, and then repeated until it ends by itself."""
+
+    def __init__(self, base: Path, work: Path, name: str) -> None:
+        self.base, self.out, self.name = base, work / "out", name
+        self.faults: list[str] = []
+        self.counts: Counter[str] = Counter()
+        shutil.rmtree(work, ignore_errors=True)
+        prepare(base, self.out, name)
+        self.arguments = commands(base, self.out)[name]
+        self.known = records(self.out)
+
+    def disturbed(self, kill_after: float | None = None, before: Callable[[], Any] = lambda: None) -> None:
+        ended = run(self.arguments, kill_after, before)
+        self.counts["killed" if ended.signal == signal.SIGKILL else f"exit code {ended.code}"] += 1
+        self._note(ended.fault)
+        self._note_losses()
+
+    def finish(self, expected: dict[str, Any]) -> None:
+        ended = run(self.arguments)
+        self._note(ended.fault or (f"does not go on: {ended.err[-300:]}" if ended.code not in (0, 1) else None))
+        self._note_losses()
+        made = final(self.out)
+        wrong = sorted(n for n in {*made, *expected} if made.get(n) != expected.get(n))
+        if wrong:
+            self._note(f"ends otherwise than an undisturbed one: {wrong[:3]} of {len(wrong)}")
+
+    def _note(self, fault: str | None) -> None:
+        if fault:
+            self.faults.append(f"{self.name}: {fault}")
+
+    def _note_losses(self) -> None:
+        try:
+            now = records(self.out)
+        except Exception as error:
+            self._note(f"its records cannot be read: {error!r}")
+            return
+        lost = [name for name, record in self.known.items() if now.get(name) != record]
+        if lost:
+            self._note(f"{len(lost)} of {len(self.known)} whole records lost or changed")
+        self.known = now
+
+
+def undisturbed(base: Path, work: Path, name: str) -> tuple[dict[str, Any], float]:
+    """What a command makes when nothing happens to it, and the seconds that it takes."""
+    series = Series(base, work, name)
+    ended = run(series.arguments)
+    assert ended.code in (0, 1), (name, ended.err)
+    return final(series.out), ended.seconds
+
+
+def kill(base: Path, work: Path, name: str, kills: int, each: int, seed: int) -> dict[str, Any]:
+    """Kill a command so often, ``each`` times in one folder before it may end."""
+    drawn, (expected, seconds) = random.Random(f"{seed} {name}"), undisturbed(base, work, name)
+    counts: Counter[str] = Counter()
+    faults: list[str] = []
+    tries = 0
+    while counts["killed"] < kills and tries < 4 * kills:
+        series = Series(base, work, name)
+        for _ in range(each):
+            series.disturbed(kill_after=drawn.uniform(0, seconds))
+            tries += 1
+        series.finish(expected)
+        counts += series.counts
+        faults += series.faults
+    return {"counts": dict(counts), "faults": faults}
+
+
+def fill(base: Path, work: Path, name: str, times: int, seed: int) -> dict[str, Any]:
+    """Give a command a disk on which no file may grow beyond some size, so often, and then one that has room."""
+    drawn, (expected, _) = random.Random(f"{seed} {name}"), undisturbed(base, work, name)
+    sizes = [file.stat().st_size for file in (work / "out").rglob("*") if file.is_file()]
+    series = Series(base, work, name)
+
+    def small() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+    for _ in range(times):
+        size = drawn.randrange(max(1, int(0.9 * drawn.choice(sizes))))
+        series.disturbed(before=small)
+    series.finish(expected)
+    return {"counts": dict(series.counts), "faults": series.faults}
+
+
+def forbid(base: Path, work: Path, name: str) -> dict[str, Any]:
+    """Give a command, as a user without rights, a folder that is read-only."""
+    series = Series(base, work, name)
+    shutil.rmtree(work, ignore_errors=True)
+    prepare(base, series.out, name)
+    for path in (series.out, *series.out.rglob("*")):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    series.disturbed(before=lambda: os.seteuid(NOBODY) if os.geteuid() == 0 else None)
+    if series.counts["exit code 2"] != 1:
+        series.faults.append(f"{name}: a read-only folder gives {dict(series.counts)}")
+    return {"counts": dict(series.counts), "faults": series.faults}

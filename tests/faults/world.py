@@ -1,0 +1,284 @@
+"""A world for the fault run: commands in forked children of one warm process, and one folder of every kind that they write.
+
+A child costs milliseconds, where a process of its own would import torch first. It may be killed, be given a small disk
+or little time; what it leaves behind is looked at by its parent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import json
+import os
+import pkgutil
+import resource
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+HANG = 10  # seconds of processor time after which a command counts as hanging
+WALL = 300  # seconds of any kind: a command that waits for ever uses no processor
+TRACED = 70  # exit code of a command that ended with a traceback
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended. ``signal`` is 0 if by itself; ``seconds`` are wall time."""
+
+    code: int
+    signal: int
+    out: str
+    err: str
+    seconds: float
+
+    @property
+    def fault(self) -> str | None:
+        """What is wrong with how it ended, killed or not; None for an answer or one line of refusal."""
+        if self.code == TRACED or "Traceback" in self.err:
+            return "traceback: " + (self.err.strip().splitlines() or [""])[-1]
+        if self.signal in (signal.SIGXCPU, signal.SIGALRM):
+            return f"hang over {HANG} s"
+        if self.signal not in (0, signal.SIGKILL):
+            return f"signal {self.signal}"
+        if self.signal == 0 and self.code not in (0, 1, 2, 130):
+            return f"exit code {self.code}"
+        if self.signal == 0 and self.code == 2 and not refusal(self.err):
+            return "exit code 2 without one line that says what to try"
+        return None
+
+
+def refusal(err: str) -> bool:
+    """Whether the last line of standard error says what is wrong and what to try."""
+    last = (err.strip().splitlines() or [""])[-1]
+    return (last.startswith("trueplex: ") and "Try: " in last) or not err.strip() or "Usage:" in err
+
+
+def warm() -> None:
+    """Import all of the package, and load the embedded models once for all children."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    torch.set_num_threads(1)
+    import trueplex
+    from trueplex.models import load as loading
+
+    for module in pkgutil.walk_packages(trueplex.__path__, "trueplex."):
+        if not module.name.endswith(("__main__", "worker")):
+            importlib.import_module(module.name)
+    for name in (
+        "sklearn.linear_model",
+        "sklearn.isotonic",
+        "torch.utils.tensorboard",
+        "pyarrow.parquet",
+        "matplotlib.pyplot",
+    ):
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+    real, known = loading.load, {}
+
+    def load(name: str = "reference", device: Any = None, dtype: Any = None, quantize: Any = None) -> Any:
+        key = (name, device, str(dtype), quantize)
+        if name not in loading.SHIPPED:
+            return real(name, device, dtype, quantize)
+        if key not in known:
+            known[key] = real(name, device, dtype, quantize)
+        return known[key]
+
+    loading.load = load  # type: ignore[assignment]
+    for dtype in (None, torch.float32):
+        load("reference", None, dtype)
+
+
+def in_process(arguments: Sequence[str]) -> int:
+    """Run a command here: its exit code, TRACED for a traceback, which is then on standard error."""
+    from trueplex.cli import main as cli
+
+    sys.argv = ["trueplex", *arguments]
+    try:
+        cli.main()
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        return TRACED
+    return 0
+
+
+def run(arguments: Sequence[str], kill_after: float | None = None, before: Callable[[], Any] = lambda: None) -> Ended:
+    """Run a command in a child, which calls ``before`` first; killed after so many seconds, if it has not ended."""
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        began, pid = time.monotonic(), os.fork()
+        if pid == 0:
+            code = TRACED
+            try:
+                os.dup2(out.fileno(), 1)
+                os.dup2(err.fileno(), 2)
+                sys.stdout, sys.stderr = (io.TextIOWrapper(open(n, "wb", closefd=False)) for n in (1, 2))  # noqa: SIM115
+                resource.setrlimit(resource.RLIMIT_CPU, (6 * HANG, 6 * HANG))  # training takes its time
+                before()
+                code = in_process(arguments)
+                sys.stdout.flush()
+                sys.stderr.flush()
+            except BaseException:
+                os.write(2, traceback.format_exc().encode())
+            finally:
+                os._exit(code)
+        if kill_after is not None:
+            time.sleep(kill_after)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        status = _waited(pid)
+        out.seek(0)
+        err.seek(0)
+        texts = [file.read().decode(errors="replace") for file in (out, err)]
+    return Ended(os.waitstatus_to_exitcode(status) if os.WIFEXITED(status) else -1,
+                 os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0, *texts, time.monotonic() - began)  # fmt: skip
+
+
+def _waited(pid: int) -> int:
+    end = time.monotonic() + WALL
+    while True:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return status
+        if time.monotonic() > end:
+            os.kill(pid, signal.SIGALRM)
+            end += WALL
+        time.sleep(0.005)
+
+
+def in_child(work: Callable[[], Any]) -> Any:
+    """What a function gives, as JSON, run in a child: whatever it changes here is forgotten. Raises RuntimeError if it fails."""
+    with tempfile.TemporaryFile() as found:
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                found.write(json.dumps(work()).encode())
+                found.flush()
+                code = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(code)
+        _, status = os.waitpid(pid, 0)
+        found.seek(0)
+        if status:
+            raise RuntimeError(f"a child ended with {status}")
+        return json.loads(found.read())
+
+
+@contextlib.contextmanager
+def hushed() -> Iterator[list[str]]:
+    """What the package's loggers say, one text a message, and nowhere else."""
+    import logging
+
+    told: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: told.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("trueplex")
+    logger.handlers, before, logger.propagate = [handler], logger.handlers, False
+    yield told
+    logger.handlers = before
+
+
+# -- commands ---------------------------------------------------------------------------------------------------------
+
+PROBLEMS = "".join(
+    json.dumps({"problem": f"Ann has {a} apples. Ann buys {b} more. How many apples are there now?", "answer": str(a + b)}) + "\n"
+    for a, b in ((3, 4), (5, 6), (12, 9))
+)  # fmt: skip
+SHORT = ("--max-tokens", "32")
+
+
+def commands(base: Path, out: Path) -> dict[str, list[str]]:
+    """Every command that writes, small: what it reads lies in ``base``, what it writes in ``out``."""
+    rolled, there = str(base / "rolled"), str(out / "out")
+    few = str(base / "few")
+    learn = ("--data", few, "--validation", few, "--out", there, "--epochs", "1", "--every", "1", "--batch", "8")
+    return {
+        "solve": ["solve", f"@{base / 'problems.jsonl'}", "--paths", "4", *SHORT, "--quiet", "--json", "--save", str(out / "t.jsonl"), "--resume"],
+        "rollout": ["rollout", "--data", "chain-easy", "--n", "6", "--samples", "4", "--verifier", "auto", "--probe-every", "16", "--max-batch-size", "8", *SHORT, "--quiet", "--out", there],
+        "eval": ["eval", "--suite", "chain-easy", "--n", "4", "--samples", "4", "--max-batch-size", "4", *SHORT, "--quiet", "--out", there],
+        "eval-verifier": ["eval-verifier", rolled, "--scorers", "auto,logprob", "--quiet", "--out", there],
+        "train verifier": ["train", "verifier", *learn, "--rank", "2", "--target-modules", "q_proj", "--positions", "4", "--patience", "5"],
+        "train reward": ["train", "reward", "--kind", "outcome", *learn, "--rank", "2"],
+        "train values": ["train", "values", "--data", there, "--n", "3", "--traces", "2", "--prefixes", "1", "--samples", "2", "--quiet"],
+        "train policy": ["train", "policy", "--data", "chain-easy", "--problems", "8", "--val-problems", "2", "--val-samples", "1", "--steps", "3", "--prompts", "2", "--samples", "2",
+                         "--every", "1", "--rank", "2", "--target-modules", "q_proj", "--lr", "1e-3", "--thinking", "discrete", *SHORT, "--quiet", "--out", there],
+        "calibrate": ["calibrate", rolled, "--verifier", str(out / "verifier"), "--paths", "4", "--error", "0.4", "--out", there],
+        "report": ["report", str(base / "eval"), "--out", str(out / "page.html"), "--markdown", str(out / "page.md")],
+        "show": ["show", rolled, "--html", str(out / "page.html")],
+    }  # fmt: skip
+
+
+NEEDS = {
+    "train values": ("rolled", "out"),
+    "calibrate": ("verifier", "verifier"),
+}  # what must lie in `out` before: from, to
+
+
+def prepare(base: Path, out: Path, name: str) -> None:
+    """The folder that a command starts with."""
+    import shutil
+
+    out.mkdir(parents=True)
+    if name in NEEDS:
+        source, target = NEEDS[name]
+        shutil.copytree(base / source, out / target)
+
+
+def build(base: Path, names: Sequence[str], problems: int) -> dict[str, float]:
+    """Make ``base``: a folder of every kind; the seconds that these commands took. Stored traces are of so many problems."""
+    import shutil
+
+    from trueplex.models.load import reference_path
+
+    base.mkdir(parents=True, exist_ok=True)
+    (base / "problems.jsonl").write_text(PROBLEMS)
+    shutil.copytree(reference_path() / "verifier", base / "verifier")
+    seconds = {}
+    for folder, suite, n in (("rolled", "countdown-easy", str(problems)), ("few", "countdown-easy", "6")):
+        expect(
+            run(
+                [
+                    "rollout",
+                    "--data",
+                    suite,
+                    "--split",
+                    "validation",
+                    "--n",
+                    n,
+                    "--samples",
+                    "4",
+                    "--verifier",
+                    "auto",
+                    "--probe-every",
+                    "16",
+                    "--quiet",
+                    "--out",
+                    str(base / folder),
+                ]
+            )
+        )
+    places = {"eval": "eval", "train verifier": "trained", "train reward": "reward", "train policy": "policy"}
+    for name in names:
+        out = base / "made" / name.replace(" ", "-")
+        prepare(base, out, name)
+        ended = run(commands(base, out)[name])
+        expect(ended)
+        seconds[name] = ended.seconds
+        if name in places:
+            shutil.copytree(out / "out", base / places[name])
+    return seconds
+
+
+def expect(ended: Ended) -> None:
+    assert ended.signal == 0 and ended.code in (0, 1), (ended.code, ended.err[-2000:])
