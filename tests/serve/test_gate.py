@@ -26,7 +26,7 @@ def test_only_a_key_opens_the_server(closed: Served) -> None:
         {},
         {"authorization": "Bearer wrong"},
         {"authorization": "first"},
-        {"authorization": "Bearer "},
+        {"authorization": "Bearer"},
         {"authorization": "Bearer first2"},
     ):
         for path in ("/v1/models", "/metrics", "/openapi.json", "/nowhere"):
@@ -88,7 +88,9 @@ def test_the_log_has_no_word_of_a_user(served: Served, caplog: pytest.LogCapture
         served.post("/v1/solve?q=secretfruits", {"problem": "secretfruits", "secretfruits": 1})
         served.http.get("/secretfruits")
     lines = [json.loads(r.getMessage()) for r in caplog.records if r.name == "trueplex.access"]
-    assert "secretfruits" not in caplog.text
+    assert not [
+        r for r in caplog.records if r.name.startswith("trueplex") and "secretfruits" in r.getMessage()
+    ]  # clients log, too
     (line,) = [one for one in lines if one["id"] == "mine"]
     assert (line["path"], line["status"], line["paths"], line["completion_tokens"]) == ("/v1/solve", 200, 1, 5)
     assert {one["status"] for one in lines} == {200, 400, 404}
@@ -126,6 +128,7 @@ def test_other_origins_are_refused_unless_they_are_named(served: Served, referen
         assert "access-control-allow-origin" not in other.headers
 
 
+@pytest.mark.slow
 def test_sigterm_ends_what_has_begun_and_nothing_else() -> None:
     """The process as a user starts it: it drains, and its exit code is 0."""
     command = [sys.executable, "-m", "trueplex", "serve", "--port", "0", "--paths", "2", "--drain-seconds", "60"]

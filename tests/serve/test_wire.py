@@ -57,5 +57,5 @@ def test_transcripts(served: Served, name: str) -> None:
 def joined(text: str) -> str:
     """The texts of a stream, and its other lines."""
     pieces = re.findall(r'"(?:content|reasoning|text)":"((?:[^"\\]|\\.)*)"', text)
-    rest = [line for line in text.splitlines() if '"delta":{"' not in line and '"event":"tokens"' not in line]
+    rest = [line for line in text.splitlines() if line and '"delta":{"' not in line and '"event":"tokens"' not in line]
     return "".join(sorted("".join(pieces))) + "\n".join(rest)

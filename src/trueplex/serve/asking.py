@@ -269,8 +269,7 @@ class Desk:
         seed = body.seed if body.seed is not None else self.options.seed
         return Settings(
             **{name: given[name] for name in direct if name in given}, thinking=thinking, budget=budget,
-            alarms=tuple(given.get("alarms", ())), seed=secrets.randbits(53)  # a JavaScript number holds it
-             if seed is None else seed,
+            alarms=tuple(given.get("alarms", ())), seed=secrets.randbits(53) if seed is None else seed,
         ), stops  # fmt: skip
 
     def _usual_tokens(self) -> int | None:
