@@ -28,6 +28,8 @@ from trueplex.models.prompt import make_prompt
 from trueplex.reference.text import build_tokenizer
 from trueplex.types import Problem, Prompt, Status, Steps, Trace
 
+pytest_plugins = ["served"]  # a server in a thread
+
 torch.set_num_threads(1)
 DEVICE = os.environ.get("TRUEPLEX_TEST_DEVICE", "cpu")  # the laws hold on accelerators too: cuda runs them there
 

@@ -30,7 +30,7 @@ MISTAKES = [
     (["solve", "-3 + 5 = ?"], "Try: put -- before a problem that begins with a dash"),
     (["sovle", PROBLEM], "No such command: sovle. Try: trueplex solve"),
     (["train", "verfier"], "No such command: verfier. Try: trueplex train verifier"),
-    (["frobnicate"], "Try: one of solve, show, problems"),
+    (["frobnicate"], "Try: one of solve, serve, show, problems"),
     ([PROBLEM], 'Try: trueplex solve "PROBLEM"'),
     # options that were renamed
     (["solve", PROBLEM, "--rows", "4"], "--rows was renamed to --max-batch-size. Try: --max-batch-size"),

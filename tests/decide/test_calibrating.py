@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trueplex.cli.groups import LimitOptions, ModelOptions, SampleOptions, SuiteOptions, ThinkingOrGreedy
+from trueplex.cli.groups import LimitOptions, SampleOptions, SuiteOptions, ThinkingOrGreedy
+from trueplex.cli.replicas import ReplicatedModelOptions
 from trueplex.cli.rollout import rollout
 from trueplex.data.traces import open_store, read
 from trueplex.decide import voting
@@ -119,7 +120,7 @@ def test_one_kind_of_outcome_teaches_nothing() -> None:
 def rollouts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("calibrating") / "traces"
     rollout(
-        "countdown-easy", out, ModelOptions(device="cpu"), ThinkingOrGreedy(), LimitOptions(),
+        "countdown-easy", out, ReplicatedModelOptions(device="cpu"), ThinkingOrGreedy(), LimitOptions(),
         SampleOptions(samples=4, verifier="auto", max_batch_size=240), SuiteOptions(n=60, split="validation"), quiet=True,
     )  # fmt: skip
     return out

@@ -67,11 +67,13 @@ def warm() -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     torch.set_num_threads(1)
     import trueplex
+    from trueplex.errors import MissingExtra
     from trueplex.models import load as loading
 
     for module in pkgutil.walk_packages(trueplex.__path__, "trueplex."):
         if not module.name.endswith(("__main__", "worker")):
-            importlib.import_module(module.name)
+            with contextlib.suppress(MissingExtra):
+                importlib.import_module(module.name)
     for name in (
         "sklearn.linear_model",
         "sklearn.isotonic",
@@ -83,12 +85,12 @@ def warm() -> None:
             importlib.import_module(name)
     real, known = loading.load, {}
 
-    def load(name: str = "reference", device: Any = None, dtype: Any = None, quantize: Any = None) -> Any:
-        key = (name, device, str(dtype), quantize)
+    def load(name: str = "reference", *how: Any) -> Any:
         if name not in loading.SHIPPED:
-            return real(name, device, dtype, quantize)
+            return real(name, *how)
+        key = (name, *map(str, how))
         if key not in known:
-            known[key] = real(name, device, dtype, quantize)
+            known[key] = real(name, *how)
         return known[key]
 
     loading.load = load  # type: ignore[assignment]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -38,7 +39,7 @@ def made(template: str | None, added: list[str], name: str = "tiny", **given: An
     tokenizer.add_special_tokens({"additional_special_tokens": [*(t for t in added if t not in THINK), "<|im_start|>"]})
     tokenizer.chat_template = template
     tags = tags_of(tokenizer)
-    return SimpleNamespace(prompting=None, 
+    return SimpleNamespace(prompting=None, lock=nullcontext(), 
         name=name, tokenizer=tokenizer, tags=tags, markers=markers_of(tokenizer, tags), max_positions=4096, **{"instruction": ""} | given
     )  # fmt: skip
 

@@ -14,7 +14,7 @@ import pytest
 
 from conftest import stored_trace
 from trueplex.cli import main as cli
-from trueplex.errors import InputError
+from trueplex.errors import InputError, TrueplexError
 from trueplex.evals.run import write_results
 from trueplex.evals.summary import summarise
 from trueplex.report import drawing, figures, tables
@@ -175,7 +175,7 @@ def test_what_is_no_result_is_said(tmp_path: Path) -> None:
         ('{"suites": {"a": {"pass": {}}}}', "earlier version"),
     ):
         (tmp_path / "x.json").write_text(text)
-        with pytest.raises(InputError, match=says):
+        with pytest.raises(TrueplexError, match=says):
             read([tmp_path / "x.json"])
 
 

@@ -126,9 +126,9 @@ def test_an_evaluation_ends_in_the_same_file(runner: Here, reference: Backbone, 
 def test_solutions_are_those_of_one_process(reference: Backbone, problems: list[Problem]) -> None:
     """A problem that is asked twice is solved twice, and one that does not fit the model is told."""
     asked = [*problems, problems[0], Problem("long " * 4000)]
-    scorer, settings = choose_scorer(reference, replace(SETTINGS, verifier="auto", select=None, prune="half:8"))
+    scorer, settings = choose_scorer(reference, replace(SETTINGS, verifier="auto", select=None))
     one = {e.request: e.solution for e in stream(reference, asked[:-1], settings, scorer) if isinstance(e, Solved)}
-    job = Job(lambda: reference, replace(SETTINGS, verifier="auto", select=None, prune="half:8"), strict=True)
+    job = Job(lambda: reference, replace(SETTINGS, verifier="auto", select=None), strict=True)
     (_, _, none), *done = runs.solve(Unsteady(), job, asked)
     many = {number: d for _, number, d in done if d}
     assert none is None and sorted(many) == list(range(7)) and len(done) == 7

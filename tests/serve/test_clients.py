@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from conftest import PROBLEM, Served
+from served import PROBLEM, Served
 
 PYTHON = os.environ.get("TRUEPLEX_TEST_CLIENTS", "")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not PYTHON, reason="TRUEPLEX_TEST_CLIENTS is not set")]

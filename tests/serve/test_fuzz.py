@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from conftest import PROBLEM, Served
+from served import PROBLEM, Served
 from trueplex.serve.wire import ChatBody, CompletionBody, DetokenizeBody, GradeBody, SolveBody, TokenizeBody
 
 PATHS = {"/v1/chat/completions": ChatBody, "/v1/completions": CompletionBody, "/v1/solve": SolveBody, "/v1/grade": GradeBody,

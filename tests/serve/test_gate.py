@@ -14,7 +14,7 @@ import time
 import httpx
 import pytest
 
-from conftest import PROBLEM, Served, serving
+from served import PROBLEM, Served, serving
 from trueplex.models.backbone import Backbone
 from trueplex.serve.options import ServerOptions
 

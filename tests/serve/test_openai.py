@@ -9,7 +9,7 @@ import openai
 import pytest
 
 import trueplex
-from conftest import PROBLEM, Served
+from served import PROBLEM, Served
 from trueplex.engine.replay import replay
 from trueplex.models.backbone import Backbone
 from trueplex.models.prompt import make_prompt

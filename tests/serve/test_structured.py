@@ -9,7 +9,7 @@ import jsonschema
 import numpy as np
 
 import trueplex
-from conftest import PROBLEM, Served
+from served import PROBLEM, Served
 from trueplex.engine.limits import Ending
 from trueplex.engine.replay import replay
 from trueplex.engine.thinking import Thinking

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from conftest import PROBLEM, Served
+from served import PROBLEM, Served
 
 GOLDEN = Path(__file__).parent / "golden"
 ASK: dict[str, Any] = {"messages": [{"role": "user", "content": PROBLEM}], "max_tokens": 60, "seed": 2}

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import trueplex
-from conftest import PROBLEM, Served
+from served import PROBLEM, Served
 from trueplex.engine.limits import Ending
 from trueplex.engine.thinking import Thinking
 from trueplex.models.backbone import Backbone
@@ -77,18 +77,18 @@ def test_a_failing_request_fails_alone(served: Served, reference: Backbone, monk
     """A step that fails begins again, request by request; the answers of the others are what they would have been."""
     from trueplex.solving import run
 
-    extract = run.answers.extract
+    reading = run.read_answer
 
-    def extracting(text: str) -> str | None:
+    def failing(trace: object, backbone: object, kind: object) -> None:
         if threading.current_thread().name == "trueplex-model" and any(
             r.prompt.problem.text == "bad" for r in served.service.worker._scheduler.runs.values()
         ):
             raise RuntimeError("user text that the log must not hold")
-        return extract(text)
+        reading(trace, backbone, kind)
 
     good = {"problem": PROBLEM, "paths": 2, "seed": 1, "max_tokens": 40}
     expected = [t.text for t in trueplex.solve(reference, PROBLEM, paths=2, seed=1, max_tokens=40).traces]
-    monkeypatch.setattr(run.answers, "extract", extracting)
+    monkeypatch.setattr(run, "read_answer", failing)
     with ThreadPoolExecutor(3) as threads:
         bad = threads.submit(served.post, "/v1/solve", {"problem": "bad", "paths": 2, "max_tokens": 60})
         streamed = threads.submit(served.post, "/v1/chat/completions", {"messages": [{"role": "user", "content": PROBLEM}], "stream": True,

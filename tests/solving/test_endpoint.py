@@ -115,7 +115,7 @@ def test_an_answer_stands_behind_the_thinking(script: Script, url: str, apart: b
 )
 def test_thinking_that_never_closed_has_no_answer(script: Script, url: str, says: list[tuple[str, float]]) -> None:
     script.says = {0: says}
-    (solution,) = solved(url, Settings(paths=1, thinking=PLAIN, verifier="none"))
+    (solution,) = solved(url, Settings(paths=1, thinking=PLAIN, verifier="none", answer="boxed"))
     assert (solution.state, solution.answer, solution.traces[0].correct) == ("none", None, False)
 
 

@@ -54,7 +54,7 @@ def test_awaited_and_streamed_solutions_are_those_of_solve(model: trueplex.Backb
 
 def test_two_streams_of_one_model_do_not_meet(model: trueplex.Backbone, alone: list[list[str]]) -> None:
     settings = trueplex.Settings(
-        paths=3, seed=1, thinking=trueplex.Thinking("auto", ending=trueplex.Ending(40)), verifier="none"
+        paths=2, seed=1, thinking=trueplex.Thinking("auto", ending=trueplex.Ending(40)), verifier="none"
     )
     streams = [trueplex.stream(model, [trueplex.Problem(text)], settings) for text in TEXTS[:2]]
     found: list[list[str]] = [[], []]

@@ -42,7 +42,7 @@ RECIPE = Recipe(rank=4, positions=4, batch_size=8, epochs=1, lr=1e-2, every=3)
 def traces(qwen: Backbone, tmp_path_factory: pytest.TempPathFactory) -> list[Labelled]:
     """Random traces, right when their first id is even."""
 
-    def odd_or_even(trace: Trace) -> None:
+    def odd_or_even(trace: Trace, kind: object) -> None:
         trace.correct = bool(trace.steps.ids[0, 0] % 2 == 0)
 
     with pytest.MonkeyPatch.context() as patch:

@@ -411,7 +411,7 @@ def test_live_pruning_retires_by_score_and_counts_probes(qwen_verifier: OneToken
 def rollouts(qwen: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Random traces with labels that can be read from them: right when the first id is even."""
 
-    def odd_or_even(trace: Trace) -> None:
+    def odd_or_even(trace: Trace, kind: object) -> None:
         trace.correct = bool(trace.steps.ids[0, 0] % 2 == 0)
 
     monkeypatch.setattr("trueplex.solving.run.label", odd_or_even)

@@ -77,6 +77,11 @@ class Batch:
         return self._rows.stopped
 
     @property
+    def waiting(self) -> Sequence[Entry]:
+        """What waits for rows, in order."""
+        return self._admission.waiting
+
+    @property
     def suspended(self) -> list[Trace]:
         """Those that wait because the memory did not suffice, with their steps."""
         return self._admission.suspended

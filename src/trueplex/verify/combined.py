@@ -15,13 +15,14 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from trueplex.engine.probing import ProbeColumn
 from trueplex.errors import VerifierError
-from trueplex.files import write_json
+from trueplex.files import read_json, write_json
+from trueplex.stamps import CHECKSUM
 from trueplex.types import Status, Steps, Trace
 from trueplex.verify.probe import OneTokenScorer
 from trueplex.verify.scorer import Look
@@ -111,7 +112,7 @@ class Combination:
             VerifierError: there is none, or it cannot be read.
         """
         try:
-            made = cls(**json.loads((folder / FILE).read_text()))
+            made = cls(**{k: v for k, v in read_json(folder / FILE, dict[str, Any]).items() if k != CHECKSUM})
             for answered in (False, True):
                 made([0.0] * len(FEATURES), Phase(True, answered))
             if unknown := {name for weights in made.weights.values() for name in weights} - set(FEATURES):

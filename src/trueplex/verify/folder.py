@@ -57,7 +57,7 @@ def read(folder: Path) -> Stored:
     Raises:
         VerifierError: there is no verifier there, it cannot be read, was changed, or its weights are not finite.
     """
-    missing = next((name for name in (CARD, WEIGHTS) if not (folder / name).is_file()), None)
+    missing = next((name for name in (CARD, WEIGHTS) if not os.path.isfile(folder / name)), None)
     if missing is not None:
         raise VerifierError(f"{folder} is not a verifier: {missing} is missing. "
                             "Try: give a folder that `trueplex train verifier` wrote")  # fmt: skip

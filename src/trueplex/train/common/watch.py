@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from accelerate.utils import broadcast_object_list
@@ -41,7 +43,8 @@ class Watch(TrainerCallback):
         control.should_training_stop = stop[0] or control.should_training_stop
 
     def _rows(self) -> list[dict[str, Any]]:
-        return read_lines(self.path, {JUDGED_BY: NUMBER})
+        rows = read_lines(self.path, {JUDGED_BY: (*NUMBER, NoneType)})
+        return [row | {JUDGED_BY: math.nan if row[JUDGED_BY] is None else row[JUDGED_BY]} for row in rows]
 
     def _judge(self, step: int) -> bool:
         """Log the figures of this checkpoint, keep it if it is the best; True when patience is at its end."""

@@ -158,7 +158,10 @@ class PolicyTrainer(Trainer):
         ]  # fmt: skip
         self.records = gather_object([record(r) for r in self.rollouts])
         if recipe.keep_rollouts:
-            self.engine.fingerprint = fingerprint_of(sharded.full_state(self.engine.model))  # the weights have moved
+            # The weights have moved, and version 0.2 had no name for these.
+            self.engine.fingerprint = self.engine.former_fingerprint = fingerprint_of(
+                sharded.full_state(self.engine.model)
+            )
             keep(
                 self.out,
                 step + 1,

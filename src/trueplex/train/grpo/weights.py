@@ -89,4 +89,5 @@ def release(backbone: Backbone, model: Any, recipe: PolicyRecipe) -> None:
     if recipe.gradient_checkpointing:
         backbone.model.gradient_checkpointing_disable()
     backbone.model.eval().requires_grad_(False)
-    vars(backbone).pop("fingerprint", None)  # computed anew when it is next asked for
+    for name in ("fingerprint", "former_fingerprint"):
+        vars(backbone).pop(name, None)  # computed anew when it is next asked for
