@@ -23,7 +23,15 @@ import kills
 import world
 
 PARTS = ("damage", "fuzz", "kills", "disks", "folders")
-SHORT = {"kills": 2, "flips": 20, "cuts": 12, "lines": 60, "problems": 4, "commands": ["solve", "rollout", "eval"]}
+SHORT: dict[str, Any] = {
+    "part": ["damage", "fuzz", "kills", "folders"],
+    "kills": 2,
+    "flips": 20,
+    "cuts": 12,
+    "lines": 60,
+    "problems": 4,
+    "commands": ["solve", "rollout", "eval"],
+}
 
 
 def main() -> None:

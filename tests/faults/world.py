@@ -88,7 +88,7 @@ def warm() -> None:
     def load(name: str = "reference", *how: Any) -> Any:
         if name not in loading.SHIPPED:
             return real(name, *how)
-        key = (name, *map(str, how))
+        key = tuple(str(one) for one in (name, *how) if one is not None)
         if key not in known:
             known[key] = real(name, *how)
         return known[key]
