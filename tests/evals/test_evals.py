@@ -264,6 +264,7 @@ def test_curves_add_up() -> None:
 # -- a kill at any moment ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_killed_evaluation_ends_in_the_same_results(tmp_path: Path) -> None:
     """The file is compared byte for byte; what took how long stands apart."""
 

@@ -13,6 +13,7 @@ from world import Ended
 from trueplex.files import write_json
 
 
+@pytest.mark.slow
 def test_nothing_is_lost_or_changed_in_silence(tmp_path: Path) -> None:
     script = Path(__file__).with_name("run_faults.py")
     done = subprocess.run(

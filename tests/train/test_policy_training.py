@@ -533,6 +533,7 @@ def test_two_processes_learn_what_one_learns(alone: Path, way: str, tmp_path: Pa
         assert all(torch.equal(again[n], two[n]) for n in two)
 
 
+@pytest.mark.slow
 def test_an_adapter_learns_under_fsdp_as_alone(tmp_path: Path) -> None:
     """LoRA with a divergence from the first weights, which are the same model without its adapter."""
     adapters = []

@@ -375,6 +375,7 @@ def rolled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("what", "weights"),
     [

@@ -194,11 +194,18 @@ class Rows:
             if lane is but or lane.prefix or taken < 1:
                 continue
             needed = lane.columns * lane.live + columns * taken
-            if (lane.live + taken) * max(lane.columns, columns) <= WASTE * needed:
-                lane.resize(lane.live + taken, max(lane.columns, columns))
+            rows, longest = lane.live + taken, max(lane.columns, columns)
+            if rows * longest <= WASTE * needed and self._affords(lane, rows * longest):
+                lane.resize(rows, longest)
                 return lane, taken
         taken = min(wanted, self._lane_rows)
         return self._lane(taken, columns), taken
+
+    def _affords(self, lane: Lane, tokens: int) -> bool:
+        """Whether a lane may come to hold so many tokens, with a layer of it held twice while it is copied."""
+        grown, token = tokens - lane.rows * lane.columns, self.backbone.token_bytes
+        budget = self.cache.budget
+        return budget is None or self.cache.stored + (grown + tokens // self.backbone.layers) * token <= budget
 
     def _lane(self, rows: int, columns: int, prefix: Prefix | None = None) -> Lane:
         lane = self.cache.add(rows, columns, prefix)
