@@ -134,7 +134,13 @@ class UpdateOptions:
         int, typer.Option(help="Most tokens of one forward pass of training; on CPU about 1024 is fastest.")
     ] = 4096
     max_batch_size: MaxBatchSize = None
-    bf16: Annotated[bool, typer.Option("--bf16", help="Forward passes in bfloat16, weights in float32.")] = False
+    bf16: Annotated[
+        bool,
+        typer.Option(
+            "--bf16",
+            help="Forward passes in bfloat16, what is learned in float32; beside --rank the base model has the precision of --dtype.",
+        ),
+    ] = False
     gradient_checkpointing: Annotated[
         bool,
         typer.Option(
@@ -158,7 +164,7 @@ def policy(
     asked = thinking.build(limits)
     recipe = recipe_of(data, asked.resolved(tagged=True), objective, update)
     problems, judging = data.read(update.seed)
-    backbone = model.load(torch.float32)
+    backbone = model.load(None if recipe.rank else torch.float32)
     recipe = replace(recipe, thinking=asked.resolved(backbone.markers is not None))
     limits.check(backbone)
     reference = model.load(torch.float32) if recipe.kl and not recipe.rank else None

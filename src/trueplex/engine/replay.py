@@ -1,4 +1,4 @@
-"""A stored trace read again: the log-probabilities of what it drew, by one pass without a cache."""
+"""A stored trace read again: the log-probabilities of what it drew, by one pass without a cache, its logits a few columns at a time."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from trueplex.engine.prefill import inputs_of
-from trueplex.engine.sampling import log_softmax
 from trueplex.models.backbone import Backbone
+from trueplex.models.head import log_probs
 from trueplex.types import Steps
 
 
@@ -23,17 +23,16 @@ def replay(backbone: Backbone, prompt_ids: Sequence[int], steps: Steps, temperat
     """
     inputs = inputs_of(backbone, prompt_ids, steps)
     positions = torch.arange(len(inputs), device=backbone.device)[None]
-    output = backbone.model(
+    backbone.model(
         inputs_embeds=inputs[None],
         attention_mask=backbone.masks(positions, len(inputs)),
         position_ids=positions,
         use_cache=False,
+        logits_to_keep=1,
     )
-    logits = output.logits[0, len(prompt_ids) - 1 : -1, :].float()
-    if backbone.padded:
-        logits[:, backbone.vocabulary :] = float("-inf")
-    ids = torch.from_numpy(steps.ids.astype(np.int64)).to(backbone.device)
-    logps = log_softmax(logits, temperature)
+    temperatures = torch.full((len(steps),), temperature, device=backbone.device)
     if answer_temperature is not None and thinking_tokens is not None:
-        logps[thinking_tokens:] = log_softmax(logits[thinking_tokens:], answer_temperature)
-    return logps.gather(-1, ids)
+        temperatures[thinking_tokens:] = answer_temperature
+    ids = torch.from_numpy(steps.ids.astype(np.int64)).to(backbone.device)
+    hidden = backbone.last_hidden()[0, len(prompt_ids) - 1 : -1]
+    return log_probs(backbone.head, hidden, ids, temperatures, backbone.vocabulary)

@@ -19,6 +19,7 @@ from transformers.cache_utils import get_layer_types_and_kwargs
 
 from trueplex.errors import ModelError
 from trueplex.models import attention
+from trueplex.models.head import Head, head_of
 from trueplex.models.markers import Markers, Tags, given_tags, markers_of, tags_of
 
 THINK_END = "</think>"
@@ -64,6 +65,17 @@ class Backbone:
 
     def _keep_hidden(self, module: Any, arguments: Any, output: Any) -> None:
         self._last_hidden = output[0]
+
+    def last_hidden(self) -> Tensor:
+        """The last hidden states [B, N, H] of the forward pass before, once: they are forgotten here."""
+        hidden, self._last_hidden = self._last_hidden, None
+        assert hidden is not None, "no forward pass came before"
+        return hidden
+
+    @property
+    def head(self) -> Head:
+        """Last hidden states [n, H] → logits [n, V]."""
+        return head_of(self.model)
 
     def _single_id(self, token: str) -> int | None:
         found = self.tokenizer.convert_tokens_to_ids(token)
@@ -151,9 +163,7 @@ class Backbone:
         logits = output.logits[:, 0].float()
         if self.padded:
             logits[:, self.vocabulary :] = float("-inf")
-        hidden, self._last_hidden = self._last_hidden, None
-        assert hidden is not None
-        return logits, hidden
+        return logits, self.last_hidden()
 
     @cached_property
     def fingerprint(self) -> str:

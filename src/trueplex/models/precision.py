@@ -6,6 +6,7 @@ import platform
 from typing import Any
 
 import torch
+from transformers.utils.quantization_config import QuantizationMethod
 
 from trueplex.errors import MissingExtra, ModelError, OptionError, reason
 
@@ -59,6 +60,13 @@ def has_bfloat16(device: str) -> bool:
     # PyTorch has no public name for these; a release without them is taken for a CPU without bfloat16.
     asked = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
     return any(ask() for ask in asked if ask)
+
+
+def quantised(model: Any) -> bool:
+    """Whether weights are held in fewer bits, by torchao or as the checkpoint has them; what was read as GGUF is not."""
+    method = getattr(getattr(model.config, "quantization_config", None), "quant_method", None)
+    plain = (torch.Tensor, torch.nn.Parameter)
+    return method not in (None, QuantizationMethod.GGUF) or any(type(p) not in plain for p in model.parameters())
 
 
 def quantize_weights(model: Any, quantize: str) -> None:
