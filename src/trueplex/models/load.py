@@ -20,6 +20,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
+from transformers.utils.quantization_config import QuantizationMethod
 
 from trueplex.errors import MissingExtra, ModelError, TrueplexError, reason
 from trueplex.models import hub
@@ -108,15 +109,21 @@ def load(
 
 def _read(path: str, config: Any, options: dict[str, Any], device: str, dtype: str | torch.dtype | None) -> Any:
     """The model itself, on the device. Raises ModelError where its files lack a weight."""
-    quantised = getattr(config, "quantization_config", None) is not None
+    quantised = getattr(config, "quantization_config", None) is not None and "gguf_file" not in options
     stored = torch.bfloat16 if "gguf_file" in options else getattr(config, "dtype", None)
     resolved = resolve_dtype(dtype, device, stored, embedded=path == str(reference_path()))
     place = {"device_map": {"": device}} if quantised else {}  # packed weights are put in place as they are read
-    files = {} if "gguf_file" in options else {"use_safetensors": True, "config": config}
+    known = {} if "gguf_file" in options else {"config": config}
     with unreported():
         model, report = AutoModelForCausalLM.from_pretrained(
-            dtype=resolved, output_loading_info=True, ignore_mismatched_sizes=True, **files, **place, **options
+            dtype=resolved,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **weights_only(options),
+            **known,
+            **place,
         )
+    unmark_gguf(model)
     if wrong := missing_weights(report):
         raise ModelError(
             f"{path} has no fitting weights for {wrong}, which would be random. Try: copy or save the model again"
@@ -202,6 +209,18 @@ def reading(path: str) -> dict[str, Any]:
         path.rpartition(":") if not Path(path).is_file() else (str(Path(path).parent), "", Path(path).name)
     )
     return {"pretrained_model_name_or_path": folder, "gguf_file": file, **cached_only(folder)}
+
+
+def weights_only(options: dict[str, Any]) -> dict[str, Any]:
+    """What `reading` gave, for the weights: from safetensors or GGUF alone, and no remote code."""
+    return {**options, "trust_remote_code": False, **({} if "gguf_file" in options else {"use_safetensors": True})}
+
+
+def unmark_gguf(model: Any) -> None:
+    """A model that was read as GGUF has plain weights; transformers would yet take it for quantised, and never save it."""
+    if getattr(getattr(model.config, "quantization_config", None), "quant_method", None) == QuantizationMethod.GGUF:
+        del model.config.quantization_config
+        model.hf_quantizer, model.quantization_method, model.is_quantized = None, None, False
 
 
 def locate(name: str) -> str:

@@ -6,7 +6,6 @@ import platform
 from typing import Any
 
 import torch
-from transformers.utils.quantization_config import QuantizationMethod
 
 from trueplex.errors import MissingExtra, ModelError, OptionError, reason
 
@@ -64,9 +63,9 @@ def has_bfloat16(device: str) -> bool:
 
 def quantised(model: Any) -> bool:
     """Whether weights are held in fewer bits, by torchao or as the checkpoint has them; what was read as GGUF is not."""
-    method = getattr(getattr(model.config, "quantization_config", None), "quant_method", None)
     plain = (torch.Tensor, torch.nn.Parameter)
-    return method not in (None, QuantizationMethod.GGUF) or any(type(p) not in plain for p in model.parameters())
+    marked = getattr(model.config, "quantization_config", None) is not None
+    return marked or any(type(p) not in plain for p in model.parameters())
 
 
 def quantize_weights(model: Any, quantize: str) -> None:

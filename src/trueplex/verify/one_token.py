@@ -45,7 +45,8 @@ class OneTokenVerifier(nn.Module):
     It is on the base model's layers only while `attached` or `probing` is open, so any number may share one base.
 
     Args:
-        rank: LoRA rank on every linear layer of the transformer; 0 trains the token and head only.
+        rank: LoRA rank on every linear layer of the transformer, shared experts included; 0 trains the token and head
+            only. Routed experts whose weights are one tensor for all of them get none (see `lora.left_out`).
         alpha: LoRA alpha; the scale is alpha / rank.
         targets: ends of the names of the layers that get LoRA, such as ``q_proj``; empty for all.
 
@@ -67,7 +68,7 @@ class OneTokenVerifier(nn.Module):
         self.card: dict[str, Any] = {}
         self.targets = linear_names(backbone, targets) if rank else []
         layers = {name: backbone.model.get_submodule(name) for name in self.targets}
-        self.adapters = ProbeLoRAs(layers, rank, self.alpha / rank if rank else 0.0)
+        self.adapters = ProbeLoRAs(backbone.model.base_model, layers, rank, self.alpha / rank if rank else 0.0)
         self.to(backbone.device)
         self._fingerprint: str | None = None
 

@@ -13,13 +13,13 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
 from trueplex.engine.fitting import Fitting
 from trueplex.engine.prefill import inputs_of
 from trueplex.engine.probing import ProbeColumn
 from trueplex.models.attention import ProbePass
 from trueplex.models.backbone import Backbone
-from trueplex.models.cache import Plan, SlotCache
 from trueplex.types import Steps
 from trueplex.verify.one_token import OneTokenVerifier
 from trueplex.verify.scorer import Look
@@ -59,13 +59,12 @@ class OneTokenScorer:
 
 def base_pass(backbone: Backbone, inputs: Tensor) -> ProbePass:
     """Keys and values of the base model over inputs [B, N, H], without LoRA and without gradient."""
-    rows, length = inputs.shape[:2]
+    length = inputs.shape[1]
     positions = torch.arange(length, device=inputs.device)[None]
-    cache = SlotCache(backbone.layers, rows)
-    cache.write(Plan(0, rows, positions, length, 0))
+    cache = DynamicCache()  # takes what it is given as it is: nothing is copied, and no room is kept to grow
     with torch.no_grad():
-        backbone.forward(inputs, positions, cache, length)
-    return ProbePass([(layer.keys[:, :, :length], layer.values[:, :, :length]) for layer in cache.layers])
+        backbone.forward(inputs, positions, cache, length, whole=True)
+    return ProbePass([(layer.keys, layer.values) for layer in cache.layers])
 
 
 def probe_pass(verifier: OneTokenVerifier, base: ProbePass, positions: Tensor) -> Tensor:
@@ -109,8 +108,11 @@ def score_stored(
 @torch.inference_mode()
 def score_shares(
     verifier: OneTokenVerifier, traces: Sequence[tuple[Sequence[int], Steps]], shares: Sequence[float],
+    most: int = ROWS,
 ) -> np.ndarray:  # fmt: skip
     """Scores [traces, shares] float32 when the given shares of each trace, given as (prompt ids, steps), were written.
+
+    At ``most`` so many traces are read together.
 
     Raises:
         ModelError: a single trace does not fit into memory.
@@ -123,5 +125,5 @@ def score_shares(
         logits = probe_pass(verifier, base_pass(verifier.backbone, inputs), torch.tensor(at, device=inputs.device))
         return torch.sigmoid(logits).tolist()
 
-    rows = Fitting(ROWS)([len(prompt) + len(steps) for prompt, steps in traces], work)
+    rows = Fitting(most)([len(prompt) + len(steps) for prompt, steps in traces], work)
     return np.array(rows, dtype=np.float32).reshape(len(traces), len(shares))

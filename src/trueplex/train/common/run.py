@@ -24,7 +24,7 @@ from trueplex.train.common.state import last_checkpoint, read_object
 from trueplex.train.common.tracking import trackers
 from trueplex.train.common.watch import Watch
 
-FREE = ("report_to",)  # may differ when a run is resumed
+FREE = ("report_to", "memory")  # may differ when a run is resumed
 
 
 def arguments_for(recipe: Any, out: Path, on_cpu: bool, about: dict[str, str], bf16: bool = False) -> TrainingArguments:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,10 @@ from trueplex.models.precision import quantised
 from trueplex.train.common.sharded import full_state
 from trueplex.train.grpo.reading import reads
 from trueplex.train.grpo.recipe import PolicyRecipe
+from trueplex.verify.lora import left_out
 from trueplex.verify.one_token import linear_names
+
+log = logging.getLogger(__name__)
 
 MODEL, ADAPTER = "model", "adapter"  # the folder that a run writes what it learned to
 BEST = "best"  # the folder with such a folder in it, of what validated best
@@ -42,6 +46,8 @@ def trainable(backbone: Backbone, recipe: PolicyRecipe) -> Any:
                          "with --bf16 for the forward passes; or --rank N, whose adapters are in float32")  # fmt: skip
     if recipe.rank:
         names = linear_names(backbone, recipe.target_modules)
+        if missed := left_out(model):
+            log.info(missed)
         torch.manual_seed(recipe.seed)
         model = get_peft_model(model, LoraConfig(r=recipe.rank, lora_alpha=2 * recipe.rank, lora_dropout=0.0,
                                                  target_modules=names, task_type="CAUSAL_LM"))  # fmt: skip
