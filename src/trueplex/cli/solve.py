@@ -92,7 +92,7 @@ def solve(
         for complaint in complaints[:-1]:
             log.info(complaint)
         raise InputError(complaints[-1])
-    backbone = model.load()
+    backbone = model.load(shares=True)
     limits.check(backbone)
     scorer, settings = choose_scorer(backbone, settings)
     fitting = _fitting(found, backbone, complaints)
@@ -144,19 +144,20 @@ def _run(
     from rich.console import Console
 
     from trueplex.data.traces import read_traces
+    from trueplex.models.placement import first
     from trueplex.report.race import Race
     from trueplex.solving.loop import Solved, Stopped, stream
     from trueplex.solving.scorers import choose_calibration
     from trueplex.solving.settings import origin
 
     console = Console()
-    output = Output(problems, asked.json, console)
+    output, writes = Output(problems, asked.json, console), first()
     source = origin(settings.thinking, backbone, _decided(settings, backbone, scorer))
     stored = read_traces(asked.save, source) if asked.save and asked.resume and os.path.exists(asked.save) else ()
     # What this run would grow itself: the file may hold other seeds, and more paths.
     resumed = [_freed(t, settings) for t, _ in stored if t.seed == settings.seed and t.index < settings.schedule.most]
     events = stream(backbone, problems, settings, scorer, resumed, choose_calibration(backbone, scorer, settings))
-    store = _Saving(asked.save, backbone, source)
+    store = _Saving(asked.save if writes else None, backbone, source)
     # The race shares the console of the answers; beside JSON it may only have standard error to itself.
     stage = Console(stderr=True) if asked.json else console
     racing = not asked.quiet and stage.is_terminal and not (asked.json and console.is_terminal)

@@ -8,7 +8,6 @@ traces are made outside, from their numbers.
 
 from __future__ import annotations
 
-import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trueplex.clock import now
 from trueplex.engine.history import History
 from trueplex.engine.interrupts import uninterrupted
 from trueplex.engine.limits import StopStrings
@@ -188,7 +188,7 @@ class Batch:
     def _end(self, n: int, ended: np.ndarray) -> list[Trace]:
         slots = self._slots
         strings = self._stop_strings(n)
-        full, late = slots.tokens[:n] >= slots.limits[:n], time.monotonic() > slots.deadlines[:n]
+        full, late = slots.tokens[:n] >= slots.limits[:n], now() > slots.deadlines[:n]
         reasons = (("end of sequence", ended), ("stop string", strings), ("token limit", full), ("time limit", late))
         rows = np.flatnonzero(ended | strings | full | late)
         leaving = [self.traces[row] for row in rows]

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers.cache_utils import get_layer_types_and_kwargs
 
 from trueplex.errors import ModelError
-from trueplex.models import attention
+from trueplex.models import attention, placement
 from trueplex.models.head import Head, head_of
 from trueplex.models.markers import Markers, Tags, given_tags, markers_of, tags_of
 
@@ -70,7 +70,7 @@ class Backbone:
         """The last hidden states [B, N, H] of the forward pass before, once: they are forgotten here."""
         hidden, self._last_hidden = self._last_hidden, None
         assert hidden is not None, "no forward pass came before"
-        return hidden
+        return hidden.to(self.device)  # layers may be on several
 
     @property
     def head(self) -> Head:
@@ -185,6 +185,7 @@ def fingerprint_of(state: Mapping[str, Tensor]) -> str:
     """What `Backbone.fingerprint` is of a model with this state dict."""
     digest = hashlib.blake2b(digest_size=12)
     for name, tensor in sorted(state.items()):
+        tensor = placement.whole(tensor)
         if type(tensor) not in (Tensor, torch.nn.Parameter):  # a quantised weight, which knows few operations
             tensor = tensor.dequantize()
         head = tensor.detach().flatten()[:64].to("cpu", torch.bfloat16).view(torch.int16)

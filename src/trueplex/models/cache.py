@@ -57,8 +57,10 @@ class SlotLayer(CacheLayerMixin):
             self.keys[plan.first : plan.last, :, new] = key_states
             self.values[plan.first : plan.last, :, new] = value_states
         else:
-            self.keys[plan.rows, :, plan.positions] = key_states.transpose(1, 2)
-            self.values[plan.rows, :, plan.positions] = value_states.transpose(1, 2)
+            assert plan.rows is not None
+            rows, positions = (t.to(key_states.device) for t in (plan.rows, plan.positions))  # layers may be on several
+            self.keys[rows, :, positions] = key_states.transpose(1, 2)
+            self.values[rows, :, positions] = value_states.transpose(1, 2)
         seen = (slice(plan.first, plan.last), slice(None), slice(0, plan.columns))
         return self.keys[seen], self.values[seen]
 
@@ -113,14 +115,14 @@ class SlotCache(Cache):
             self._resize(last, self.length)
         for layer in self.layers:
             for t in (layer.keys, layer.values):
-                t[target:last, :, :columns] = t[sources, :, :columns]
+                t[target:last, :, :columns] = t[sources.to(t.device), :, :columns]
 
     def swap(self, rows: Tensor, sources: Tensor, columns: int) -> None:
         """The rows [n] take the first columns of the sources [n], the same rows in another order."""
         for layer in self.layers:
             for t in (layer.keys, layer.values):
                 seen = t[:, :, :columns]
-                seen[rows] = seen[sources]
+                seen[rows.to(t.device)] = seen[sources.to(t.device)]
 
     def nbytes(self) -> int:
         return sum(t.nbytes for layer in self.layers if layer.is_initialized for t in (layer.keys, layer.values))

@@ -49,8 +49,9 @@ def log_probs(
     """
 
     def part(hidden: Tensor, ids: Tensor, temperatures: Tensor) -> Tensor:
-        logits = head(hidden)[:, :vocabulary].float() / temperatures[:, None]
-        return torch.log_softmax(logits, dim=-1).gather(-1, ids)
+        logits = head(hidden)[:, :vocabulary].float()
+        logits = logits / temperatures[:, None].to(logits.device)
+        return torch.log_softmax(logits, dim=-1).gather(-1, ids.to(logits.device))
 
     temperatures = torch.where(temperatures == 0, torch.ones_like(temperatures), temperatures)
     if at_once is None:

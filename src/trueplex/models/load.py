@@ -26,6 +26,7 @@ from trueplex.errors import MissingExtra, ModelError, TrueplexError, reason
 from trueplex.models import hub
 from trueplex.models.backbone import Backbone
 from trueplex.models.check import refuse, self_check
+from trueplex.models.placement import check_spread, placement
 from trueplex.models.precision import checked_names, quantize_weights, resolve_dtype
 from trueplex.models.prompt import make_prompt
 from trueplex.types import Problem
@@ -69,6 +70,7 @@ def load(
     device: str | None = None,
     dtype: str | torch.dtype | None = None,
     quantize: str | None = None,
+    device_map: str | None = None,
 ) -> Backbone:
     """Load a model by ``reference``, ``reference-multiplex``, local folder or hub id, and check that it can be driven here.
 
@@ -77,6 +79,8 @@ def load(
 
     Args:
         dtype: ``auto`` (also None), ``float32``, ``bfloat16``, ``float16``, or torch's own; see `precision.resolve_dtype`.
+        device_map: ``auto`` spreads the layers over this process's accelerators; ``tp`` shares every layer among the
+            processes of torchrun; see `placement`.
         quantize: ``int8`` or ``int4``: the weights of all linear layers but the output are held so, by torchao.
 
     Raises:
@@ -86,13 +90,14 @@ def load(
         MissingExtra: the package that reads GGUF, or that quantises, is not installed.
     """
     checked_names(dtype, quantize)
-    device = _usable(device or default_device())
+    place = _usable(device or default_device())
     path, adapters = weights_of(name)
     with loading(f"model {name!r}"):
         options = reading(path)
         config = AutoConfig.from_pretrained(**options)
         refuse(config.get_text_config(decoder=True))
-        model = _read(path, config, options, device, dtype)
+        several = placement(device_map, device, config, quantize) if device_map else {}
+        model = _read(path, config, options, place, dtype, several)
         for adapter in adapters:
             model = _merged(model, adapter)
         tokenizer = AutoTokenizer.from_pretrained(**options)
@@ -107,12 +112,14 @@ def load(
     return backbone
 
 
-def _read(path: str, config: Any, options: dict[str, Any], device: str, dtype: str | torch.dtype | None) -> Any:
-    """The model itself, on the device. Raises ModelError where its files lack a weight."""
+def _read(path: str, config: Any, options: dict[str, Any], device: str, dtype: str | torch.dtype | None,
+          several: dict[str, Any]) -> Any:  # fmt: skip
+    """The model itself, on the device, or on ``several`` as these arguments say. Raises ModelError where its files lack a weight."""
     quantised = getattr(config, "quantization_config", None) is not None and "gguf_file" not in options
     stored = torch.bfloat16 if "gguf_file" in options else getattr(config, "dtype", None)
     resolved = resolve_dtype(dtype, device, stored, embedded=path == str(reference_path()))
-    place = {"device_map": {"": device}} if quantised else {}  # packed weights are put in place as they are read
+    # packed weights are put in place as they are read
+    place = several or ({"device_map": {"": device}} if quantised else {})
     known = {} if "gguf_file" in options else {"config": config}
     with unreported():
         model, report = AutoModelForCausalLM.from_pretrained(
@@ -128,7 +135,8 @@ def _read(path: str, config: Any, options: dict[str, Any], device: str, dtype: s
         raise ModelError(
             f"{path} has no fitting weights for {wrong}, which would be random. Try: copy or save the model again"
         )
-    return model if quantised else model.to(device)
+    check_spread(model)
+    return model if quantised or several else model.to(device)
 
 
 def _usable(device: str) -> str:

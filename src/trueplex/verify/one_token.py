@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from trueplex.errors import OptionError, VerifierError
+from trueplex.models import placement
 from trueplex.models.backbone import Backbone
 from trueplex.verify import folder as files
 from trueplex.verify.lora import ProbeLoRAs
@@ -57,6 +58,8 @@ class OneTokenVerifier(nn.Module):
     def __init__(self, backbone: Backbone, rank: int = 16, alpha: float | None = None,
                  targets: Sequence[str] = ()) -> None:  # fmt: skip
         super().__init__()
+        if placement.shared(backbone.model):
+            raise OptionError("a verifier cannot read a model that processes share. Try: --verifier none")
         if rank < 0:
             raise OptionError(f"LoRA rank is {rank}. Try: 0 (head only) or a positive rank")
         self._backbone = (backbone,)  # a tuple, so that the base is no submodule of the verifier
@@ -70,6 +73,8 @@ class OneTokenVerifier(nn.Module):
         layers = {name: backbone.model.get_submodule(name) for name in self.targets}
         self.adapters = ProbeLoRAs(backbone.model.base_model, layers, rank, self.alpha / rank if rank else 0.0)
         self.to(backbone.device)
+        for adapter, layer in zip(self.adapters.values(), layers.values(), strict=True):
+            adapter.to(layer.weight.device)  # layers may be on several
         self._fingerprint: str | None = None
 
     @property
