@@ -25,7 +25,7 @@ GIB = 2**30
 
 
 def run(*arguments: str) -> dict[str, Any]:
-    """Run a command of trueplex; its seconds and peak memory. Raises InputError where it fails."""
+    """Run a command of trueplex; its seconds, those of the CPU, which do not count pauses, and its peak memory. Raises InputError where it fails."""
     print("trueplex", *arguments, flush=True)
     started = time.perf_counter()
     child = os.posix_spawn(sys.executable, [sys.executable, "-m", "trueplex", *arguments], dict(os.environ))
@@ -34,7 +34,6 @@ def run(*arguments: str) -> dict[str, Any]:
         raise InputError(f"trueplex {' '.join(arguments[:2])} ended with code {code}. Try: its message above")
     peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return {
-        "command": ["trueplex", *arguments],
         "seconds": round(time.perf_counter() - started, 1),
         "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 1),
         "peak_gib": round(peak / GIB, 2),
