@@ -210,7 +210,9 @@ def test_beside_a_base_in_bfloat16_adapters_learn_in_float32(folder: Callable[[s
     assert {p.dtype for n, p in base.model.named_parameters() if "lora" not in n} == {torch.bfloat16}
     assert [row["drift"] for row in lines(tmp_path / "metrics.jsonl")] == [0.0, 0.0]
     with pytest.raises(ModelError, match=r"bfloat16 would lose small updates.*Try: float32 weights"):
-        train_policy(load(str(folder("qwen3")), "cpu", torch.bfloat16), PROBLEMS, PROBLEMS[:2], RECIPE, tmp_path / "whole")
+        train_policy(
+            load(str(folder("qwen3")), "cpu", torch.bfloat16), PROBLEMS, PROBLEMS[:2], RECIPE, tmp_path / "whole"
+        )
 
 
 # -- the update -----------------------------------------------------------------------------------

@@ -76,7 +76,9 @@ class ModelOptions:
                 "this command sets the precision of the weights itself, so --dtype has no effect here. Try: drop it, or use --bf16"
             )
         if self.device_map == "tp" and not shares:
-            raise OptionError("this command cannot share a model among processes. Try: --device-map auto; `trueplex solve` can")
+            raise OptionError(
+                "this command cannot share a model among processes. Try: --device-map auto; `trueplex solve` can"
+            )
         backbone = load(self.model, self.device, dtype or self.dtype, self.quantize, self.device_map)
         asked = self.prompting()
         return prompt_by(backbone, asked) if asked else backbone

@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-EXAMPLE = (
-    "trueplex train policy --model Qwen/Qwen3-1.7B --data problems.jsonl --rank 32 --lr 1e-5 --out runs/policy"
-)
+EXAMPLE = "trueplex train policy --model Qwen/Qwen3-1.7B --data problems.jsonl --rank 32 --lr 1e-5 --out runs/policy"
 HELD = 10  # without validation data, one problem in so many is held back
 
 
