@@ -60,7 +60,7 @@ RL_TEST := --n 12 --samples 256
 QUIET :=
 endif
 
-.PHONY: faults soak demo test test-slow lint types pages bench fresh measure scorers ablations calibration deciding modes verifier verifier-study combined study thinking study-rl policy clean stored-discrete stored-multiplex
+.PHONY: faults soak demo test test-slow lint types pages bench fresh measure scorers ablations calibration deciding modes verifier verifier-study combined study thinking study-rl policy train-real clean stored-discrete stored-multiplex
 
 # torch comes first and by its pinned version, so that nothing else pulls in another build.
 $(STAMP): pyproject.toml constraints.txt
@@ -318,6 +318,13 @@ policy: $(STAMP)  ## `reference-multiplex`, from learning to its test; resumable
 	OMP_NUM_THREADS=1 $(BIN)/trueplex eval --suite reference --model reference-multiplex --n 60 --samples 32 --max-batch-size 256 --quiet \
 		--out $(POLICY)/test
 	cp $(POLICY)/test/results.json results/reference-multiplex-policy.json
+
+# Both trainers on a model of yours, or on any other: seconds and peak memory. ROLLOUTS: stored traces of it, else some are rolled out.
+TRAIN_DATA ?= gsm8k
+
+train-real: $(STAMP)  ## LoRA GRPO and a verifier on a real model: make train-real MODEL=… [TRAIN_DATA=…] [ROLLOUTS=…]
+	$(if $(MODEL),,$(error train-real needs MODEL. Try: make train-real MODEL=Qwen/Qwen2.5-0.5B-Instruct))
+	OMP_NUM_THREADS=1 $(BIN)/python bench/train_real.py --model $(MODEL) --data $(TRAIN_DATA) $(if $(ROLLOUTS),--rollouts $(ROLLOUTS))
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

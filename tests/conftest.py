@@ -41,6 +41,7 @@ FAMILIES = {
     "mistral": {"sliding_window": 12, "head_dim": 16},
     "gemma": {"head_dim": 16},
     "qwen3_moe": {"head_dim": 16, "moe_intermediate_size": 32, "num_experts": 4, "num_experts_per_tok": 2},
+    "qwen2_moe": {"moe_intermediate_size": 32, "shared_expert_intermediate_size": 48, "num_experts": 4, "num_experts_per_tok": 2},
     "mixtral": {"sliding_window": 12, "num_local_experts": 4, "num_experts_per_tok": 2},
     "gemma2": {"head_dim": 16, "sliding_window": 12, "query_pre_attn_scalar": 16, "attn_logit_softcapping": 0.5},
     "gemma3_text": {"head_dim": 16, "sliding_window": 12, "query_pre_attn_scalar": 16,

@@ -19,8 +19,9 @@ from trueplex.errors import OptionError
 from trueplex.models.backbone import Backbone
 from trueplex.models.load import load
 from trueplex.models.prompt import make_prompt
-from trueplex.train.grpo.batches import Rollout, collate, log_probs, micro_batches
+from trueplex.train.grpo.batches import Rollout, collate, micro_batches
 from trueplex.train.grpo.loss import Clip, Totals, advantages, kl, kl_penalty, policy_loss, step_weights, surrogate
+from trueplex.train.grpo.reading import log_probs
 from trueplex.train.grpo.recipe import PolicyRecipe
 from trueplex.train.grpo.sampling import sample
 from trueplex.train.grpo.weights import release, trainable
@@ -147,7 +148,7 @@ def test_law_8_the_ratio_is_one_at_step_0(fresh: Callable[[str], Backbone], fami
         assert len(micro) * max(map(len, micro)) <= 100 or len(micro) == 1
         batch = collate(micro, WAYS[way], backbone.device)
         drew = batch.scatter([torch.from_numpy(r.trace.steps.logps) for r in micro])
-        ratio = (log_probs(model, backbone, batch) - drew).exp()[batch.drawn]
+        ratio = (log_probs(model, batch) - drew).exp()[batch.drawn]
         assert (ratio - 1).abs().max() < 1e-5
 
 
@@ -205,7 +206,7 @@ def fast_loss(backbone: Backbone, model: torch.nn.Module, rollouts: list[Rollout
     loss = torch.zeros(())
     for micro in micro_batches(rollouts, 150):
         batch = collate(micro, way, backbone.device)
-        new = log_probs(model, backbone, batch)
+        new = log_probs(model, batch)
         gains = torch.tensor([r.advantage for r in micro])
         each = surrogate(new, batch.scatter([r.old for r in micro]), gains, clip)
         weights = step_weights([r.trace.tokens for r in micro], aggregation, totals)
@@ -328,7 +329,7 @@ def test_with_one_sample_a_step_it_is_trls(
 
     model = trainable(backbone, PolicyRecipe())
     batch = collate(rollouts, way, backbone.device)
-    new = log_probs(model, backbone, batch)
+    new = log_probs(model, batch)
     old = batch.scatter([r.old for r in rollouts])
     each = surrogate(new, old, inputs["advantages"], Clip(0.2, 0.3, 3.0)).loss
     each = each + 0.1 * kl_penalty(new, old, batch.scatter([r.reference for r in rollouts]))

@@ -25,7 +25,7 @@ from transformers import AutoModelForCausalLM
 from trueplex.data.traces import read_traces
 from trueplex.engine.limits import Ending
 from trueplex.engine.thinking import Thinking
-from trueplex.errors import InputError, OptionError, TrueplexError
+from trueplex.errors import InputError, ModelError, OptionError, TrueplexError
 from trueplex.models.backbone import Backbone
 from trueplex.models.load import load, reference_path
 from trueplex.train.common import sharded
@@ -200,6 +200,21 @@ def test_an_adapter_is_plain_peft(fresh: Callable[[], Backbone], folder: Callabl
         assert (loaded(input_ids=ids).logits - theirs).abs().max() > 1e-4
 
 
+def test_beside_a_base_in_bfloat16_adapters_learn_in_float32(folder: Callable[[str], Path], tmp_path: Path) -> None:
+    """What drew is read again by the training pass, so the ratio is 1 though rollouts were decoded in bfloat16."""
+    base = load(str(folder("qwen3")), "cpu", torch.bfloat16)
+    out = train_policy(base, PROBLEMS, PROBLEMS[:2], replace(RECIPE, rank=4, steps=2), tmp_path)
+    learned = load_file(out / "adapter_model.safetensors")
+    assert all(w.dtype == torch.float32 for w in learned.values())
+    assert any(w.abs().max() > 1e-4 for n, w in learned.items() if "lora_B" in n)
+    assert {p.dtype for n, p in base.model.named_parameters() if "lora" not in n} == {torch.bfloat16}
+    assert [row["drift"] for row in lines(tmp_path / "metrics.jsonl")] == [0.0, 0.0]
+    with pytest.raises(ModelError, match=r"bfloat16 would lose small updates.*Try: float32 weights"):
+        train_policy(
+            load(str(folder("qwen3")), "cpu", torch.bfloat16), PROBLEMS, PROBLEMS[:2], RECIPE, tmp_path / "whole"
+        )
+
+
 # -- the update -----------------------------------------------------------------------------------
 
 
@@ -276,7 +291,7 @@ def test_no_forward_is_done_twice(
     read: list[int] = []
     log_probs = policy_update.log_probs
     monkeypatch.setattr(
-        policy_update, "log_probs", lambda m, b, batch: (read.append(len(batch.rollouts)), log_probs(m, b, batch))[1]
+        policy_update, "log_probs", lambda m, batch: (read.append(len(batch.rollouts)), log_probs(m, batch))[1]
     )
     monkeypatch.setattr(
         rewards, "grade", lambda traces, functions, kind: [float(i in (0, 5)) for i in range(len(traces))]

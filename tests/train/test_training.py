@@ -28,11 +28,13 @@ from trueplex.solving.rollouts import rollout
 from trueplex.solving.settings import Settings
 from trueplex.train.common import watch as watch_module
 from trueplex.train.common.batches import Labelled, Order, Probes, collate
+from trueplex.train.common.footprint import GIB, Footprint
 from trueplex.train.common.labels import Worth, labels
 from trueplex.train.common.watch import watched
 from trueplex.train.verifier import ProbeTask, Recipe, by_hardness, ranking_loss, read_labelled, train_verifier
 from trueplex.types import Problem, Steps, Trace
-from trueplex.verify.one_token import OneTokenVerifier, ProbeShape
+from trueplex.verify.lora import left_out
+from trueplex.verify.one_token import OneTokenVerifier, ProbeShape, linear_names
 from trueplex.verify.probe import OneTokenScorer, score_stored
 
 RECIPE = Recipe(rank=4, positions=4, batch_size=8, epochs=1, lr=1e-2, every=3)
@@ -438,3 +440,63 @@ def test_a_batch_that_does_not_fit_is_learned_from_in_parts(
         for module in qwen.model.modules():  # it broke off with its verifier attached
             if hasattr(module.forward, "func"):
                 module.forward = module.forward.args[0]
+
+
+def test_what_lora_leaves_out_is_said(backbones: Callable[[str], Backbone]) -> None:
+    assert "2 fused tensors" in left_out(backbones("qwen3_moe").model.model.layers[0]) and not left_out(
+        backbones("qwen3").model
+    )
+    assert {"shared_expert.up_proj", "shared_expert_gate"} <= {
+        ".".join(n.split(".")[-2:]).replace("mlp.", "") for n in linear_names(backbones("qwen2_moe"))
+    }
+
+
+# -- a budget of memory ---------------------------------------------------------------------------
+
+
+def test_a_batch_is_read_in_parts_that_fit_the_budget(qwen: Backbone, traces: list[Labelled], tmp_path: Path) -> None:
+    """The same weights, and every part within the budget by the estimate."""
+    recipe, footprint = replace(RECIPE, positions=None, epochs=1.0), Footprint.of(qwen)
+    whole = trained(qwen, traces, recipe, tmp_path / "whole")
+    longest = max(traces, key=len)
+    budget = 3 * footprint.row(len(longest), len(longest.steps))
+    sizes: list[int] = []
+    forward = ProbeTask.forward
+
+    def noted(self: ProbeTask, inputs: torch.Tensor, **others: torch.Tensor) -> dict[str, torch.Tensor]:
+        sizes.append(len(inputs))
+        assert len(inputs) * footprint.row(inputs.shape[1], others["columns"].shape[1]) <= budget
+        return forward(self, inputs, **others)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ProbeTask, "forward", noted)
+        parted = trained(qwen, traces, replace(recipe, memory=budget / GIB), tmp_path / "parts")
+    assert max(sizes) < recipe.batch_size and sum(sizes) == len(traces)
+    assert same(whole, parted, 2e-4)
+
+
+def test_a_budget_below_one_trace_is_refused_with_the_figures(
+    qwen: Backbone, traces: list[Labelled], tmp_path: Path
+) -> None:
+    for change, what in (
+        ({}, "the longest trace takes"),
+        ({"ranking": 0.5}, "a batch of 8 traces, which cannot be split"),
+    ):
+        with pytest.raises(
+            OptionError,
+            match=rf"{what}.* GiB in training \(\d+ tokens, \d+ probes each\) and --memory is .*Try: more --memory",
+        ):
+            train_verifier(qwen, traces, traces, replace(RECIPE, memory=1e-6, **change), tmp_path / what[:9])
+
+
+@pytest.mark.parametrize(
+    ("change", "grows"), [({"size": 4}, 1.4), ({"layers": 8}, 1.8), ({"recomputed": True}, 0.0)], ids=str
+)
+def test_the_estimate_follows_the_sizes(change: dict, grows: float) -> None:
+    plain = Footprint(4, 64, 128, 4, 2, 16, 2, 1, True, False)
+    other = replace(plain, **change)
+    assert other.row(400, 100) > grows * plain.row(400, 100) or (
+        grows == 0 and other.row(400, 100) < plain.row(400, 100)
+    )
+    assert plain.row(400, 100, learning=False) < plain.row(400, 100) < plain.row(800, 100) < plain.row(800, 200)
+    assert plain.parts([(400, 100)] * 8, 3 * plain.row(400, 100)) == 3 and plain.parts([(400, 100)] * 8, 1) == 8

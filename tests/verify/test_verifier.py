@@ -156,11 +156,11 @@ def test_law_6_verifiers_on_one_base_come_and_go_in_any_order(qwen: Backbone) ->
         for use in uses:
             use.__enter__()
         with verifiers[0].attached():  # twice is as once
-            assert hooks_alive() == hooks + sum(len(v.targets) for v in verifiers)
+            assert hooks_alive() == hooks + sum(len(v.targets) + 1 for v in verifiers)
         for left, gone in enumerate(order):
             assert all(torch.equal(probed(v), logits) for v, logits in zip(verifiers, alone, strict=True))
             uses[gone].__exit__(None, None, None)
-            rest = [len(verifiers[i].targets) for i in order[left + 1 :]]
+            rest = [len(verifiers[i].targets) + 1 for i in order[left + 1 :]]
             assert hooks_alive() == hooks + sum(rest)
             assert torch.equal(qwen.model(input_ids=ids).logits, before)
 

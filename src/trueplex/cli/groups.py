@@ -53,6 +53,7 @@ class ModelOptions:
     dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16; auto is the checkpoint's own where the processor computes in it.", show_default="auto")] = None  # fmt: skip
     quantize: Annotated[str | None, typer.Option(help="Hold the weights in 'int8' or 'int4' (needs the extra 'quantize').", show_default="as stored")] = None  # fmt: skip
     memory: Annotated[float | None, typer.Option(metavar="GIB", help="Most memory that the KV cache of all running paths may take; what does not fit waits.", show_default="a share of what is free")] = None  # fmt: skip
+    device_map: Annotated[str | None, typer.Option(help="'auto': layers spread over all accelerators; 'tp': every layer shared by the processes of torchrun (`trueplex solve` alone).", show_default="one device")] = None  # fmt: skip
     system: Annotated[str | None, typer.Option(help="System message.", show_default="the template's own")] = None
     instruction: Annotated[str | None, typer.Option(help="What is added to every problem; 'none' adds nothing.", show_default="reason step by step, answer in \\boxed{}")] = None  # fmt: skip
     template_arg: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Argument of the chat template, such as enable_thinking=false; can be repeated.", show_default="none")] = None  # fmt: skip
@@ -60,8 +61,10 @@ class ModelOptions:
     think_end: Annotated[str | None, typer.Option(help="Text that closes thinking; what follows is the answer.", show_default="the model's own")] = None  # fmt: skip
     threads: Annotated[int | None, typer.Option(help="CPU threads of PyTorch; fewer leave cores to other jobs.", show_default="all cores, or OMP_NUM_THREADS"), Within(1, 4096)] = None  # fmt: skip
 
-    def load(self, dtype: torch.dtype | None = None) -> Backbone:
+    def load(self, dtype: torch.dtype | None = None, shares: bool = False) -> Backbone:
         """The model, loaded and checked, with its way of being asked; ``dtype`` is a command's own wish, and None otherwise.
+
+        ``shares``: the command can be run by processes that share a model.
 
         Raises TrueplexError as `models.load.load` and `models.prompt.prompt_by`.
         """
@@ -76,7 +79,11 @@ class ModelOptions:
             raise OptionError(
                 "this command sets the precision of the weights itself, so --dtype has no effect here. Try: drop it, or use --bf16"
             )
-        backbone = load(self.model, self.device, dtype or self.dtype, self.quantize, self.memory)
+        if self.device_map == "tp" and not shares:
+            raise OptionError(
+                "this command cannot share a model among processes. Try: --device-map auto; `trueplex solve` can"
+            )
+        backbone = load(self.model, self.device, dtype or self.dtype, self.quantize, self.memory, self.device_map)
         asked = self.prompting()
         return prompt_by(backbone, asked) if asked else backbone
 

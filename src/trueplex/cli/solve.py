@@ -110,7 +110,7 @@ def solve(
         job = Job(model.load, settings, limits.check, strict=True)
         answered, saved = replicas.solve(model, job, found, output, complaints)
         return 2 if complaints or not saved else 0 if answered else 1
-    backbone = model.load()
+    backbone = model.load(shares=True)
     limits.check(backbone)
     scorer, settings = choose_scorer(backbone, settings)
     fitting = _fitting(found, backbone, complaints)
@@ -161,6 +161,7 @@ def _run(
     """Solve the problems; whether all were answered, and whether all traces that were to be saved are."""
     from trueplex.data.about import note
     from trueplex.data.traces import read_traces
+    from trueplex.models.placement import first
     from trueplex.solving.loop import stream
     from trueplex.solving.scorers import choose_calibration, decided
     from trueplex.solving.settings import origin
@@ -170,9 +171,10 @@ def _run(
     # What this run would grow itself: the file may hold other seeds, and more paths.
     resumed = [freed(t, settings) for t, _ in stored if t.seed == settings.seed and t.index < settings.schedule.most]
     events = stream(backbone, problems, settings, scorer, resumed, choose_calibration(backbone, scorer, settings))
-    store = _Saving(asked.save, backbone, source)
-    if asked.save:
-        note(asked.save, backbone.name, [problem.key for problem in problems])
+    saves = asked.save if first() else None  # of processes that share a model, one writes
+    store = _Saving(saves, backbone, source)
+    if saves:
+        note(saves, backbone.name, [problem.key for problem in problems])
     try:
         answered = _follow(events, problems, settings, asked, store.keep)
     finally:

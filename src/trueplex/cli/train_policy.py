@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-EXAMPLE = (
-    "trueplex train policy --model Qwen/Qwen3-1.7B --data problems.jsonl --rank 32 --lr 1e-5 --bf16 --out runs/policy"
-)
+EXAMPLE = "trueplex train policy --model Qwen/Qwen3-1.7B --data problems.jsonl --rank 32 --lr 1e-5 --out runs/policy"
 HELD = 10  # without validation data, one problem in so many is held back
 
 
@@ -140,7 +138,13 @@ class UpdateOptions:
         int, typer.Option(help="Most tokens of one forward pass of training; on CPU about 1024 is fastest.")
     ] = 4096
     max_batch_size: MaxBatchSize = None
-    bf16: Annotated[bool, typer.Option("--bf16", help="Forward passes in bfloat16, weights in float32.")] = False
+    bf16: Annotated[
+        bool,
+        typer.Option(
+            "--bf16",
+            help="Forward passes in bfloat16, what is learned in float32; beside --rank the base model has the precision of --dtype.",
+        ),
+    ] = False
     gradient_checkpointing: Annotated[
         bool,
         typer.Option(
@@ -164,7 +168,7 @@ def policy(
     asked = thinking.build(limits)
     recipe = recipe_of(data, asked.resolved(tagged=True), objective, update)
     problems, judging = data.read(update.seed, objective.answer)
-    backbone = model.load(torch.float32)
+    backbone = model.load(None if recipe.rank else torch.float32)
     recipe = replace(recipe, thinking=asked.resolved(backbone.markers is not None))
     limits.check(backbone)
     reference = model.load(torch.float32) if recipe.kl and not recipe.rank else None

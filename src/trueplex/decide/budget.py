@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass
 
+from trueplex.clock import now
 from trueplex.errors import OptionError
 
 
@@ -41,5 +41,5 @@ class Budget:
         return max(0, min(wanted, left))
 
     def deadline(self) -> float:
-        """The time (`time.monotonic`) at which the run ends, if it starts now."""
-        return time.monotonic() + (self.seconds or math.inf)
+        """The time (`clock.now`) at which the run ends, if it starts now."""
+        return now() + (self.seconds or math.inf)

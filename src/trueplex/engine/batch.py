@@ -7,7 +7,6 @@ decided here is only who enters and who is suspended, as far as the memory goes 
 from __future__ import annotations
 
 import logging
-import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trueplex.clock import now
 from trueplex.engine.admission import Admission, reopen
 from trueplex.engine.fitting import ran_out
 from trueplex.engine.interrupts import uninterrupted
@@ -267,7 +267,7 @@ class Batch:
     def _end(self, n: int, ended: np.ndarray) -> list[Trace]:
         slots = self._rows.slots
         strings = self._stop_strings(n)
-        full, late = slots.tokens[:n] >= slots.limits[:n], time.monotonic() > slots.deadlines[:n]
+        full, late = slots.tokens[:n] >= slots.limits[:n], now() > slots.deadlines[:n]
         reasons = (("end of sequence", ended), ("stop string", strings), ("token limit", full), ("time limit", late))
         rows = np.flatnonzero(ended | strings | full | late)
         leaving = [self.traces[row] for row in rows]

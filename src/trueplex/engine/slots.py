@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from trueplex.clock import now
 from trueplex.engine.constraint import NewConstraint
 from trueplex.engine.limits import Ending
 from trueplex.engine.random import trace_key
@@ -34,7 +34,7 @@ class Entry:
     Attributes:
         request: the id of the request; equal problems may be two requests.
         together: all of them enter at once or none does, as they are compared with each other.
-        deadline: the moment of `time.monotonic` at which they are truncated.
+        deadline: the moment of `clock.now` at which they are truncated.
         suspended: whether they ran before, until the memory did not suffice.
         constraint: makes what the answer of each of them must follow; None leaves it free.
     """
@@ -72,7 +72,7 @@ class Slots:
         tokens: steps so far.
         limits, budgets: the step at which the trace ends, and at which its thinking is closed.
         cold: steps of low entropy in a row; cold_entropy, cold_steps: below which, and how many close the thinking.
-        deadlines: moments of `time.monotonic`.
+        deadlines: moments of `clock.now`.
         answering: whether thinking is closed, or was not opened.
         waiting: whether the model may still open it.
         recent: the last emitted ids, as many as the longest marker has; −1 before the first.
@@ -117,7 +117,7 @@ class Slots:
         self.keys[row] = trace_key(trace.seed, entry.prompt.problem.key, trace.index)
         self.prompts[row], self.lengths[row], self.tokens[row] = prompt, prompt + trace.tokens, trace.tokens
         self.limits[row], self.budgets[row] = most[0], closes[0]
-        self.deadlines[row] = min(entry.deadline, time.monotonic() + (rules.max_seconds or math.inf))
+        self.deadlines[row] = min(entry.deadline, now() + (rules.max_seconds or math.inf))
         self.cold_entropy[row] = -math.inf if rules.cold_entropy is None else rules.cold_entropy
         self.cold_steps[row] = rules.most_cold_steps
         self._place(row, entry.prompt, trace, rules)

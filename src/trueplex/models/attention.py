@@ -76,6 +76,7 @@ def _over_lanes(query: Tensor, passing: Pass, layer: int, extras: Extras) -> Ten
     for segment in passing.segments:
         key, value = segment.read(layer)
         prefix, mask = segment.lane.prefix, segment.masks[passing.kinds[layer]]
+        mask = None if mask is None else mask.to(query.device)  # layers may be on several devices
         own = query[segment.span]
         if prefix is None:
             parts.append(_rows(own, key, value, mask, extras))

@@ -22,6 +22,7 @@ from trueplex.checksums import is_named
 from trueplex.errors import ModelError
 from trueplex.models import attention
 from trueplex.models.fingerprint import fingerprint_of, former_fingerprint_of, tokenizer_fingerprint
+from trueplex.models.head import Head, head_of
 from trueplex.models.lanes import Lane, LaneCache
 from trueplex.models.markers import Markers, Tags, given_tags, markers_of, tags_of
 
@@ -77,6 +78,17 @@ class Backbone:
 
     def _keep_hidden(self, module: Any, arguments: Any, output: Any) -> None:
         self._last_hidden = output[0]
+
+    def last_hidden(self) -> Tensor:
+        """The last hidden states [B, N, H] of the forward pass before, once: they are forgotten here."""
+        hidden, self._last_hidden = self._last_hidden, None
+        assert hidden is not None, "no forward pass came before"
+        return hidden.to(self.device)  # layers may be on several
+
+    @property
+    def head(self) -> Head:
+        """Last hidden states [n, H] → logits [n, V]."""
+        return head_of(self.model)
 
     def _single_id(self, token: str) -> int | None:
         found = self.tokenizer.convert_tokens_to_ids(token)
@@ -184,11 +196,10 @@ class Backbone:
                 logits_to_keep=torch.zeros(1, dtype=torch.long, device=self.device),
                 **extra,
             )
-            hidden, self._last_hidden = self._last_hidden, None
+            hidden = self.last_hidden()
         logits = output.logits[:, 0].float()
         if self.padded:
             logits[:, self.vocabulary :] = HIDDEN
-        assert hidden is not None
         return logits, hidden
 
     @cached_property

@@ -22,6 +22,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from trueplex.checksums import digest, remembered
+from trueplex.models.placement import whole
 
 CHUNK = 1 << 22  # values that are hashed at a time
 INDEX, SINGLE, ADAPTED = "model.safetensors.index.json", "model.safetensors", "adapter_model.safetensors"
@@ -30,6 +31,7 @@ BYTES = 16  # of a fingerprint; those of version 0.2, which read the first 64 va
 
 def fingerprint_of(state: Mapping[str, Tensor]) -> str:
     """A name for the weights in a state dict; a tied tensor counts once, by its last name, as in most files."""
+    state = {name: whole(t) for name, t in state.items()}
     last = {(t.data_ptr() or name) if _is_plain(t) else id(t): name for name, t in sorted(state.items())}
     names = sorted(last.values())
     return _joined(zip(names, _each(state[name] for name in names), strict=True))
@@ -93,10 +95,10 @@ def _each(tensors: Iterator[Tensor]) -> list[str]:
 
 
 def _tensor(tensor: Tensor) -> str:
-    whole = hashlib.blake2b(str(tuple(tensor.shape)).encode(), digest_size=BYTES)
+    named = hashlib.blake2b(str(tuple(tensor.shape)).encode(), digest_size=BYTES)
     for chunk in _plain(tensor).detach().flatten().split(CHUNK):
-        whole.update(_shortest(chunk.cpu()).contiguous().view(torch.uint8).numpy().data)
-    return whole.hexdigest()
+        named.update(_shortest(chunk.cpu()).contiguous().view(torch.uint8).numpy().data)
+    return named.hexdigest()
 
 
 def _shortest(values: Tensor) -> Tensor:
@@ -117,19 +119,19 @@ def _plain(tensor: Tensor) -> Tensor:
 
 
 def _joined(parts: Any) -> str:
-    whole = hashlib.blake2b(digest_size=BYTES)
+    named = hashlib.blake2b(digest_size=BYTES)
     for name, part in parts:
-        whole.update(f"{name}\0{part}\0".encode())
-    return whole.hexdigest()
+        named.update(f"{name}\0{part}\0".encode())
+    return named.hexdigest()
 
 
 def former_fingerprint_of(state: Mapping[str, Tensor]) -> str:
     """The name that version 0.2 gave to these weights: by the shape and the first 64 values, as bf16, of every tensor."""
-    whole = hashlib.blake2b(digest_size=12)
+    named = hashlib.blake2b(digest_size=12)
     for name, tensor in sorted(state.items()):
-        head = _plain(tensor).detach().flatten()[:64].to("cpu", torch.bfloat16).view(torch.int16)
-        whole.update(f"{name}{tuple(tensor.shape)}".encode() + head.numpy().tobytes())
-    return whole.hexdigest()
+        head = _plain(whole(tensor)).detach().flatten()[:64].to("cpu", torch.bfloat16).view(torch.int16)
+        named.update(f"{name}{tuple(tensor.shape)}".encode() + head.numpy().tobytes())
+    return named.hexdigest()
 
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:

@@ -93,14 +93,15 @@ class Lane:
         self.reserve(columns)
         for number, source in enumerate(other.layers):
             for mine, theirs in zip(self.layer(number, source), source, strict=True):
-                mine[row : row + len(sources), :, :columns] = theirs[sources, :, :columns]
+                mine[row : row + len(sources), :, :columns] = theirs[sources.to(theirs.device), :, :columns]
 
     def swap(self, some: Sequence[int], others: Sequence[int], columns: int) -> None:
         """Exchange the first columns of rows pair by pair."""
         if not some or not self.layers:
             return
-        places, sources = torch.tensor([[*some, *others], [*others, *some]], device=self.layers[0][0].device)
+        exchanged = torch.tensor([[*some, *others], [*others, *some]], device=self.layers[0][0].device)
         for layer in self.layers:
+            places, sources = exchanged.to(layer[0].device)  # layers may be on several
             for tensor in layer:
                 seen = tensor[:, :, :columns]
                 seen[places] = seen[sources]
@@ -141,7 +142,9 @@ class Segment:
             if self.write is not None:
                 kept[self.first : self.last, :, self.write : self.write + new.shape[2]] = new
             else:
-                kept[self.slots, :, self.at] = new.transpose(1, 2)
+                assert self.slots is not None and self.at is not None
+                slots, at = self.slots.to(kept.device), self.at.to(kept.device)  # layers may be on several
+                kept[slots, :, at] = new.transpose(1, 2)
 
     def read(self, layer: int) -> KeyValue:
         """Keys and values [rows, kv heads, columns, D] behind the prefix."""

@@ -21,6 +21,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
+from transformers.utils.quantization_config import QuantizationMethod
 
 from trueplex.checksums import check_seal
 from trueplex.errors import MissingExtra, ModelError, OptionError, StoreError, TrueplexError, reason
@@ -29,6 +30,7 @@ from trueplex.models import hub
 from trueplex.models.backbone import Backbone
 from trueplex.models.check import refuse, self_check
 from trueplex.models.fingerprint import fingerprint_of_files
+from trueplex.models.placement import check_spread, placement
 from trueplex.models.precision import checked_names, quantize_weights, resolve_dtype
 from trueplex.models.prompt import make_prompt
 from trueplex.types import Problem
@@ -80,6 +82,7 @@ def load(
     dtype: str | torch.dtype | None = None,
     quantize: str | None = None,
     memory: float | None = None,
+    device_map: str | None = None,
 ) -> Backbone:
     """Load a model by ``reference``, ``reference-multiplex``, local folder or hub id, and check that it can be driven here.
 
@@ -88,6 +91,8 @@ def load(
 
     Args:
         dtype: ``auto`` (also None), ``float32``, ``bfloat16``, ``float16``, or torch's own; see `precision.resolve_dtype`.
+        device_map: ``auto`` spreads the layers over this process's accelerators; ``tp`` shares every layer among the
+            processes of torchrun; see `placement`.
         quantize: ``int8`` or ``int4``: the weights of all linear layers but the output are held so, by torchao.
         memory: GiB of KV cache that traces may take together; None is half of the memory that is free on CPU, and 80 % on CUDA.
 
@@ -101,7 +106,7 @@ def load(
     checked_names(dtype, quantize)
     if memory is not None and not 0 < memory < float("inf"):
         raise OptionError(f"memory is {memory}. Try: a number of GiB above 0, such as 2.5")
-    device = _usable(device or default_device())
+    place = _usable(device or default_device())
     path, adapters = weights_of(name)
     for folder in (path, *adapters):
         check_seal(Path(folder))
@@ -109,7 +114,8 @@ def load(
         options = reading(path)
         config = AutoConfig.from_pretrained(**options)
         refuse(config.get_text_config(decoder=True))
-        model = _read(path, config, options, device, dtype)
+        several = placement(device_map, device, config, quantize) if device_map else {}
+        model = _read(path, config, options, place, dtype, several)
         for adapter in adapters:
             model = _merged(model, adapter)
         tokenizer = AutoTokenizer.from_pretrained(**options)
@@ -128,22 +134,31 @@ def load(
     return backbone
 
 
-def _read(path: str, config: Any, options: dict[str, Any], device: str, dtype: str | torch.dtype | None) -> Any:
-    """The model itself, on the device. Raises ModelError where its files lack a weight."""
-    quantised = getattr(config, "quantization_config", None) is not None
+def _read(path: str, config: Any, options: dict[str, Any], device: str, dtype: str | torch.dtype | None,
+          several: dict[str, Any]) -> Any:  # fmt: skip
+    """The model itself, on the device, or on ``several`` as these arguments say. Raises ModelError where its files lack a weight."""
+    quantised = getattr(config, "quantization_config", None) is not None and "gguf_file" not in options
     stored = torch.bfloat16 if "gguf_file" in options else getattr(config, "dtype", None)
     resolved = resolve_dtype(dtype, device, stored, embedded=path == str(reference_path()))
-    place = {"device_map": {"": device}} if quantised else {}  # packed weights are put in place as they are read
-    files = {} if "gguf_file" in options else {"use_safetensors": True, "config": config}
+    # packed weights are put in place as they are read
+    place = several or ({"device_map": {"": device}} if quantised else {})
+    known = {} if "gguf_file" in options else {"config": config}
     with unreported():
         model, report = AutoModelForCausalLM.from_pretrained(
-            dtype=resolved, output_loading_info=True, ignore_mismatched_sizes=True, **files, **place, **options
+            dtype=resolved,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **weights_only(options),
+            **known,
+            **place,
         )
+    unmark_gguf(model)
     if wrong := missing_weights(report):
         raise ModelError(
             f"{path} has no fitting weights for {wrong}, which would be random. Try: copy or save the model again"
         )
-    return model if quantised else model.to(device)
+    check_spread(model)
+    return model if quantised or several else model.to(device)
 
 
 def _usable(device: str) -> str:
@@ -224,6 +239,18 @@ def reading(path: str) -> dict[str, Any]:
         path.rpartition(":") if not Path(path).is_file() else (str(Path(path).parent), "", Path(path).name)
     )
     return {"pretrained_model_name_or_path": folder, "gguf_file": file, **cached_only(folder)}
+
+
+def weights_only(options: dict[str, Any]) -> dict[str, Any]:
+    """What `reading` gave, for the weights: from safetensors or GGUF alone, and no remote code."""
+    return {**options, "trust_remote_code": False, **({} if "gguf_file" in options else {"use_safetensors": True})}
+
+
+def unmark_gguf(model: Any) -> None:
+    """A model that was read as GGUF has plain weights; transformers would yet take it for quantised, and never save it."""
+    if getattr(getattr(model.config, "quantization_config", None), "quant_method", None) == QuantizationMethod.GGUF:
+        del model.config.quantization_config
+        model.hf_quantizer, model.quantization_method, model.is_quantized = None, None, False
 
 
 def locate(name: str) -> str:

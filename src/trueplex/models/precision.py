@@ -61,6 +61,13 @@ def has_bfloat16(device: str) -> bool:
     return any(ask() for ask in asked if ask)
 
 
+def quantised(model: Any) -> bool:
+    """Whether weights are held in fewer bits, by torchao or as the checkpoint has them; what was read as GGUF is not."""
+    plain = (torch.Tensor, torch.nn.Parameter)
+    marked = getattr(model.config, "quantization_config", None) is not None
+    return marked or any(type(p) not in plain for p in model.parameters())
+
+
 def quantize_weights(model: Any, quantize: str) -> None:
     """Hold the weights of all linear layers but the output in 8 or 4 bits, in place, by torchao; inputs stay as they are.
 

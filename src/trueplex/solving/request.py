@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from trueplex.clock import now
 from trueplex.decide.budget import Budget
 from trueplex.decide.calibration import Calibration
 from trueplex.engine.constraint import NewConstraint
@@ -21,7 +21,7 @@ class Account:
     Attributes:
         spent: tokens and probe tokens of traces that have stopped.
         paths: traces that may still be started.
-        deadline: the moment of `time.monotonic` at which they end; it is set when the first of them begins.
+        deadline: the moment of `clock.now` at which they end; it is set when the first of them begins.
     """
 
     def __init__(self, budget: Budget) -> None:
@@ -38,7 +38,7 @@ class Account:
 
     @property
     def late(self) -> bool:
-        return self.deadline is not None and time.monotonic() >= self.deadline
+        return self.deadline is not None and now() >= self.deadline
 
     def take_paths(self, wanted: float) -> int:
         """As many of the wanted traces as may be started."""

@@ -25,11 +25,12 @@ from torch.utils.data import Dataset
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from trueplex.checksums import seal
-from trueplex.errors import InputError, OptionError
+from trueplex.errors import InputError, ModelError, OptionError
 from trueplex.evals.metrics import within_auroc
 from trueplex.files import locks, write_json
 from trueplex.models.backbone import Backbone
-from trueplex.models.load import cached_only, unreported, weights_of
+from trueplex.models.load import reading, unmark_gguf, unreported, weights_of, weights_only
+from trueplex.models.precision import quantised
 from trueplex.train.common.batches import Labelled, Order
 from trueplex.train.common.memory import OrderedTrainer
 from trueplex.train.common.recipe import check_numbers, check_seed, check_trackers
@@ -226,13 +227,12 @@ KINDS = {"outcome": _outcome, "process": _process, "generative": _generative}
 def _base(kind: Any, backbone: Backbone, **options: Any) -> tuple[Any, Any]:
     """The base model once more, to be trained, and its tokenizer; a new head is drawn from the seed."""
     path, _ = weights_of(backbone.name)
-    local = cached_only(path)
+    found = reading(path)
     with unreported():
-        model = kind.from_pretrained(
-            path, dtype=backbone.dtype, use_safetensors=True, trust_remote_code=False, **local, **options
-        )
+        model = kind.from_pretrained(dtype=backbone.dtype, **weights_only(found), **options)
+    unmark_gguf(model)
     model.base_model.load_state_dict(backbone.model.base_model.state_dict())  # with what an adapter has learned
-    return model.to(backbone.device), AutoTokenizer.from_pretrained(path, trust_remote_code=False, **local)
+    return model.to(backbone.device), AutoTokenizer.from_pretrained(trust_remote_code=False, **found)
 
 
 def _prepare(rewarding: RewardModel, rank: int) -> Any:
@@ -262,12 +262,17 @@ def train_reward(
     weights that an uninterrupted one would have had.
 
     Raises:
+        ModelError: the base model is quantised.
         InputError: there is nothing to learn from, or the run in `out` had another recipe.
         OptionError: the batch cannot be shared evenly by the processes.
         TrueplexError: memory ran out, or the weights are not finite.
         StoreError: what an earlier run left in `out` cannot be read.
     """
     out = Path(out)
+    if quantised(backbone.model):
+        raise ModelError(
+            "a reward model cannot be trained from quantised weights. Try: without --quantize, in bfloat16"
+        )
     torch.manual_seed(recipe.seed)
     learner = KINDS[recipe.kind](backbone, recipe)
     wrapped = _prepare(learner.rewarding, recipe.rank)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, softplus
+from transformers import TrainingArguments
 
 from trueplex.data.traces import read_traces
 from trueplex.errors import InputError, OptionError
@@ -28,7 +29,8 @@ from trueplex.files import locks
 from trueplex.models.backbone import Backbone
 from trueplex.solving.answering import Again
 from trueplex.solving.settings import origin
-from trueplex.train.common.batches import Labelled, Order, Probes, collate
+from trueplex.train.common.batches import Labelled, Order, Probed, Probes, collate
+from trueplex.train.common.footprint import GIB, Footprint
 from trueplex.train.common.labels import MONTE_CARLO, SOFT, Worth, known
 from trueplex.train.common.memory import OrderedTrainer
 from trueplex.train.common.recipe import check_numbers, check_seed, check_trackers
@@ -36,8 +38,9 @@ from trueplex.train.common.run import about, arguments_for, dtype_of, leave_toge
 from trueplex.train.common.watch import Watch, watched
 from trueplex.train.values import read_values
 from trueplex.types import Status
+from trueplex.verify.lora import left_out
 from trueplex.verify.one_token import OneTokenVerifier, ProbeShape
-from trueplex.verify.probe import base_pass, probe_pass, score_shares
+from trueplex.verify.probe import ROWS, base_pass, probe_pass, score_shares
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +71,8 @@ class Recipe:
         every: steps between checkpoints.
         gradient_checkpointing: recompute activations in the backward pass: slower, in less memory.
         report_to: where figures are shown: ``tensorboard``, ``wandb``, ``trackio``.
+        memory: most GiB that a pass over a batch may take beside the weights; a batch is read in parts that fit. None:
+            a batch is read whole, and in parts once memory has run out.
 
     Raises:
         OptionError: a value is out of range, or an option has no effect here.
@@ -94,13 +99,16 @@ class Recipe:
     probe_tokens: int = 1
     probe_repeated: bool = False
     probe_pool: str = "last"
+    memory: float | None = None
 
     @property
     def shape(self) -> ProbeShape:
         return ProbeShape(self.probe_tokens, self.probe_repeated, self.probe_pool)
 
     def __post_init__(self) -> None:
-        check_numbers(self, ("positions", "batch_size", "epochs", "lr", "every"), ("rank", "ranking", "patience"))
+        check_numbers(
+            self, ("positions", "batch_size", "epochs", "lr", "every", "memory"), ("rank", "ranking", "patience")
+        )
         check_seed(self.seed)
         check_trackers(self.report_to)
         known(self.labels)
@@ -242,9 +250,12 @@ def ranking_loss(logits: Tensor, correct: Tensor, problems: Tensor) -> Tensor:
 SHARES = (0.25, 0.5, 0.75, 1.0)  # of a trace, where a verifier is judged while it learns
 
 
-def quality(verifier: OneTokenVerifier, traces: Sequence[Labelled]) -> dict[str, float]:
-    """AUROC within problems at a quarter, half, three quarters and the end of the given traces; calibration at the end."""
-    table = score_shares(verifier, [(t.prompt, t.steps) for t in traces], SHARES)
+def quality(verifier: OneTokenVerifier, traces: Sequence[Labelled], rows: int = ROWS) -> dict[str, float]:
+    """AUROC within problems at a quarter, half, three quarters and the end of the given traces; calibration at the end.
+
+    ``rows`` traces are read together.
+    """
+    table = score_shares(verifier, [(t.prompt, t.steps) for t in traces], SHARES, rows)
     problems, correct = [t.problem for t in traces], [t.correct for t in traces]
     ranked = {
         f"within_auroc@{share}": within_auroc(problems, correct, table[:, i].tolist()) for i, share in enumerate(SHARES)
@@ -266,7 +277,7 @@ def train_verifier(
     Raises:
         InputError: no trace could be compared with another, ``monte-carlo`` labels of traces that were not valued, or
             the run in `out` had another recipe.
-        OptionError: the batch cannot be shared evenly by the processes.
+        OptionError: the batch cannot be shared evenly by the processes, or the longest trace does not fit ``memory``.
         TrueplexError: memory ran out, or the weights are not finite.
         StoreError: what an earlier run left in `out` cannot be read.
     """
@@ -278,6 +289,8 @@ def train_verifier(
         verifier.begin_from(OneTokenVerifier.load(recipe.start, backbone))
     if recipe.hard_negatives:
         train = by_hardness(train)
+    if recipe.rank and (missed := left_out(backbone.model)):
+        log.info(missed)
     arguments = arguments_for(recipe, out, backbone.device.type == "cpu", about(backbone, train, validation))
     probes = Probes(train, recipe.positions, recipe.seed, together=recipe.ranking > 0, spread=recipe.spread)
     order = Order(probes, recipe.batch_size, recipe.balanced)
@@ -285,15 +298,16 @@ def train_verifier(
         raise InputError(
             "no problem has both right and wrong traces, so none can be balanced. Try: roll out more paths"
         )
-    watch = Watch(lambda: quality(verifier, watched(validation)), verifier, out, recipe.patience)
+    parts, rows = _within(backbone, [*train, *validation], recipe, arguments)
+    watch = Watch(lambda: quality(verifier, watched(validation), rows), verifier, out, recipe.patience)
     task = ProbeTask(verifier, recipe)
     with verifier.attached():
         run(OrderedTrainer(task, arguments, train_dataset=probes, callbacks=[watch], order=order,
                            collate=collate(backbone, recipe.labels, _worth(train, recipe)),
-                           divisible=not recipe.ranking), watch, out, recipe.report_to)  # fmt: skip  # pairs are compared across a batch
+                           divisible=not recipe.ranking, parts=parts), watch, out, recipe.report_to)  # fmt: skip  # pairs are compared across a batch
     task.release()
     if arguments.process_index == 0:
-        measured = quality(verifier.eval(), validation)
+        measured = quality(verifier.eval(), validation, rows)
         verifier.save(out, {"data": data, "traces": len(train), "dtype": dtype_of(backbone), "recipe": asdict(recipe),
                             "validation": measured})  # fmt: skip
     leave_together(arguments)
@@ -313,3 +327,22 @@ def _check_values(train: Sequence[Labelled], recipe: Recipe) -> None:
         raise InputError(
             f"{unvalued} of {len(train)} traces have no Monte-Carlo values. Try: `trueplex train values`, or leave them out"
         )
+
+
+def _within(
+    backbone: Backbone, traces: Sequence[Labelled], recipe: Recipe, arguments: TrainingArguments
+) -> tuple[Callable[[Sequence[Probed]], int], int]:
+    """How many parts a batch takes within the budget of memory, and how many traces are scored together.
+
+    Raises:
+        OptionError: the longest trace does not fit; or a batch, where it cannot be split.
+    """
+    if recipe.memory is None:
+        return lambda batch: 1, ROWS
+    budget, footprint = int(recipe.memory * GIB), Footprint.of(backbone, recipe.gradient_checkpointing)
+    longest = max(traces, key=len)
+    whole = bool(recipe.ranking) or arguments.world_size > 1
+    footprint.check(len(longest), recipe.positions or len(longest.steps),
+                    arguments.per_device_train_batch_size if whole else 1, budget)  # fmt: skip
+    rows = min(ROWS, max(1, budget // footprint.row(len(longest), len(SHARES), learning=False)))
+    return lambda batch: footprint.parts([(len(p.trace), len(p.positions)) for p in batch], budget), rows

@@ -18,12 +18,33 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from torch.utils.hooks import RemovableHandle
 
+from trueplex.errors import ModelError
+
 
 class ProbeState:
-    """How many of the last query columns are probes; with 0, LoRA adds nothing."""
+    """What forward pass is running: of so many ``rows`` and ``queries`` columns, of which the last ``columns`` are probes.
+
+    With 0 probes LoRA adds nothing.
+    """
 
     def __init__(self) -> None:
-        self.columns = 0
+        self.rows = self.queries = self.columns = 0
+
+    def note(self, module: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        """A forward pre-hook of the transformer: takes the size of its inputs [B, q, ...]."""
+        found = named.get("inputs_embeds")
+        inputs = found if found is not None else named.get("input_ids", *arguments[:1])
+        self.rows, self.queries = inputs.shape[:2]
+
+    @contextmanager
+    def being(self, rows: int, queries: int, columns: int) -> Iterator[None]:
+        """The state is this for a while."""
+        before = self.rows, self.queries, self.columns
+        self.rows, self.queries, self.columns = rows, queries, columns
+        try:
+            yield
+        finally:
+            self.rows, self.queries, self.columns = before
 
 
 class ProbeLoRA(nn.Module):
@@ -37,31 +58,43 @@ class ProbeLoRA(nn.Module):
         nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
 
     def forward(self, layer: Any, inputs: tuple[Tensor, ...], out: Tensor) -> Tensor:
-        """A forward hook of ``layer``: inputs ([B, q, in],) and out [B, q, out] → out with the LoRA term added."""
+        """A forward hook of ``layer``: inputs (x,) and out, [B, q, ...] or [B · q, ...] → out with the LoRA term added.
+
+        Raises:
+            ModelError: the layer reads some of the tokens only, so which are probes cannot be told.
+        """
         columns, x = self.state.columns, inputs[0]
         if not columns:
             return out
+        queries = x.shape[1] if x.ndim == 3 else self.state.queries
+        if columns == queries:  # nothing but probes
+            return out + self._added(x).to(out.dtype)
+        if x.ndim == 2 and len(x) != self.state.rows * queries:
+            raise ModelError("a verifier's LoRA is on a layer that reads a part of the tokens, as an expert does. Try: "
+                             "--target-modules with the names of other layers")  # fmt: skip
+        # Shared experts are given the columns of all rows as one: row after row, as they stand here.
+        grouped, x = out.view(-1, queries, out.shape[-1]), x.reshape(-1, queries, x.shape[-1])
         if columns == 1 and out.dtype == self.lora_A.dtype and not torch.is_grad_enabled():
-            last = out[:, -1]  # a decode step's one probe: two small products and nothing else
+            last = grouped[:, -1]  # a decode step's one probe: two small products and nothing else
             last.addmm_(linear(x[:, -1], self.lora_A), self.lora_B.t(), alpha=self.scale)
-            return out
-        probes = x[:, -columns:].to(self.lora_A.dtype)
-        added = linear(linear(probes, self.lora_A), self.lora_B) * self.scale
-        if columns == x.shape[1]:
-            return out + added.to(out.dtype)
-        out[:, -columns:] += added.to(out.dtype)
+        else:
+            grouped[:, -columns:] += self._added(x[:, -columns:]).to(out.dtype)
         return out
+
+    def _added(self, x: Tensor) -> Tensor:
+        return linear(linear(x.to(self.lora_A.dtype), self.lora_A), self.lora_B) * self.scale
 
 
 class ProbeLoRAs(nn.ModuleDict):
-    """The LoRA pairs of a base model's layers, by name; a ``/`` stands for the dot that a key cannot have."""
+    """The LoRA pairs of layers of a transformer, by name; a ``/`` stands for the dot that a key cannot have."""
 
-    def __init__(self, layers: Mapping[str, nn.Linear], rank: int, scale: float) -> None:
+    def __init__(self, transformer: nn.Module, layers: Mapping[str, nn.Linear], rank: int, scale: float) -> None:
         self._state = ProbeState()
         super().__init__(
             {name.replace(".", "/"): ProbeLoRA(layer, rank, scale, self._state) for name, layer in layers.items()}
         )
         self._layers = tuple(layers.values())  # a tuple, so that the base's layers are no submodules
+        self._transformer = (transformer,)
         self._handles: list[RemovableHandle] = []
         self._users = 0
 
@@ -72,7 +105,8 @@ class ProbeLoRAs(nn.ModuleDict):
         `probing` attaches by itself: this only spares who probes often from doing so each time.
         """
         if not self._users:
-            self._handles = [
+            (transformer,) = self._transformer
+            self._handles = [transformer.register_forward_pre_hook(self._state.note, with_kwargs=True)] + [
                 layer.register_forward_hook(adapter.forward)
                 for layer, adapter in zip(self._layers, self.values(), strict=True)
             ]
@@ -89,14 +123,29 @@ class ProbeLoRAs(nn.ModuleDict):
     @contextmanager
     def probing(self, columns: int) -> Iterator[None]:
         """LoRA acts on the last ``columns`` columns of every forward pass within."""
-        with self.attached():
-            before, self._state.columns = self._state.columns, columns
-            try:
-                yield
-            finally:
-                self._state.columns = before
+        with self._again(self._state.rows, self._state.queries, columns):
+            yield
 
     def recomputing(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         """A ``context_fn`` for `torch.utils.checkpoint`: a forward pass that is computed again in the backward pass
         probes the columns that it probed at first, whatever is being probed by then."""
-        return nullcontext(), self.probing(self._state.columns)
+        return nullcontext(), self._again(self._state.rows, self._state.queries, self._state.columns)
+
+    @contextmanager
+    def _again(self, rows: int, queries: int, columns: int) -> Iterator[None]:
+        with self.attached(), self._state.being(rows, queries, columns):
+            yield
+
+
+def left_out(model: nn.Module) -> str:
+    """What LoRA on linear layers leaves out of a model, for people to read; empty without such.
+
+    Routed experts are one tensor of three dimensions for all of them, and no linear layers.
+    """
+    fused = [p for name, p in model.named_parameters() if p.ndim == 3 and "expert" in name]
+    weights = sum(p.numel() for p in fused) / 1e6
+    return (
+        f"the routed experts get no LoRA ({len(fused)} fused tensors of {weights:.3g} million weights); all linear layers do"
+        if fused
+        else ""
+    )

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from trueplex.checksums import is_named
 from trueplex.errors import OptionError, VerifierError
+from trueplex.models import placement
 from trueplex.models.backbone import Backbone
 from trueplex.verify import folder as files
 from trueplex.verify.lora import ProbeLoRAs
@@ -85,7 +86,8 @@ class OneTokenVerifier(nn.Module):
     It is on the base model's layers only while `attached` or `probing` is open, so any number may share one base.
 
     Args:
-        rank: LoRA rank on every linear layer of the transformer; 0 trains the token and head only.
+        rank: LoRA rank on every linear layer of the transformer, shared experts included; 0 trains the token and head
+            only. Routed experts whose weights are one tensor for all of them get none (see `lora.left_out`).
         alpha: LoRA alpha; the scale is alpha / rank.
         targets: ends of the names of the layers that get LoRA, such as ``q_proj``; empty for all.
         shape: how many probe tokens, and what of them the head reads.
@@ -97,6 +99,8 @@ class OneTokenVerifier(nn.Module):
     def __init__(self, backbone: Backbone, rank: int = 16, alpha: float | None = None,
                  targets: Sequence[str] = (), shape: ProbeShape = ProbeShape()) -> None:  # fmt: skip
         super().__init__()
+        if placement.shared(backbone.model):
+            raise OptionError("a verifier cannot read a model that processes share. Try: --verifier none")
         if rank < 0:
             raise OptionError(f"LoRA rank is {rank}. Try: 0 (head only) or a positive rank")
         self._backbone = (backbone,)  # a tuple, so that the base is no submodule of the verifier
@@ -109,8 +113,10 @@ class OneTokenVerifier(nn.Module):
         self.card: dict[str, Any] = {}
         self.targets = linear_names(backbone, targets) if rank else []
         layers = {name: backbone.model.get_submodule(name) for name in self.targets}
-        self.adapters = ProbeLoRAs(layers, rank, self.alpha / rank if rank else 0.0)
+        self.adapters = ProbeLoRAs(backbone.model.base_model, layers, rank, self.alpha / rank if rank else 0.0)
         self.to(backbone.device)
+        for adapter, layer in zip(self.adapters.values(), layers.values(), strict=True):
+            adapter.to(layer.weight.device)  # layers may be on several
         self._fingerprint: str | None = None
 
     @torch.no_grad()

@@ -14,7 +14,7 @@ from trueplex.errors import OptionError, VerifierError
 from trueplex.grading.calls import called
 from trueplex.models import hub
 from trueplex.models.backbone import Backbone
-from trueplex.models.load import folder_of, load
+from trueplex.models.load import GGUF, folder_of, load
 from trueplex.verify import confidence
 from trueplex.verify.combined import Combination, CombinedScorer
 from trueplex.verify.one_token import OneTokenVerifier
@@ -88,7 +88,8 @@ def _parts(kind: str, rest: str) -> tuple[str, str, str]:
         "genrm": "genrm:MODEL[@VOTES]",
     }
     form, colon, model = rest.partition(":")
-    if kind == "genrm" or (kind == "orm" and not colon):
+    unnamed = not colon or (form not in forms.SYSTEMS and rest.endswith(GGUF))  # OWNER/NAME:FILE.gguf has a colon, too
+    if kind == "genrm" or (kind == "orm" and unnamed):
         form, model = "chat", rest
     model, at, option = model.rpartition("@") if "@" in model else (model, "", "")
     wrong = f"cannot read scorer {kind}:{rest!r}. Try: {spelled[kind]}"

@@ -62,7 +62,7 @@ def base_pass(backbone: Backbone, inputs: Tensor) -> ProbePass:
     """Keys and values of the base model over inputs [B, N, H], without LoRA and without gradient, for probes of one token."""
     length = inputs.shape[1]
     positions = torch.arange(length, device=inputs.device)[None]
-    cache = DynamicCache()
+    cache = DynamicCache()  # takes what it is given as it is: nothing is copied, and no room is kept to grow
     with torch.no_grad():
         backbone.forward(inputs, positions, cache, length, whole=True)
     return ProbePass([(layer.keys, layer.values) for layer in cache.layers])
@@ -112,8 +112,11 @@ def score_stored(
 @torch.inference_mode()
 def score_shares(
     verifier: OneTokenVerifier, traces: Sequence[tuple[Sequence[int], Steps]], shares: Sequence[float],
+    most: int = ROWS,
 ) -> np.ndarray:  # fmt: skip
     """Scores [traces, shares] float32 when the given shares of each trace, given as (prompt ids, steps), were written.
+
+    At ``most`` so many traces are read together.
 
     Raises:
         ModelError: a single trace does not fit into memory.
@@ -126,5 +129,5 @@ def score_shares(
         logits = probe_pass(verifier, base_pass(verifier.backbone, inputs), torch.tensor(at, device=inputs.device))
         return torch.sigmoid(logits).tolist()
 
-    rows = Fitting(ROWS)([len(prompt) + len(steps) for prompt, steps in traces], work)
+    rows = Fitting(most)([len(prompt) + len(steps) for prompt, steps in traces], work)
     return np.array(rows, dtype=np.float32).reshape(len(traces), len(shares))

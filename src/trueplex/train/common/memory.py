@@ -30,13 +30,14 @@ class Task(Protocol):
 class OrderedTrainer(Trainer):
     """A Trainer whose batches come in a given order, and are split into parts when they do not fit into memory.
 
-    The gradients of the parts, each weighed by what it counts, add up to that of the whole batch. ``divisible`` says
-    whether the loss allows that; over several processes, which must take their steps together, no batch is split.
+    The gradients of the parts, each weighed by what it counts, add up to that of the whole batch. ``parts`` says of a batch's
+    examples how many parts it takes at least. ``divisible`` says whether the loss allows that; over several processes, which must take their steps together, no batch is split.
     """
 
-    def __init__(self, task: Task, *arguments: Any, order: Sampler[int], collate: Callable[[Sequence[Any]], Batch], divisible: bool = True, **named: Any) -> None:  # fmt: skip
+    def __init__(self, task: Task, *arguments: Any, order: Sampler[int], collate: Callable[[Sequence[Any]], Batch],
+                 divisible: bool = True, parts: Callable[[Sequence[Any]], int] = lambda examples: 1, **named: Any) -> None:  # fmt: skip
         self.task, self.order, self.collate, self.parts = task, order, collate, 1
-        self.divisible = divisible
+        self.divisible, self.wanted = divisible, parts
         self._share = 1.0
         super().__init__(task, *arguments, data_collator=lambda examples: {"examples": examples}, **named)
 
@@ -51,19 +52,20 @@ class OrderedTrainer(Trainer):
         """
         examples = inputs["examples"]
         while True:
+            parts = max(self.parts, self.wanted(examples))
             try:
-                return self._in_parts(model, examples, num_items_in_batch)
+                return self._in_parts(model, examples, num_items_in_batch, parts)
             except (MemoryError, RuntimeError) as error:
                 if not ran_out(error):
                     raise
-                size = -(-len(examples) // self.parts)
+                size = -(-len(examples) // parts)
                 if size == 1 or not self.divisible or self.args.world_size > 1:
                     whole = "" if self.divisible else " (a ranking loss keeps a batch whole)"
                     raise TrueplexError(f"out of memory with {size} trace{'s' * (size > 1)} at once{whole} ("
                                         f"{str(error).splitlines()[0][:120]}). Try: {'a smaller --batch, ' * (size > 1)}for a verifier "
                                         "fewer --positions, --gradient-checkpointing or a lower --rank; the same command resumes from the last "
                                         "checkpoint") from error  # fmt: skip
-            self.parts *= 2
+            self.parts = 2 * parts
             log.warning(
                 f"{size} traces at once do not fit into memory: continuing with {-(-len(examples) // self.parts)}"
             )
@@ -71,8 +73,8 @@ class OrderedTrainer(Trainer):
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
 
-    def _in_parts(self, model: Any, examples: Sequence[Any], num_items_in_batch: Any) -> Tensor:
-        batches = [self.collate(examples[part :: self.parts]) for part in range(min(self.parts, len(examples)))]
+    def _in_parts(self, model: Any, examples: Sequence[Any], num_items_in_batch: Any, parts: int) -> Tensor:
+        batches = [self.collate(examples[part::parts]) for part in range(min(parts, len(examples)))]
         counts = [self.task.counts(batch) for batch in batches]
         loss = torch.zeros((), device=self.args.device)
         for batch, count in zip(batches, counts, strict=True):

@@ -25,7 +25,7 @@ from trueplex.train.common.state import TrainerState, last_checkpoint
 from trueplex.train.common.tracking import trackers
 from trueplex.train.common.watch import Watch
 
-FREE = ("report_to",)  # may differ when a run is resumed
+FREE = ("report_to", "memory")  # may differ when a run is resumed
 FORMER = "former base"  # what version 0.2 called the base model: compared, not stored
 # Fields that recipes did not always have, with what runs did before: such a run is resumed as it was.
 LATER = {

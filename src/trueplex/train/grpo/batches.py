@@ -1,17 +1,15 @@
-"""Rollouts as tensors: micro-batches by tokens, merged inputs, and the log-probabilities that training needs."""
+"""Rollouts as tensors: micro-batches by tokens, and the padded arrays that training reads."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from trueplex.engine.thinking import Thinking, merged
-from trueplex.models.backbone import Backbone
+from trueplex.engine.thinking import Thinking
 from trueplex.types import Trace
 
 CLOSED_FOR_IT = ("thinking budget", "cold stop")  # then `</think>` was written, not drawn
@@ -105,26 +103,3 @@ def collate(rollouts: Sequence[Rollout], thinking: Thinking, device: torch.devic
         starts.append(start)
     arrays = (torch.from_numpy(a).to(device) for a in (ids, weights, targets, drawn, temperatures))
     return Batch(list(rollouts), starts, *arrays)
-
-
-def merge_inputs(module: nn.Module, arguments: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """A pre-hook of the trained model: ``slots=(ids, weights)`` become its merged input embeddings.
-
-    Within the model's own call, so that what wraps it (FSDP) has gathered the embedding, and the gradient flows into it.
-    """
-    if "slots" in named:
-        ids, weights = named.pop("slots")
-        named["inputs_embeds"] = merged(module.get_input_embeddings()(ids), weights)  # type: ignore[operator]
-    return arguments, named
-
-
-def log_probs(model: Any, backbone: Backbone, batch: Batch) -> Tensor:
-    """Log-probabilities [B, M, K] float32 of the drawn ids under softmax(logits / T); differentiable.
-
-    One teacher-forced pass without a cache, of a model with the pre-hook `merge_inputs`.
-    """
-    output = model(slots=(batch.ids, batch.weights), use_cache=False, logits_to_keep=batch.targets.shape[1])
-    logits = output.logits.float() / batch.temperatures.unsqueeze(-1)
-    if backbone.padded:
-        logits = logits[..., : backbone.vocabulary]
-    return torch.log_softmax(logits, dim=-1).gather(-1, batch.targets)

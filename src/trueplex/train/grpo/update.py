@@ -19,8 +19,9 @@ from trueplex.engine.fitting import ran_out
 from trueplex.errors import TrueplexError
 from trueplex.models.backbone import Backbone
 from trueplex.train.common.sharded import sharded_modules
-from trueplex.train.grpo.batches import Rollout, collate, log_probs, micro_batches
+from trueplex.train.grpo.batches import Rollout, collate, micro_batches
 from trueplex.train.grpo.loss import Totals, kl, kl_penalty, policy_loss, step_weights, surrogate
+from trueplex.train.grpo.reading import log_probs
 from trueplex.train.grpo.recipe import PolicyRecipe
 
 SUMMED = ("loss", "slots", "clipped", "drift", "kl", "steps")
@@ -115,7 +116,7 @@ class Learner:
 
     def _read(self, model: Any, micro: Sequence[Rollout]) -> list[Tensor]:
         batch = collate(micro, self.recipe.thinking, self.engine.device)
-        return batch.gather(log_probs(model, self.engine, batch))
+        return batch.gather(log_probs(model, batch))
 
     @contextlib.contextmanager
     def _first_weights(self, model: Any) -> Iterator[Any]:
@@ -157,7 +158,7 @@ class Learner:
     ) -> Tensor:
         """The share of a micro-batch in the loss of the update; adds to `sums`."""
         recipe, batch = self.recipe, collate(chosen, self.recipe.thinking, self.engine.device)
-        new = log_probs(model, self.engine, batch)
+        new = log_probs(model, batch)
         if chosen[0].old is None:  # nothing has moved since they were drawn
             old = new.detach()
             if recipe.epochs > 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,14 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from trueplex.checksums import seal
 from trueplex.errors import ModelError
 from trueplex.models.backbone import Backbone
+from trueplex.models.precision import quantised
 from trueplex.train.common.sharded import full_state
-from trueplex.train.grpo.batches import merge_inputs
+from trueplex.train.grpo.reading import reads
 from trueplex.train.grpo.recipe import PolicyRecipe
+from trueplex.verify.lora import left_out
 from trueplex.verify.one_token import linear_names
+
+log = logging.getLogger(__name__)
 
 MODEL, ADAPTER = "model", "adapter"  # the folder that a run writes what it learned to
 BEST = "best"  # the folder with such a folder in it, of what validated best
@@ -26,16 +31,24 @@ def trainable(backbone: Backbone, recipe: PolicyRecipe) -> Any:
     The model stays in evaluation mode, as dropout would make the ratio another than 1; with
     ``gradient_checkpointing`` its layers alone are in training mode, which is what makes them recompute activations.
 
+    With LoRA the base keeps its dtype and the adapters learn in float32 beside it.
+
     Raises:
-        ModelError: the model is not in float32, in which small updates would be lost.
+        ModelError: all weights are to learn and are not in float32, in which alone small updates are not lost; or they are
+            quantised.
         OptionError: no linear layer is called as a target says.
     """
     model = backbone.model
-    if backbone.dtype != torch.float32:
-        raise ModelError(f"weights in {backbone.dtype} would lose small updates. Try: load the model in float32, and use "
-                         "--bf16 for the forward passes")  # fmt: skip
+    if quantised(model):
+        raise ModelError("quantised weights cannot be trained, nor rolled out with an adapter beside them. Try: without "
+                         "--quantize, in bfloat16")  # fmt: skip
+    if not recipe.rank and backbone.dtype != torch.float32:
+        raise ModelError(f"weights in {str(backbone.dtype).removeprefix('torch.')} would lose small updates. Try: float32 weights, "
+                         "with --bf16 for the forward passes; or --rank N, whose adapters are in float32")  # fmt: skip
     if recipe.rank:
         names = linear_names(backbone, recipe.target_modules)
+        if missed := left_out(model):
+            log.info(missed)
         torch.manual_seed(recipe.seed)
         model = get_peft_model(model, LoraConfig(r=recipe.rank, lora_alpha=2 * recipe.rank, lora_dropout=0.0,
                                                  target_modules=names, task_type="CAUSAL_LM"))  # fmt: skip
@@ -43,7 +56,7 @@ def trainable(backbone: Backbone, recipe: PolicyRecipe) -> Any:
     else:
         model.requires_grad_(True)
     model.eval()
-    model.register_forward_pre_hook(merge_inputs, with_kwargs=True)
+    backbone.kept["reads"] = reads(backbone)
     if recipe.gradient_checkpointing:
         backbone.model.gradient_checkpointing_enable({"use_reentrant": False})
     return model
@@ -60,7 +73,7 @@ def frozen(reference: Backbone | None) -> Any:
     """A second copy of a model, ready to read merged inputs; it never learns."""
     if reference is None:
         return None
-    reference.model.register_forward_pre_hook(merge_inputs, with_kwargs=True)
+    reads(reference)
     return reference.model
 
 
@@ -84,8 +97,7 @@ def folder_of(model: Any, out: Path) -> Path:
 
 def release(backbone: Backbone, model: Any, recipe: PolicyRecipe) -> None:
     """Leave the model as it was found, but for what it learned."""
-    model._forward_pre_hooks.clear()
-    model._forward_pre_hooks_with_kwargs.clear()
+    backbone.kept.pop("reads")()
     if recipe.gradient_checkpointing:
         backbone.model.gradient_checkpointing_disable()
     backbone.model.eval().requires_grad_(False)

@@ -21,13 +21,17 @@ from trueplex.checksums import check_seal
 from trueplex.errors import OptionError, VerifierError, reason
 from trueplex.files import read_json
 from trueplex.models.load import (
+    GGUF,
     cached_only,
     default_device,
     default_dtype,
     loading,
     locate,
     missing_weights,
+    reading,
+    unmark_gguf,
     unreported,
+    weights_only,
 )
 from trueplex.verify.readers.transcript import separator
 
@@ -59,7 +63,7 @@ def card_of(name: str, kind: str, form: str | None = None) -> dict[str, Any] | N
 
 
 def load(kind: Any, name: str, device: str | None, **options: Any) -> tuple[Any, Any]:
-    """Model and tokenizer, from safetensors only and without remote code.
+    """Model and tokenizer, from safetensors or GGUF only and without remote code.
 
     Raises:
         ModelError: it cannot be loaded.
@@ -68,14 +72,14 @@ def load(kind: Any, name: str, device: str | None, **options: Any) -> tuple[Any,
     """
     path, device = locate(name), device or default_device()
     check_seal(Path(path))
-    local = cached_only(path)
     with loading(f"reward model {name!r}"):
+        found = reading(path)
         with unreported():
             model, report = kind.from_pretrained(
-                path, dtype=default_dtype(device), use_safetensors=True, trust_remote_code=False,
-                output_loading_info=True, **local, **options,
-            )  # fmt: skip
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, **local)
+                dtype=default_dtype(device), output_loading_info=True, **weights_only(found), **options
+            )
+        unmark_gguf(model)
+        tokenizer = AutoTokenizer.from_pretrained(trust_remote_code=False, **found)
     if wrong := missing_weights(report):
         raise VerifierError(
             f"{name} has no weights for {wrong}, so it is not a reward model of this kind. Try: check its kind"
@@ -90,6 +94,8 @@ def read_weights(name: str, prefix: str, module: nn.Module) -> None:
         VerifierError: the checkpoint has no such head.
     """
     path = locate(name)
+    if path.endswith(GGUF):
+        raise VerifierError(f"{name} is a GGUF file, which has no head {prefix}. Try: the model's safetensors")
     local = cached_only(path)
     index = cached_file(path, "model.safetensors.index.json", _raise_exceptions_for_missing_entries=False, **local)
     shards = ["model.safetensors"]
