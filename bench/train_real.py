@@ -60,7 +60,7 @@ def verifier(given: argparse.Namespace, out: Path) -> dict[str, Any]:
         run("rollout", "--model", given.model, "--data", given.data, "--n", "40", "--samples", "8", "--thinking", "discrete",
             "--temperature", "0.6", "--max-tokens", "400", "--out", rollouts)  # fmt: skip
     figures = run(
-        "train", "verifier", "--model", given.model, "--data", rollouts, "--n", str(given.traces), "--batch", "8",
+        "train", "verifier", "--model", given.model, "--data", rollouts, "--traces", str(given.traces), "--batch", "8",
         "--memory", str(given.memory), "--every", "1000", "--out", str(out / "verifier"),
     )  # fmt: skip
     card = json.loads((out / "verifier" / "verifier.json").read_text())

@@ -232,21 +232,39 @@ def test_the_version_is_told_and_recorded(trueplex) -> None:
     assert trueplex("--version") == (0, f"trueplex {__version__}\n", "") and machine()["trueplex"] == __version__
 
 
-def test_help_is_quick_and_names_every_command() -> None:
+HEAVY = {
+    "torch",
+    "transformers",
+    "peft",
+    "numpy",
+    "scipy",
+    "pydantic",
+    "jinja2",
+    "datasets",
+    "fastapi",
+    "matplotlib",
+    "ray",
+}
+
+
+def test_help_names_every_command_and_loads_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom trueplex.cli.main import main\nsys.argv = ['trueplex', '--help']\n"
+        f"try:\n    main()\nfinally:\n    print({HEAVY} & set(sys.modules), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert all(name in done.stdout for name in ("solve", "problems", "grade", "rollout", "train", "eval"))
+    assert done.returncode == 0 and done.stderr.strip() == "set()"
+
+
+@pytest.mark.slow  # seconds mean something on an idle machine alone
+def test_help_is_quick() -> None:
     times = []
-    for _ in range(3):
-        started = os.times()
-        help_text = subprocess.run(
-            [sys.executable, "-m", "trueplex", "--help"], capture_output=True, text=True, check=True
-        ).stdout
-        ended = os.times()  # its own seconds, whatever else the machine is doing
-        times.append(
-            sum(
-                getattr(ended, f"children_{kind}") - getattr(started, f"children_{kind}") for kind in ("user", "system")
-            )
-        )
-    assert all(name in help_text for name in ("solve", "problems", "grade", "rollout", "train", "eval"))
-    assert 0 < min(times) < 0.5
+    for _ in range(5):
+        started = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "trueplex", "--help"], capture_output=True, check=True)
+        times.append(time.perf_counter() - started)
+    assert min(times) < 0.5
 
 
 # -- what an audit found ---------------------------------------------------------------------------

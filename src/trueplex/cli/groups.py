@@ -52,7 +52,7 @@ class ModelOptions:
     device: Annotated[str | None, typer.Option(help="cuda, mps or cpu.", show_default="the fastest available")] = None
     dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16; auto is the checkpoint's own where the processor computes in it.", show_default="auto")] = None  # fmt: skip
     quantize: Annotated[str | None, typer.Option(help="Hold the weights in 'int8' or 'int4' (needs the extra 'quantize').", show_default="as stored")] = None  # fmt: skip
-    memory: Annotated[float | None, typer.Option(metavar="GIB", help="Most memory that the KV cache of all running paths may take; what does not fit waits.", show_default="a share of what is free")] = None  # fmt: skip
+    memory: Annotated[float | None, typer.Option(metavar="GIB", help="Most memory that the KV cache of all running paths may take, or a pass of a verifier's training; what does not fit waits.", show_default="a share of what is free")] = None  # fmt: skip
     device_map: Annotated[str | None, typer.Option(help="'auto': layers spread over all accelerators; 'tp': every layer shared by the processes of torchrun (`trueplex solve` alone).", show_default="one device")] = None  # fmt: skip
     system: Annotated[str | None, typer.Option(help="System message.", show_default="the template's own")] = None
     instruction: Annotated[str | None, typer.Option(help="What is added to every problem; 'none' adds nothing.", show_default="reason step by step, answer in \\boxed{}")] = None  # fmt: skip

@@ -51,7 +51,7 @@ class TraceOptions:
         typer.Option(help="Folders of rollouts to judge by; can be repeated.", show_default="a tenth of the problems"),
     ] = None
     answer: Reread = None
-    n: Annotated[int | None, typer.Option(help="Most traces to learn from, in the order of the folders.", show_default="all"), Within(1)] = None  # fmt: skip
+    traces: Annotated[int | None, typer.Option(help="Most traces to learn from, in the order of the folders.", show_default="all"), Within(1)] = None  # fmt: skip
     balanced: Annotated[bool, typer.Option("--balanced", help="As many right as wrong traces of every problem.")] = False  # fmt: skip
 
     @property
@@ -76,7 +76,7 @@ class TraceOptions:
         if not held:  # by problem, so that no problem is on both sides; by high bits, as the low ones decide splits
             held = [t for t in traces if (t.problem >> 32) % 10 == 0]
             traces = [t for t in traces if (t.problem >> 32) % 10]
-        sampled, traces, held = len(traces), mixed(traces)[: self.n], mixed(held)
+        sampled, traces, held = len(traces), mixed(traces)[: self.traces], mixed(held)
         if not held or not traces:
             raise TrueplexError(
                 "too few problems with right and wrong traces to learn and to judge by. Try: roll out more"
@@ -163,15 +163,8 @@ class VerifierOptions:
         float, typer.Option(help="Weight of a ranking loss between right and wrong traces of a problem.")
     ] = 0.0
     gradient_checkpointing: Annotated[bool, typer.Option("--gradient-checkpointing", help="Recompute activations in the backward pass: slower, in less memory.")] = False  # fmt: skip
-    memory: Annotated[
-        float | None,
-        typer.Option(
-            help="Most GiB that a pass over a batch may take beside the model's weights: larger batches are read in parts.",
-            show_default="no limit",
-        ),
-    ] = None
 
-    def recipe(self, schedule: ScheduleOptions, balanced: bool) -> Any:
+    def recipe(self, schedule: ScheduleOptions, balanced: bool, memory: float | None) -> Any:
         """The recipe. Raises OptionError where an option is out of range or could not act."""
         from trueplex.train.verifier import Recipe
 
@@ -185,7 +178,7 @@ class VerifierOptions:
                       schedule.batch, schedule.epochs, schedule.lr, schedule.seed, self.labels, self.loss, self.ranking,
                       balanced, schedule.patience, schedule.every, self.gradient_checkpointing,
                       tuple(schedule.report_to or ()), str(self.start or ""), self.hard_negatives, self.spread,
-                      self.probe_tokens, self.probe_repeated, self.probe_pool, self.memory)  # fmt: skip
+                      self.probe_tokens, self.probe_repeated, self.probe_pool, memory)  # fmt: skip
 
 
 @command(app, VERIFIER_EXAMPLE)
@@ -196,7 +189,7 @@ def verifier(
     """Train a one-token verifier for a model from its graded traces, or from nothing but --problems. Also runs under torchrun."""
     from trueplex.train.verifier import train_verifier
 
-    recipe = which.recipe(schedule, traces.balanced)
+    recipe = which.recipe(schedule, traces.balanced, model.memory)
     if source.problems is not None:
         if traces.data or traces.validation:
             raise OptionError("--problems are rolled out anew, and --data are rollouts. Try: give one of them")
