@@ -12,6 +12,7 @@ import datetime
 import errno
 import functools
 import inspect
+import io
 import json
 import logging
 import math
@@ -47,19 +48,17 @@ HINTS = {
     errno.ENAMETOOLONG: "choose a shorter name",
     errno.ELOOP: "choose another name, as these links lead in a circle",
 }
-FOREIGN = (
-    "SafetensorError",
-)  # errors of writers that are not OSErrors, known by name so that nothing is imported for them
+# Errors of writers that are not OSErrors, known by name so that nothing is imported for them.
+FOREIGN = ("SafetensorError",)
 TORCH_WRITER = ("PytorchStreamWriter", "inline_container", "iostream", "open file failed", "Parent directory")
 
 
 def failure(verb: str, path: str | Path, error: Exception) -> StoreError:
     """What to raise when ``verb`` (read, write) failed on a path: one line, with advice for this kind of failure."""
-    number = getattr(error, "errno", None)
-    if number is None and (found := re.search(r"os error (\d+)", str(error))):  # how Rust tells it
-        number = int(found[1])
-    why = os.strerror(number) if number else reason(error)
-    hint = HINTS.get(number or 0, "check the path" if verb == "read" else "choose another file")
+    found = re.search(r"os error (\d+)", str(error))  # how Rust tells it
+    number = getattr(error, "errno", None) or (int(found[1]) if found else 0)
+    why = getattr(error, "strerror", None) or (os.strerror(number) if number else reason(error))
+    hint = HINTS.get(number, "check the path" if verb == "read" else "choose another file")
     shown = str(path).encode(errors="backslashreplace").decode() or "''"
     return StoreError(f"cannot {verb} {shown if len(shown) <= 200 else shown[:200] + '…'} ({why}). Try: {hint}")
 
@@ -125,6 +124,21 @@ def write_with(path: str | Path, write: Callable[[Path], None]) -> None:
         if type(error).__name__ in FOREIGN or any(sign in str(error) for sign in TORCH_WRITER):
             raise failure("write", path, error) from error
         raise
+
+
+def opened(path: str | Path) -> io.BufferedReader:
+    """A file, a pipe or a terminal, open for reading. Raises OSError, also for a device, which may have no end."""
+    file = Path(path).open("rb")  # noqa: SIM115  # the caller closes it
+    if stat.S_ISCHR(os.fstat(file.fileno()).st_mode) and not file.isatty():
+        file.close()
+        raise OSError(errno.EINVAL, "it is a device")
+    return file
+
+
+def text_of(path: str | Path) -> str:
+    """What a UTF-8 file says, without a byte order mark. Raises OSError as `opened`, and UnicodeDecodeError."""
+    with opened(path) as file:
+        return file.read().decode("utf-8-sig")
 
 
 def is_special(path: str | Path) -> bool:
@@ -321,7 +335,7 @@ def read_json(path: str | Path, kind: type[T]) -> T:
         StoreError: the file cannot be read, is not JSON, was changed, or does not hold what the type says.
     """
     try:
-        text = Path(path).read_bytes().decode("utf-8-sig")
+        text = text_of(path)
     except OSError as error:
         raise failure("read", path, error) from error
     except UnicodeDecodeError as error:

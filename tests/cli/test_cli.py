@@ -142,6 +142,7 @@ def test_every_thinking_option_reaches_the_engine_and_is_stored(trueplex) -> Non
                                 "stop": ["zz"], "max_seconds": 50}  # fmt: skip
 
 
+@pytest.mark.slow
 def test_an_interrupted_solve_is_taken_up(tmp_path: Path) -> None:
     """Ctrl-C stores the live traces; --resume goes on with them and gives what one run would have given.
 
@@ -190,6 +191,7 @@ def test_an_interrupt_keeps_what_finished(tmp_path: Path) -> None:
     assert solved and len(saved) >= 4 * len(solved)
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_is_one_line(tmp_path: Path) -> None:
     process = start("solve", PROBLEM, "1+1?", "2+2?", "--json", "--paths", "2", "--quiet")
     process.stdout.close()
@@ -310,7 +312,9 @@ def test_a_full_standard_output_loses_no_live_trace(tmp_path: Path) -> None:
     assert len(kept) == 8 and kept.count("running") > 0
 
 
-@pytest.mark.parametrize("redirection", ["<&-", ">/dev/full", ">&-"])
+@pytest.mark.parametrize(
+    "redirection", [">/dev/full", *(pytest.param(r, marks=pytest.mark.slow) for r in ("<&-", ">&-"))]
+)
 def test_closed_and_full_streams_are_one_line(redirection: str) -> None:
     command = f"{sys.executable} -m trueplex.cli.main solve - {redirection}"
     done = subprocess.run(["bash", "-c", f"echo '{PROBLEM}' | {command}" if ">" in redirection else command],

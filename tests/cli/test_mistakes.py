@@ -172,7 +172,7 @@ def test_a_closed_standard_error_gets_no_summary_among_the_results(tmp_path: Pat
     assert [json.loads(line)["correct"] for line in verdicts.read_text().splitlines()] == [True]
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+@pytest.mark.parametrize("encoding", ["ascii", pytest.param("cp1252", marks=pytest.mark.slow)])
 def test_standard_output_of_any_encoding_loses_nothing(tmp_path: Path, encoding: str) -> None:
     file = tmp_path / "p.jsonl"
     file.write_text(json.dumps({"problem": "Is √2 ≤ 3/2 → 数?"}))
@@ -187,3 +187,12 @@ def test_standard_output_of_any_encoding_loses_nothing(tmp_path: Path, encoding:
     assert json.loads(told.stdout)["problem"] == "Is √2 ≤ 3/2 → 数?"
     helped = run("trueplex solve --help", PYTHONIOENCODING=encoding)
     assert helped.returncode == 0 and not helped.stderr and b"--paths" in helped.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments", [["show", "/dev/full"], ["solve", "@/dev/zero"], ["grade", "/dev/zero"], ["calibrate", "/dev/zero", "--out", "x"]]
+)  # fmt: skip
+def test_a_device_that_has_no_end_is_refused(trueplex, arguments: list[str], tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, said = trueplex(*arguments)
+    assert (code, out) == (2, "") and "it is a device" in said and said.count("\n") == 1

@@ -121,7 +121,7 @@ def rollouts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("calibrating") / "traces"
     rollout(
         "countdown-easy", out, ReplicatedModelOptions(device="cpu"), ThinkingOrGreedy(), LimitOptions(),
-        SampleOptions(samples=4, verifier="auto", max_batch_size=240), SuiteOptions(n=60, split="validation"), quiet=True,
+        SampleOptions(samples=4, verifier="auto", max_batch_size=120), SuiteOptions(n=30, split="validation"), quiet=True,
     )  # fmt: skip
     return out
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from conftest import SEED, agree, prompts_for
+from conftest import FAMILIES, SEED, agree, prompts_for
 from trueplex.decide.budget import Budget
 from trueplex.engine import memory, rows
 from trueplex.engine.batch import Batch
@@ -24,6 +24,7 @@ from trueplex.types import Problem, Status, Stop, Trace
 
 LONG = Thinking("multiplex", 3, ending=Ending(150))
 PATHS = 6
+EVERY = [pytest.param(f, marks=() if f in ("qwen3", "gemma3_text", "gpt_oss") else pytest.mark.slow) for f in FAMILIES]
 
 
 @pytest.fixture
@@ -46,7 +47,10 @@ def agreeing(backbone: Backbone, some: dict[tuple[str, int], Trace], others: dic
     return sum(not agree(prompts[key[0]], some[key], others[key], backbone) for key in some) <= 1
 
 
-@pytest.mark.parametrize("shared", [1, 2**40], ids=["shared prompts", "own prompts"])
+@pytest.mark.parametrize("backbone", EVERY, indirect=True)
+@pytest.mark.parametrize(
+    "shared", [1, pytest.param(2**40, marks=pytest.mark.slow)], ids=["shared prompts", "own prompts"]
+)
 def test_a_small_budget_is_kept_and_changes_no_draw(backbone: Backbone, tight: int, shared: int, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     monkeypatch.setattr(rows, "SHARED_BYTES", shared)
     free, whole = decode(backbone, None)
@@ -121,7 +125,7 @@ def test_a_spent_budget_counts_what_was_suspended(qwen: Backbone, tight: int, mo
     assert solved.solution.usage.thinking_tokens + solved.solution.usage.answer_tokens == spent
 
 
-@pytest.mark.parametrize("call", [1, 2, 3, 9, 20])
+@pytest.mark.parametrize("call", [1, 9, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 3, 20))])
 def test_out_of_memory_is_answered_by_a_smaller_budget(qwen: Backbone, call: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:  # fmt: skip
     """At the given forward pass the device runs out of memory once: in a prefill, or in the middle of a stride."""
     _, whole = decode(qwen, None)

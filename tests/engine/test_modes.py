@@ -202,6 +202,7 @@ def test_soft_of_one_word_is_greedy_and_multiplex_of_one_is_discrete() -> None:
     assert wide.ids.shape == (50, 4) and (wide.weights == torch.tensor([1.0, 0, 0, 0])).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "thinking", EVERY_MODE, ids=lambda t: f"{t.mode}-{t.merge_kind}-{t.noise_kind}-{t.replacement}"
 )

@@ -26,7 +26,19 @@ def run(trueplex):
     return command
 
 
-@pytest.mark.parametrize("name", SOLVE)
+SHORT = (
+    "default",
+    "pruned",
+    "discrete-auto",
+    "gumbel",
+    "mean",
+    "limits",
+    "budget",
+    "learned",
+)  # the others are slow tests
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in SHORT else pytest.mark.slow) for n in SOLVE])
 def test_the_same_traces_answers_and_scores(run, name: str) -> None:
     kept, now = KEPT["solve"][name], solved(name, run)
     assert kept["draws"].keys() == now["draws"].keys()

@@ -52,6 +52,7 @@ def test_rollouts_are_resumed_not_repeated(qwen: Backbone, tmp_path: Path) -> No
         rollout(qwen, problems[:3], settings, tmp_path / "cut")
 
 
+@pytest.mark.slow
 def test_a_broken_off_evaluation_has_the_same_bits(qwen: Backbone, tmp_path: Path) -> None:
     """Not only the same words: log-probs, weights and entropies of every step, of multiplex thinking at that."""
     problems = [Problem("Hi" + "!" * i, answers=(str(i),)) for i in range(30)]

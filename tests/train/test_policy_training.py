@@ -521,6 +521,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["data parallel", "fsdp"])
 def test_two_processes_learn_what_one_learns(alone: Path, way: str, tmp_path: Path) -> None:
     """torchrun with two CPU processes and the same global batch: one set of weights, whole, written once."""

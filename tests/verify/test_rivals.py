@@ -186,7 +186,10 @@ def whole(traces: Sequence[Labelled]) -> tuple[list[Written], list[list[int]]]:
     return written, [[len(w.ids)] for w in written]
 
 
-@pytest.mark.parametrize(("kind", "rank"), [("outcome", 2), ("process", 0), ("process", 2), ("generative", 2)])
+@pytest.mark.parametrize(
+    ("kind", "rank"),
+    [("outcome", 2), ("process", 0), *(pytest.param(k, 2, marks=pytest.mark.slow) for k in ("process", "generative"))],
+)
 def test_what_is_trained_learns_and_loads_by_name(
     reference: Backbone, rolled: Path, known: dict, tmp_path: Path, kind: str, rank: int
 ) -> None:
@@ -282,7 +285,9 @@ def test_the_loss_is_binary_cross_entropy_at_the_steps_that_are_known(
     assert loss == pytest.approx(np.mean(each), abs=1e-5)
 
 
-@pytest.mark.parametrize("kind", NAMES)
+@pytest.mark.parametrize(
+    "kind", ["outcome", *(pytest.param(k, marks=pytest.mark.slow) for k in ("process", "generative"))]
+)
 def test_a_run_that_was_killed_ends_in_the_same_weights(
     reference: Backbone, rolled: Path, known: dict, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,6 +10,7 @@ import typer
 
 from trueplex.cli.groups import ModelOptions
 from trueplex.errors import InputError, OptionError
+from trueplex.files import text_of
 
 if TYPE_CHECKING:
     from trueplex.solving.endpoint import Server
@@ -57,7 +58,7 @@ class ModelOrEndpoint(ModelOptions):
         if self.endpoint_key_file is None:
             return None
         try:
-            key = self.endpoint_key_file.read_text(encoding="utf-8-sig").strip()
+            key = text_of(self.endpoint_key_file).strip()
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"cannot read {self.endpoint_key_file} ({error}). Try: check the path") from error
         if not key or not key.isascii() or len(key.split()) > 1:

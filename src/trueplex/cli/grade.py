@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from trueplex.errors import InputError
+from trueplex.files import text_of
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ def read_pairs(file: Path) -> list[tuple[str | None, list[str]]]:
     """(prediction, answers) of each line. Raises InputError naming the first line that has none."""
     pairs = []
     try:
-        lines = file.read_text(encoding="utf-8-sig").rstrip().split("\n")
+        lines = text_of(file).rstrip().split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read {file}: {error}. Try: check the path") from error
     for number, line in enumerate(lines, 1):

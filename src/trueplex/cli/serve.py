@@ -14,6 +14,7 @@ from trueplex.cli.groups import DecideOptions, MaxBatchSize, Verifier
 from trueplex.cli.options import Within, check_count
 from trueplex.cli.replicas import ServedModelOptions
 from trueplex.errors import InputError, MissingExtra, OptionError
+from trueplex.files import text_of
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ class ListenOptions:
         if self.api_key_file is None:
             return ()
         try:
-            lines = self.api_key_file.read_text(encoding="utf-8-sig").splitlines()
+            lines = text_of(self.api_key_file).splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"cannot read {self.api_key_file} ({error}). Try: check the path") from error
         keys = tuple(line.strip() for line in lines if line.strip())

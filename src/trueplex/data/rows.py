@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from trueplex.errors import InputError, MissingExtra, reason
+from trueplex.files import opened
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 EACH = 3  # lines that are skipped for one reason and still told one by one
@@ -101,7 +102,8 @@ def complaints(path: str, skipped: Sequence[tuple[Row, ValueError]]) -> list[str
 
 def _content(path: str) -> bytes:
     try:
-        content = Path(os.path.expanduser(path)).read_bytes()
+        with opened(os.path.expanduser(path)) as file:
+            content = file.read()
         while content.startswith(b"\x1f\x8b"):
             content = gzip.decompress(content)
         return content

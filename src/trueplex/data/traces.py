@@ -29,7 +29,7 @@ from trueplex.data.append import Row
 from trueplex.data.arrow import ArrowStream, read_stream
 from trueplex.data.jsonl import JsonLines, read_lines
 from trueplex.errors import StoreError
-from trueplex.files import failure
+from trueplex.files import failure, opened
 from trueplex.types import Problem, Status, Steps, Trace
 
 ARROW = ".arrow"
@@ -126,7 +126,7 @@ def read(
     try:
         if path.is_dir():
             path = path / f"traces{ARROW}"
-        file = path.open("rb")
+        file = opened(path)
     except (OSError, ValueError) as error:
         raise failure("read", path, error) from error
     with file:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from trueplex.errors import MissingExtra, OptionError, reason
+from trueplex.files import text_of
 from trueplex.grading import answers, find
 from trueplex.grading.calls import named
 
@@ -284,7 +285,7 @@ def _validator(path: str) -> Callable[[Any], bool]:
     except ImportError as error:
         raise MissingExtra("jsonschema", "json") from error
     try:
-        schema = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
+        schema = json.loads(text_of(Path(path).expanduser()))
         validator = jsonschema.validators.validator_for(schema)
         validator.check_schema(schema)
     except (OSError, ValueError, jsonschema.SchemaError) as error:
