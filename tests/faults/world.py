@@ -19,6 +19,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ class Ended:
         if self.signal == 0 and self.code not in (0, 1, 2, 130):
             return f"exit code {self.code}"
         if self.signal == 0 and self.code == 2 and not refusal(self.err):
-            return "exit code 2 without one line that says what to try"
+            return f"exit code 2 without one line that says what to try: {self.err.strip()[-300:]!r}"
         return None
 
 
@@ -115,33 +116,40 @@ def in_process(arguments: Sequence[str]) -> int:
 
 def run(arguments: Sequence[str], kill_after: float | None = None, before: Callable[[], Any] = lambda: None) -> Ended:
     """Run a command in a child, which calls ``before`` first; killed after so many seconds, if it has not ended."""
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        began, pid = time.monotonic(), os.fork()
-        if pid == 0:
-            code = TRACED
-            try:
-                os.dup2(out.fileno(), 1)
-                os.dup2(err.fileno(), 2)
-                sys.stdout, sys.stderr = (io.TextIOWrapper(open(n, "wb", closefd=False)) for n in (1, 2))  # noqa: SIM115
-                resource.setrlimit(resource.RLIMIT_CPU, (6 * HANG, 6 * HANG))  # training takes its time
-                before()
-                code = in_process(arguments)
-                sys.stdout.flush()
-                sys.stderr.flush()
-            except BaseException:
-                os.write(2, traceback.format_exc().encode())
-            finally:
-                os._exit(code)
+    pipes = [os.pipe(), os.pipe()]  # no files: a full disk would cut off what is said of it
+    began, pid = time.monotonic(), os.fork()
+    if pid == 0:
+        code = TRACED
+        try:
+            for number, (_, end) in enumerate(pipes, 1):
+                os.dup2(end, number)
+            os.closerange(3, 256)
+            sys.stdout, sys.stderr = (io.TextIOWrapper(open(n, "wb", closefd=False)) for n in (1, 2))  # noqa: SIM115
+            resource.setrlimit(resource.RLIMIT_CPU, (6 * HANG, 6 * HANG))  # training takes its time
+            before()
+            code = in_process(arguments)
+            sys.stdout.flush()
+            sys.stderr.flush()
+        except BaseException:
+            os.write(2, traceback.format_exc().encode())
+        finally:
+            os._exit(code)
+    for _, end in pipes:
+        os.close(end)
+    with ThreadPoolExecutor(2) as readers:
+        texts = [readers.submit(_all, begin) for begin, _ in pipes]
         if kill_after is not None:
             time.sleep(kill_after)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         status = _waited(pid)
-        out.seek(0)
-        err.seek(0)
-        texts = [file.read().decode(errors="replace") for file in (out, err)]
     return Ended(os.waitstatus_to_exitcode(status) if os.WIFEXITED(status) else -1,
-                 os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0, *texts, time.monotonic() - began)  # fmt: skip
+                 os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0, *(text.result() for text in texts), time.monotonic() - began)  # fmt: skip
+
+
+def _all(pipe: int) -> str:
+    with open(pipe, "rb") as file:
+        return file.read().decode(errors="replace")
 
 
 def _waited(pid: int) -> int:

@@ -294,12 +294,13 @@ def freed(trace: Trace, settings: Settings) -> Trace:
 
 
 class _Saving:
-    """Appends traces to the --save file; a disk that fills up is said once and stops only the saving."""
+    """Appends traces to the --save file; a disk that fills up stops only the saving, which is said then and at the end."""
 
     def __init__(self, path: Path | None, backbone: Backbone, source: Origin) -> None:
         from trueplex.data.traces import open_store
 
-        self.backbone, self.source, self.failed = backbone, source, False
+        self.backbone, self.source = backbone, source
+        self.failed: StoreError | None = None
         self._store = open_store(path) if path else None
         self._prompts: dict[int, tuple[int, ...]] = {}
 
@@ -313,12 +314,14 @@ class _Saving:
         try:
             self._store.append([to_row(trace, ids, self.source)])
         except StoreError as error:
-            self.failed = True
-            log.info(str(error))
+            self.failed = error
+            log.info(f"{error.args[0].partition(' Try: ')[0]} Nothing more is saved; solving goes on")
 
     def close(self) -> None:
         if self._store is not None:
             self._store.close()
+        if self.failed:
+            log.info(str(self.failed))
 
 
 class _Lines:
