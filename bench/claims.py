@@ -1,4 +1,4 @@
-"""What the papers claim, asked of the results files: which claims hold at this scale, which do not, which cannot be told.
+"""The papers' claims, checked against the results files: which hold at this scale, which do not, and which remain open.
 
 A claim is a difference over the same problems. It holds where the whole 95 % interval is on its side of zero, it
 fails where the whole interval is on the other, and is open otherwise.
@@ -19,7 +19,7 @@ K = "multiplex3"
 
 
 def same_problems(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Results of before problems had an order of their own cannot be paired."""
+    """Results from before problems had a fixed order cannot be paired."""
     return "ids" in one and one["ids"] == other.get("ids")
 
 
@@ -35,12 +35,12 @@ def points(cell: dict[str, Any]) -> str:
 
 
 def verdict(cells: Sequence[dict[str, Any]], alike: bool = False) -> str:
-    """In a word, over suites. ``alike`` claims that there is no difference."""
+    """The verdict over all suites, in words. ``alike`` claims that there is no difference."""
     above, below = sum(c["low"] > 0 for c in cells), sum(c["high"] < 0 for c in cells)
     if alike:
         return "no difference found" if not above + below else f"fails on {above + below} of {len(cells)} suites"
     if not above + below:
-        return "cannot be told"
+        return "open"
     if below:
         return (
             f"holds on {above}, fails on {below} of {len(cells)} suites"
@@ -198,7 +198,7 @@ def learning_claims(tests: dict[str, Sequence[dict[str, Any]]]) -> list[list[str
         cells = {}
         for suite, first in discrete[0]["suites"].items():
             if not all(same_problems(t["suites"][suite], first) for t in (*discrete, *multiplex)):
-                return []  # some were made anew, and others not yet
+                return []  # some were regenerated, others not yet
             one, other = (
                 np.mean([[pass_at(f["samples"], right, k) for right in f["right"]] for f in (t["suites"][suite] for t in some)], axis=0)
                 for some in (multiplex, discrete)

@@ -41,7 +41,7 @@ PAGE, PICTURE = ROOT / "docs" / "learning.md", ROOT / "docs" / "learning.png"
 BEGIN, END = "<!-- results: written by bench/learning.py -->", "<!-- end of results -->"
 CURVES = ("reward", "right", "tokens", "truncated", "entropy", "joint_entropy", "explored", "duplicates", "gradient")
 JUDGED = ("right", "error", "tokens", "truncated", "entropy", "explored")
-ENDS = 5  # steps that the figures of a run's start and end are means of
+ENDS = 5  # steps averaged for the figures at a run's start and end
 KS = (1, 4, 16, 64, 256)
 STARTS = {"discrete": "k1", "K = 3": "k3"}  # the ways of thinking whose start was tested
 SMOOTH = 9  # steps
@@ -153,7 +153,7 @@ def test_tables(found: dict[str, dict[str, Any]]) -> str:
         name = f"**{way(r)}**, seed {r['run']['recipe']['seed']}"
         first = start(way(r))
         alike = first and all(same_problems(first["suites"][s], f) for s, f in r["test"]["suites"].items())
-        gained = percent(over_suites(r["test"], 1, first)) if alike else ""  # one may be made anew before the other
+        gained = percent(over_suites(r["test"], 1, first)) if alike else ""  # one may be regenerated before the other
         rows.append(
             [name, *(percent(over_suites(r["test"], k)) for k in KS), gained, tokens(r["test"]), entropy(r["test"])]
         )
@@ -173,7 +173,7 @@ def entropy(test: dict[str, Any]) -> str:
 
 
 def run_table(found: dict[str, dict[str, Any]]) -> str:
-    """A line a run: what it took, and how it moved."""
+    """One line a run: its cost and its progress."""
     rows = []
     for r in found.values():
         judged, curves = r["validation"], r["curves"]

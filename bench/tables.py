@@ -79,7 +79,7 @@ def score_table(suites: dict[str, Any]) -> str:
 
 
 THINKING = {
-    "discrete": "discrete", "soft": "soft, 10 words", "gumbel": "stochastic soft, Gumbel", "dirichlet":
+    "discrete": "discrete", "soft": "soft, 10 tokens", "gumbel": "stochastic soft, Gumbel", "dirichlet":
     "stochastic soft, Dirichlet", "multiplex2": "multiplex, K = 2", "multiplex3": "multiplex, K = 3",
     "multiplex6": "multiplex, K = 6",
 }  # fmt: skip
@@ -133,7 +133,7 @@ def speed_tables(speed: dict[str, Any]) -> str:
 def mode_speed_tables(speed: dict[str, Any]) -> str:
     parts = []
     for title, key in (("tokens per second, against discrete", "modes / discrete"),
-                       (f"sampling steps per second, {speed['traces']} rows of {speed['vocabulary']:,} words, against what "
+                       (f"sampling steps per second, {speed['traces']} rows of {speed['vocabulary']:,} tokens, against what "
                         "`model.generate` does between logits and ids", "sampling / generate")):  # fmt: skip
         rows = [[name, f"{f['ratio']:.2f}", f"{f['lowest']:.2f}–{f['highest']:.2f}"] for name, f in speed[key].items()]
         parts.append(table([title, "median", "range of the paired runs"], rows))
@@ -209,7 +209,7 @@ def claim_parts(results: dict[str, Any]) -> list[str]:
     return [
         "## What the papers claim, at this scale\n\nDifferences in points over the same problems, with 95 % bootstrap intervals. A "
         "claim holds where the whole interval is on its side of zero, and fails where the whole interval is on the other. The "
-        "model is small and was trained for neither way of thinking: what fails here may hold at scale, and the other way round."
+        "model is small and was trained for neither thinking mode: what fails here may hold at scale, and vice versa."
         + rough,
         table(["claim", "at this scale", "by suite"], rows),
     ]
@@ -272,7 +272,7 @@ def mode_parts() -> list[str]:
         return [missing("modes/discrete.json", "modes")]
     first = next(iter(results["discrete"]["suites"].values()))
     return [
-        f"## Ways of thinking, none of them trained for\n\n{first['samples']} traces of {first['problems']} test problems a suite; "
+        f"## Thinking modes, untrained\n\n{first['samples']} traces of {first['problems']} test problems a suite; "
         "temperature 1, no filters (top-k 30 for Dirichlet). Percentages with 95 % intervals; the difference to discrete is paired "
         "on the same problems. Soft thinking draws nothing, so its traces of one problem differ after `</think>` alone."
         + older(*results.values()),
