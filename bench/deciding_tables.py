@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import claims
-from cells import counted, missing, older, percent, read, table
+from cells import counted, measured, missing, percent, read, table
 
 
 def lost(cells: list[dict[str, Any]]) -> str:
@@ -53,7 +53,7 @@ def confidence_parts() -> list[str]:
     return [
         f"## Confidence\n\nFitted on validation problems, evaluated on test problems: the expected calibration error is under 0.05 "
         f"for {under} of {len(found['runs'])} configurations. With `--max-error {found['config']['error']:g}`: the share that is "
-        "answered, and the share of those that is wrong." + older(found),
+        "answered, and the share of those that is wrong." + measured(found),
         table(["thinking", "paths", "select", "prune", "problems", "right, %", "calibration error", "answered, %", "wrong among them, %"],
               rows),
     ]  # fmt: skip
@@ -78,7 +78,7 @@ def fresh_parts() -> list[str]:
     first = next(iter(found["suites"].values()))
     return [
         f"### On fresh problems\n\n{first['problems']} other problems a suite, {first['samples']} traces each "
-        f"({found['config']['thinking']}, seed {found['config']['seed']})." + older(found),
+        f"({found['config']['thinking']}, seed {found['config']['seed']})." + measured(found),
         table(["suite", "policy", "right", f"`weighted` of {first['samples']}", "tokens saved, %", "difference"], rows),
     ]
 
@@ -90,7 +90,7 @@ def deciding_parts() -> list[str]:
         f"## Deciding early\n\n{counted(sizes)} problems a suite, {found['paths']} traces each, "
         "stored once; policies simulated on them. `NAME~POLICY` is a vote on what the policy left, `NAME:SCORER` one by an untrained "
         "score. Tokens count every probe of a policy; the plain votes are charged one probe a trace. `half:4/4+auto` was added after the "
-        "others had been measured on these traces, so its figures are not an independent test." + older(found),
+        "others had been measured on these traces, so its figures are not an independent test." + measured(found),
         "![Accuracy against tokens, for every policy](deciding.svg)",
     ]  # fmt: skip
     for mode, suites in (found or {"modes": {}})["modes"].items():
@@ -105,19 +105,19 @@ def deciding_parts() -> list[str]:
         return [*parts, missing("deciding-live.json", "deciding")]
     rows = [[f"`{name}`", f"{f['seconds']:.2f}", f"{f['tokens']:.0f}", percent(f["right"]),
              claims.points(f["minus none"]) if f["minus none"] else "–"] for name, f in live["live"].items()]  # fmt: skip
-    queued = read("deciding-queue.json") or {"half:32, saved": {}}
+    queued = read("deciding-queue.json")
     shares = [[how, n, f"{100 * f['time_saved']:.0f}", f"{100 * f['tokens_saved']:.0f}", f"{f['ratio']:.2f}"]
-              for how, result in (("one problem alone", live), ("in a queue of problems, four at once", queued))
+              for how, result in (("one problem alone", live), ("in a queue of problems, four at once", queued)) if result
               for n, f in result["half:32, saved"].items()]  # fmt: skip
     share = live["share of time at 256 traces"]
     return [
         *parts,
         f"### Live\n\n{live['problems']} problems of {', '.join(live['suites'])}, one at a time, {live['paths']} multiplex traces each, "
-        "weighted vote; seconds of the whole run, including probes and scheduling." + older(live),
+        "weighted vote; seconds of the whole run, including probes and scheduling." + measured(live, queued),
         table(["policy", "seconds a problem", "tokens", "right", "− none"], rows),
         "A step has a fixed cost, however few rows it has: with a single problem, pruning some of a few paths saves little time. "
         "When problems are queued, freed rows are reused at once.",
         table(["`half:32`", "traces", "time saved, %", "tokens saved, %", "ratio"], shares),
-        f"At 256 traces the policy takes {100 * share['policy']:.2f} % of a run's time and the votes {100 * share['vote']:.2f} %; moving "
-        f"the cache's rows together after a retirement takes {100 * share['moving rows']:.2f} %.",
+        f"At 256 traces the policy takes {100 * share['policy']:.2f} % of a run's time and the votes {100 * share['vote']:.2f} %; compacting "
+        f"the cache after pruning takes {100 * share['moving rows']:.2f} %.",
     ]

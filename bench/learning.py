@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from cells import older
+from cells import measured
 from claims import same_problems
 from trueplex.data.embedded import tasks
 from trueplex.data.embedded.tasks import SUITES
@@ -251,7 +251,7 @@ def page(found: dict[str, dict[str, Any]]) -> str:
         rates = json.loads(SPEED.read_text())["tokens a second"]
         about += " Rollouts, to their stop and answer, run at " + ", ".join(
             f"{100 * f['share']:.0f} % ({name})" for name, f in rates.items()) + " of the speed of decoding with all rows alive."  # fmt: skip
-    about += older(*found.values(), *map(start, STARTS))
+    about += measured(*found.values(), *map(start, STARTS))
     before, _, rest = PAGE.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)
     return f"{before}{BEGIN}\n{about}\n\n{run_table(found)}\n\n{test_tables(found)}\n{END}{after}"
