@@ -8,7 +8,7 @@ export HF_HUB_OFFLINE ?= 1
 
 # Where what is measured goes, how much of it is measured, and on what. `make study QUICK=1` is a handful of everything, for CI.
 ifdef QUICK
-ifneq ($(filter bench measure modes mode-% deciding calibration verifier verifier-study verifier-study-% combined ablations ablation-% policy,$(MAKECMDGOALS)),)
+ifneq ($(filter bench measure deciding calibration verifier verifier-study verifier-study-% combined ablations ablation-% policy,$(MAKECMDGOALS)),)
 $(error QUICK is for the study and its parts, and would write a handful of figures over whole ones. Try: make study QUICK=1)
 endif
 RUNS := runs/study-quick
@@ -17,13 +17,10 @@ FIGURES := $(RUNS)/figures
 ALL := chain-easy
 SUITES := chain-easy
 STUDY_SUITES := chain-easy
-STUDY_BUDGETS := 32 64
 STUDY_N := 3
 STUDY_SAMPLES := 8
 SOFT_SAMPLES := 8
 MEAN_SAMPLES := 8
-BUDGET_N := 3
-BUDGET_SAMPLES := 4
 STORED := --n 3 --samples 8
 FRESH := --n 3 --samples 16
 RIVAL_ROLLOUTS := --n 24 --samples 4
@@ -41,13 +38,10 @@ FIGURES := docs
 ALL := reference
 SUITES := chain-easy chain-hard countdown-easy countdown-hard remainder-easy remainder-hard
 STUDY_SUITES := chain-hard remainder-hard countdown-easy
-STUDY_BUDGETS := 32 64 96 128 192 256
 STUDY_N := 50
 STUDY_SAMPLES := 256
 SOFT_SAMPLES := 32
 MEAN_SAMPLES := 64
-BUDGET_N := 50
-BUDGET_SAMPLES := 16
 STORED := --n 100 --samples 128
 FRESH := --n 40 --samples 128
 RIVAL_ROLLOUTS := --n 900 --samples 16
@@ -60,7 +54,7 @@ RL_TEST := --n 12 --samples 256
 QUIET :=
 endif
 
-.PHONY: faults soak demo test test-slow lint types pages bench fresh measure scorers ablations calibration deciding modes verifier verifier-study combined study thinking study-rl policy train-real clean stored-discrete stored-multiplex
+.PHONY: results docs package walkthrough faults soak demo test test-slow lint types pages bench fresh measure scorers ablations calibration deciding verifier verifier-study combined study thinking study-rl policy train-real clean stored-discrete stored-multiplex
 
 # torch comes first and by its pinned version, so that nothing else pulls in another build.
 $(STAMP): pyproject.toml constraints.txt
@@ -79,7 +73,7 @@ test: $(STAMP)  ## all tests but the slow ones
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 test-slow: $(STAMP)  ## the slow ones: browsers, replicas, several processes, long fuzzing
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python bench/slow_tests.py --out results/test-slow.json
 
 lint: $(STAMP)
 	$(BIN)/ruff check src tests bench
@@ -87,6 +81,23 @@ lint: $(STAMP)
 
 types: $(STAMP)
 	$(BIN)/mypy
+
+results: $(STAMP)  ## every results file that the pages show, measured by this version, and the pages; resumable, a day or two
+	$(BIN)/python bench/results.py
+
+# The site's packages are an extra of their own, so that `make test` need not install them.
+$(VENV)/.docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt '.[docs]'
+	touch $@
+
+docs: $(VENV)/.docs  ## the documentation site, in runs/site; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+package: $(STAMP)  ## wheel and sdist, each installed into a fresh environment; both README commands from the sdist; minutes
+	$(BIN)/python bench/package.py --out runs/package
+
+walkthrough: $(STAMP)  ## README and how-to from a clean install, as a new user; [MODEL=…]; results/walkthrough.*
+	$(BIN)/python bench/walkthrough.py $(if $(MODEL),--model $(MODEL))
 
 pages: $(STAMP)  ## whether the pages with figures are what results/ says
 	$(BIN)/python bench/tables.py --check
@@ -104,10 +115,10 @@ bench: $(STAMP)  ## speed and memory, as ratios of one run; wants an idle machin
 	$(BIN)/python bench/probes.py --out results/probes.json
 
 measure: $(STAMP)  ## pass@k, votes and score quality on 200 test problems a suite; resumable
-	OMP_NUM_THREADS=1 $(BIN)/trueplex eval --suite reference --thinking discrete --max-batch-size 256 --out runs/measure/discrete
-	OMP_NUM_THREADS=1 $(BIN)/trueplex eval --suite reference --thinking multiplex --max-batch-size 256 --out runs/measure/multiplex
-	mkdir -p results && cp runs/measure/discrete/results.json results/reference-discrete.json
-	cp runs/measure/multiplex/results.json results/reference-multiplex.json
+	OMP_NUM_THREADS=1 $(BIN)/trueplex eval --suite reference --thinking discrete --max-batch-size 256 --out $(RUNS)/measure/discrete
+	OMP_NUM_THREADS=1 $(BIN)/trueplex eval --suite reference --thinking multiplex --max-batch-size 256 --out $(RUNS)/measure/multiplex
+	mkdir -p results && cp $(RUNS)/measure/discrete/results.json results/reference-discrete.json
+	cp $(RUNS)/measure/multiplex/results.json results/reference-multiplex.json
 
 # Traces that policies are simulated on and scores are judged on, scored every 4 tokens. What is there already is not sampled again.
 DECIDING := $(RUNS)/deciding
@@ -155,13 +166,13 @@ space := $(subst ,, )
 ablations: $(ABLATIONS:%=ablation-%)  ## ranks, labels, what a verifier learned from, changed texts; after `make scorers`
 	for mode in discrete multiplex; do \
 		OMP_NUM_THREADS=1 $(BIN)/trueplex eval-verifier $(foreach s,$(SUITES),$(DECIDING)/$$mode/$s) --n 12 --samples 32 \
-			--scorers $(subst $(space),$(comma),$(ABLATIONS:%=runs/ablations/%)) --out runs/ablations/of-$$mode || exit $$?; \
-		cp runs/ablations/of-$$mode/results.json results/ablations-$$mode.json; done
-	$(BIN)/trueplex report results/ablations-discrete.json results/ablations-multiplex.json --out runs/ablations/report.html --figures docs/scores
+			--scorers $(subst $(space),$(comma),$(ABLATIONS:%=$(RUNS)/ablations/%)) --out $(RUNS)/ablations/of-$$mode || exit $$?; \
+		cp $(RUNS)/ablations/of-$$mode/results.json results/ablations-$$mode.json; done
+	$(BIN)/trueplex report results/ablations-discrete.json results/ablations-multiplex.json --out $(RUNS)/ablations/report.html --figures docs/scores
 	$(BIN)/python bench/perturb.py --stored $(DECIDING)/discrete --out results/perturb.json
 
 ablation-%: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/trueplex train verifier $(or $(ABLATION_DATA_$*),$(RIVAL_DATA)) --balanced --epochs 0.5 $(ABLATION_$*) --out runs/ablations/$*
+	OMP_NUM_THREADS=1 $(BIN)/trueplex train verifier $(or $(ABLATION_DATA_$*),$(RIVAL_DATA)) --balanced --epochs 0.5 $(ABLATION_$*) --out $(RUNS)/ablations/$*
 
 # What each part of a verifier brings, one at a time, on the rollouts and values of `make scorers`: tokens of the probe, labels, rank, data.
 # Judged on the validation problems of `make calibration` alone, as what ships is chosen by it.
@@ -182,18 +193,18 @@ VERIFIER_rank4 := --rank 4
 VERIFIER_rank64 := --rank 64
 VERIFIER_rank128 := --rank 128
 VERIFIER_refreshed := --start src/trueplex/reference/model/verifier --lr 3e-4
-VALIDATION := $(foreach m,discrete multiplex,$(SUITES:%=--validation runs/validation/$m/%))
+VALIDATION := $(foreach m,discrete multiplex,$(SUITES:%=--validation $(RUNS)/validation/$m/%))
 
 verifier-study: $(VERIFIERS:%=verifier-study-%)  ## probe tokens, labels, rank and data of a verifier, one at a time; after `make scorers` and `make calibration`; resumable, hours
-	$(BIN)/python bench/verifier_study.py --runs runs/verifier-study --out results/verifier-study.json
+	$(BIN)/python bench/verifier_study.py --runs $(RUNS)/verifier-study --out results/verifier-study.json
 
 verifier-study-%: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/trueplex train verifier $(RIVAL_DATA) $(VALIDATION) --balanced --rank 16 --epochs 1 \
-		$(VERIFIER_$*) --out runs/verifier-study/$*
+		$(VERIFIER_$*) --out $(RUNS)/verifier-study/$*
 
 # The score that combines a probe with what is known for nothing, for `reference`.
 combined: $(STAMP)  ## `--verifier combined` of the embedded model, after `make calibration`
-	OMP_NUM_THREADS=1 $(BIN)/trueplex train combined $(foreach m,discrete multiplex,$(SUITES:%=--data runs/validation/$m/%))
+	OMP_NUM_THREADS=1 $(BIN)/trueplex train combined $(foreach m,discrete multiplex,$(SUITES:%=--data $(RUNS)/validation/$m/%))
 
 # What confidence means for the embedded model: learned from validation problems, judged on the stored test problems.
 CALIBRATED := --paths 8 --paths 16 --paths 32 --select weighted --select majority --select best --prune none --prune half:32
@@ -201,10 +212,10 @@ CALIBRATED := --paths 8 --paths 16 --paths 32 --select weighted --select majorit
 calibration: $(STORED_TRACES)  ## calibrate the shipped verifier
 	for mode in discrete multiplex; do for suite in $(SUITES); do \
 		$(ROLLOUT) --thinking $$mode --data $$suite --split validation --n 100 --samples 32 --verifier auto --probe-every 16 \
-			--out runs/validation/$$mode/$$suite || exit $$?; done; done
-	$(BIN)/trueplex calibrate $(foreach m,discrete multiplex,$(SUITES:%=runs/validation/$m/%)) \
-		$(foreach m,discrete multiplex,$(SUITES:%=--test $(DECIDING)/$m/%)) $(CALIBRATED) --out runs/calibration
-	cp runs/calibration/results.json results/calibration.json
+			--out $(RUNS)/validation/$$mode/$$suite || exit $$?; done; done
+	$(BIN)/trueplex calibrate $(foreach m,discrete multiplex,$(SUITES:%=$(RUNS)/validation/$m/%)) \
+		$(foreach m,discrete multiplex,$(SUITES:%=--test $(DECIDING)/$m/%)) $(CALIBRATED) --out $(RUNS)/calibration
+	cp $(RUNS)/calibration/results.json results/calibration.json
 
 # What deciding early saves: 128 traces a problem scored every 4 tokens, on which every policy is simulated; then live.
 deciding: $(STORED_TRACES)  ## policies and scorers, accuracy against tokens and seconds; the live part wants an idle machine
@@ -218,36 +229,26 @@ fresh: $(STAMP)  ## the policies that were chosen by `make deciding`, on other p
 		--quiet --methods majority,weighted,best,weighted~half:4/4+auto,weighted~half:4/8,weighted~half:4/4 --out $(RUNS)/fresh/discrete
 	mkdir -p $(RESULTS) && cp $(RUNS)/fresh/discrete/results.json $(RESULTS)/deciding-fresh.json
 
-# Each way of thinking, none of them trained for: 8 traces of 200 test problems a suite.
-MODE_discrete := --thinking discrete
-MODE_soft := --thinking soft
-MODE_gumbel := --thinking stochastic-soft
-MODE_dirichlet := --thinking stochastic-soft --noise dirichlet --top-k 30
-MODE_multiplex2 := --width 2
-MODE_multiplex3 := --width 3
-MODE_multiplex6 := --width 6
-MODES := discrete soft gumbel dirichlet multiplex2 multiplex3 multiplex6
-
-modes: $(MODES:%=mode-%)  ## the table of thinking modes; resumable, `make -j2 modes` uses two cores
-
-mode-%: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/trueplex eval --suite reference --samples 8 --verifier none --max-batch-size 256 $(MODE_$*) --out runs/modes/$*
-	mkdir -p results/modes && cp runs/modes/$*/results.json results/modes/$*.json
-
 # What the shipped verifier learned from: many problems of the remainder family, whose errors are the hardest to see.
 ROLLOUT := OMP_NUM_THREADS=1 $(BIN)/trueplex rollout --max-batch-size 256
 
 verifier: $(STAMP)  ## the embedded model's verifier, from rollouts to the folder; resumable
 	for mode in discrete multiplex; do \
-		$(ROLLOUT) --thinking $$mode --data reference --split practice --n 600 --samples 32 --out runs/rollouts/$$mode-reference || exit $$?; \
+		$(ROLLOUT) --thinking $$mode --data reference --split practice --n 600 --samples 32 --out $(RUNS)/rollouts/$$mode-reference || exit $$?; \
 		for suite in $(SUITES); do \
 			case $$suite in remainder-*) n=800;; *) n=320;; esac; \
-			$(ROLLOUT) --thinking $$mode --data $$suite --split practice --n $$n --samples 12 --seed 5 --out runs/rollouts/$$mode-$$suite || exit $$?; \
+			$(ROLLOUT) --thinking $$mode --data $$suite --split practice --n $$n --samples 12 --seed 5 --out $(RUNS)/rollouts/$$mode-$$suite || exit $$?; \
 		done; done
-	$(BIN)/trueplex train verifier $(foreach m,discrete multiplex,$(foreach s,reference $(SUITES),--data runs/rollouts/$m-$s)) \
-		--epochs 2 --out runs/verifier
+	$(BIN)/trueplex train verifier $(foreach m,discrete multiplex,$(foreach s,reference $(SUITES),--data $(RUNS)/rollouts/$m-$s)) \
+		--epochs 2 --out $(RUNS)/verifier
 
-# Both papers' experiments in small: ways of thinking, length budgets, scores and policies, learning.
+# Both papers' experiments in small: thinking modes, scores and policies, learning.
+MODE_discrete := --thinking discrete
+MODE_soft := --thinking soft
+MODE_gumbel := --thinking stochastic-soft
+MODE_multiplex2 := --width 2
+MODE_multiplex3 := --width 3
+MODE_multiplex6 := --width 6
 MODE_multiplex2mean := --width 2 --merge mean
 MODE_multiplex3mean := --width 3 --merge mean
 MODE_multiplex6mean := --width 6 --merge mean
@@ -255,13 +256,13 @@ STUDY_MODES := discrete multiplex3 soft gumbel multiplex2 multiplex6 multiplex3m
 STUDY := $(RUNS)/study
 STUDY_RESULTS := $(RESULTS)/study
 STUDY_EVAL = OMP_NUM_THREADS=1 $(BIN)/trueplex eval $(STUDY_SUITES:%=--suite %) --verifier none --max-batch-size 256 $(QUIET)
-STUDY_ALL := $(STUDY_MODES:%=study-%) $(foreach m,discrete multiplex3,$(STUDY_BUDGETS:%=budget-$m-%))
+STUDY_ALL := $(STUDY_MODES:%=study-%)
 
 study: thinking scorers fresh study-rl  ## both papers' experiments, and one report; resumable, many hours; `make -j2 study` uses two cores
 	$(BIN)/trueplex report $(STUDY_RESULTS) $(RESULTS)/deciding-fresh.json $(RESULTS)/scorers-discrete.json \
 		$(RESULTS)/scorers-multiplex.json $(RESULTS)/learning --out $(STUDY)/report.html --title "trueplex: the study"
 
-thinking: $(STUDY_ALL)  ## thinking modes to pass@256, and length budgets; resumable, hours
+thinking: $(STUDY_ALL)  ## thinking modes to pass@256; resumable, hours
 
 # Soft thinking draws nothing: its traces of a problem are one, but for what is drawn after </think>.
 study-soft: STUDY_SAMPLES := $(SOFT_SAMPLES)
@@ -272,12 +273,6 @@ study-multiplex2mean study-multiplex6mean: STUDY_SAMPLES := $(MEAN_SAMPLES)
 $(STUDY_MODES:%=study-%): study-%: $(STAMP)
 	$(STUDY_EVAL) --n $(STUDY_N) --samples $(STUDY_SAMPLES) --methods majority,weighted:logprob $(MODE_$*) --out $(STUDY)/$*
 	mkdir -p $(STUDY_RESULTS) && cp $(STUDY)/$*/results.json $(STUDY_RESULTS)/$*.json
-
-# What is left of the limit is for the answer: a model that is stopped may go on thinking aloud after </think>.
-budget-%: $(STAMP)
-	$(STUDY_EVAL) --n $(BUDGET_N) --samples $(BUDGET_SAMPLES) --methods majority $(MODE_$(firstword $(subst -, ,$*))) \
-		--think-tokens $(lastword $(subst -, ,$*)) --max-tokens $$(($(lastword $(subst -, ,$*)) + 24)) --out $(STUDY)/budget-$*
-	mkdir -p $(STUDY_RESULTS) && cp $(STUDY)/budget-$*/results.json $(STUDY_RESULTS)/budget-$*.json
 
 # Learning: the embedded model trained on its own rollouts, discrete and multiplex, same data, same number of rollouts.
 RL := --data $(ALL) $(RL_SIZE) --lr 2e-4 --max-batch-size 128 --micro-tokens 1024 $(QUIET)
@@ -305,8 +300,8 @@ start-%: $(STAMP)
 	mkdir -p $(RESULTS)/learning/start && cp $(LEARNING)/start/$*/results.json $(RESULTS)/learning/start/$*.json
 
 # The shipped policy: multiplex learning by LoRA, what validated best of 60 steps, and a verifier from its own rollouts.
-# The one that ships was made by 0.1.0, whose training problems are the split `practice` of today.
-POLICY := runs/policy
+# The one that ships was made by the first version, whose training problems are the split `practice` of today.
+POLICY := $(RUNS)/policy
 
 policy: $(STAMP)  ## `reference-multiplex`, from learning to its test; resumable, an hour
 	OMP_NUM_THREADS=1 $(BIN)/trueplex train policy $(RL) --width 3 --rank 32 --lr 1e-3 --steps 60 --seed 1 --out $(POLICY)/run

@@ -154,7 +154,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         models = {"reference": measure("reference", options.repeats, True)}
         told = {"machine": machine(), "traces": speed.TRACES, "tokens": TOKENS, "models": models}
-        speed.write(told, options.out)  # what is measured is kept, whatever becomes of the rest
+        speed.write(told, options.out)  # keep what is measured, even if a later part fails
         models["qwen3-0.6b, random weights"] = measure(random_model(Path(folder)), max(1, options.repeats - 1), False)
     table = Table("model", "what", "first /s", "second /s", "ratio", "range")
     for name, found in models.items():

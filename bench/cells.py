@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +22,25 @@ def missing(name: str, target: str) -> str:
     return f"No `results/{name}` yet: `make {target}` writes it."
 
 
-def older(*results: dict[str, Any] | None) -> str:
-    """What to know of figures from before 0.2.0, when three suites had shorter problems; nothing of later ones.
+def made_by(result: dict[str, Any]) -> str:
+    """The version that measured a results file; empty for one from before 0.2.0, when files did not say."""
+    return str(result["machine"].get("trueplex", ""))
 
-    Files of that time do not say which version made them.
+
+def measured(*results: dict[str, Any] | None) -> str:
+    """A sentence that says which version measured a table.
+
+    Exits where the files of one table are of several versions.
     """
-    old = ["trueplex" not in result["machine"] for result in results if result]
-    if not any(old):
+    versions = sorted({made_by(result) for result in results if result})
+    if len(versions) > 1:
+        named = ", ".join(version or "before 0.2.0" for version in versions)
+        sys.exit(f"the files of one table were measured by several versions ({named}). Try: make results")
+    if not versions:
         return ""
-    return (f" {'Made' if all(old) else 'Partly made'} by 0.1.0, whose `remainder-easy`, `remainder-hard` and `countdown-easy` had shorter problems "
-            "([changes](../CHANGELOG.md)); not yet made anew.")  # fmt: skip
+    if versions[0]:
+        return f" Measured by trueplex {versions[0]}."
+    return " Measured before 0.2.0, when `remainder-easy`, `remainder-hard` and `countdown-easy` had shorter problems."
 
 
 def percent(figure: dict[str, float], interval: bool = True) -> str:

@@ -1,4 +1,4 @@
-"""What the papers claim, asked of the results files: which claims hold at this scale, which do not, which cannot be told.
+"""The papers' claims, checked against the results files: which hold at this scale, which do not, and which remain open.
 
 A claim is a difference over the same problems. It holds where the whole 95 % interval is on its side of zero, it
 fails where the whole interval is on the other, and is open otherwise.
@@ -6,7 +6,6 @@ fails where the whole interval is on the other, and is open otherwise.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +18,7 @@ K = "multiplex3"
 
 
 def same_problems(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Results of before problems had an order of their own cannot be paired."""
+    """Results from before problems had a fixed order cannot be paired."""
     return "ids" in one and one["ids"] == other.get("ids")
 
 
@@ -35,12 +34,12 @@ def points(cell: dict[str, Any]) -> str:
 
 
 def verdict(cells: Sequence[dict[str, Any]], alike: bool = False) -> str:
-    """In a word, over suites. ``alike`` claims that there is no difference."""
+    """The verdict over all suites, in words. ``alike`` claims that there is no difference."""
     above, below = sum(c["low"] > 0 for c in cells), sum(c["high"] < 0 for c in cells)
     if alike:
         return "no difference found" if not above + below else f"fails on {above + below} of {len(cells)} suites"
     if not above + below:
-        return "cannot be told"
+        return "open"
     if below:
         return (
             f"holds on {above}, fails on {below} of {len(cells)} suites"
@@ -94,23 +93,6 @@ def thinking_claims(study: Results) -> list[list[str]]:
         ("Multiplex traces are shorter than discrete ones (tokens saved, %; as wide as both intervals allow)", shorter(study, K, "discrete"), False),
     ]  # fmt: skip
     return [row(claim, cells, alike) for claim, cells, alike in asked if cells]
-
-
-def budget_claims(study: Results) -> list[list[str]]:
-    """Untrained multiplex within a thinking budget against discrete with the same, and with more."""
-    rows = []
-    for limit in budgets(study):
-        if cells := between(study, f"budget-multiplex3-{limit}", f"budget-discrete-{limit}"):
-            rows.append(row(f"At {limit} thinking tokens multiplex is above discrete", cells))
-    limits = budgets(study)
-    for small, large in itertools.pairwise(limits):
-        if cells := between(study, f"budget-multiplex3-{small}", f"budget-discrete-{large}"):
-            rows.append(row(f"Multiplex at {small} is above discrete at {large}", cells))
-    return rows
-
-
-def budgets(study: Results) -> list[int]:
-    return sorted({int(name.rsplit("-", 1)[1]) for name in study if name.startswith("budget-")})
 
 
 def verifier_claims(reference: Results) -> list[list[str]]:
@@ -198,7 +180,7 @@ def learning_claims(tests: dict[str, Sequence[dict[str, Any]]]) -> list[list[str
         cells = {}
         for suite, first in discrete[0]["suites"].items():
             if not all(same_problems(t["suites"][suite], first) for t in (*discrete, *multiplex)):
-                return []  # some were made anew, and others not yet
+                return []  # some were regenerated, others not yet
             one, other = (
                 np.mean([[pass_at(f["samples"], right, k) for right in f["right"]] for f in (t["suites"][suite] for t in some)], axis=0)
                 for some in (multiplex, discrete)
@@ -222,7 +204,7 @@ def study_table(study: Results) -> list[list[str]]:
         plain = study["discrete"]["suites"][suite]
         for name, result in study.items():
             f = result["suites"].get(suite)
-            if f is None or name.startswith("budget-"):
+            if f is None:
                 continue
             sizes = [k for k in ("1", "4", "16", "64", "256") if k in plain["pass"]]
             cells = [f"{100 * f['pass'][k]['mean']:.1f}" if k in f["pass"] else "–" for k in sizes]
@@ -230,25 +212,3 @@ def study_table(study: Results) -> list[list[str]]:
             rows.append([suite, name, *cells, apart, f"{f['tokens']['mean']:.0f}", f"{100 * f['truncated']:.1f}",
                          f"{100 * np.nan_to_num(f['explored']['mean']):.0f}"])  # fmt: skip
     return rows
-
-
-def budget_table(study: Results) -> list[list[str]]:
-    """pass@1 by thinking budget, a line per suite and way of thinking."""
-    rows = []
-    limits = budgets(study)
-    for mode in ("discrete", "multiplex3"):
-        runs = {limit: study.get(f"budget-{mode}-{limit}") for limit in limits}
-        suites = next((r["suites"] for r in runs.values() if r), {})
-        for suite in suites:
-            cells = [r["suites"][suite]["pass"]["1"] if r and suite in r["suites"] else None for r in runs.values()]
-            rows.append(
-                [
-                    suite,
-                    mode,
-                    *(
-                        f"{100 * c['mean']:.1f} [{100 * c['low']:.0f}, {100 * c['high']:.0f}]" if c else "–"
-                        for c in cells
-                    ),
-                ]
-            )
-    return sorted(rows)

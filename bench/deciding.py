@@ -154,7 +154,7 @@ LIVE_SUITES = ("chain-hard", "remainder-hard", "countdown-hard")
 
 
 def settings_of(name: str, paths: int) -> Settings:
-    """A run of this policy, which scores as seldom as it can; `auto` begins few and adds more."""
+    """A run of this policy, which scores as seldom as it can; `auto` starts few and adds more."""
     return Settings(paths=paths, prune=name, probe_every=pruning.parse(name).stride or 32)
 
 
@@ -341,8 +341,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     kind = parser.add_mutually_exclusive_group(required=True)
     kind.add_argument("--stored", type=Path, help="folder with MODE/SUITE/traces.arrow")
-    kind.add_argument("--live", action="store_true", help="one problem at a time; wants an idle machine")
-    kind.add_argument("--queue", action="store_true", help="problems that wait for rows; wants an idle machine")
+    kind.add_argument("--live", action="store_true", help="one problem at a time; needs an idle machine")
+    kind.add_argument("--queue", action="store_true", help="problems waiting for rows; needs an idle machine")
     kind.add_argument("--picture", action="store_true")
     parser.add_argument("--repeats", type=int, default=3, help="paired runs of each comparison of time")
     parser.add_argument("--each", type=int, default=20, help="live problems of each suite")

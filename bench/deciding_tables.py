@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import claims
-from cells import counted, missing, older, percent, read, table
+from cells import counted, measured, missing, percent, read, table
 
 
 def lost(cells: list[dict[str, Any]]) -> str:
@@ -40,7 +40,7 @@ def half_table(suites: dict[str, Any], name: str) -> str:
 
 
 def confidence_parts() -> list[str]:
-    """What a confidence is worth on test problems, for each way to run that was calibrated."""
+    """How good the confidence is on test problems, for each calibrated configuration."""
     found = read("calibration.json")
     if found is None:
         return [missing("calibration.json", "calibration")]
@@ -51,16 +51,16 @@ def confidence_parts() -> list[str]:
                      f"{r['ece']:.3f}", f"{100 * r['answered']:.0f}", "–" if wrong is None else f"{100 * wrong:.1f}"])  # fmt: skip
     under = sum(r["ece"] < 0.05 for r in found["runs"])
     return [
-        f"## Confidence\n\nLearned from validation problems, judged on test problems: the expected calibration error is under 0.05 "
-        f"for {under} of {len(found['runs'])} ways to run. With `--max-error {found['config']['error']:g}`: how many are answered, and how many "
-        "of those wrongly." + older(found),
+        f"## Confidence\n\nFitted on validation problems, evaluated on test problems: the expected calibration error is under 0.05 "
+        f"for {under} of {len(found['runs'])} configurations. With `--max-error {found['config']['error']:g}`: the share that is "
+        "answered, and the share of those that is wrong." + measured(found),
         table(["thinking", "paths", "select", "prune", "problems", "right, %", "calibration error", "answered, %", "wrong among them, %"],
               rows),
     ]  # fmt: skip
 
 
 def fresh_parts() -> list[str]:
-    """The policy that was chosen on the traces above, on problems and draws that it was not chosen on."""
+    """The policy chosen on the traces above, on other problems and draws."""
     found = read("deciding-fresh.json")
     if found is None:
         return [missing("deciding-fresh.json", "fresh")]
@@ -77,8 +77,8 @@ def fresh_parts() -> list[str]:
                          claims.points({"mean": sign * apart["mean"] + 0.0, "low": low, "high": high})])  # fmt: skip
     first = next(iter(found["suites"].values()))
     return [
-        f"### On problems that nothing was chosen on\n\n{first['problems']} other problems a suite, {first['samples']} traces each "
-        f"({found['config']['thinking']}, seed {found['config']['seed']})." + older(found),
+        f"### On fresh problems\n\n{first['problems']} other problems a suite, {first['samples']} traces each "
+        f"({found['config']['thinking']}, seed {found['config']['seed']})." + measured(found),
         table(["suite", "policy", "right", f"`weighted` of {first['samples']}", "tokens saved, %", "difference"], rows),
     ]
 
@@ -90,7 +90,7 @@ def deciding_parts() -> list[str]:
         f"## Deciding early\n\n{counted(sizes)} problems a suite, {found['paths']} traces each, "
         "stored once; policies simulated on them. `NAME~POLICY` is a vote on what the policy left, `NAME:SCORER` one by an untrained "
         "score. Tokens count every probe of a policy; the plain votes are charged one probe a trace. `half:4/4+auto` was added after the "
-        "others had been measured on these traces, so that its figures are not of an independent test." + older(found),
+        "others had been measured on these traces, so its figures are not an independent test." + measured(found),
         "![Accuracy against tokens, for every policy](deciding.svg)",
     ]  # fmt: skip
     for mode, suites in (found or {"modes": {}})["modes"].items():
@@ -105,19 +105,19 @@ def deciding_parts() -> list[str]:
         return [*parts, missing("deciding-live.json", "deciding")]
     rows = [[f"`{name}`", f"{f['seconds']:.2f}", f"{f['tokens']:.0f}", percent(f["right"]),
              claims.points(f["minus none"]) if f["minus none"] else "–"] for name, f in live["live"].items()]  # fmt: skip
-    queued = read("deciding-queue.json") or {"half:32, saved": {}}
+    queued = read("deciding-queue.json")
     shares = [[how, n, f"{100 * f['time_saved']:.0f}", f"{100 * f['tokens_saved']:.0f}", f"{f['ratio']:.2f}"]
-              for how, result in (("one problem alone", live), ("in a queue of problems, four at once", queued))
+              for how, result in (("one problem alone", live), ("in a queue of problems, four at once", queued)) if result
               for n, f in result["half:32, saved"].items()]  # fmt: skip
     share = live["share of time at 256 traces"]
     return [
         *parts,
         f"### Live\n\n{live['problems']} problems of {', '.join(live['suites'])}, one at a time, {live['paths']} multiplex traces each, "
-        "weighted vote; seconds of the whole run, probes and schedule counted." + older(live),
+        "weighted vote; seconds of the whole run, including probes and scheduling." + measured(live, queued),
         table(["policy", "seconds a problem", "tokens", "right", "− none"], rows),
-        "A step costs something of its own, however few its rows: with one problem alone, retiring some of few paths frees little "
-        "time. Where problems wait, freed rows are theirs at once.",
+        "A step has a fixed cost, however few rows it has: with a single problem, pruning some of a few paths saves little time. "
+        "When problems are queued, freed rows are reused at once.",
         table(["`half:32`", "traces", "time saved, %", "tokens saved, %", "ratio"], shares),
-        f"At 256 traces the policy takes {100 * share['policy']:.2f} % of a run's time and the votes {100 * share['vote']:.2f} %; moving "
-        f"the cache's rows together after a retirement takes {100 * share['moving rows']:.2f} %.",
+        f"At 256 traces the policy takes {100 * share['policy']:.2f} % of a run's time and the votes {100 * share['vote']:.2f} %; compacting "
+        f"the cache after pruning takes {100 * share['moving rows']:.2f} %.",
     ]

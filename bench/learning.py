@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from cells import older
+from cells import measured
 from claims import same_problems
 from trueplex.data.embedded import tasks
 from trueplex.data.embedded.tasks import SUITES
@@ -41,7 +41,7 @@ PAGE, PICTURE = ROOT / "docs" / "learning.md", ROOT / "docs" / "learning.png"
 BEGIN, END = "<!-- results: written by bench/learning.py -->", "<!-- end of results -->"
 CURVES = ("reward", "right", "tokens", "truncated", "entropy", "joint_entropy", "explored", "duplicates", "gradient")
 JUDGED = ("right", "error", "tokens", "truncated", "entropy", "explored")
-ENDS = 5  # steps that the figures of a run's start and end are means of
+ENDS = 5  # steps averaged for the figures at a run's start and end
 KS = (1, 4, 16, 64, 256)
 STARTS = {"discrete": "k1", "K = 3": "k3"}  # the ways of thinking whose start was tested
 SMOOTH = 9  # steps
@@ -153,7 +153,7 @@ def test_tables(found: dict[str, dict[str, Any]]) -> str:
         name = f"**{way(r)}**, seed {r['run']['recipe']['seed']}"
         first = start(way(r))
         alike = first and all(same_problems(first["suites"][s], f) for s, f in r["test"]["suites"].items())
-        gained = percent(over_suites(r["test"], 1, first)) if alike else ""  # one may be made anew before the other
+        gained = percent(over_suites(r["test"], 1, first)) if alike else ""  # one may be regenerated before the other
         rows.append(
             [name, *(percent(over_suites(r["test"], k)) for k in KS), gained, tokens(r["test"]), entropy(r["test"])]
         )
@@ -173,7 +173,7 @@ def entropy(test: dict[str, Any]) -> str:
 
 
 def run_table(found: dict[str, dict[str, Any]]) -> str:
-    """A line a run: what it took, and how it moved."""
+    """One line a run: its cost and its progress."""
     rows = []
     for r in found.values():
         judged, curves = r["validation"], r["curves"]
@@ -251,7 +251,7 @@ def page(found: dict[str, dict[str, Any]]) -> str:
         rates = json.loads(SPEED.read_text())["tokens a second"]
         about += " Rollouts, to their stop and answer, run at " + ", ".join(
             f"{100 * f['share']:.0f} % ({name})" for name, f in rates.items()) + " of the speed of decoding with all rows alive."  # fmt: skip
-    about += older(*found.values(), *map(start, STARTS))
+    about += measured(*found.values(), *map(start, STARTS))
     before, _, rest = PAGE.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)
     return f"{before}{BEGIN}\n{about}\n\n{run_table(found)}\n\n{test_tables(found)}\n{END}{after}"

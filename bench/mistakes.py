@@ -49,31 +49,31 @@ MISTAKES = [
     ("a temperature below 0", f"solve {SUM} --temperature -1"),
     ("more tokens than positions", f"solve {SUM} --max-tokens 100000"),
     ("an unknown policy", f"solve {SUM} --prune quarter:3"),
-    ("a policy that comes too late", f"solve {SUM} --prune half:5000"),
+    ("a policy that starts too late", f"solve {SUM} --prune half:5000"),
     ("pruning without scores", f"solve {SUM} --verifier none --prune half:8"),
     ("an unknown selector", f"solve {SUM} --select luck"),
     ("an unknown thinking mode", f"solve {SUM} --thinking deep"),
-    ("a width of discrete thinking", f"solve {SUM} --thinking discrete --width 3"),
+    ("a width with discrete thinking", f"solve {SUM} --thinking discrete --width 3"),
     ("greedy and a temperature", f"solve {SUM} --greedy --temperature 0.5"),
-    ("an error that nobody can promise", f"solve {SUM} --paths 3 --max-error 0.1"),
+    ("an error rate that was not calibrated", f"solve {SUM} --paths 3 --max-error 0.1"),
     ("two thresholds at once", f"solve {SUM} --abstain-below 0.5 --max-error 0.1"),
     ("a model that is not there", f"solve {SUM} --model ./nowhere"),
-    ("a misspelt model that ships", f"solve {SUM} --model refrence"),
+    ("a misspelt built-in model", f"solve {SUM} --model refrence"),
     ("a device that is not there", f"solve {SUM} --device cuda:7"),
     ("a verifier that is not there", f"solve {SUM} --verifier ./nowhere"),
-    ("a DeepConf window that is no number", f"solve {SUM} --verifier deepconf:tail@x"),
+    ("a DeepConf window that is not a number", f"solve {SUM} --verifier deepconf:tail@x"),
     ("columns with other names", "solve @odd.jsonl"),
     ("a broken line", "solve @broken.jsonl"),
     ("an empty file", "solve @empty.jsonl"),
     ("--resume without --save", f"solve {SUM} --resume"),
     ("an answer kind that does not exist", f"solve {SUM} --answer digits"),
-    ("an answer kind of one's own that fails", f"solve {SUM} --paths 2 --answer call:own:broken"),
-    ("a scorer whose numbers are no scores", f"solve {SUM} --paths 2 --verifier call:own:rows"),
+    ("a custom answer kind that fails", f"solve {SUM} --paths 2 --answer call:own:broken"),
+    ("a scorer that returns no scores", f"solve {SUM} --paths 2 --verifier call:own:rows"),
     ("rollouts of problems without answers", "rollout --data no-answers.jsonl --out out"),
     ("answers that are prose", "rollout --data prose.jsonl --out out"),
     ("a suite that does not exist", "eval --suite math5000 --out out"),
     ("a verifier from nothing at all", "train verifier --out out"),
-    ("traces that are no traces", "show p.jsonl"),
+    ("traces that are not traces", "show p.jsonl"),
     ("a report of a folder without results", "report . --out page.html"),
 ]  # fmt: skip
 
@@ -117,12 +117,12 @@ def record() -> dict[str, str]:
 def page(before: dict[str, str], now: dict[str, str]) -> str:
     head = (
         "# Forty mistakes, and what the program says\n\nWritten by `python bench/mistakes.py`, which makes each of them. Exit code 2 and one line, unless it "
-        "says otherwise; `Before` is version 0.2.\n\n| mistake | command | before | now |\n| --- | --- | --- | --- |\n"
+        "says otherwise. `Before` is what version 0.2 said, without its hint.\n\n| mistake | command | before | now |\n| --- | --- | --- | --- |\n"
     )
     clean = {"|": "\\|", "\n": " ", "<": "&lt;"}
     rows = []
     for what, command in MISTAKES:
-        cells = [what, f"`{command}`", before.get(command, "–"), now[command]]
+        cells = [what, f"`{command}`", before.get(command, "–").partition("; mend")[0], now[command]]
         for sign, safe in clean.items():
             cells = [c if c.startswith("`") else c.replace(sign, safe) for c in cells]
         rows.append(f"| {' | '.join(cells)} |")

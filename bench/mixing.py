@@ -1,9 +1,9 @@
-"""What it costs that requests in a batch want unlike things: four of them, against four that are alike.
+"""The cost of mixing requests with different options in one batch: four different ones against four equal ones.
 
     python bench/mixing.py --model FOLDER --name HuggingFaceTB/SmolLM2-135M-Instruct --bf16 --tokens 24 --repeats 3 --out results/mixing.json
 
-Four requests of 16 paths share 64 rows: all of them discrete, or one each discrete, multiplex K = 3, soft K = 4 and discrete
-with top-p, which between them need what the widest alone needs as well: each kind is measured by itself, too. Whole runs
+Four requests of 16 paths share 64 rows: all of them discrete, or one each of discrete, multiplex K = 3, soft K = 4 and discrete
+with top-p. As the widest one sets the cost of a step, each kind is also measured by itself. Whole runs
 are timed in turn, several times, and ratios are medians of pairs.
 """
 
@@ -42,7 +42,7 @@ PATHS, TEXTS = (
 
 
 def kinds(tokens: int) -> dict[str, Thinking]:
-    """Four unlike ways of thinking; none ends before its limit."""
+    """Four different thinking modes; no trace ends before its limit."""
     end = Ending(tokens)
     return {
         "discrete": Thinking("discrete", ending=end),
@@ -87,7 +87,7 @@ def measure(backbone: Backbone, tokens: int, repeats: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="reference")
-    parser.add_argument("--name", help="the model as others know it, for the file")
+    parser.add_argument("--name", help="the model's public name, for the results file")
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--bf16", action="store_true")

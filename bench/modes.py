@@ -1,4 +1,4 @@
-"""What a thinking mode costs: tokens a second of each, and the sampling part of a step with a large vocabulary.
+"""The cost of a thinking mode: tokens a second of each, and the sampling part of a step with a large vocabulary.
 
     python bench/modes.py --out results/modes-speed.json
 
@@ -63,7 +63,7 @@ def limited(thinking: Thinking) -> Thinking:
 
 
 def sampled(filters: Sampling) -> list[Thinking]:
-    """The modes in which these options act: soft ones merge 10 words, and Dirichlet noise wants a top-k."""
+    """The modes in which these options act: soft ones merge 10 tokens, and Dirichlet noise needs a top-k."""
     modes = [Thinking("discrete", sampling=filters), Thinking("multiplex", 3, sampling=filters)]
     if not filters.top_k or filters.top_p < 1:
         modes += [Thinking("soft", sampling=filters), Thinking("stochastic-soft", sampling=filters)]
@@ -121,7 +121,7 @@ def main() -> None:
                 )
     console = Console(width=110)
     for title, figures in (("tokens a second, against discrete", modes),
-                           (f"sampling steps a second, {TRACES} rows of {VOCABULARY:,} words, against generate", sampling)):  # fmt: skip
+                           (f"sampling steps a second, {TRACES} rows of {VOCABULARY:,} tokens, against generate", sampling)):  # fmt: skip
         table = Table("mode", "rate", "rival", "ratio", "range", title=title)
         for name, f in figures.items():
             table.add_row(

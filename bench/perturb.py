@@ -1,4 +1,4 @@
-"""What a verifier's score makes of a changed text: right traces, read again with one thing in them changed.
+"""How a verifier's score reacts to a changed text: right traces, read again with one change.
 
     python bench/perturb.py --stored runs/deciding/discrete --out results/perturb.json
 

@@ -1,4 +1,4 @@
-"""What One-Token Verification costs: a training step against plain LoRA fine-tuning, a score against reading again.
+"""The cost of One-Token Verification: a training step against plain LoRA fine-tuning, a score against reading again.
 
     python bench/probes.py --out results/probes.json
 

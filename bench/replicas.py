@@ -1,9 +1,9 @@
-"""Replicas of the embedded model on Ray: what 20 kills lose or repeat (nothing, it must be), and how much faster two are than one.
+"""Replicas of the embedded model on Ray: whether 20 kills lose or repeat anything (they must not), and how much faster two replicas are than one.
 
     python bench/replicas.py --out results/replicas.json          # both; minutes on an idle machine with two cores
     python bench/replicas.py --out FILE --only throughput
 
-Kills fall at random moments, also while a replica loads its model. The rate is of tokens between the first answer of
+Replicas are killed at random moments, also while one loads its model. The rate is of tokens between the first answer of
 the last replica and the last answer of the first, so that loading does not count; runs of one and of two take turns.
 """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from cells import MODES, counted, missing, older, percent, ranking, read, spread, table
+from cells import MODES, counted, measured, missing, percent, ranking, read, spread, table
 from claims import short
 
 
@@ -28,7 +28,7 @@ def scorer_parts() -> list[str]:
         f"## Scores on the same traces, {mode}\n\n{sampled(judged)}. AUROC "
         "within problems; differences are paired by problem. The trained rivals have the verifier's size and learned from its "
         "rollouts, for as many epochs; \"measured\" is the verifier with the Monte-Carlo labels that the process model learned from. DeepConf with groups of 32 tokens, as the published 2,048 are longer than these traces. "
-        "Calibration where a score is a probability. Time and operations are for ten readings of a trace, at 10 … 100 % of it." + older(judged),
+        "Calibration where a score is a probability. Time and operations are for ten readings of a trace, at 10 … 100 % of it." + measured(judged),
         f"![AUROC within problems along a trace, for every score](scores/judged-scorers-{mode}.svg)",
         scorer_tables(judged),
     ])  # fmt: skip
@@ -68,12 +68,12 @@ def scorer_title(name: str) -> str:
 
 
 def ablation_parts() -> list[str]:
-    """What a verifier needs: one line a change of the recipe, over suites."""
+    """What a verifier needs: one line per change of the recipe, over suites."""
     parts = judged_parts("ablations", lambda mode, judged: [
         f"## Ablations, {mode} traces\n\n{sampled(judged)}: means over "
         "the six suites. The plain recipe is rank 16 on all linear layers, ramp labels, trained on both kinds of traces; each line "
-        "changes one thing (`final` labels ask one position alone). `montecarlo` learns from the valued traces alone, `discrete` and "
-        "`multiplex` from one kind, so from half as many or fewer." + older(judged),
+        "changes one thing (`final` labels use a single position). `montecarlo` learns only from traces with values, `discrete` and "
+        "`multiplex` from one kind, so from at most half as many." + measured(judged),
         ablation_table(judged["suites"]),
         f"![AUROC within problems along a trace, for every recipe](scores/judged-ablations-{mode}.svg)",
     ])  # fmt: skip
@@ -116,7 +116,7 @@ def perturb_parts(found: dict[str, Any]) -> list[str]:
              f"{f['change']['mean']:+.3f} [{f['change']['low']:+.3f}, {f['change']['high']:+.3f}]"]
             for suite, changes in found["suites"].items() for what, f in changes.items()]  # fmt: skip
     return [
-        "### What a score makes of a changed text\n\nRight discrete traces, read again with one thing in them changed; the score at the "
-        "end. A useful score falls with the first two and stays with the last." + older(found),
+        "### How a score reacts to a changed text\n\nRight discrete traces, read again with one change; the score at the "
+        "end. A useful score drops for the first two and stays for the last." + measured(found),
         table(["suite", "changed", "traces", "before", "after", "fell, %", "change"], rows),
     ]

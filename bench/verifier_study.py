@@ -1,8 +1,8 @@
-"""Put the verifiers of `make verifier-study` together: what each one-at-a-time change of the recipe brings on validation.
+"""Collect the verifiers of `make verifier-study`: what each single change of the recipe gains on validation.
 
     python bench/verifier_study.py --runs runs/verifier-study --out results/verifier-study.json
 
-Every verifier has learned from the same traces; its figures are those that its card has of the same validation problems.
+All verifiers learned from the same traces; the figures are those on their cards, for the same validation problems.
 """
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ def test_a_sealed_folder_is_as_it_was_written_or_refused(tmp_path: Path) -> None
         (folder / name).write_text("edited")
     check_seal(folder)
     (folder / "model.safetensors").write_text("model.safetensorz")
-    with pytest.raises(StoreError, match=r"model.safetensors \(it is not as it was written.*Try:"):
+    with pytest.raises(StoreError, match=r"model.safetensors \(it has changed since it was written.*Try:"):
         check_seal(folder)
     (folder / "model.safetensors").unlink()
     with pytest.raises(StoreError, match="missing"):

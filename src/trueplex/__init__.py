@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from trueplex.verify.own import ScoreFunction
     from trueplex.verify.scorer import Scorer
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 _HOMES = {
     "Account": "solving.request", "Advanced": "solving.events", "AlarmRaised": "solving.events",

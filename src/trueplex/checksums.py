@@ -101,9 +101,12 @@ def check_seal(folder: Path) -> None:
     for name, told in read_json(folder / SEAL, dict[str, str]).items():
         path = folder / name
         if not path.is_file():
-            raise damaged(path, f"it is missing, by {SEAL} beside it")
+            raise damaged(path, f"it is missing, but listed in {SEAL} beside it")
         if remembered("bytes", [path], lambda path=path: digest(path)) != told:  # type: ignore[misc]
-            raise damaged(path, f"it is not as it was written, by {SEAL} beside it; if you edited it, remove that")
+            raise damaged(
+                path,
+                f"it has changed since it was written, according to {SEAL} beside it; if you edited it on purpose, delete that file",
+            )
 
 
 def is_named(stored: Any, own: str, former: str | None, where: Any) -> bool:

@@ -46,7 +46,7 @@ HINTS = {
     errno.ENOTDIR: "choose another name, as a file is where a folder should be",
     errno.EISDIR: "give the name of a file, as this is a folder",
     errno.ENAMETOOLONG: "choose a shorter name",
-    errno.ELOOP: "choose another name, as these links lead in a circle",
+    errno.ELOOP: "choose another name, as these links form a loop",
 }
 # Errors of writers that are not OSErrors, known by name so that nothing is imported for them.
 FOREIGN = ("SafetensorError",)
@@ -359,7 +359,9 @@ def parsed(text: str, kind: type[T], where: str | Path) -> T:
     except (ValueError, RecursionError) as error:
         raise damaged(where, f"it is not valid JSON: {reason(error)}") from error
     if isinstance(content, dict) and not as_written(content):
-        raise damaged(where, f'it is not as it was written, by its checksum; if you edited it, remove "{CHECKSUM}"')
+        raise damaged(
+            where, f'its checksum does not match its contents; if you edited it on purpose, remove "{CHECKSUM}"'
+        )
     try:
         checked: Any = _adapter  # types are hashable, which mypy does not know
         return checked(kind).validate_json(json.dumps(content), strict=True)

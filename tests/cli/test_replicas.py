@@ -39,7 +39,7 @@ def test_a_bare_option_means_ray_on_this_machine(given: list[str], meant: list[s
         (("--gpus-per-replica", "1"), "--gpus-per-replica has no effect without --ray"),
         (("--ray", "--gpus-per-replica", "-1"), "--gpus-per-replica is -1"),
         (("--ray", "--replicas", "0"), "--replicas is 0"),
-        (("--ray", "--budget-tokens", "100"), "a budget is counted in one process"),
+        (("--ray", "--budget-tokens", "100"), "a budget is counted within one process"),
         (("--ray", "--alarm", "under:0.1@8=run"), "ends a whole run"),
     ],
 )

@@ -168,15 +168,15 @@ def test_a_policy_saves_and_an_untrained_score_costs_nothing() -> None:
     [
         (["most"], True, "unknown method 'most'"),
         (["majority:entropy"], True, "unknown method"),
-        (["weighted:auto"], True, "no score of stored steps"),
+        (["weighted:auto"], True, "cannot score stored steps"),
         (["weighted:deepconf:most"], True, "unknown DeepConf kind"),
         (["best"], False, "needs scores"),
         (["majority~half:32"], False, "needs scores"),
-        (["weighted:0"], True, "no score of stored steps"),
+        (["weighted:0"], True, "cannot score stored steps"),
         (["top:1"], True, "unknown method"),
         (["weighted:2"], False, "needs scores and the run has none"),
         (["weighted~none"], True, "prunes nothing"),
-        (["weighted~half:8"], True, "looks every 8 tokens and scores lie 32 apart"),
+        (["weighted~half:8"], True, "looks every 8 tokens, but the stored scores are 32 tokens apart"),
         (["weighted~third:8"], True, "unknown pruning rule"),
     ],
 )

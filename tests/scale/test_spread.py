@@ -169,7 +169,7 @@ def test_what_a_replica_raises_ends_the_run(problems: list[Problem]) -> None:
         def run(self, job: Job, work: Sequence[Work]) -> Iterator[Said]:
             return iter(())
 
-    with pytest.raises(TrueplexError, match="never answered"):
+    with pytest.raises(TrueplexError, match="got no result"):
         list(spread(Silent(), job, [Work(0, problems)]))
     with pytest.raises(InputError, match="no answers"):
         runs.rollout(Here(), job, [Problem("Hi")], "unused", nothing)

@@ -112,7 +112,7 @@ def test_a_changed_figure_in_a_line_is_told(tmp_path: Path) -> None:
     path.write_text(as_line({"step": 1, "x": 0.5}) + as_line({"step": 2, "x": float("nan")}))
     assert read_lines(path) == [{"step": 1, "x": 0.5}, {"step": 2, "x": None}]
     path.write_text(path.read_text().replace("0.5", "0.7"))
-    with pytest.raises(StoreError, match=r"line 1 \(it is not as it was written"):
+    with pytest.raises(StoreError, match=r"line 1 \(its checksum does not match"):
         read_lines(path)
 
 
@@ -123,7 +123,7 @@ def test_a_changed_weight_is_told(tmp_path: Path) -> None:
     whole = bytearray((tmp_path / "w.safetensors").read_bytes())
     whole[-1201] ^= 1
     (tmp_path / "w.safetensors").write_bytes(whole)
-    with pytest.raises(StoreError, match="not as it was written"):
+    with pytest.raises(StoreError, match="checksum does not match"):
         read_weights(tmp_path / "w.safetensors")
 
 

@@ -25,7 +25,7 @@ class ModelOrEndpoint(ModelOptions):
     """A model on this machine, or one that a server has."""
 
     endpoint: Annotated[str | None, typer.Option(rich_help_panel=PANEL, help="Sample plain paths from this OpenAI-compatible server (vLLM, SGLang, llama.cpp, trueplex serve): its address, such as http://127.0.0.1:8000/v1.", show_default="none")] = None  # fmt: skip
-    served_model: Annotated[str | None, typer.Option(rich_help_panel=PANEL, help="The model's name there.", show_default="the only one")] = None  # fmt: skip
+    served_model: Annotated[str | None, typer.Option(rich_help_panel=PANEL, help="The model's name on that server.", show_default="the only one")] = None  # fmt: skip
     endpoint_key_file: Annotated[Path | None, typer.Option(rich_help_panel=PANEL, help="File with the API key.", show_default="the environment variable OPENAI_API_KEY")] = None  # fmt: skip
     endpoint_timeout: Annotated[float | None, typer.Option(rich_help_panel=PANEL, help="Seconds of silence after which a request counts as lost.", show_default="300")] = None  # fmt: skip
 

@@ -36,7 +36,7 @@ PANEL = "Replicas, by Ray (needs the extra 'ray')"
 class ReplicatedModelOptions(ModelOptions):
     """Which model, where it runs, and on how many replicas."""
 
-    ray: Annotated[str | None, typer.Option(rich_help_panel=PANEL, metavar="[ADDRESS|auto]", help="Share the problems out to replicas on a Ray cluster: HOST:PORT, ray://HOST:PORT, or 'auto', the one that this machine belongs to. Without an address Ray is started here.", show_default="this process alone")] = None  # fmt: skip
+    ray: Annotated[str | None, typer.Option(rich_help_panel=PANEL, metavar="[ADDRESS|auto]", help="Distribute the problems over replicas on a Ray cluster: HOST:PORT, ray://HOST:PORT, or 'auto', the one that this machine belongs to. Without an address Ray is started here.", show_default="this process alone")] = None  # fmt: skip
     replicas: Annotated[int | None, typer.Option(rich_help_panel=PANEL, help="Replicas of the model.", show_default="1"), Within(1)] = None  # fmt: skip
     gpus_per_replica: Annotated[float | None, typer.Option(rich_help_panel=PANEL, help="GPUs of each; 0.5 lets two share one.", show_default="1 where the cluster has any, else 0")] = None  # fmt: skip
 
@@ -71,8 +71,8 @@ class ServedModelOptions(ModelOptions):
     """Which model is served, where it runs, and on how many replicas."""
 
     replicas: Annotated[int | None, typer.Option(rich_help_panel=PANEL, help="Replicas of the model behind one address, by Ray Serve.", show_default="this process alone"), Within(1)] = None  # fmt: skip
-    max_replicas: Annotated[int | None, typer.Option(rich_help_panel=PANEL, help="Start more of them while there are many requests, up to so many.", show_default="--replicas"), Within(1)] = None  # fmt: skip
-    ray: Annotated[str | None, typer.Option(rich_help_panel=PANEL, metavar="[ADDRESS|auto]", help="The Ray cluster that they run on.", show_default="started here")] = None  # fmt: skip
+    max_replicas: Annotated[int | None, typer.Option(rich_help_panel=PANEL, help="Start more replicas under load, up to this many.", show_default="--replicas"), Within(1)] = None  # fmt: skip
+    ray: Annotated[str | None, typer.Option(rich_help_panel=PANEL, metavar="[ADDRESS|auto]", help="Address of the Ray cluster they run on.", show_default="started here")] = None  # fmt: skip
     gpus_per_replica: Annotated[float | None, typer.Option(rich_help_panel=PANEL, help="GPUs of each; 0.5 lets two share one.", show_default="1 where the cluster has any, else 0")] = None  # fmt: skip
 
     def __post_init__(self) -> None:

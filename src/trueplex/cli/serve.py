@@ -28,19 +28,19 @@ class ListenOptions:
 
     PANEL: ClassVar[str] = "Server"
 
-    host: Annotated[str, typer.Option(help="Address to listen on; the default takes requests of this machine alone.")] = "127.0.0.1"  # fmt: skip
-    port: Annotated[int, typer.Option(help="Port; 0 takes a free one."), Within(0, 65535)] = 8000
+    host: Annotated[str, typer.Option(help="Address to listen on; by default only this machine can connect.")] = "127.0.0.1"  # fmt: skip
+    port: Annotated[int, typer.Option(help="Port; 0 picks a free one."), Within(0, 65535)] = 8000
     served_name: Annotated[
         str | None, typer.Option(help="What clients call the model.", show_default="the --model")
     ] = None
     api_key_file: Annotated[Path | None, typer.Option(help="File with API keys, one a line; any of them opens the server.", show_default="no key")] = None  # fmt: skip
-    metrics_open: Annotated[bool, typer.Option("--metrics-open", help="Give /metrics without a key.")] = False
-    cors_origin: Annotated[list[str] | None, typer.Option(help="Origin of a page whose browser may ask, such as https://example.org; can be repeated.", show_default="none")] = None  # fmt: skip
-    drain_seconds: Annotated[float, typer.Option(help="Seconds that running requests have to end after SIGTERM.")] = (
+    metrics_open: Annotated[bool, typer.Option("--metrics-open", help="Serve /metrics without a key.")] = False
+    cors_origin: Annotated[list[str] | None, typer.Option(help="Origin allowed by CORS, such as https://example.org; can be repeated.", show_default="none")] = None  # fmt: skip
+    drain_seconds: Annotated[float, typer.Option(help="Seconds that running requests get to finish after SIGTERM.")] = (
         30.0
     )
-    log_text: Annotated[bool, typer.Option("--log-text", help="Write what users ask and get to the access log.")] = False  # fmt: skip
-    quiet: Annotated[bool, typer.Option("--quiet", help="No access log.")] = False
+    log_text: Annotated[bool, typer.Option("--log-text", help="Include prompts and answers in the access log.")] = False  # fmt: skip
+    quiet: Annotated[bool, typer.Option("--quiet", help="Write no access log.")] = False
 
     def keys(self) -> tuple[str, ...]:
         """Raises InputError for a file that cannot be read or holds no key."""
@@ -67,7 +67,7 @@ class ListenOptions:
 
 @dataclass(frozen=True)
 class DefaultOptions:
-    """How requests are solved that say nothing else."""
+    """Defaults of requests."""
 
     PANEL: ClassVar[str] = "Defaults of a request"
 
@@ -78,9 +78,9 @@ class DefaultOptions:
     verifier: Verifier = "auto"
     probe_every: Annotated[int | None, typer.Option(help="Tokens between two scores of a path.", show_default="32"), Within(1)] = None  # fmt: skip
     budget_tokens: Annotated[int | None, typer.Option(help="Most tokens of all paths.", show_default="no limit"), Within(1)] = None  # fmt: skip
-    budget_seconds: Annotated[float | None, typer.Option(help="Most seconds; then what has finished is voted on.", show_default="no limit")] = None  # fmt: skip
+    budget_seconds: Annotated[float | None, typer.Option(help="Most seconds; the vote then counts what has finished.", show_default="no limit")] = None  # fmt: skip
     budget_paths: Annotated[int | None, typer.Option(help="Most paths.", show_default="no limit"), Within(1)] = None
-    seed: Annotated[str, typer.Option(help="Seed of requests without one; 'random' draws one for each, and the answer tells it.")] = "0"  # fmt: skip
+    seed: Annotated[str, typer.Option(help="Seed of requests without one; 'random' draws one per request, and the answer tells it.")] = "0"  # fmt: skip
 
     def __post_init__(self) -> None:
         check_count("--paths", self.paths.removeprefix("auto:"))
@@ -99,7 +99,7 @@ class DefaultOptions:
 
 @dataclass(frozen=True)
 class BoundOptions:
-    """What a request may ask at most."""
+    """The largest request that is accepted."""
 
     PANEL: ClassVar[str] = "Limits of a request"
 
@@ -110,12 +110,12 @@ class BoundOptions:
     max_prompt_tokens: Annotated[int | None, typer.Option(help="Most tokens of a prompt.", show_default="the model's positions"), Within(1)] = None  # fmt: skip
     max_body: Annotated[int, typer.Option(help="Most bytes of a body."), Within(1)] = 1 << 20
     max_waiting: Annotated[int, typer.Option(help="Requests that may wait for rows; the next one gets status 429."), Within(0)] = 256  # fmt: skip
-    max_request_seconds: Annotated[float, typer.Option(help="Most seconds of a request; then what has finished is voted on.")] = 600.0  # fmt: skip
+    max_request_seconds: Annotated[float, typer.Option(help="Most seconds of a request; the vote then counts what has finished.")] = 600.0  # fmt: skip
     allow_verifier: Annotated[list[str] | None, typer.Option(help="A verifier that requests may name, beside 'auto' and those that need no files; can be repeated.", show_default="none")] = None  # fmt: skip
 
 
 def serve(model: ServedModelOptions, listen: ListenOptions, defaults: DefaultOptions, decide: DecideOptions, bounds: BoundOptions) -> int:  # fmt: skip
-    """Serve a model by OpenAI's API: every request reasons along many paths, and any client that speaks it can ask."""
+    """Serve a model over OpenAI's API; every request reasons along many paths, and any OpenAI client works."""
     try:
         from trueplex.serve.app import create_app
         from trueplex.serve.running import INTERRUPTED as BY_HAND
@@ -139,7 +139,7 @@ def serve(model: ServedModelOptions, listen: ListenOptions, defaults: DefaultOpt
         app = create_app(model.load(), options)
         if not listen.local and not options.keys:
             log.warning(
-                f"{listen.host} can be reached from other machines, and anybody may ask. Try: --api-key-file FILE"
+                f"{listen.host} is reachable from other machines, and needs no API key. Try: --api-key-file FILE"
             )
         if not listen.quiet:
             log_requests()
@@ -148,7 +148,7 @@ def serve(model: ServedModelOptions, listen: ListenOptions, defaults: DefaultOpt
 
 
 def _on_replicas(model: ServedModelOptions, listen: ListenOptions, options: Any) -> int:
-    """Serve on replicas until SIGINT or SIGTERM; running requests then have their seconds to end."""
+    """Serve on replicas until SIGINT or SIGTERM; running requests then get some seconds to finish."""
     import signal
 
     from trueplex.scale.serving import Served, serving

@@ -190,7 +190,7 @@ def _run_at(
 
     if asked.save:
         raise OptionError(
-            "--save keeps token ids, which an endpoint does not tell. Try: --json, or trueplex eval --endpoint"
+            "--save stores token ids, which an endpoint does not return. Try: --json, or trueplex eval --endpoint"
         )
     settings = chosen(settings)
     return _follow(

@@ -137,7 +137,8 @@ class VerifierOptions:
     start: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of a verifier to go on from, e.g. on a policy's new rollouts.", show_default="begins anew"
+            help="Folder of a verifier to go on from, e.g. on a policy's new rollouts.",
+            show_default="starts from scratch",
         ),
     ] = None
     hard_negatives: Annotated[bool, typer.Option("--hard-negatives", help="A wrong trace counts by how many traces share its answer.")] = False  # fmt: skip
@@ -192,7 +193,7 @@ def verifier(
     recipe = which.recipe(schedule, traces.balanced, model.memory)
     if source.problems is not None:
         if traces.data or traces.validation:
-            raise OptionError("--problems are rolled out anew, and --data are rollouts. Try: give one of them")
+            raise OptionError("--problems are rolled out first, --data are rollouts already. Try: give one of them")
         first_verifier.make(source, model, recipe, schedule.dtype, traces.out, thinking, limits, traces.answer)
         return
     first_verifier.refuse_unused(source, thinking, limits)

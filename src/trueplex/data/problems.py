@@ -103,7 +103,7 @@ def problem_of(row: Any, name: str, columns: Columns = USUAL) -> Problem:
     if not isinstance(value, str):
         wanted = " or ".join(map(repr, columns.problem))
         raise RowError(
-            f"it has no text in a column {wanted}",
+            f"no text in a column {wanted}",
             "name the column that holds the problem, as by --problem-column",
             there,
         )

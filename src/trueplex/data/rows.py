@@ -89,7 +89,7 @@ def complaints(path: str, skipped: Sequence[tuple[Row, ValueError]]) -> list[str
         if len(told) >= REASONS:
             left += len(group)
         elif len(group) <= EACH:
-            told += [f"{path}, {row.unit} {row.number}: it is skipped: {error}" for row, error in group]
+            told += [f"{path}, {row.unit} {row.number}: skipped: {error}" for row, error in group]
         else:
             first = ", ".join(str(row.number) for row, _ in group[:EACH])
             told.append(f"{path}: {len(group):,} {unit}s are skipped ({first} …): {why}. Try: {hint}")

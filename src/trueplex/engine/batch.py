@@ -241,9 +241,9 @@ class Batch:
             raise error
         budget = int(SMALLER * min(stored, self._memory.budget or stored))
         if budget < AT_LEAST * self.backbone.token_bytes:
-            raise ModelError("the device ran out of memory, however little KV cache was stored. Try: a smaller model, --quantize "
+            raise ModelError("the device ran out of memory even with a minimal KV cache. Try: a smaller model, --quantize "
                              "int8, or fewer --max-tokens") from error  # fmt: skip
-        log.warning(f"the device ran out of memory: going on with at most {gib(budget)} of KV cache")
+        log.warning(f"the device ran out of memory: continuing with at most {gib(budget)} of KV cache")
         self._memory.budget = self._rows.cache.budget = budget
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

@@ -51,7 +51,7 @@ class Fitting:
                     ) from error
                 self.rows = len(chosen) // 2
                 log.warning(
-                    f"{len(chosen)} texts of {longest} tokens do not fit into memory: going on with {self.rows} at a time"
+                    f"{len(chosen)} texts of {longest} tokens do not fit into memory: continuing with {self.rows} at a time"
                 )
                 if torch.cuda.is_available():
                     torch.cuda.empty_cache()

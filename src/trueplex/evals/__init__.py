@@ -1,1 +1,1 @@
-"""Evaluation: what stored traces show, with intervals."""
+"""Evaluation of stored traces, with intervals."""

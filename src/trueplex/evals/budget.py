@@ -1,8 +1,8 @@
-"""Methods held against each other at the same number of tokens.
+"""Methods compared at equal numbers of tokens.
 
-A method at k traces costs so many tokens on average; between two sizes it is mixed: taking the larger one
-with the chance that spends the budget on average. So its accuracy at any budget between is a straight line,
-problem by problem, and two methods can be paired there. Beyond its own range a method has no value.
+A method at k traces has an average cost in tokens; between two sizes it is interpolated: taking the larger one
+with the probability that spends the budget on average. So its accuracy between two sizes is a straight line,
+problem by problem, and two methods can be paired there. Outside its own range a method has no value.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from trueplex.evals.metrics import figure, paired
 
 
 class Spent(NamedTuple):
-    """What a method came to at one size: right [P] and tokens [P] of each problem, means over its groups."""
+    """A method's result at one size: right [P] and tokens [P] of each problem, means over its groups."""
 
     right: np.ndarray
     tokens: np.ndarray

@@ -17,7 +17,7 @@ SIDES = ("right", "wrong")
 
 
 def score_at(trace: Trace, share: float) -> float:
-    """The latest score that was there when the given share of the trace was written; 0.5 before any."""
+    """The latest score when the given share of the trace was written; 0.5 before the first."""
     limit = math.ceil(share * trace.tokens)
     return next((score for at, score in reversed(trace.scores) if at <= limit), 0.5)
 

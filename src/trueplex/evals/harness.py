@@ -1,8 +1,8 @@
 """A model for lm-evaluation-harness: ``lm_eval --model trueplex --model_args pretrained=MODEL,paths=16,prune=half:300``.
 
-``generate_until`` gives the text of a path that agrees with the vote of all; log-likelihoods are the base model's own.
-Versions of the harness that read the entry-point group ``lm_eval.models`` find it by themselves; for others, up to
-0.4.13, ``python -m trueplex.evals.harness`` is their command line with this model known to it.
+``generate_until`` returns the text of a path that agrees with the vote; log-likelihoods are the base model's own.
+Versions of the harness that read the entry-point group ``lm_eval.models`` find it automatically; for older ones, up to
+0.4.13, ``python -m trueplex.evals.harness`` is the same command line with this model registered.
 
 Left out: several processes (``accelerate launch``), as all requests share one batch here already; images.
 """
@@ -45,13 +45,13 @@ NUMBER = re.compile(r"-?\$?\d[\d,]*(?:\.\d+)?")
 
 @register_model("trueplex")
 class TrueplexLM(TemplateLM):
-    """One model under trueplex, as the harness asks it.
+    """One model under trueplex, with the harness's interface.
 
     Args:
         pretrained: as ``--model`` of the command line.
-        max_batch_size: most paths decoded together. ``batch_size`` has no effect: requests share one batch as rows get free.
+        max_batch_size: most paths decoded together. ``batch_size`` has no effect: requests share one batch as rows become free.
         options: of `trueplex.solve` (paths, thinking, width, verifier, prune, seed, …), beside ``think_end`` and
-            ``template_arg_NAME``. What they leave open is the task's to say: max_tokens and, with one path, the temperature.
+            ``template_arg_NAME``. What they leave open is set by the task: max_tokens and, with one path, the temperature.
 
     Raises:
         TrueplexError: an option or the model cannot be used.
@@ -78,7 +78,7 @@ class TrueplexLM(TemplateLM):
         self.rows = None if max_batch_size is None else int(max_batch_size)
         self._device = self.backbone.device
 
-    # -- what the harness asks of a model ----------------------------------------------------------
+    # -- the harness's interface -------------------------------------------------------------------
 
     @property
     def eot_token_id(self) -> int:
@@ -140,14 +140,14 @@ class TrueplexLM(TemplateLM):
             options |= {"thinking": "discrete", "temperature": 0.0 if greedy else float(given.get("temperature", 1.0))}  # type: ignore[typeddict-item]
         settings = settings_of(options)
         prompt = self._prompt(context, options["max_tokens"] or DEFAULT_TOKENS)
-        if prompt.thinking in ("untagged", "closed"):  # while thinking, a stop string would end it in the midst
+        if prompt.thinking in ("untagged", "closed"):  # a stop string must not end the thinking
             thinking = settings.thinking
             settings = replace(settings, thinking=replace(thinking, ending=replace(thinking.ending, stop=tuple(until))))
         settings = replace(settings, verifier=self.chosen.verifier, select=self.chosen.select)
         return Request(prompt.problem, settings, self.scorer, prompt=prompt)
 
     def _prompt(self, context: str, most: int) -> Prompt:
-        """A context as it is, without its beginning where it leaves no room for an answer, as the harness has it."""
+        """The unchanged context, truncated on the left where it leaves no room for an answer, as the harness does."""
         room = self.max_length - min(most, self.max_length // 2)
         tags = self.backbone.tags if self.backbone.markers else None
         tail = context[context.rfind("\n\n") + 1 :]
@@ -165,7 +165,7 @@ class TrueplexLM(TemplateLM):
         return texts[min(voters, key=lambda t: (-(t.score or 0.0), t.index)).index]
 
     def _text(self, trace: Trace, until: Sequence[str]) -> str:
-        """What a path answers, without its thinking and without what follows a stop string."""
+        """A path's answer, without its thinking and what follows a stop string."""
         assert trace.steps is not None
         ids = trace.steps.ids[trace.thinking_tokens if self.backbone.markers else 0 :, 0].tolist()
         text = self.tokenizer.decode(ids, skip_special_tokens=False)
@@ -217,7 +217,7 @@ class TrueplexLM(TemplateLM):
 
 
 def said(text: str) -> str | None:
-    """What a text answers, to vote by: its box or ``####``, else its last number, else all of it."""
+    """A text's answer, for the vote: its box or ``####``, else its last number, else the whole text."""
     if (marked := answers.extract(text)) is not None:
         return marked
     numbers = NUMBER.findall(text)

@@ -1,9 +1,9 @@
-"""Ways to get one answer from a problem's traces, as functions of stored traces.
+"""Methods that choose one answer from a problem's stored traces.
 
 `METHODS` is the whole registry of votes: name → function of k traces of one problem, by index, whose equal answers
 are spelled equally → the answer and the tokens spent on it. A vote that needs scores reads ``trace.scores``,
 as the verifier gave them while the trace grew; with ``NAME:SCORER`` it gets the traces scored anew by that
-scorer. A further one is one more line; ``weighted:POWER``, ``weighted:odds`` and ``top:SHARE`` are those of `trueplex.decide.voting`, by
+scorer. Add a line to add one; ``weighted:POWER``, ``weighted:odds`` and ``top:SHARE`` are those of `trueplex.decide.voting`, by
 the verifier's scores. ``NAME~POLICY`` and ``NAME:SCORER~POLICY`` are the same vote on what a pruning
 policy would have left of the k traces, simulated; ``auto`` in the policy starts few paths and adds more while the vote is open.
 
@@ -28,7 +28,7 @@ from trueplex.verify import confidence
 
 
 class Outcome(NamedTuple):
-    """What a method came to: its answer, None without any, and the tokens that it took (probes included)."""
+    """A method's result: its answer, None without any, and the tokens it used (probes included)."""
 
     answer: str | None
     tokens: int
@@ -151,7 +151,7 @@ def choose(names: Sequence[str] | None, scored: bool, every: int = 32, paths: in
             *((f"weighted~half:{2 * every}", "weighted~auto") if scored else ()),
             *(f"{name}:{scorer}" for scorer in UNTRAINED for name in METHODS if name in ("weighted", "best")),
         ]
-        paths = None  # nobody asked for these policies, so one that has no effect is no mistake
+        paths = None  # these are defaults, so one that has no effect is dropped silently
     chosen = []
     for name in dict.fromkeys(names):
         called, thins, rules = name.partition("~")
@@ -162,7 +162,7 @@ def choose(names: Sequence[str] | None, scored: bool, every: int = 32, paths: in
                               f"as {', '.join(UNTRAINED)}, weighted:POWER, weighted:odds or top:SHARE, each also with ~POLICY "
                               "(pass@k is always there)")  # fmt: skip
         if scorer and confidence.parse(scorer) is None:
-            raise OptionError(f"{name!r}: {scorer!r} is no score of stored steps. Try: deepconf[:KIND[@WINDOW]], logprob or "
+            raise OptionError(f"{name!r}: {scorer!r} cannot score stored steps. Try: deepconf[:KIND[@WINDOW]], logprob or "
                               "entropy; a verifier's scores are given by --verifier")  # fmt: skip
         method, reads = optioned or METHODS[base], base not in BLIND
         if thins:
@@ -183,6 +183,6 @@ def _parse(name: str, rules: str, every: int) -> tuple[Policy, bool]:
     if not (rule.rules or rule.adaptive):
         raise OptionError(f"{name!r} prunes nothing. Try: drop ~{rules}")
     if rule.stride % every:
-        raise OptionError(f"{name!r} looks every {rule.stride} tokens and scores lie {every} apart. Try: --probe-every "
+        raise OptionError(f"{name!r} looks every {rule.stride} tokens, but the stored scores are {every} tokens apart. Try: --probe-every "
                           f"{rule.stride}, or a multiple of {every} in the policy")  # fmt: skip
     return rule, rule.adaptive

@@ -1,4 +1,4 @@
-"""Numbers over stored traces: pass@k, AUROC within problems, bootstrap intervals, paired differences. Plain numpy."""
+"""Metrics over stored traces: pass@k, AUROC within problems, bootstrap intervals, paired differences. Plain numpy."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 def pass_at(n: int, right: int, k: int) -> float:
     """The unbiased chance that one of k of n samples is right: 1 − C(n−c, k) / C(n, k) (Chen et al., 2021)."""
     if not 1 <= k <= n:
-        raise ValueError(f"k is {k} with {n} samples; it must be from 1 to the number of samples")
+        raise ValueError(f"k is {k} with {n} samples; it must be between 1 and the number of samples")
     if n - right < k:
         return 1.0
     return float(1.0 - np.prod(1.0 - k / np.arange(n - right + 1, n + 1)))
@@ -36,7 +36,7 @@ def per_problem_auroc(problems: Sequence[Hashable], correct: Sequence[bool], sco
 
 
 def within_auroc(problems: Sequence[Hashable], correct: Sequence[bool], scores: Sequence[float]) -> float:
-    """Mean of the per-problem AUROCs: what voting and pruning within a problem live on."""
+    """Mean of the per-problem AUROCs, which is what voting and pruning within a problem depend on."""
     values = per_problem_auroc(problems, correct, scores)
     return float(np.mean(values)) if values else float("nan")
 
@@ -64,7 +64,7 @@ def auroc_over_all(
 ) -> dict[str, float] | None:
     """AUROC over all traces with its 95 % bootstrap interval, problems drawn whole; None without right and wrong ones.
 
-    A draw counts each trace as often as its problem was drawn. Draws without both sides tell nothing and are left out.
+    A draw counts each trace as often as its problem was drawn. Draws without both sides are left out.
     """
     right, order = np.asarray(correct, dtype=bool), np.argsort(scores, kind="stable")
     if right.all() or not right.any():

@@ -1,4 +1,4 @@
-"""How good a score is: ranking, calibration and what it changes in votes, on stored traces.
+"""The quality of a score on stored traces: ranking, calibration and its effect on votes.
 
 Every scorer is judged on the same traces, so scorers are compared pair by pair, problem by problem. What
 counts for voting and pruning is the ranking *within* a problem; the global one is beside it.
@@ -32,7 +32,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(slots=True)
 class Scored:
-    """What one scorer says of the traces: scores [traces, SHARES], the seconds that it took, and flops a trace."""
+    """One scorer's output for the traces: scores [traces, SHARES], the seconds that it took, and flops a trace."""
 
     scores: np.ndarray
     seconds: float
@@ -148,7 +148,7 @@ def _calibrated(problems: Sequence[int], scores: np.ndarray, right: np.ndarray) 
 
 
 def _votes(traces: Sequence[Trace], scores: np.ndarray, kind: AnswerKind) -> tuple[dict[str, Any], np.ndarray]:
-    """Weighted majority and best-of-N over all traces of a problem, against counting heads, and the flips.
+    """Weighted majority and best-of-N over all traces of a problem, against the majority, and the flips.
 
     Beside the figures, which problems the weighted majority gets right.
     """

@@ -37,7 +37,7 @@ SECONDS = 5.0  # between writings of the time spent
 
 
 def machine() -> dict[str, Any]:
-    """What a figure depends on: versions and hardware."""
+    """What results depend on: versions and hardware."""
     return {
         "trueplex": __version__, "python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__,
         "processor": platform.machine(), "cores": os.cpu_count(), "threads": torch.get_num_threads(),
@@ -46,7 +46,7 @@ def machine() -> dict[str, Any]:
 
 
 def prompt_of(backbone: Backbone) -> dict[str, Any]:
-    """How a problem is put to the model: the whole template, with {problem} where the text goes."""
+    """The whole prompt template, with {problem} in place of the text."""
     return {"template": make_prompt(Problem("{problem}"), backbone).text, "instruction": backbone.instruction}
 
 
@@ -59,7 +59,7 @@ def evaluate(
     """Traces of each suite under `out`/SUITE (resumable), figures in `out`/results.json, which is returned.
 
     The figures are a function of the traces alone, so a run that was killed and resumed ends in the
-    same file. What varies from run to run, the time it took, stands apart in `out`/timing.json.
+    same file. What varies from run to run, the time it took, is kept apart in `out`/timing.json.
 
     Raises:
         OptionError: a method is unknown or needs scores that the run does not have.
@@ -77,7 +77,7 @@ def evaluate(
 
 @dataclass(frozen=True)
 class Figures:
-    """What is computed from the traces of an evaluation under ``out``: by which methods, and of what counts as an answer."""
+    """What is computed from the traces of an evaluation under ``out``: which methods, and what counts as an answer."""
 
     settings: Settings
     out: Path
@@ -88,7 +88,7 @@ class Figures:
     def write(
         self, suites: Mapping[str, Sequence[Problem]], config: dict[str, Any], prompt: dict[str, Any], where: dict[str, Any]
     ) -> dict[str, Any]:  # fmt: skip
-        """The figures of all suites, in `out`/results.json, with how they were made and ``where``, the machine."""
+        """The figures of all suites, in `out`/results.json, with their configuration and ``where``, the machine."""
         figures = {
             name: summarise(
                 (trace for trace, _ in read_traces(self.out / name)),
@@ -109,7 +109,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class Spent:
-    """What sampling a suite took."""
+    """The cost of sampling a suite."""
 
     seconds: float
     traces: float
@@ -117,21 +117,21 @@ class Spent:
 
 
 def read_timing(path: Path) -> dict[str, Spent]:
-    """What every suite took, by a file that `Clock` wrote; nothing where there is none.
+    """The cost of every suite, from a file that `Clock` wrote; empty where there is none.
 
-    It is no result: one that is damaged is reported and begun anew.
+    It is not a result: a damaged one is reported and replaced.
     """
     try:
         return read_json(path, dict[str, Spent]) if path.exists() else {}
     except StoreError as error:
-        log.warning(f"{error}; the time spent until now is not counted")
+        log.warning(f"{error}; the time spent so far is not counted")
         return {}
 
 
 class Clock:
     """Seconds spent sampling a suite, and the traces and tokens that were sampled in them, over all runs of it.
 
-    Written now and then, so that a kill loses a few seconds of all three alike and the rate stays right.
+    Written every few seconds, so that a kill loses the same few seconds of all three and the rate stays right.
     """
 
     def __init__(self, out: Path, suite: str, progress: Callable[[int, int], None]) -> None:

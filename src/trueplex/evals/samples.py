@@ -1,4 +1,4 @@
-"""The stored traces of one problem, made light and ready to be asked: answers spelled one way, steps summed up."""
+"""The stored traces of one problem in compact form: answers normalised, steps summarised."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Samples:
 
 def gather(traces: Iterable[Trace], scorers: Mapping[str, int | None] | None = None, order: Sequence[int] = (),
            read_truncated: bool = False, kind: AnswerKind | None = None) -> list[Samples]:  # fmt: skip
-    """Samples of each problem, in the `order` of problem keys, others behind by key: never by who finished first.
+    """Samples of each problem, in the `order` of problem keys, others after them by key, never in order of completion.
 
     ``scorers`` are untrained ones, each with the number of tokens between its scores, None for one at the end.
     ``read_truncated`` also takes what a trace that a limit cut off marks as its answer. ``kind`` says what counts as an answer,
@@ -114,10 +114,10 @@ def _tenths(values: np.ndarray) -> np.ndarray:
 
 
 def outcomes(samples: Sequence[Samples], kind: AnswerKind | None = None) -> dict[str, int]:
-    """How the traces ended, each counted once: what could not be graded is told apart from wrong, and why.
+    """How the traces ended, each counted once: ungradable answers are separate from wrong ones, with the reason.
 
-    The reason is asked of the grader again; one that can tell now, and could not when the trace was graded,
-    was late then.
+    The grader is asked for the reason again; if it can grade the answer now, it had timed out
+    before.
     """
     counts: Counter[str] = Counter()
     for one in samples:

@@ -1,4 +1,4 @@
-"""What stored traces of one suite come to: every figure with an interval over its problems.
+"""Summary of one suite's stored traces: every figure with an interval over its problems.
 
 A vote over k of n traces is taken over each disjoint group of k, in index order, and its outcome is the mean
 over those groups: groups that share no trace are independent, and nothing is drawn. (pass@k has a closed form
@@ -70,7 +70,7 @@ def summarise(traces: Iterable[Trace], methods: Sequence[str] | None = None, ord
         "explored": figure([float(s.explored.mean()) for s in samples]),
     }  # fmt: skip
     out |= _methods(samples, chosen, n, float(tokens.mean()))
-    # The plainest score that needs no training: a trace that was surer of its steps is trusted more.
+    # The simplest score without training: a trace with lower entropy is trusted more.
     problems = [key for s in samples for key in [s.problem.key] * len(s.traces)]
     correct = np.concatenate([s.correct for s in samples]).tolist()
     surer = np.concatenate([s.surer for s in samples]).tolist()
@@ -125,7 +125,7 @@ def _ranking(every: Sequence[Trace], problems: Sequence[int], correct: Sequence[
 
 
 def _gains(samples: Sequence[Samples], right: Sequence[int], n: int) -> dict[str, Any]:
-    """What the stored scores add to counting heads, and to one sample, paired on the same traces."""
+    """What the stored scores add to a majority vote, and to one sample, paired on the same traces."""
     by_name = {c.name: c for c in choose(("majority", "weighted", "best"), True)}
     out: dict[str, Any] = {"weighted_minus_majority": {}, "best_minus_pass1": {}}
     single = np.array([pass_at(len(s.traces), r, 1) for s, r in zip(samples, right, strict=True)])

@@ -43,7 +43,7 @@ def evaluate(
     for name, problems in suites.items():
         if unlabelled := [p for p in problems if not p.answers]:
             raise InputError(
-                f"{len(unlabelled)} problems have no answers, the first {unlabelled[0].text[:60]!r}. Try: add them"
+                f"{len(unlabelled)} problems have no answers; the first is {unlabelled[0].text[:60]!r}. Try: add them"
             )
         path = out / name / TRACES
         _sample(server, problems, settings, path, progress, logprobs)

@@ -97,7 +97,7 @@ def load(
         memory: GiB of KV cache that traces may take together; None is half of the memory that is free on CPU, and 80 % on CUDA.
 
     Raises:
-        StoreError: a file is not as it was written, by the checksums beside it.
+        StoreError: a file does not match the checksums beside it.
         ModelError: nothing is there, it cannot be read or lacks weights, its tokenizer or chat template does not fit, the device
             cannot be used, or the self-check shows that merged inputs, ragged rows or the cache would give wrong results.
         OptionError: an unknown dtype or quantisation, or a memory that is no positive number.

@@ -1,1 +1,1 @@
-"""The embedded model: its tasks, its recipe and its weights. See `tasks` for the families."""
+"""The embedded model: how it is trained and built. Its tasks are in `data.embedded`."""

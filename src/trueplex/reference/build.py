@@ -1,4 +1,4 @@
-"""Build what ships from what was trained: the model folder, its policy and their verifiers, in their final form.
+"""Build what ships from training runs: the model folder, its policy and their verifiers, in their final form.
 
     python -m trueplex.reference.build --base runs/base --verifier runs/verifier
     python -m trueplex.reference.build --policy runs/policy/run/best/adapter

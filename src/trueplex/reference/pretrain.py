@@ -1,10 +1,10 @@
-"""Pre-train the embedded model from nothing, on CPU or GPU, resumable at any checkpoint.
+"""Pre-train the embedded model from scratch, on CPU or GPU, resumable at any checkpoint.
 
     python -m trueplex.reference.pretrain --out runs/base --steps 4500
 
 Every batch is a pure function of (seed, step), so a resumed run sees the texts it would have
-seen. Prompts carry no loss. The schedule is warmup, stable, decay: a run can be resumed in its
-stable part with more steps. The result is a plain Hugging Face folder in bf16.
+seen. Prompts carry no loss. The schedule is warmup, stable, decay: in its stable phase a run can be resumed
+with more steps. The result is a plain Hugging Face folder in bf16.
 """
 
 from __future__ import annotations
@@ -130,8 +130,8 @@ def pretrain(out: Path, steps: int, decay: int, rows: int, lr: float, seed: int,
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and the model")
-    parser.add_argument("--steps", type=int, default=4500, help="optimizer steps in all")
-    parser.add_argument("--decay", type=int, default=1000, help="last steps, over which the rate falls")
+    parser.add_argument("--steps", type=int, default=4500, help="total optimizer steps")
+    parser.add_argument("--decay", type=int, default=1000, help="last steps, over which the learning rate decays")
     parser.add_argument("--rows", type=int, default=64, help="texts a step, on average")
     parser.add_argument("--lr", type=float, default=2e-3, help="peak learning rate")
     parser.add_argument("--seed", type=int, default=0)

@@ -1,6 +1,6 @@
 """How the embedded model reads and writes: its tokenizer, chat template and training texts.
 
-Byte-level BPE, so any user's text can be read, with digits kept apart, so numbers are written
+Byte-level BPE, so any text can be encoded; digits are split, so numbers are written
 digit by digit and a slip is one sampled token.
 """
 
@@ -29,7 +29,7 @@ VOCABULARY = 512
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Train the tokenizer on the texts to learn from; the same on every machine."""
+    """Train the tokenizer on the training texts; deterministic on every machine."""
     from transformers import PreTrainedTokenizerFast
 
     sample = []

@@ -1,1 +1,1 @@
-"""Many problems on several replicas of a model, by Ray: each replica is the same loop, and problems are what moves."""
+"""Many problems on several replicas of a model, by Ray: each replica runs the same loop on its share of the problems."""

@@ -1,6 +1,6 @@
 """Replicas as a pool of Ray actors, driven by Ray Data: `Dataset.map_batches` with a class that holds one model.
 
-Ray restarts a replica that dies and hands its work out again; what it had answered by then arrives once. Left out: Ray's
+Ray restarts a replica that dies and reassigns its work; results it had already sent arrive once. Left out: Ray's
 own progress bars and its dashboard, as the command line shows progress of the whole run.
 """
 
@@ -113,7 +113,7 @@ class Cluster:
         for row in answers.iter_rows():
             yield pickle.loads(row["said"])
         if died := ray.get(self._starts.value.remote()) - (most - RESTARTS):
-            log.info(f"replicas died and were started again {died} times; nothing is lost")
+            log.info(f"replicas died and were restarted {died} times; no work was lost")
 
 
 class _Counter:
@@ -140,7 +140,7 @@ class _Actor:
         if ray.get(starts.add.remote()) <= most:
             self.replica = Replica(job)
         else:  # Ray itself would start it again for ever
-            told = f"replicas died more than {RESTARTS} times. Try: look at their memory, and run again: what was done is kept"
+            told = f"replicas died more than {RESTARTS} times. Try: check their memory use, then run again (finished work is kept)"
             self.replica = lambda work: [Failed("TrueplexError", told)]
 
     def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, list[bytes]]]:

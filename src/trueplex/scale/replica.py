@@ -1,7 +1,7 @@
-"""What one replica does: it holds a model (and its verifier) and thinks about the problems that it is handed.
+"""One replica: it holds a model (and its verifier) and solves the problems it is given.
 
 Nothing here knows Ray. What goes in and out is plain data: problems in; ids, weights, scores and votes out, never KV.
-A trace belongs to (seed, problem, index), so it does not matter which replica draws it, or how often it is begun.
+A trace belongs to (seed, problem, index), so it does not matter which replica draws it, or how often it is restarted.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Work:
-    """Problems that are thought about together, with their traces of an earlier run; without any, only `About` is asked.
+    """Problems that are solved together, with their traces from an earlier run; without any, only `About` is returned.
 
     ``first`` is the place of the first of them in the list that they were cut from.
     """
@@ -82,7 +82,7 @@ class About:
 
 @dataclass(frozen=True)
 class Done:
-    """A problem that is thought about: its stopped traces as rows to store, and their vote, whose traces have no steps.
+    """A solved problem: its stopped traces as rows to store, and their vote, whose traces have no steps.
 
     ``place`` is the problem's in its `Work`. One that does not fit the model has neither, and ``complaint`` says why.
     """
@@ -95,7 +95,7 @@ class Done:
 
 @dataclass(frozen=True)
 class Failed:
-    """An error that a user can mend, by the name of its kind: it ends the run, on whichever replica it was raised."""
+    """A user error, by the name of its class: it ends the run, whichever replica raised it."""
 
     kind: str
     message: str

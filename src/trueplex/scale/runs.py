@@ -94,10 +94,12 @@ def solve(
 def check_separate(settings: Settings) -> None:
     """Raise OptionError for what only one process can count: the budget and the alarms of a whole run."""
     if settings.budget != Budget():
-        raise OptionError("a budget is counted in one process, and replicas share none. Try: drop --budget-…, or --ray")
+        raise OptionError(
+            "a budget is counted within one process, so replicas cannot share it. Try: drop --budget-…, or --ray"
+        )
     whole = [a for a in map(alarms.parse, settings.alarms) if a.scope == "run"]
     if whole:
-        raise OptionError(f"the alarm {whole[0].spelled!r} ends a whole run, and replicas do not see each other's. Try: =problem, or "
+        raise OptionError(f"the alarm {whole[0].spelled!r} ends a whole run, and replicas do not see each other's alarms. Try: =problem, or "
                           "drop --ray")  # fmt: skip
 
 

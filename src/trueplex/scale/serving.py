@@ -1,6 +1,6 @@
 """The server on replicas, by Ray Serve: the same application in each, behind one address.
 
-A request is thought about by one replica, whole: its paths share their prompt's KV there and are pruned against each
+A request is solved by one replica: its paths share their prompt's KV there and are pruned against each
 other, and draws belong to (seed, problem, path), so it does not matter which replica that is. Ray Serve asks each replica
 for its health, starts a new one where it dies, and, between bounds, as many as there are requests for.
 """
@@ -62,8 +62,8 @@ def serving(cluster: Cluster, what: Served) -> Iterator[None]:
     except (RuntimeError, cluster.ray.exceptions.RayError) as error:
         serve.shutdown()
         told = cluster.ray.get(same.refusal.remote())
-        raise TrueplexError(told or f"the replicas cannot be started ({reason(error, 200)}). Try: trueplex serve without --replicas "
-                            "shows why") from error  # fmt: skip
+        raise TrueplexError(told or f"the replicas cannot be started ({reason(error, 200)}). Try: run trueplex serve without --replicas "
+                            "to see why") from error  # fmt: skip
     try:
         yield
     finally:

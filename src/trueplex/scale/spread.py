@@ -1,6 +1,6 @@
-"""Work spread over replicas: who answers is checked, nothing is lost, and nothing counts twice.
+"""Work distributed over replicas: replicas are checked, nothing is lost, and nothing counts twice.
 
-A `Runner` hands work to replicas in any order and gives back what they say. `Here`, its plain twin, is one replica in
+A `Runner` hands work to replicas in any order and yields their results. `Here`, its plain twin, is one replica in
 this process; `trueplex.scale.cluster` has the one on Ray.
 """
 
@@ -73,9 +73,7 @@ def spread(runner: Runner, job: Job, work: Sequence[Work]) -> Iterator[tuple[Abo
                 yield first, left[number], said
         left = {number: one for number, one in left.items() if open_places[number]}
         if left and not answered:
-            raise TrueplexError(
-                f"{len(left)} pieces of work were never answered by any replica. Try: run again to go on"
-            )
+            raise TrueplexError(f"{len(left)} pieces of work got no result from any replica. Try: run again to resume")
 
 
 def _check_same(one: About, other: About) -> None:

@@ -1,4 +1,4 @@
-"""The application: `create_app` of a model, and its endpoints. docs/serve.md tells how they are used."""
+"""The application: `create_app` for a model, and its endpoints. docs/serve.md documents them."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ class Endpoints:
         top = body.top_logprobs or 0
         if body.stream:
             if top and asked.single:
-                raise Refusal(400, "the most likely tokens are read when a path has ended, and its tokens are streamed before. Try: "
+                raise Refusal(400, "top_logprobs cannot be streamed (they are computed once a path has ended). Try: "
                               "stream: false, or top_logprobs: 0", "top_logprobs", "invalid_value")  # fmt: skip
             return await self._streamed(
                 request, asked, lambda job: chat.stream(job, lambda s: service.likeliest(asked, s, top))
@@ -151,7 +151,10 @@ class Endpoints:
             if len(several) > 1 or body.logprobs is not None:
                 field = "prompt" if len(several) > 1 else "logprobs"
                 raise Refusal(
-                    400, "a stream has one prompt, and no log-probabilities. Try: stream: false", field, "invalid_value"
+                    400,
+                    "a stream takes one prompt and gives no log-probabilities. Try: stream: false",
+                    field,
+                    "invalid_value",
                 )
             return await self._streamed(request, several[0], lambda job: completion.stream(several[0], job))
 
@@ -171,7 +174,9 @@ class Endpoints:
             name = request.scope["trueplex"]["id"]
             return await self._streamed(request, asked, lambda job: live_events(live, job, name, service.aside))
         if body.candidates:
-            raise Refusal(400, "candidates are told of live paths. Try: stream: true", "candidates", "invalid_value")
+            raise Refusal(
+                400, "candidates are only sent while paths run. Try: stream: true", "candidates", "invalid_value"
+            )
         solution = await until_gone(request, service.solved(asked))
         self._note(request, asked, solution)
         return Json(await service.aside(told, asked, solution))
@@ -188,7 +193,7 @@ class Endpoints:
         """The token ids of a text, or of messages."""
         body = await self._read(request, TokenizeBody)
         if (body.prompt is None) == (not body.messages):
-            raise Refusal(400, "give a prompt or messages, one of them. Try: {'prompt': …}", "prompt", "invalid_value")
+            raise Refusal(400, "give either a prompt or messages. Try: {'prompt': …}", "prompt", "invalid_value")
         desk = self.service.desk
         ids = await self.service.aside(desk.tokenize, body)
         found = {"count": len(ids), "max_model_len": desk.backbone.max_positions, "tokens": ids}
@@ -220,15 +225,15 @@ class Endpoints:
                 "max_model_len": self.service.backbone.max_positions}  # fmt: skip
 
     async def health(self) -> Response:
-        """Whether new requests are taken."""
+        """Whether new requests are accepted."""
         return Json({"status": "stopping" if self.service.draining else "ok"}, 503 if self.service.draining else 200)
 
     async def metrics(self) -> Response:
-        """Figures for Prometheus."""
+        """Metrics for Prometheus."""
         return Response(self.service.metrics.text(), media_type="text/plain; version=0.0.4")
 
     async def page(self) -> Response:
-        """A page to ask on, and to watch the paths."""
+        """A page to ask questions on, and to watch the paths."""
         try:
             from trueplex.serve.page import page_html  # type: ignore[import-not-found, unused-ignore]
         except ImportError:

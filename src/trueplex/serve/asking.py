@@ -1,6 +1,6 @@
-"""What a body asks, as a `Request` of the scheduler: defaults filled in, limits held, the prompt made.
+"""A body as a `Request` for the scheduler: defaults filled in, limits checked, the prompt built.
 
-Everything here runs on one thread of its own with a copy of the tokenizer, so that a long prompt holds nobody up.
+Everything here runs on a separate thread with its own copy of the tokenizer, so a long prompt blocks nobody.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ class Desk:
         if given.pop("instruction", None):
             raise Refusal(
                 400,
-                "a raw prompt is taken as it is, so an instruction has no effect. Try: write it into the prompt",
+                "a raw prompt is used as is, so an instruction has no effect. Try: write it into the prompt",
                 "trueplex.instruction",
                 "invalid_value",
             )
@@ -184,7 +184,7 @@ class Desk:
         if not all(0 <= i < self.backbone.vocabulary for i in ids):
             raise Refusal(
                 400,
-                f"a token id is not within the vocabulary of {self.backbone.vocabulary}. Try: ids of /tokenize",
+                f"a token id is outside the vocabulary of {self.backbone.vocabulary}. Try: ids from /tokenize",
                 field,
                 "invalid_value",
             )
@@ -213,7 +213,7 @@ class Desk:
         }
         if choices > 1:
             if given["paths"] != 1:
-                raise Refusal(400, f"n is {choices}, and several choices are taken from single paths, not from votes over {given['paths']}. "
+                raise Refusal(400, f"n is {choices} choices, and each choice is a single path, not a vote over {given['paths']}. "
                               "Try: n: 1, or 'trueplex': {'paths': 1}", "n", "invalid_value")  # fmt: skip
             given = {"verifier": "none"} | own | {"paths": choices}
         if given["paths"] == 1 or choices > 1:

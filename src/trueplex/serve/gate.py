@@ -1,4 +1,4 @@
-"""What every request passes: an id, the key, the access log. Plain ASGI, so that streams and disconnects go through."""
+"""Middleware for every request: an id, the API key, the access log. Plain ASGI, so that streams and disconnects go through."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Gate:
     def _check(self, scope: Scope, headers: dict[str, str]) -> None:
         path = scope["path"]
         if self._draining() and scope["method"] == "POST":
-            raise Refusal(503, "the server is stopping. Try: again in a while", None, "stopping", {"retry-after": "10"})
+            raise Refusal(503, "the server is stopping. Try: again later", None, "stopping", {"retry-after": "10"})
         if (
             not self.options.keys
             or path in OPEN

@@ -1,4 +1,4 @@
-"""What happens to every path, as events that a page or a program can follow. docs/serve.md lists them."""
+"""Events of every path, for a page or a program to follow. docs/serve.md lists them."""
 
 from __future__ import annotations
 

@@ -19,25 +19,25 @@ class Metrics:
 
     def __init__(self, worker: Worker) -> None:
         self.registry = CollectorRegistry()
-        self._gauge("num_requests_running", "Requests that have rows.", lambda: len(worker.jobs) - len(worker.waiting))
-        self._gauge("num_requests_waiting", "Requests that wait for rows.", lambda: len(worker.waiting))
+        self._gauge("num_requests_running", "Requests being decoded.", lambda: len(worker.jobs) - len(worker.waiting))
+        self._gauge("num_requests_waiting", "Requests waiting for rows.", lambda: len(worker.waiting))
         self._gauge("num_paths_running", "Paths being decoded.", lambda: worker.load.rows)
         self._gauge(
             "kv_cache_usage_perc", "Share of the rows in use, 0 to 1.", lambda: worker.load.rows / worker.load.most_rows
         )
-        self._gauge("kv_cache_bytes", "What the KV cache holds.", lambda: worker.load.cache_bytes)
-        self.prompt_tokens = self._counter("prompt_tokens", "Prompt tokens read.")
+        self._gauge("kv_cache_bytes", "Size of the KV cache.", lambda: worker.load.cache_bytes)
+        self.prompt_tokens = self._counter("prompt_tokens", "Prompt tokens processed.")
         self.generation_tokens = self._counter("generation_tokens", "Tokens of all paths, thinking and answer.")
         self.reasoning_tokens = self._counter("reasoning_tokens", "Thinking tokens of all paths.")
-        self.probe_tokens = self._counter("probe_tokens", "Tokens that verifiers read.")
+        self.probe_tokens = self._counter("probe_tokens", "Tokens processed by verifiers.")
         self.paths = self._counter("paths", "Paths that stopped, by status.", "status")
         self.success = self._counter("request_success", "Requests answered, by how they ended.", "finished_reason")
         self.refused = self._counter("request_refused", "Responses that were errors, by status.", "status")
-        self.gone = self._counter("request_cancelled", "Requests whose client went away.")
-        self.first = self._histogram("time_to_first_token_seconds", "Until the first token of a request.", SHORT)
-        self.between = self._histogram("inter_token_latency_seconds", "Between tokens of a streamed path.", SHORT)
-        self.whole = self._histogram("e2e_request_latency_seconds", "Until a request was answered.", LONG)
-        self.queued = self._histogram("request_queue_time_seconds", "Until a request had rows.", SHORT)
+        self.gone = self._counter("request_cancelled", "Requests whose client disconnected.")
+        self.first = self._histogram("time_to_first_token_seconds", "Time to the first token of a request.", SHORT)
+        self.between = self._histogram("inter_token_latency_seconds", "Time between tokens of a streamed path.", SHORT)
+        self.whole = self._histogram("e2e_request_latency_seconds", "Time until a request was answered.", LONG)
+        self.queued = self._histogram("request_queue_time_seconds", "Time until a request got rows.", SHORT)
 
     def _gauge(self, name: str, told: str, ask: Callable[[], float]) -> None:
         Gauge(f"trueplex_{name}", told, registry=self.registry).set_function(ask)
@@ -49,7 +49,7 @@ class Metrics:
         return Histogram(f"trueplex_{name}", told, buckets=buckets, registry=self.registry)
 
     def heard(self, job: Job, event: Told) -> None:
-        """Count what happens to a request."""
+        """Count the events of a request."""
         now = time.monotonic()
         if isinstance(event, Began):  # a request has rows from the step of its first token on
             self.queued.observe(now - job.created)

@@ -1,4 +1,4 @@
-"""What a server is set to: its limits, and who may use it."""
+"""A server's settings: its limits, and who may use it."""
 
 from __future__ import annotations
 

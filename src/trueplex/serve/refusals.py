@@ -62,10 +62,10 @@ def of_validation(error: ValidationError) -> Refusal:
     place = _place(first["loc"])
     if first["type"] == "extra_forbidden":
         return Refusal(
-            400, f"there is no field {place!r} here. Try: check its spelling, or leave it out", place, "unknown_field"
+            400, f"there is no field {place!r} here. Try: check the spelling, or leave it out", place, "unknown_field"
         )
     if first["type"] == "missing":
-        return Refusal(400, f"the field {place!r} is missing. Try: give it", place, "missing_field")
+        return Refusal(400, f"the field {place!r} is missing. Try: add it", place, "missing_field")
     told = first["msg"].removeprefix("Value error, ").rstrip(".")
     told = told if "Try: " in told else f"{told[:1].lower()}{told[1:]}. Try: correct it"
     about = re.match(r"[a-z]+_[a-z_]+", told)  # where fields contradict each other, the first one is named

@@ -1,4 +1,4 @@
-"""A server that listens, and that ends what it has begun when it is told to stop."""
+"""A listening server that finishes running requests when it is stopped."""
 
 from __future__ import annotations
 

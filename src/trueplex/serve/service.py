@@ -1,4 +1,4 @@
-"""Requests on their way through one server: admitted, run, counted."""
+"""The life of a request in one server: admitted, run, counted."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class Grammars:
         return from_tokenizer(self.backbone.tokenizer, n_vocab=self.backbone.config.vocab_size, eos_token=ends)
 
     def of(self, asked: ResponseFormat) -> NewConstraint:
-        """Raises Refusal for a schema that cannot be honoured."""
+        """Raises Refusal for an unsupported schema."""
         schema = (asked.json_schema.schema_ or OBJECT) if asked.json_schema else OBJECT
         grammar = LLMatcher.grammar_from_json_schema(json.dumps(schema), {"whitespace_pattern": BLANKS})
         with self._lock:
@@ -48,7 +48,7 @@ class Grammars:
         if first.is_error():
             told = " ".join(first.get_error().split())[:200].rstrip(".")
             raise Refusal(
-                400, f"the schema cannot be honoured ({told}). Try: a plainer one", "response_format", "invalid_schema"
+                400, f"the schema is not supported ({told}). Try: a simpler one", "response_format", "invalid_schema"
             )
         ends = torch.tensor(sorted(self.backbone.ends), device=self.backbone.device)
         return lambda: Structured(first.deep_copy(), tokens, ends)

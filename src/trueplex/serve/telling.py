@@ -1,4 +1,4 @@
-"""A solution → what clients read: the chosen path, its text, usage, log-probabilities."""
+"""A solution → what clients get: the chosen path, its text, usage, log-probabilities."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def choices_of(backbone: Backbone, asked: Asked, solution: Solution) -> list[Cho
     if solution.state == "uncertain" and asked.choices == 1:
         known = "agreement" if solution.confidence is None else "confidence"
         value = solution.agreement if solution.confidence is None else solution.confidence
-        refusal = f"no answer is given, as its {known}, {value:.3f}, is below what was asked for"
+        refusal = f"no answer is given because its {known}, {value:.3f}, is below the requested threshold"
     found = []
     for index, trace in enumerate(traces):
         thinking, answer, at = whole(backbone, asked.prompt, trace, asked.stops, apart)

@@ -1,4 +1,4 @@
-"""Bodies in, server-sent events out, and a client that goes away noticed at once."""
+"""Request bodies, server-sent events, and immediate detection of disconnected clients."""
 
 from __future__ import annotations
 
@@ -61,10 +61,10 @@ async def body_of(request: Request, kind: type[Model], most: int) -> Model:
         content = json.loads(bytes(raw), parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise Refusal(
-            400, f"the body is no JSON ({type(error).__name__}). Try: correct it", None, "invalid_json"
+            400, f"the body is not valid JSON ({type(error).__name__}). Try: correct it", None, "invalid_json"
         ) from None
     if not isinstance(content, dict):
-        raise Refusal(400, "the body is no JSON object. Try: {…}", None, "invalid_json")
+        raise Refusal(400, "the body is not a JSON object. Try: {…}", None, "invalid_json")
     try:
         return kind.model_validate(content)
     except ValidationError as error:

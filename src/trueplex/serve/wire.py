@@ -82,7 +82,7 @@ class Extension(Options):
 
 class StreamOptions(Body):
     include_usage: bool | None = None
-    include_obfuscation: Annotated[bool | None, _refused("adds no padding to its events", False)] = None
+    include_obfuscation: Annotated[bool | None, _refused("does not pad its events", False)] = None
 
 
 class Sampled(Body):
@@ -101,10 +101,10 @@ class Sampled(Body):
     stream_options: StreamOptions | None = None
     user: str | None = None
     trueplex: Extension | None = None
-    frequency_penalty: Annotated[float | None, _refused("has no frequency penalty", 0)] = None
-    presence_penalty: Annotated[float | None, _refused("has no presence penalty", 0)] = None
-    repetition_penalty: Annotated[float | None, _refused("has no repetition penalty", 1)] = None
-    logit_bias: Annotated[dict[str, Any] | None, _refused("has no logit bias", {})] = None
+    frequency_penalty: Annotated[float | None, _refused("does not support a frequency penalty", 0)] = None
+    presence_penalty: Annotated[float | None, _refused("does not support a presence penalty", 0)] = None
+    repetition_penalty: Annotated[float | None, _refused("does not support a repetition penalty", 1)] = None
+    logit_bias: Annotated[dict[str, Any] | None, _refused("does not support a logit bias", {})] = None
 
     @model_validator(mode="after")
     def _streams(self) -> Sampled:
@@ -123,14 +123,14 @@ class Message(Body):
 
     role: Literal["system", "developer", "user", "assistant"]
     content: str | list[TextPart] | None = None
-    name: Annotated[str | None, _refused("has no names of speakers")] = None
+    name: Annotated[str | None, _refused("does not support speaker names")] = None
     reasoning: str | None = None
     reasoning_content: str | None = None
     refusal: str | None = None
-    annotations: Annotated[list[Any] | None, _refused("takes no annotations", [])] = None
-    audio: Annotated[Any, _refused("takes no audio")] = None
-    function_call: Annotated[Any, _refused("calls no functions")] = None
-    tool_calls: Annotated[list[Any] | None, _refused("calls no tools", [])] = None
+    annotations: Annotated[list[Any] | None, _refused("does not support annotations", [])] = None
+    audio: Annotated[Any, _refused("does not support audio")] = None
+    function_call: Annotated[Any, _refused("does not support function calls")] = None
+    tool_calls: Annotated[list[Any] | None, _refused("does not support tool calls", [])] = None
 
     @property
     def text(self) -> str:
@@ -166,19 +166,19 @@ class ChatBody(Sampled):
     reasoning_effort: Name | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     thinking_token_budget: Count | None = None
-    tools: Annotated[list[Any] | None, _refused("calls no tools", [])] = None
-    tool_choice: Annotated[Any, _refused("calls no tools", "none", "auto")] = None
-    parallel_tool_calls: Annotated[bool | None, _refused("calls no tools", True, False)] = None
-    functions: Annotated[list[Any] | None, _refused("calls no functions", [])] = None
-    function_call: Annotated[Any, _refused("calls no functions", "none", "auto")] = None
-    modalities: Annotated[list[str] | None, _refused("answers in text", ["text"])] = None
-    audio: Annotated[Any, _refused("answers in text")] = None
-    prediction: Annotated[Any, _refused("takes no predicted outputs")] = None
-    store: Annotated[bool | None, _refused("stores no answers", False)] = None
-    metadata: Annotated[dict[str, Any] | None, _refused("stores no answers", {})] = None
+    tools: Annotated[list[Any] | None, _refused("does not support tool calls", [])] = None
+    tool_choice: Annotated[Any, _refused("does not support tool calls", "none", "auto")] = None
+    parallel_tool_calls: Annotated[bool | None, _refused("does not support tool calls", True, False)] = None
+    functions: Annotated[list[Any] | None, _refused("does not support function calls", [])] = None
+    function_call: Annotated[Any, _refused("does not support function calls", "none", "auto")] = None
+    modalities: Annotated[list[str] | None, _refused("only answers in text", ["text"])] = None
+    audio: Annotated[Any, _refused("only answers in text")] = None
+    prediction: Annotated[Any, _refused("does not support predicted outputs")] = None
+    store: Annotated[bool | None, _refused("does not store answers", False)] = None
+    metadata: Annotated[dict[str, Any] | None, _refused("does not store answers", {})] = None
     service_tier: Annotated[str | None, _refused("has one tier", "auto", "default")] = None
-    verbosity: Annotated[str | None, _refused("has no verbosity", "medium")] = None
-    web_search_options: Annotated[Any, _refused("searches nothing")] = None
+    verbosity: Annotated[str | None, _refused("does not support verbosity", "medium")] = None
+    web_search_options: Annotated[Any, _refused("does not search the web")] = None
 
     @model_validator(mode="after")
     def _agree(self) -> ChatBody:
@@ -194,8 +194,8 @@ class CompletionBody(Sampled):
 
     prompt: str | list[str] | list[int] | list[list[int]]
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    echo: Annotated[bool | None, _refused("does not repeat prompts", False)] = None
-    suffix: Annotated[str | None, _refused("completes prompts at their end", "")] = None
+    echo: Annotated[bool | None, _refused("does not echo prompts", False)] = None
+    suffix: Annotated[str | None, _refused("does not support suffixes", "")] = None
     best_of: Annotated[int | None, _refused("has 'trueplex': {'paths': …, 'select': 'best'} for this", 1)] = None
 
 

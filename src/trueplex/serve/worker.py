@@ -336,7 +336,7 @@ class Worker:
     def _again(self, error: Exception) -> None:
         """A step failed: with one request running it is that one's fault, else each of them begins again alone."""
         # The error's own words may hold what a user wrote: the client gets them, the log does not.
-        log.warning(f"a step failed with {type(error).__name__}; its requests begin again, each alone")
+        log.warning(f"a step failed with {type(error).__name__}; restarting its requests one at a time")
         log.debug("".join(traceback.format_tb(error.__traceback__)))
         jobs = list(self._running.values())
         self._running.clear()

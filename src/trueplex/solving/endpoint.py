@@ -243,7 +243,7 @@ class Server:
             if type(error).__module__.split(".")[0] not in ("httpx", "httpx2", "httpcore"):
                 raise
             raise EndpointError(
-                f"{self.endpoint.base} broke off ({type(error).__name__}). Try: look at the server's log"
+                f"{self.endpoint.base} closed the connection early ({type(error).__name__}). Try: look at the server's log"
             ) from error
 
     def failure(self, error: Exception) -> EndpointError:
@@ -253,14 +253,14 @@ class Server:
         short = " ".join(message.split())[:300]
         if isinstance(error, self._openai.APITimeoutError):
             return EndpointError(
-                f"{base} was silent for {self.endpoint.timeout:g} seconds. Try: --endpoint-timeout with more, or fewer requests at once by --max-batch-size"
+                f"{base} sent nothing for {self.endpoint.timeout:g} seconds. Try: a longer --endpoint-timeout, or fewer requests at once with --max-batch-size"
             )
         if isinstance(error, self._openai.APIConnectionError):
             return EndpointError(
                 f"cannot reach {base} ({error.__cause__ or short}). Try: check the address, and that the server runs"
             )
         if isinstance(error, self._openai.AuthenticationError | self._openai.PermissionDeniedError):
-            return EndpointError(f"{base} refuses the API key ({short}). Try: set {KEY}, or --endpoint-key-file FILE")
+            return EndpointError(f"{base} rejected the API key ({short}). Try: set {KEY}, or --endpoint-key-file FILE")
         status = getattr(error, "status_code", None)
         hint = "" if "Try: " in short else ". Try: other options, or look at the server's log"
         return EndpointError(f"{base} says {f'{status}: ' if status else ''}{short.rstrip('.')}{hint}")

@@ -101,7 +101,7 @@ class Folder:
         unlabelled = [p for p in problems if not p.answers]
         if unlabelled:
             raise InputError(
-                f"{len(unlabelled)} problems have no answers, the first {unlabelled[0].text[:60]!r}. Try: add them"
+                f"{len(unlabelled)} problems have no answers; the first is {unlabelled[0].text[:60]!r}. Try: add them"
             )
         self.out, self.path, self.paths = Path(out), Path(out) / TRACES, paths
         self._keys = [p.key for p in problems]

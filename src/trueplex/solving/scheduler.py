@@ -172,7 +172,7 @@ class Scheduler:
                 probes[scorer.probe] = _either(wants, probes.get(scorer.probe))
         stopped = self.batch.advance(stride, probes)
         left = self._by_request()
-        for request in running:  # one without running traces begins anew
+        for request in running:  # one without running traces starts from scratch
             self.runs[request].clock = self.runs[request].clock + stride if request in left else 0
         return stopped
 

@@ -44,7 +44,7 @@ def chosen(settings: Settings) -> Settings:
     check(settings)
     if own := [name for name in ("verifier", "prune", "select") if callable(getattr(settings, name))]:
         raise OptionError(
-            f"a function as {own[0]} reads tokens, which an endpoint does not tell. Try: a name, or a local --model"
+            f"a function as {own[0]} reads tokens, which an endpoint does not return. Try: a name, or a local --model"
         )
     if settings.verifier == "auto":
         try:
@@ -233,8 +233,8 @@ class Upstream(Iterator[Event]):
         return bool(looks)
 
     def _without(self) -> EndpointError:
-        return EndpointError(f"{self.server.endpoint.base} tells no log-probabilities of tokens, which --verifier {self.settings.verifier} reads. Try: "
-                             "--verifier none, or start the server with them")  # fmt: skip
+        return EndpointError(f"{self.server.endpoint.base} returns no token log-probabilities, which --verifier {self.settings.verifier} needs. Try: "
+                             "--verifier none, or a server that returns them")  # fmt: skip
 
     def _decide(self, number: int) -> Iterator[Event]:
         """Prune, and go on to the problem's next paths, or to its vote, when none is left running."""

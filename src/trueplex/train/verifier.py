@@ -58,7 +58,7 @@ class Recipe:
         batch_size: traces a step, over all processes.
         labels: ``ramp`` (the paper's), ``constant``, ``final``, ``power``, ``monte-carlo``, ``measured`` or ``soft``.
         loss: ``mse`` (the paper's) or ``bce``, both against the soft label.
-        start: folder of a verifier to begin from; empty begins anew.
+        start: folder of a verifier to begin from; empty starts from scratch.
         hard_negatives: a wrong trace counts by how many of its problem's traces share its answer, 1 on average.
         spread: positions are drawn one in each of as many equal parts of a trace.
         probe_tokens: M, how many tokens a probe has: 1 as in OTV, 4 as in STOP.

@@ -90,7 +90,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     except (OSError, SafetensorError) as error:
         raise damaged(path, reason(error)) from error
     if told is not None and told != fingerprint_of(state):
-        raise damaged(path, "it is not as it was written, by its checksum")
+        raise damaged(path, "its checksum does not match its contents")
     return state
 
 

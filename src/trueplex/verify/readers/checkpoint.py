@@ -68,7 +68,7 @@ def load(kind: Any, name: str, device: str | None, **options: Any) -> tuple[Any,
     Raises:
         ModelError: it cannot be loaded.
         VerifierError: the checkpoint lacks weights of the model, such as its head.
-        StoreError: a file is not as it was written, by the checksums beside it.
+        StoreError: a file does not match the checksums beside it.
     """
     path, device = locate(name), device or default_device()
     check_seal(Path(path))

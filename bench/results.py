@@ -1,0 +1,127 @@
+"""Measure every results file that the pages show, in order, and write the pages; `make results` calls this.
+
+    python bench/results.py             what this version has not measured yet; run it again after an interruption
+    python bench/results.py --list      what there is, which version measured it, and what is left to do
+
+A stage is a target of the Makefile and the files that it writes. It is done when `results/manifests.json` says that this
+version measured these very bytes. Targets are resumable
+themselves, so a kill costs little; their traces are in `runs/VERSION`, apart from those of other versions. An entry of a manifest has:
+version, command, date, seconds, `problems` (a hash of the texts that were asked) and `sha256` of the file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from cells import RESULTS, ROOT
+from trueplex import __version__
+from trueplex.files import write_json
+
+MANIFESTS = RESULTS / "manifests.json"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A target of the Makefile, what it writes, and the seconds that it takes on two idle cores, roughly."""
+
+    target: str
+    files: tuple[str, ...]
+    seconds: float
+
+
+STAGES = (
+    Stage("bench", ("speed.json", "modes-speed.json", "probes.json"), 1500),
+    Stage("measure", ("reference-discrete.json", "reference-multiplex.json"), 5400),
+    Stage("calibration", ("calibration.json",), 3600),
+    Stage("deciding", ("deciding.json", "deciding-live.json", "deciding-queue.json"), 5400),
+    Stage("fresh", ("deciding-fresh.json",), 2400),
+    Stage("scorers", ("scorers-discrete.json", "scorers-multiplex.json"), 14400),
+    Stage("ablations", ("ablations-discrete.json", "ablations-multiplex.json", "perturb.json"), 14400),
+    Stage("thinking", ("study/*.json",), 21600),
+    Stage("study-rl", ("learning/*.json", "learning/start/*.json"), 21600),
+    Stage("policy", ("reference-multiplex-policy.json",), 3600),
+)
+
+
+def files(stage: Stage) -> list[Path]:
+    return sorted(path for pattern in stage.files for path in RESULTS.glob(pattern))
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def problems(value: Any) -> Iterator[str]:
+    """The keys of the problems that a results file asked, in its order: hashes of their texts."""
+    if isinstance(value, dict):
+        ids = value.get("ids")
+        if isinstance(ids, list):
+            yield from (str(key) for entry in ids for key in (entry if isinstance(entry, list) else [entry]))
+        for inner in value.values():
+            yield from problems(inner)
+    elif isinstance(value, list) and value and isinstance(value[0], dict):
+        for inner in value:
+            yield from problems(inner)
+
+
+def manifest(path: Path, target: str, seconds: float) -> dict[str, Any]:
+    asked = list(problems(json.loads(path.read_text())))
+    return {
+        "version": __version__, "command": f"make {target} RUNS=runs/{__version__}", "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "seconds": round(seconds), "problems": hashlib.sha256("\n".join(asked).encode()).hexdigest() if asked else None,
+        "sha256": digest(path),
+    }  # fmt: skip
+
+
+def known() -> dict[str, Any]:
+    return json.loads(MANIFESTS.read_text()) if MANIFESTS.exists() else {}
+
+
+def done(stage: Stage, manifests: dict[str, Any]) -> bool:
+    """Whether this version measured all files of a stage, and they are as it left them."""
+    found = files(stage)
+    entries = [manifests.get(str(path.relative_to(RESULTS)), {}) for path in found]
+    return bool(found) and all(
+        e.get("version") == __version__ and e.get("sha256") == digest(p) for e, p in zip(entries, found, strict=True)
+    )
+
+
+def measure(stage: Stage) -> None:
+    """Run a stage and write its manifests. Exits where the target fails."""
+    manifests, began = known(), time.monotonic()
+    if subprocess.run(["make", stage.target, f"RUNS=runs/{__version__}"], cwd=ROOT, check=False).returncode:
+        sys.exit(f"make {stage.target} failed. Try: look at its messages; make results goes on from there")
+    seconds = time.monotonic() - began
+    for path in files(stage):
+        manifests[str(path.relative_to(RESULTS))] = manifest(path, stage.target, seconds)
+    write_json(MANIFESTS, manifests)
+
+
+def main(stages: tuple[Stage, ...] = STAGES) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--list", action="store_true", help="only say what there is")
+    only = parser.parse_args().list
+    left = [stage for stage in stages if not done(stage, known())]
+    for stage in stages:
+        print(f"{'to do' if stage in left else 'done':6} {stage.target:12} {', '.join(stage.files)}")
+    for number, stage in enumerate(() if only else left):
+        hours = sum(s.seconds for s in left[number:]) / 3600
+        print(f"stage {number + 1} of {len(left)}: make {stage.target}; about {hours:.1f} hours left", flush=True)
+        measure(stage)
+    if not only:
+        for page in ("tables.py", "learning.py --page"):
+            subprocess.run([sys.executable, *f"bench/{page}".split()], cwd=ROOT, check=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""What the pages may show: no table of two versions; a stage is done only by this version and these bytes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+import trueplex
+
+sys.path.append(str(Path(__file__).resolve().parent.parent / "bench"))
+
+import cells
+import results
+import slow_tests
+
+
+def test_a_table_says_its_version_and_mixes_none() -> None:
+    old, new, later = ({"machine": m} for m in ({}, {"trueplex": "0.2.0"}, {"trueplex": "0.3.0"}))
+    assert cells.measured(new, None, new) == " Measured by trueplex 0.2.0."
+    assert "before 0.2.0" in cells.measured(old) and cells.measured() == ""
+    with pytest.raises(SystemExit, match=r"several versions \(before 0.2.0, 0.3.0\)"):
+        cells.measured(later, old)
+
+
+def test_a_stage_is_done_by_this_version_and_these_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results, "RESULTS", tmp_path)
+    stage = results.Stage("measure", ("one.json",), 1)
+    assert not results.done(stage, {})
+    file = tmp_path / "one.json"
+    file.write_text(json.dumps({"suites": {"s": {"ids": [["1", "ab"]]}}}))
+    made = {"one.json": results.manifest(file, "measure", 2.4)}
+    assert results.done(stage, made) and made["one.json"]["version"] == trueplex.__version__
+    assert made["one.json"]["problems"] and made["one.json"]["seconds"] == 2
+    assert not results.done(stage, {"one.json": made["one.json"] | {"version": "0.2.0"}})
+    file.write_text("{}")
+    assert not results.done(stage, made)
+
+
+def test_slow_tests_are_counted(tmp_path: Path) -> None:
+    report = tmp_path / "report.xml"
+    report.write_text(
+        '<testsuites><testsuite tests="4" failures="1" errors="0" skipped="1" time="9.6">'
+        '<testcase classname="a" name="b"><failure/></testcase></testsuite></testsuites>'
+    )
+    told = slow_tests.counts(report)
+    assert (told["passed"], told["failed"], told["skipped"], told["seconds"]) == (2, 1, 1, 10)
+    assert told["failures"] == ["a.b"]
+
+
+def test_every_file_that_the_pages_show_has_a_stage() -> None:
+    staged = {path for stage in results.STAGES for path in results.files(stage)}
+    own = {"manifests.json", "mistakes.json", "mixing.json", "verifier-combined.json", "learning-speed.json"}
+    left = [p.name for p in results.RESULTS.rglob("*.json") if p not in staged]
+    assert [
+        n for n in left if n not in own and not n.startswith(("real-", "walkthrough", "test-slow", "training-"))
+    ] == []
