@@ -151,6 +151,7 @@ REFUSED = {
     "trueplex.prune": ({"extra_body": {"trueplex": {"prune": "quarter:3"}}}, 400),
     "trueplex.verifier": ({"extra_body": {"trueplex": {"verifier": "/etc/passwd"}}}, 400),
     "trueplex.paths": ({"extra_body": {"trueplex": {"paths": 65}}}, 400), "trueplex.patsh": ({"extra_body": {"trueplex": {"patsh": 5}}}, 400),
+    "trueplex.answer": ({"extra_body": {"trueplex": {"answer": "call:os:abort"}}}, 400),
     "trueplex": ({"extra_body": {"trueplex": {"alarms": ["call:os:abort"]}}}, 400), "stream_options": ({"stream_options": {"include_usage": True}}, 400),
     "messages[1].role": ({"messages": [*ASK, {"role": "assistant", "content": "7"}]}, 400), "frequency_penalty": ({"frequency_penalty": 0.5}, 400),
 }  # fmt: skip
@@ -170,6 +171,21 @@ def test_fields_that_ask_for_nothing_are_taken(served: Served) -> None:
     harmless = {"frequency_penalty": 0, "presence_penalty": 0.0, "tools": [], "tool_choice": "auto", "user": "me", "top_p": 1.0, "top_k": -1,
                 "response_format": {"type": "text"}, "logit_bias": {}, "store": False, "stop": None, "seed": 1}  # fmt: skip
     assert served.post("/v1/chat/completions", {"messages": ASK, **harmless}).status_code == 200
+
+
+def test_what_counts_as_an_answer_is_a_request_s_own(served: Served, reference: Backbone) -> None:
+    own = trueplex.solve(reference, PROBLEM, paths=2, answer="last-line")
+    for path, body in (("/v1/solve", {"problem": PROBLEM, "paths": 2, "answer": "last-line"}),
+                       ("/v1/chat/completions", {"messages": ASK, "trueplex": {"paths": 2, "answer": "last-line"}})):  # fmt: skip
+        told = served.post(path, body).json()
+        assert (
+            (told.get("trueplex") or told)["answer"] == own.answer != trueplex.solve(reference, PROBLEM, paths=2).answer
+        )
+    for name in ("regex:(a+)+$", "json:/etc/passwd"):
+        refused = served.post("/v1/solve", {"problem": PROBLEM, "answer": name})
+        assert refused.status_code == 400 and refused.json()["error"]["code"] == "not_allowed"
+    both = {"messages": ASK, "response_format": {"type": "json_object"}, "trueplex": {"answer": "number"}}
+    assert served.post("/v1/chat/completions", both).json()["error"]["param"] == "trueplex.answer"
 
 
 def test_an_earlier_answer_comes_back_with_its_reasoning(served: Served) -> None:

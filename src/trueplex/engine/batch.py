@@ -101,6 +101,11 @@ class Batch:
         return self._rows.cache.stored
 
     @property
+    def budget(self) -> int | None:
+        """The most bytes that the KV cache may hold; None is no limit."""
+        return self._memory.budget
+
+    @property
     def peak_bytes(self) -> int:
         """The most that it ever held, copies in the making included."""
         return self._rows.cache.peak

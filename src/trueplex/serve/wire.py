@@ -60,6 +60,9 @@ class Options(Body):
     probe_every: Count | None = Field(default=None, description="Tokens between two scores of a path.")
     prune: Name | None = Field(default=None, description="When to prune weak paths, as --prune.")
     select: Name | None = Field(default=None, description="How the answer is chosen, as --select.")
+    answer: Name | None = Field(
+        default=None, description="What counts as an answer, as --answer; a file, a pattern or code cannot be named."
+    )
     abstain_below: Share | None = None
     max_error: Share | None = None
     alarms: list[Name] | None = Field(default=None, max_length=16, description="As --alarm, without 'call:'.")
