@@ -145,6 +145,12 @@ class Batch:
         return [entry.request for entry in entering]
 
     @torch.inference_mode()
+    def release(self) -> None:
+        """Give away the rows and memory of traces that stopped; `admit` does so as well."""
+        with uninterrupted():
+            self._rows.release()
+
+    @torch.inference_mode()
     def make_room(self, stride: int) -> None:
         """Suspend the youngest traces until the others can grow by a stride within the memory; they come again by themselves."""
         with uninterrupted():
