@@ -113,6 +113,11 @@ class Sampled(Body):
     def _streams(self) -> Sampled:
         if self.stream_options is not None and not self.stream:
             raise ValueError("stream_options has no effect without stream. Try: stream: true, or leave it out")
+        own = self.trueplex or Extension()
+        if own.stream_paths == "live" and not self.stream:
+            raise ValueError("trueplex.stream_paths has no effect without stream. Try: stream: true, or leave it out")
+        if own.candidates and own.stream_paths != "live":
+            raise ValueError("trueplex.candidates are told of live paths. Try: 'stream_paths': 'live', or leave it out")
         return self
 
 
@@ -200,6 +205,14 @@ class CompletionBody(Sampled):
     echo: Annotated[bool | None, _refused("does not repeat prompts", False)] = None
     suffix: Annotated[str | None, _refused("completes prompts at their end", "")] = None
     best_of: Annotated[int | None, _refused("has 'trueplex': {'paths': …, 'select': 'best'} for this", 1)] = None
+
+    @model_validator(mode="after")
+    def _whole_paths(self) -> CompletionBody:
+        if self.trueplex is not None and self.trueplex.stream_paths == "live":
+            raise ValueError(
+                "trueplex.stream_paths is for chat completions and /v1/solve. Try: ask there, or leave it out"
+            )
+        return self
 
 
 class SolveBody(Options):
