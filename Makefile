@@ -54,7 +54,7 @@ RL_TEST := --n 12 --samples 256
 QUIET :=
 endif
 
-.PHONY: results docs package walkthrough faults soak demo test test-slow lint types pages bench fresh measure scorers ablations calibration deciding verifier verifier-study combined study thinking study-rl policy train-real clean stored-discrete stored-multiplex
+.PHONY: results docs package walkthrough faults soak load demo test test-slow lint types pages bench fresh measure scorers ablations calibration deciding verifier verifier-study combined study thinking study-rl policy train-real clean stored-discrete stored-multiplex
 
 # torch comes first and by its pinned version, so that nothing else pulls in another build.
 $(STAMP): pyproject.toml constraints.txt
@@ -108,6 +108,9 @@ faults: $(STAMP)  ## kills, flipped bits, cut-off files, full disks, wrong comma
 
 soak: $(STAMP)  ## 2,000 solve calls in 8 threads: memory stays flat, and nothing changes
 	OMP_NUM_THREADS=1 $(BIN)/python bench/soak.py --out results/soak.json
+
+load: $(STAMP)  ## a server under load: 200 clients for five minutes, 50 that vanish, 5,000 fuzzed bodies; a quarter of an hour
+	OMP_NUM_THREADS=1 $(BIN)/python bench/load.py --out results/serve-load.json
 
 bench: $(STAMP)  ## speed and memory, as ratios of one run; wants an idle machine
 	$(BIN)/python bench/speed.py --out results/speed.json

@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -94,6 +95,19 @@ def test_the_log_has_no_word_of_a_user(served: Served, caplog: pytest.LogCapture
     (line,) = [one for one in lines if one["id"] == "mine"]
     assert (line["path"], line["status"], line["paths"], line["completion_tokens"]) == ("/v1/solve", 200, 1, 5)
     assert {one["status"] for one in lines} == {200, 400, 404}
+
+
+def test_who_leaves_within_the_body_is_no_failure(served: Served, caplog: pytest.LogCaptureFixture) -> None:
+    host, port = served.url.removeprefix("http://").split(":")
+    with caplog.at_level(logging.INFO):
+        with socket.create_connection((host, int(port))) as half:
+            half.sendall(
+                b"POST /v1/solve HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{"
+            )
+            time.sleep(0.1)
+        served.until(lambda: [r for r in caplog.records if r.name == "trueplex.access"])
+    told = [json.loads(r.getMessage()) for r in caplog.records]
+    assert [t.get("status") for t in told] == [499], told
 
 
 def test_figures(served: Served) -> None:

@@ -54,7 +54,8 @@ def test_thinking_and_answer_are_apart_without_tags_and_ends(served: Served, ref
 @pytest.mark.parametrize("options", [{}, {"extra_body": SINGLE}, {"n": 3, "extra_body": SINGLE}, {"extra_body": {"trueplex": {"stream_paths": "live"}}},
                                      {"stop": ["boxed"], "extra_body": SINGLE}, {"max_tokens": 12, "extra_body": SINGLE}])  # fmt: skip
 def test_what_is_streamed_adds_up_to_the_whole(served: Served, options: dict) -> None:
-    whole = chat(served, **options)
+    live = "stream_paths" in options.get("extra_body", {}).get("trueplex", {})
+    whole = chat(served, **({} if live else options))
     content, thought, finish = {}, {}, {}
     usage = told = None
     for chunk in chat(served, stream=True, stream_options={"include_usage": True}, **options):
@@ -151,7 +152,11 @@ REFUSED = {
     "trueplex.prune": ({"extra_body": {"trueplex": {"prune": "quarter:3"}}}, 400),
     "trueplex.verifier": ({"extra_body": {"trueplex": {"verifier": "/etc/passwd"}}}, 400),
     "trueplex.paths": ({"extra_body": {"trueplex": {"paths": 65}}}, 400), "trueplex.patsh": ({"extra_body": {"trueplex": {"patsh": 5}}}, 400),
+    "trueplex.answer": ({"extra_body": {"trueplex": {"answer": "call:os:abort"}}}, 400),
     "trueplex": ({"extra_body": {"trueplex": {"alarms": ["call:os:abort"]}}}, 400), "stream_options": ({"stream_options": {"include_usage": True}}, 400),
+    "trueplex.stream_paths": ({"extra_body": {"trueplex": {"stream_paths": "live"}}}, 400),
+    "trueplex.candidates": ({"stream": True, "extra_body": {"trueplex": {"candidates": True}}}, 400),
+    "trueplex.max_error": ({"extra_body": {"trueplex": {"max_error": 0.1}}}, 400),
     "messages[1].role": ({"messages": [*ASK, {"role": "assistant", "content": "7"}]}, 400), "frequency_penalty": ({"frequency_penalty": 0.5}, 400),
 }  # fmt: skip
 
@@ -166,10 +171,41 @@ def test_what_cannot_be_honoured_is_refused_by_name(served: Served, param: str) 
     assert set(error) == {"message", "type", "param", "code"} and "Try: " in error["message"]
 
 
+@pytest.mark.parametrize("more", [{"trueplex": {"paths": 3}}, {"trueplex": {"paths": 1}, "n": 2}])
+def test_a_budget_that_lets_no_path_begin_is_an_empty_answer(served: Served, more: dict) -> None:
+    """It was a status 500: the best path of none."""
+    body = {"max_tokens": 9, **more, "trueplex": {**more["trueplex"], "budget_seconds": 1e-9}}
+    for path, asked in (("/v1/chat/completions", {"messages": ASK}), ("/v1/completions", {"prompt": "3+4="})):
+        whole = served.post(path, {**asked, **body})
+        assert whole.status_code == 200, whole.text
+        choices = whole.json()["choices"]
+        assert [c["finish_reason"] for c in choices] == ["length"] * more.get("n", 1)
+        assert not any(c["message"]["content"] if "message" in c else c["text"] for c in choices)
+        lines = served.post(path, {**asked, **body, "stream": True}).text.splitlines()
+        chunks = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
+        ends = [c["index"] for chunk in chunks for c in chunk["choices"] if c["finish_reason"] == "length"]
+        assert sorted(ends) == list(range(more.get("n", 1))) and "data: [DONE]" in lines, chunks
+
+
 def test_fields_that_ask_for_nothing_are_taken(served: Served) -> None:
     harmless = {"frequency_penalty": 0, "presence_penalty": 0.0, "tools": [], "tool_choice": "auto", "user": "me", "top_p": 1.0, "top_k": -1,
                 "response_format": {"type": "text"}, "logit_bias": {}, "store": False, "stop": None, "seed": 1}  # fmt: skip
     assert served.post("/v1/chat/completions", {"messages": ASK, **harmless}).status_code == 200
+
+
+def test_what_counts_as_an_answer_is_a_request_s_own(served: Served, reference: Backbone) -> None:
+    own = trueplex.solve(reference, PROBLEM, paths=2, answer="last-line")
+    for path, body in (("/v1/solve", {"problem": PROBLEM, "paths": 2, "answer": "last-line"}),
+                       ("/v1/chat/completions", {"messages": ASK, "trueplex": {"paths": 2, "answer": "last-line"}})):  # fmt: skip
+        told = served.post(path, body).json()
+        assert (
+            (told.get("trueplex") or told)["answer"] == own.answer != trueplex.solve(reference, PROBLEM, paths=2).answer
+        )
+    for name in ("regex:(a+)+$", "json:/etc/passwd"):
+        refused = served.post("/v1/solve", {"problem": PROBLEM, "answer": name})
+        assert refused.status_code == 400 and refused.json()["error"]["code"] == "not_allowed"
+    both = {"messages": ASK, "response_format": {"type": "json_object"}, "trueplex": {"answer": "number"}}
+    assert served.post("/v1/chat/completions", both).json()["error"]["param"] == "trueplex.answer"
 
 
 def test_an_earlier_answer_comes_back_with_its_reasoning(served: Served) -> None:

@@ -70,6 +70,8 @@ def test_clients_that_vanish_free_their_rows_within_a_step_and_leave_the_others_
     assert len(steps) <= before + 2  # one that had begun, and one more
     served.until(lambda: not scheduler)
     assert not scheduler.batch.waiting and not scheduler.batch.prompt_tokens and not served.service.worker._running
+    served.until(lambda: served.service.worker.load.cache_bytes == 0)  # also where no later request takes their place
+    assert served.service.worker.load.share == 0 and not scheduler.batch._rows.slots.entries.any()
     scheduler.step = step
 
 

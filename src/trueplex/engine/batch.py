@@ -101,6 +101,11 @@ class Batch:
         return self._rows.cache.stored
 
     @property
+    def budget(self) -> int | None:
+        """The most bytes that the KV cache may hold; None is no limit."""
+        return self._memory.budget
+
+    @property
     def peak_bytes(self) -> int:
         """The most that it ever held, copies in the making included."""
         return self._rows.cache.peak
@@ -138,6 +143,12 @@ class Batch:
             for entry in read:
                 self.prompt_tokens[entry.request] += len(entry.prompt.ids)
         return [entry.request for entry in entering]
+
+    @torch.inference_mode()
+    def release(self) -> None:
+        """Give away the rows and memory of traces that stopped; `admit` does so as well."""
+        with uninterrupted():
+            self._rows.release()
 
     @torch.inference_mode()
     def make_room(self, stride: int) -> None:

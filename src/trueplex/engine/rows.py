@@ -113,6 +113,7 @@ class Rows:
     def release(self) -> None:
         """Free the rows and the memory of traces that stopped."""
         self.history.free(self.slots.places[len(self.traces) : len(self.traces) + len(self.stopped)])
+        self.slots.entries[len(self.traces) :] = None  # of a user's problem nothing stays behind
         self.stopped = []
         for lane in list(self.cache.lanes):
             if lane.held:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, Response
 
 from trueplex import __version__
+from trueplex.errors import TrueplexError
 from trueplex.grading.answers import grade
 from trueplex.models.backbone import Backbone
 from trueplex.models.load import load
@@ -131,14 +132,14 @@ class Endpoints:
                 raise Refusal(400, "top_logprobs cannot be streamed (they are computed once a path has ended). Try: "
                               "stream: false, or top_logprobs: 0", "top_logprobs", "invalid_value")  # fmt: skip
             return await self._streamed(
-                request, asked, lambda job: chat.stream(job, lambda s: service.likeliest(asked, s, top))
+                request, body, asked, lambda job: chat.stream(job, lambda s: service.likeliest(asked, s, top))
             )
 
         async def answered() -> Any:
             solution = await service.solved(asked)
             return await service.aside(chat.whole, solution, await service.likeliest(asked, solution, top)), solution
 
-        content, solution = await until_gone(request, answered())
+        content, solution = await self._answered(request, body, answered())
         self._note(request, asked, solution)
         return Json(content)
 
@@ -156,14 +157,14 @@ class Endpoints:
                     field,
                     "invalid_value",
                 )
-            return await self._streamed(request, several[0], lambda job: completion.stream(several[0], job))
+            return await self._streamed(request, body, several[0], lambda job: completion.stream(several[0], job))
 
         async def answered() -> Any:
             solutions = await service.all_solved(several)
             tops = [await service.likeliest(a, s, body.logprobs or 0) for a, s in zip(several, solutions, strict=True)]
             return await service.aside(completion.whole, list(zip(several, solutions, tops, strict=True)))
 
-        return Json(await until_gone(request, answered()))
+        return Json(await self._answered(request, body, answered()))
 
     async def solve(self, request: Request) -> Response:
         """A problem solved along many paths: the object of `trueplex solve --json`, or events of every path."""
@@ -172,12 +173,12 @@ class Endpoints:
         if body.stream:
             live = Live(service.backbone, asked, bool(body.candidates))
             name = request.scope["trueplex"]["id"]
-            return await self._streamed(request, asked, lambda job: live_events(live, job, name, service.aside))
+            return await self._streamed(request, body, asked, lambda job: live_events(live, job, name, service.aside))
         if body.candidates:
             raise Refusal(
                 400, "candidates are only sent while paths run. Try: stream: true", "candidates", "invalid_value"
             )
-        solution = await until_gone(request, service.solved(asked))
+        solution = await self._answered(request, body, service.solved(asked))
         self._note(request, asked, solution)
         return Json(await service.aside(told, asked, solution))
 
@@ -251,11 +252,18 @@ class Endpoints:
             request.scope["trueplex"]["body"] = body.model_dump(exclude_none=True)
         try:
             return await self.service.aside(read, body, *others)
-        except Exception as error:
+        except TrueplexError as error:
+            raise of_error(error, _fields(body)) from error
+
+    async def _answered(self, request: Request, body: Any, work: Awaitable[Any]) -> Any:
+        """What the work comes to. Raises Refusal naming the field, where the model's thread refuses it."""
+        try:
+            return await until_gone(request, work)
+        except TrueplexError as error:
             raise of_error(error, _fields(body)) from error
 
     async def _streamed(
-        self, request: Request, asked: Asked, events: Callable[[Any], AsyncIterator[dict[str, Any]]]
+        self, request: Request, body: Any, asked: Asked, events: Callable[[Any], AsyncIterator[dict[str, Any]]]
     ) -> Response:
         """A stream of events. What is refused before the first one is refused by status."""
 
@@ -270,7 +278,7 @@ class Endpoints:
             first = await until_gone(request, anext(source))
         except BaseException as error:
             await source.aclose()
-            raise (of_error(error, Options.model_fields) if isinstance(error, Exception) else error) from error
+            raise (of_error(error, _fields(body)) if isinstance(error, TrueplexError) else error) from error
 
         async def rest() -> AsyncGenerator[dict[str, Any], None]:
             try:

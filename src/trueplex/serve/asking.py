@@ -21,10 +21,12 @@ from trueplex.engine.limits import Ending
 from trueplex.engine.sampling import Sampling
 from trueplex.engine.thinking import Thinking
 from trueplex.errors import InputError, OptionError
+from trueplex.grading.kinds import AUTO
 from trueplex.models.backbone import Backbone
 from trueplex.models.markers import thinking_after
 from trueplex.models.prompt import PromptOptions, make_prompt
-from trueplex.serve.options import MOST_STOP, ServerOptions
+from trueplex.serve.allowed import check_lengths, check_options
+from trueplex.serve.options import ServerOptions
 from trueplex.serve.refusals import Refusal, of_validation
 from trueplex.serve.structured import JSON
 from trueplex.serve.wire import (
@@ -42,7 +44,6 @@ from trueplex.solving.request import Account, Request
 from trueplex.solving.scorers import choose_calibration, choose_scorer
 from trueplex.solving.settings import Settings
 from trueplex.types import Problem, Prompt
-from trueplex.verify import confidence
 from trueplex.verify.scorer import Scorer
 
 PATHS = 8  # of a request where nobody says
@@ -131,6 +132,9 @@ class Desk:
                 "response_format",
                 "invalid_value",
             )
+        if asked.settings.answer != AUTO:
+            raise Refusal(400, "with a response format the answer is its JSON value, so 'answer' has no effect. Try: leave it out",
+                          "trueplex.answer", "invalid_value")  # fmt: skip
         settings = replace(asked.request.settings, answer=JSON)
         return replace(asked, request=replace(asked.request, constraint=constraint, settings=settings))
 
@@ -218,42 +222,13 @@ class Desk:
             given = {"verifier": "none"} | own | {"paths": choices}
         if given["paths"] == 1 or choices > 1:
             given = {name: value for name, value in given.items() if name not in COMPARING or name in own}
-        self._refuse(given)
+        check_options(given, self.defaults, self.options)
         return given
-
-    def _refuse(self, given: dict[str, Any]) -> None:
-        """What a client may not ask of this server."""
-        limits = self.options
-        for name, most in (("paths", limits.max_paths), ("width", limits.max_width)):
-            number = str(given.get(name, 0)).removeprefix("auto:")
-            if number.isdecimal() and int(number) > most:
-                raise Refusal(
-                    400,
-                    f"{name} is {number[:20]}, and this server allows {most}. Try: fewer",
-                    f"trueplex.{name}",
-                    "too_many",
-                )
-        if str(given["paths"]) == "auto" and limits.max_paths < 64:
-            given["paths"] = f"auto:{limits.max_paths}"
-        called = (given.get("prune", ""), given.get("select", ""), *given.get("alarms", ()))
-        own = (self.defaults.get("prune"), self.defaults.get("select"), *self.defaults.get("alarms", ()))
-        if wrong := next((one for one in called if "call:" in one and one not in own), None):
-            raise Refusal(
-                400,
-                f"{wrong[:60]!r} would run code on the server. Try: another rule, or set it by the server's own options",
-                "trueplex",
-                "not_allowed",
-            )
-        name = given.get("verifier", "auto")
-        known = ("auto", "none", self.defaults.get("verifier"), *limits.verifiers)
-        if name not in known and not confidence.parse(name):
-            raise Refusal(400, f"this server does not load verifiers by request, and has none {name[:60]!r}. Try: auto, none, deepconf, logprob, "
-                          "entropy, or start it with --allow-verifier", "trueplex.verifier", "not_allowed")  # fmt: skip
 
     def _settings(
         self, given: dict[str, Any], body: Sampled | SolveBody, max_tokens: int | None, stops: tuple[str, ...]
     ) -> tuple[Settings, tuple[str, ...]]:
-        self._check_limits(max_tokens, stops)
+        check_lengths(max_tokens, stops, self.backbone.max_positions, self.options)
         sampling = Sampling(**{n: v for n in SAMPLING if (v := _kept(n, getattr(body, n))) is not None})
         answer = {n: v for n in SAMPLING if (v := _kept(n, given.get(f"answer_{n}"))) is not None}
         merges = any(given.get(name) is not None for name in ("width", "merge")) or given.get("without_replacement")
@@ -265,7 +240,7 @@ class Desk:
             given.get("noise"), given.get("strength"),
         )  # fmt: skip
         budget = Budget(*(given.get(f"budget_{kind}") for kind in ("tokens", "seconds", "paths")))
-        direct = ("paths", "verifier", "probe_every", "prune", "select", "abstain_below", "max_error")
+        direct = ("paths", "verifier", "probe_every", "prune", "select", "answer", "abstain_below", "max_error")
         seed = body.seed if body.seed is not None else self.options.seed
         return Settings(
             **{name: given[name] for name in direct if name in given}, thinking=thinking, budget=budget,
@@ -276,23 +251,6 @@ class Desk:
         """The limit of a path for which nobody gave one: None leaves the model's own."""
         most = self.options.max_tokens
         return most if most is not None and most < self.backbone.default_max_tokens else None
-
-    def _check_limits(self, max_tokens: int | None, stops: tuple[str, ...]) -> None:
-        most = min(self.backbone.max_positions, self.options.max_tokens or self.backbone.max_positions)
-        if max_tokens is not None and max_tokens > most:
-            raise Refusal(
-                400,
-                f"max_tokens is {max_tokens}, and at most {most} are possible here. Try: fewer",
-                "max_tokens",
-                "too_many",
-            )
-        if len(stops) > self.options.max_stops or any(len(stop) > MOST_STOP for stop in stops):
-            raise Refusal(
-                400,
-                f"at most {self.options.max_stops} stop strings of at most {MOST_STOP} characters are possible. Try: fewer",
-                "stop",
-                "too_many",
-            )
 
     def _asked(
         self, settings: Settings, prompt: Prompt, choices: int, stops: tuple[str, ...], prompting: PromptOptions | None

@@ -75,7 +75,7 @@ class Chat:
     async def _tokens(self, job: Job) -> AsyncIterator[Chunk | Solution]:
         """The tokens of each path as they come; each path is a choice."""
         spellings: dict[int, Spelling] = {}
-        last = None
+        last, unended = None, dict.fromkeys(range(self.asked.choices))
         async for event in _events(job):
             if isinstance(event, Grown | Ended):
                 path = event.path if isinstance(event, Grown) else event.trace.index
@@ -95,9 +95,12 @@ class Chat:
                     if last:
                         yield last
                     last = self._chunk(path, {}, finish="stop" if event.trace.status is Status.FINISHED else "length")
+                    unended.pop(path, None)
             if isinstance(event, Done):
-                if last:
-                    yield {**last, "trueplex": await self.aside(summary, self.asked, event.solution)}
+                *ends, last = [*([last] if last else []), *(self._chunk(path, {}, finish="length") for path in unended)]
+                for end in ends:
+                    yield end
+                yield {**last, "trueplex": await self.aside(summary, self.asked, event.solution)}
                 yield event.solution
 
     async def _status(self, job: Job) -> AsyncIterator[Chunk | Solution]:
@@ -167,7 +170,7 @@ class Chat:
         return chunks
 
     def _logprobs(self, choice: Choice, likeliest: dict[int, Likeliest] | None) -> dict[str, Any] | None:
-        if not self.body.logprobs or choice.refusal:
+        if not self.body.logprobs or choice.refusal or choice.trace is None:
             return None
         steps, at = choice.trace.steps, choice.answer_at
         assert steps is not None

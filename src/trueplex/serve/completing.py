@@ -40,6 +40,7 @@ class Completion:
     async def stream(self, asked: Asked, job: Job) -> AsyncIterator[dict[str, Any]]:
         """The text as it comes, with one path or several choices; with many paths, once the vote is settled."""
         spellings: dict[int, Spelling] = {}
+        unended = set(range(asked.choices)) if asked.single else set()
 
         def spelling(path: int) -> Spelling:
             return spellings.setdefault(path, Spelling(self.backbone, asked.prompt, asked.stops, apart=False))
@@ -54,8 +55,11 @@ class Completion:
                         yield self._piece(event.path, text)
                 if asked.single and isinstance(event, Ended):
                     path, finished = event.trace.index, event.trace.status is Status.FINISHED
+                    unended.discard(path)
                     yield self._piece(path, spelling(path).end(event.trace).answer, "stop" if finished else "length")
                 if isinstance(event, Done):
+                    for path in sorted(unended):
+                        yield self._piece(path, "", "length")
                     for one in await self.aside(self._last, asked, event.solution):
                         yield one
 
@@ -88,7 +92,7 @@ class Completion:
         }
 
     def _logprobs(self, choice: Choice, likeliest: dict[int, Likeliest] | None) -> dict[str, Any] | None:
-        if self.body.logprobs is None:
+        if self.body.logprobs is None or choice.trace is None:
             return None
         steps, at = choice.trace.steps, choice.answer_at
         assert steps is not None

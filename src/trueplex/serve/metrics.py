@@ -22,9 +22,7 @@ class Metrics:
         self._gauge("num_requests_running", "Requests being decoded.", lambda: len(worker.jobs) - len(worker.waiting))
         self._gauge("num_requests_waiting", "Requests waiting for rows.", lambda: len(worker.waiting))
         self._gauge("num_paths_running", "Paths being decoded.", lambda: worker.load.rows)
-        self._gauge(
-            "kv_cache_usage_perc", "Share of the rows in use, 0 to 1.", lambda: worker.load.rows / worker.load.most_rows
-        )
+        self._gauge("kv_cache_usage_perc", "Share of the KV cache's memory in use, 0 to 1.", lambda: worker.load.share)
         self._gauge("kv_cache_bytes", "Size of the KV cache.", lambda: worker.load.cache_bytes)
         self.prompt_tokens = self._counter("prompt_tokens", "Prompt tokens processed.")
         self.generation_tokens = self._counter("generation_tokens", "Tokens of all paths, thinking and answer.")

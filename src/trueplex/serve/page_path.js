@@ -52,8 +52,9 @@ function stateOf(path) {
 }
 
 function append(box, step) {
-  if (SPECIAL.test(step.text)) return;
+  const special = SPECIAL.test(step.text);
   if (!step.explores) {
+    if (special) return;
     if (box.lastChild && box.lastChild.nodeType === Node.TEXT_NODE) box.lastChild.data += step.text;
     else box.append(step.text);
     return;
@@ -63,7 +64,7 @@ function append(box, step) {
   node.tabIndex = box.querySelector(".merge") ? -1 : 0; // one stop of the Tab key; the arrows go on from there
   node.step = step;
   node.setAttribute("aria-label", `step ${step.at}, ${visible(step.text)}: ${step.candidates.map(([text, weight]) => `${visible(text)} ${percent(weight)}`).join(", ")}`);
-  node.append(make("span", "emitted", visible(step.text)));
+  node.append(make("span", "emitted", special ? "" : visible(step.text)));
   const stack = make("span", "stack");
   for (const [text, weight] of step.candidates) {
     const one = make("span", text === step.text ? "drawn" : "", visible(text));

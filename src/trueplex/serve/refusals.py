@@ -68,7 +68,9 @@ def of_validation(error: ValidationError) -> Refusal:
         return Refusal(400, f"the field {place!r} is missing. Try: add it", place, "missing_field")
     told = first["msg"].removeprefix("Value error, ").rstrip(".")
     told = told if "Try: " in told else f"{told[:1].lower()}{told[1:]}. Try: correct it"
-    about = re.match(r"[a-z]+_[a-z_]+", told)  # where fields contradict each other, the first one is named
+    about = re.match(
+        r"(trueplex\.)?[a-z]+_[a-z_]+|trueplex\.[a-z]+", told
+    )  # where fields contradict each other, the first one is named
     return Refusal(400, f"{place or 'the body'}: {told}", place or (about and about[0]) or None, "invalid_value")
 
 
@@ -107,7 +109,7 @@ def of_error(error: Exception, fields: Iterable[str] = ()) -> Refusal:
 
 def _named(message: str, fields: Iterable[str]) -> str | None:
     """The field that the message names first; options are spelled with dashes in some."""
-    told = message.partition(" Try: ")[0].replace("-", "_")
+    told = message.partition(" Try: ")[0].replace("--", "").replace("-", "_")
     for word, name in SPOKEN.items():
         told = told.replace(word, name)
     found = [

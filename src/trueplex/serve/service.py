@@ -101,7 +101,7 @@ class Service:
         return found or None
 
     def _read(self, asked: Asked, choice: Choice, count: int) -> Likeliest:
-        thinking, steps = asked.settings.thinking, choice.trace.steps
+        thinking, steps = asked.settings.thinking, choice.trace.steps if choice.trace else None
         assert steps is not None
         sampling = thinking.answering if self.backbone.markers else thinking.sampling
         ids, logps = likeliest(self.backbone, asked.prompt.ids, steps, choice.answer_at, count, sampling.temperature)

@@ -20,10 +20,10 @@ Likeliest = tuple[np.ndarray, np.ndarray]  # ids and log-probabilities [n, k] of
 
 @dataclass(slots=True, frozen=True)
 class Choice:
-    """One answer: a path, and how it reads."""
+    """One answer: a path, and how it reads. Without a path (none was begun within the budget) it is empty."""
 
     index: int
-    trace: Trace
+    trace: Trace | None
     thinking: str | None
     answer: str | None
     answer_at: list[int]
@@ -31,12 +31,15 @@ class Choice:
 
     @property
     def finish(self) -> str:
-        return "stop" if self.trace.status is Status.FINISHED or self.refusal else "length"
+        return "stop" if self.refusal or (self.trace and self.trace.status is Status.FINISHED) else "length"
 
 
 def choices_of(backbone: Backbone, asked: Asked, solution: Solution) -> list[Choice]:
     """The answers that a client gets: each path where it asked for several, else the path that speaks for the vote."""
-    traces = solution.traces if asked.choices > 1 else [chosen(solution, asked.settings.kind.group)]
+    traces: list[Trace | None] = (
+        [*solution.traces] if asked.choices > 1 else [chosen(solution, asked.settings.kind.group)]
+    )
+    traces += [None] * (asked.choices - len(traces))
     apart = asked.prompting is not None
     refusal = None
     if solution.state == "uncertain" and asked.choices == 1:
@@ -45,12 +48,12 @@ def choices_of(backbone: Backbone, asked: Asked, solution: Solution) -> list[Cho
         refusal = f"no answer is given because its {known}, {value:.3f}, is below the requested threshold"
     found = []
     for index, trace in enumerate(traces):
-        thinking, answer, at = whole(backbone, asked.prompt, trace, asked.stops, apart)
+        thinking, answer, at = whole(backbone, asked.prompt, trace, asked.stops, apart) if trace else ("", "", [])
         found.append(Choice(index, trace, thinking or None, None if refusal else answer, at, refusal))
     return found
 
 
-def chosen(solution: Solution, group: Grouping) -> Trace:
+def chosen(solution: Solution, group: Grouping) -> Trace | None:
     """The best path of those that agree with the vote; without a vote, the best of those that finished, or of all."""
     finished = [t for t in solution.traces if t.status is Status.FINISHED]
     voting = [t for t in finished if t.answer is not None]
@@ -60,7 +63,7 @@ def chosen(solution: Solution, group: Grouping) -> Trace:
         pool = agreeing or voting
     else:
         pool = finished or solution.traces
-    return min(pool, key=lambda t: (-(t.score if t.score is not None else -np.inf), t.index))
+    return min(pool, key=lambda t: (-(t.score if t.score is not None else -np.inf), t.index), default=None)
 
 
 def usage_of(backbone: Backbone, solution: Solution) -> dict[str, Any]:
@@ -91,9 +94,8 @@ def summary(asked: Asked, solution: Solution) -> dict[str, Any]:
     found["config"].pop("prompt", None)
     for path in found["paths"]:
         del path["text"]
-    return found | {
-        "path": chosen(solution, asked.settings.kind.group).index if asked.choices == 1 and solution.traces else None
-    }
+    best = chosen(solution, asked.settings.kind.group) if asked.choices == 1 else None
+    return found | {"path": best.index if best else None}
 
 
 # -- log-probabilities ------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -43,17 +44,20 @@ def refused(error: Refusal) -> Json:
 
 
 async def body_of(request: Request, kind: type[Model], most: int) -> Model:
-    """The body, checked. Raises Refusal: 415, 413 before it is read to the end, or 400 naming the field."""
+    """The body, checked. Raises Refusal: 415, 413 before it is read to the end, or 400 naming the field; Gone without its end."""
     media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media != "application/json" and not media.endswith("+json"):
         raise Refusal(415, f"the content type is {media[:80]!r}. Try: application/json", None, "unsupported_media_type")
     raw, size = bytearray(), 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size <= most:
-            raw += chunk
-        elif size > most + DISCARDED:
-            break
+    try:
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size <= most:
+                raw += chunk
+            elif size > most + DISCARDED:
+                break
+    except ClientDisconnect:
+        raise Gone from None
     if size > most:
         told = f"the body has more than {most} bytes. Try: a shorter one"
         raise Refusal(413, told, None, "body_too_large", {"connection": "close"})

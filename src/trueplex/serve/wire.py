@@ -60,6 +60,9 @@ class Options(Body):
     probe_every: Count | None = Field(default=None, description="Tokens between two scores of a path.")
     prune: Name | None = Field(default=None, description="When to prune weak paths, as --prune.")
     select: Name | None = Field(default=None, description="How the answer is chosen, as --select.")
+    answer: Name | None = Field(
+        default=None, description="What counts as an answer, as --answer; a file, a pattern or code cannot be named."
+    )
     abstain_below: Share | None = None
     max_error: Share | None = None
     alarms: list[Name] | None = Field(default=None, max_length=16, description="As --alarm, without 'call:'.")
@@ -110,6 +113,11 @@ class Sampled(Body):
     def _streams(self) -> Sampled:
         if self.stream_options is not None and not self.stream:
             raise ValueError("stream_options has no effect without stream. Try: stream: true, or leave it out")
+        own = self.trueplex or Extension()
+        if own.stream_paths == "live" and not self.stream:
+            raise ValueError("trueplex.stream_paths has no effect without stream. Try: stream: true, or leave it out")
+        if own.candidates and own.stream_paths != "live":
+            raise ValueError("trueplex.candidates are told of live paths. Try: 'stream_paths': 'live', or leave it out")
         return self
 
 
@@ -197,6 +205,14 @@ class CompletionBody(Sampled):
     echo: Annotated[bool | None, _refused("does not echo prompts", False)] = None
     suffix: Annotated[str | None, _refused("does not support suffixes", "")] = None
     best_of: Annotated[int | None, _refused("has 'trueplex': {'paths': …, 'select': 'best'} for this", 1)] = None
+
+    @model_validator(mode="after")
+    def _whole_paths(self) -> CompletionBody:
+        if self.trueplex is not None and self.trueplex.stream_paths == "live":
+            raise ValueError(
+                "trueplex.stream_paths is for chat completions and /v1/solve. Try: ask there, or leave it out"
+            )
+        return self
 
 
 class SolveBody(Options):

@@ -90,11 +90,16 @@ Told = Taken | Began | Grown | Scored | Ended | Alarm | Done | Failed
 
 @dataclass(slots=True, frozen=True)
 class Load:
-    """How full the batch is: rows in use, the most rows, and bytes of the KV cache."""
+    """How full the batch is: rows in use, and bytes of the KV cache and of its budget, None where nothing bounds it."""
 
     rows: int
-    most_rows: int
     cache_bytes: int
+    budget: int | None
+
+    @property
+    def share(self) -> float:
+        """Of the budget that is in use, 0 to 1; 0 without one."""
+        return self.cache_bytes / self.budget if self.budget else 0.0
 
 
 @dataclass(eq=False)
@@ -206,7 +211,7 @@ class Worker:
     @property
     def load(self) -> Load:
         batch = self._scheduler.batch
-        return Load(len(batch.traces), batch.rows, batch.cache_bytes)
+        return Load(len(batch.traces), batch.cache_bytes, batch.budget)
 
     def _forget(self, job: Job) -> None:
         self.jobs.discard(job)

@@ -74,6 +74,8 @@ class Scheduler:
         stops = [Stop(t, Status.TRUNCATED, "cancelled") for t in self._running(request)]
         for trace in (*self.batch.withdraw({request}, "cancelled"), *self.batch.stop(stops)):
             run.stop(trace)
+        if not self.batch.traces:
+            self.batch.release()
         return run.traces
 
     def step(self) -> list[Event]:
@@ -101,6 +103,8 @@ class Scheduler:
         yield from self._record(stopped)
         if self.batch.traces:
             yield Advanced(list(self.batch.traces))
+        else:  # there may be no next turn that would give their memory away
+            self.batch.release()
 
     def suspend(self) -> list[Trace]:
         """The running traces as they stood after the last step: store them, and give them as ``resumed`` later.
