@@ -60,7 +60,7 @@ RL_TEST := --n 12 --samples 256
 QUIET :=
 endif
 
-.PHONY: faults soak demo test test-slow lint types pages bench fresh measure scorers ablations calibration deciding modes verifier verifier-study combined study thinking study-rl policy train-real clean stored-discrete stored-multiplex
+.PHONY: bench-real faults soak demo test test-slow lint types pages bench fresh measure scorers ablations calibration deciding modes verifier verifier-study combined study thinking study-rl policy train-real clean stored-discrete stored-multiplex
 
 # torch comes first and by its pinned version, so that nothing else pulls in another build.
 $(STAMP): pyproject.toml constraints.txt
@@ -99,9 +99,15 @@ soak: $(STAMP)  ## 2,000 solve calls in 8 threads: memory stays flat, and nothin
 	OMP_NUM_THREADS=1 $(BIN)/python bench/soak.py --out results/soak.json
 
 bench: $(STAMP)  ## speed and memory, as ratios of one run; wants an idle machine
-	$(BIN)/python bench/speed.py --out results/speed.json
-	$(BIN)/python bench/modes.py --out results/modes-speed.json
+	OMP_NUM_THREADS=1 $(BIN)/trueplex bench decode ragged probe prune memory start --rows 16 --rows 64 --rows 256 --against generate --out results/speed.json
+	OMP_NUM_THREADS=1 $(BIN)/trueplex bench sample modes --vocabulary 150000 --repeats 7 --out results/modes-speed.json
 	$(BIN)/python bench/probes.py --out results/probes.json
+
+# Real models: engine and rivals at 16 and 64 rows in each precision, and the memory of each. GGUF: the same model, for llama.cpp.
+bench-real: $(STAMP)  ## speed and memory of a real model by precision: make bench-real MODEL=… [GGUF=…]; idle machine, an hour for 0.5 B on 2 cores
+	$(if $(MODEL),,$(error bench-real needs MODEL. Try: make bench-real MODEL=Qwen/Qwen2.5-0.5B-Instruct))
+	$(BIN)/trueplex bench decode memory --model $(MODEL) $(if $(GGUF),--gguf $(GGUF)) --precisions bfloat16,float32,int8 \
+		--rows 16 --rows 64 --repeats 3 --out results/real-$(notdir $(MODEL)).json
 
 measure: $(STAMP)  ## pass@k, votes and score quality on 200 test problems a suite; resumable
 	OMP_NUM_THREADS=1 $(BIN)/trueplex eval --suite reference --thinking discrete --max-batch-size 256 --out runs/measure/discrete
