@@ -180,5 +180,5 @@ def _tables(name: str, found: dict[str, Any]) -> Iterator[Table]:
     if others:
         table = Table("what", "figures", show_header=False)
         for what, value in others.items():
-            table.add_row(what, json.dumps(value).strip("{}").replace('"', ""))
+            table.add_row(what, (json.dumps(value)[1:-1] if isinstance(value, dict) else str(value)).replace('"', ""))
         yield table
