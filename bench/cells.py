@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from trueplex.files import write_json
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
 MODES = ("discrete", "multiplex")
@@ -16,6 +18,13 @@ def read(name: str) -> Any:
     """The results file of that name; None while it is not there."""
     path = RESULTS / name
     return json.loads(path.read_text()) if path.exists() else None
+
+
+def write(result: dict[str, Any], out: Path | None) -> None:
+    """The figures as the last line of the output, and as a file, whole or not at all."""
+    if out:
+        write_json(out, result, indent=1)
+    print(json.dumps(result))
 
 
 def missing(name: str, target: str) -> str:

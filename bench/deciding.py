@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from speed import write
+from cells import write
 from trueplex.data.embedded.tasks import SUITES, problems
 from trueplex.data.traces import read_traces
 from trueplex.decide import pruning

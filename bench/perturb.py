@@ -23,7 +23,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from speed import write
+from cells import write
 from trueplex.data.embedded.chain import NAMES
 from trueplex.data.embedded.tasks import SUITES
 from trueplex.data.traces import read_traces

@@ -22,12 +22,13 @@ from peft import LoraConfig, get_peft_model
 from rich.console import Console
 from rich.table import Table
 
-from speed import paired, write
+from cells import write
 from trueplex.data.embedded.tasks import problems
 from trueplex.engine.grow import grow, start
 from trueplex.engine.limits import Ending
 from trueplex.engine.thinking import Thinking
 from trueplex.evals.run import machine
+from trueplex.evals.speed.pairs import paired
 from trueplex.models.lanes import LaneCache
 from trueplex.models.load import load, reference_path
 from trueplex.models.prompt import make_prompt

@@ -18,7 +18,21 @@ from typing import Annotated, Any
 import typer
 
 from trueplex import __version__
-from trueplex.cli import calibrate, doctor, evaluate, grade, problems, push, report, rollout, serve, show, solve, train
+from trueplex.cli import (
+    bench,
+    calibrate,
+    doctor,
+    evaluate,
+    grade,
+    problems,
+    push,
+    report,
+    rollout,
+    serve,
+    show,
+    solve,
+    train,
+)
 from trueplex.cli.messages import listen, say
 from trueplex.cli.mistakes import bad_value, no_such_command, no_such_option
 from trueplex.cli.options import command
@@ -59,6 +73,7 @@ command(app, grade.EXAMPLE, panel=MEASURE)(grade.grade)
 command(app, evaluate.EXAMPLE, "eval", MEASURE)(evaluate.evaluate)
 command(app, evaluate.VERIFIER_EXAMPLE, "eval-verifier", MEASURE)(evaluate.evaluate_verifier)
 command(app, report.EXAMPLE, panel=MEASURE)(report.report)
+command(app, bench.EXAMPLE, panel=MEASURE)(bench.bench)
 command(app, rollout.EXAMPLE, panel=LEARN)(rollout.rollout)
 app.add_typer(train.app, name="train", rich_help_panel=LEARN)
 command(app, calibrate.EXAMPLE, panel=LEARN)(calibrate.calibrate)
