@@ -16,9 +16,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from trueplex import files
+from trueplex import locks as locking
 from trueplex.errors import StoreError
-from trueplex.files import lock, locks, read_json, write_bytes, write_json, write_text, write_with
+from trueplex.files import read_json, write_bytes, write_json, write_text, write_with
+from trueplex.locks import lock, locks
 from trueplex.stamps import stamped
 
 
@@ -138,7 +139,7 @@ def test_a_disk_that_is_full_for_weights_is_one_line(writer: str, tmp_path: Path
 
 # -- locks --------------------------------------------------------------------------------------------------------
 
-HOLD = "import sys, time; from trueplex.files import lock; l = lock(sys.argv[1]); print('held', flush=True); time.sleep(60)"
+HOLD = "import sys, time; from trueplex.locks import lock; l = lock(sys.argv[1]); print('held', flush=True); time.sleep(60)"
 
 
 @pytest.fixture
@@ -173,7 +174,7 @@ def test_a_lock_is_given_back_by_release_by_garbage_and_at_exit(tmp_path: Path) 
     assert list((tmp_path / "out").iterdir()) == []
     lock(tmp_path / "x")  # nobody keeps it
     lock(tmp_path / "x").release()
-    code = "import sys; from trueplex.files import lock; l = lock(sys.argv[1])"
+    code = "import sys; from trueplex.locks import lock; l = lock(sys.argv[1])"
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "x")], check=True)
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
@@ -230,7 +231,7 @@ def test_without_file_locks_that_is_said_once_and_runs_go_on(
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    monkeypatch.setattr(files, "_said", set())
+    monkeypatch.setattr(locking, "_said", set())
     with lock(tmp_path / "x"), lock(tmp_path / "x"):
         pass
     assert len(said) == 1 and "cannot be locked" in said[0]

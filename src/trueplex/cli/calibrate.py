@@ -15,7 +15,8 @@ import typer
 from trueplex.cli.groups import ModelOptions, Reread
 from trueplex.cli.options import check_count
 from trueplex.errors import InputError, OptionError
-from trueplex.files import lock, locks, read_json
+from trueplex.files import read_json
+from trueplex.locks import lock, locks
 
 if TYPE_CHECKING:
     from trueplex.data.traces import Origin

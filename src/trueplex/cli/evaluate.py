@@ -27,7 +27,8 @@ from trueplex.cli.groups import (
 from trueplex.cli.options import Within, listed
 from trueplex.cli.replicas import AnyModelOptions
 from trueplex.errors import InputError, OptionError, StoreError
-from trueplex.files import damaged, lock, read_json
+from trueplex.files import damaged, read_json
+from trueplex.locks import lock
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -11,7 +11,8 @@ from typing import Annotated, ClassVar
 import typer
 
 from trueplex.errors import OptionError
-from trueplex.files import lock, write_bytes
+from trueplex.files import write_bytes
+from trueplex.locks import lock
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from trueplex.files import failure, is_special, lock
+from trueplex.files import failure, is_special
+from trueplex.locks import lock
 
 Row = dict[str, Any]  # a trace as plain columns
 

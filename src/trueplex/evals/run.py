@@ -21,7 +21,8 @@ from trueplex.data.traces import read_traces
 from trueplex.errors import StoreError
 from trueplex.evals.methods import choose
 from trueplex.evals.summary import summarise
-from trueplex.files import locks, read_json, write_json, write_text
+from trueplex.files import read_json, write_json, write_text
+from trueplex.locks import locks
 from trueplex.models.backbone import Backbone
 from trueplex.models.prompt import make_prompt
 from trueplex.solving.rollouts import rollout

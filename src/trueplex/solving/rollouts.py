@@ -25,7 +25,8 @@ from trueplex.data.about import MANIFEST
 from trueplex.data.traces import ARROW, Row, Store, open_store, read, read_traces, to_row
 from trueplex.engine.batch import ROWS
 from trueplex.errors import InputError, StoreError
-from trueplex.files import locks, read_json, write_json
+from trueplex.files import read_json, write_json
+from trueplex.locks import locks
 from trueplex.models.backbone import Backbone
 from trueplex.models.prompt import make_prompt
 from trueplex.solving.loop import Stopped, stream

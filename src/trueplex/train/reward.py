@@ -27,7 +27,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from trueplex.checksums import seal
 from trueplex.errors import InputError, ModelError, OptionError
 from trueplex.evals.metrics import within_auroc
-from trueplex.files import locks, write_json
+from trueplex.files import write_json
+from trueplex.locks import locks
 from trueplex.models.backbone import Backbone
 from trueplex.models.load import reading, unmark_gguf, unreported, weights_of, weights_only
 from trueplex.models.precision import quantised

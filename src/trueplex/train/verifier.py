@@ -25,7 +25,7 @@ from trueplex.data.traces import read_traces
 from trueplex.errors import InputError, OptionError
 from trueplex.evals.metrics import within_auroc
 from trueplex.evals.quality import calibration
-from trueplex.files import locks
+from trueplex.locks import locks
 from trueplex.models.backbone import Backbone
 from trueplex.solving.answering import Again
 from trueplex.solving.settings import origin

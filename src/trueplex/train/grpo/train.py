@@ -27,9 +27,10 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from trueplex.engine.fitting import ran_out
 from trueplex.errors import TrueplexError
-from trueplex.files import locks, read_json
+from trueplex.files import read_json
 from trueplex.grading.calls import spelled
 from trueplex.grading.kinds import BOXED, answer_kind
+from trueplex.locks import locks
 from trueplex.models.backbone import Backbone
 from trueplex.models.fingerprint import fingerprint_of
 from trueplex.models.prompt import make_prompt
