@@ -92,7 +92,7 @@ results: $(STAMP)  ## every results file that the pages show, measured by this v
 
 # The site's packages are an extra of their own, so that `make test` need not install them.
 $(VENV)/.docs: $(STAMP)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt '.[docs]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	touch $@
 
 docs: $(VENV)/.docs  ## the documentation site, in runs/site; a warning is an error
