@@ -54,7 +54,7 @@ RL_TEST := --n 12 --samples 256
 QUIET :=
 endif
 
-.PHONY: results docs package walkthrough tagged bench-real real faults soak load demo test test-slow lint types pages bench fresh measure scorers ablations calibration deciding verifier verifier-study combined study thinking study-rl policy train-real clean stored-discrete stored-multiplex
+.PHONY: results docs package walkthrough tagged bench-real real faults soak load serve-speed replicas demo test test-slow lint types pages bench fresh measure scorers ablations calibration deciding verifier verifier-study combined study thinking study-rl policy train-real clean stored-discrete stored-multiplex
 
 # torch comes first and by its pinned version, so that nothing else pulls in another build.
 $(STAMP): pyproject.toml constraints.txt
@@ -116,6 +116,12 @@ soak: $(STAMP)  ## 2,000 solve calls in 8 threads: memory stays flat, and nothin
 
 load: $(STAMP)  ## a server under load: 200 clients for five minutes, 50 that vanish, 5,000 fuzzed bodies; a quarter of an hour
 	OMP_NUM_THREADS=1 $(BIN)/python bench/load.py --out results/serve-load.json
+
+serve-speed: $(STAMP)  ## what a server costs against solve, and the time to its first event: make serve-speed [MODEL=…]; wants an idle machine
+	$(BIN)/python bench/serve.py --model $(or $(MODEL),reference) --out results/serve.json
+
+replicas: $(STAMP)  ## 20 kills in rollouts, one under 100 clients, and two replicas against one (wants an idle machine)
+	$(BIN)/python bench/replicas.py --out results/replicas.json
 
 bench: $(STAMP)  ## speed and memory, as ratios of one run; wants an idle machine
 	OMP_NUM_THREADS=1 $(BIN)/trueplex bench decode ragged probe prune memory start --rows 16 --rows 64 --rows 256 --against generate --out results/speed.json

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,19 +97,25 @@ def _joined(events: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def _lasting(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _lasting(one) for name, one in value.items() if name not in VOLATILE}
+        # How often a prompt was read depends on how many of its paths could enter together; OpenAI's own usage does not.
+        reads = ("prompt_tokens",) if "probe_tokens" in value else ()
+        return {name: _lasting(one) for name, one in value.items() if name not in (*VOLATILE, *reads)}
     return [_lasting(one) for one in value] if isinstance(value, list) else value
 
 
-def alike(one: Any, other: Any) -> bool:
-    """Equal, but for the last digits of scores, weights and log-probabilities."""
+def differences(one: Any, other: Any, place: str = "") -> Iterator[str]:
+    """Where two answers differ, but for the last digits of scores, weights and log-probabilities."""
     if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(alike(one[name], other[name]) for name in one)
-    if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(alike, one, other))
-    if isinstance(one, float) and isinstance(other, float):
-        return math.isclose(one, other, rel_tol=NEAR, abs_tol=NEAR)
-    return one == other
+        for name in {**one, **other}:
+            yield from differences(one.get(name), other.get(name), f"{place}.{name}")
+    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        for mine, theirs in zip(one, other, strict=True):
+            yield from differences(mine, theirs, f"{place}[]")
+    elif isinstance(one, float) and isinstance(other, float):
+        if not math.isclose(one, other, rel_tol=NEAR, abs_tol=NEAR):
+            yield place
+    elif one != other:
+        yield place
 
 
 def of_solve(case: Case, model: Backbone, found: Any) -> bool:

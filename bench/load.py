@@ -35,7 +35,7 @@ import httpx
 import psutil
 import torch
 
-from answers import SOLVE, Case, alike, cases, of_solve, read
+from answers import SOLVE, Case, cases, differences, of_solve, read
 from fuzzing import fuzzed
 from server import started, within
 from trueplex.evals.run import machine
@@ -69,7 +69,7 @@ class Asking:
         self, http: httpx.AsyncClient, pool: Sequence[Case], expected: Sequence[Any], forbidden: str = ""
     ) -> None:
         self.http, self.pool, self.expected, self.forbidden = http, pool, expected, forbidden
-        self.counts: Counter[str] = Counter()
+        self.counts, self.places = Counter[str](), Counter[str]()
         self.different: list[Any] = []
         self.seconds: list[float] = []
 
@@ -97,9 +97,10 @@ class Asking:
         self.counts["200"] += 1
         if reply.headers["x-request-id"] != name or (self.forbidden and re.search(self.forbidden, reply.text)):
             self.counts["swapped"] += 1
-        if not alike(found, self.expected[at]):
+        if places := sorted(set(differences(self.expected[at], found))):
             self.counts["different"] += 1
-            self.different.append({"body": case.body, "alone": self.expected[at], "found": found})
+            self.places.update(places)
+            self.different.append({"body": case.body, "places": places, "alone": self.expected[at], "found": found})
         return 0.0
 
 
@@ -138,7 +139,7 @@ async def mixed(url: str, pid: int, pool: Sequence[Case], clients: int, seconds:
     counts, wanted = asking.counts, sum(n for name, n in asking.counts.items() if name.isdigit())
     return {
         "clients": clients, "seconds": round(took, 1), "requests": wanted, "statuses": {k: v for k, v in counts.items() if k.isdigit()},
-        "lost": counts["lost"], "swapped": counts["swapped"], "different from alone": counts["different"], "examples": asking.different[:3],
+        "lost": counts["lost"], "swapped": counts["swapped"], "different from alone": counts["different"], "where": dict(asking.places), "examples": asking.different[:3],
         "seconds of an answer, median": round(statistics.median(asking.seconds), 2) if asking.seconds else None,
         "MB settled": round(settled[0], 1), "MB at most after": round(max(settled), 1), "MB at the end": round(settled[-1], 1),
         "growth": round(max(settled) / settled[0] - 1, 4),

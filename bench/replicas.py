@@ -1,10 +1,12 @@
 """Replicas of the embedded model on Ray: whether 20 kills lose or repeat anything (they must not), and how much faster two replicas are than one.
 
-    python bench/replicas.py --out results/replicas.json          # both; minutes on an idle machine with two cores
+    python bench/replicas.py --out results/replicas.json          # all; minutes on an idle machine with two cores
     python bench/replicas.py --out FILE --only throughput
 
-Replicas are killed at random moments, also while one loads its model. The rate is of tokens between the first answer of
-the last replica and the last answer of the first, so that loading does not count; runs of one and of two take turns.
+Kills: 20 at random moments of rollouts, also while a replica loads its model. Serve: 100 clients ask Ray Serve, one of its
+two replicas is killed, and a client whose connection broke asks again; an answer is wrong where it is not that of `solve`.
+Throughput: the rate is of tokens between the first answer of the last replica and the last answer of the first, so that
+loading does not count; runs of one and of two take turns.
 """
 
 from __future__ import annotations
@@ -13,19 +15,25 @@ import os
 
 os.environ.setdefault("RAY_worker_niceness", "0")  # beside other jobs Ray's own 15 would measure those
 import argparse
+import concurrent.futures
+import contextlib
 import json
 import random
 import signal
+import socket
 import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 
+import trueplex
 from trueplex.cli.groups import ModelOptions
 from trueplex.data.embedded import tasks
 from trueplex.data.traces import read, read_traces
@@ -36,7 +44,9 @@ from trueplex.models.load import load
 from trueplex.scale import runs
 from trueplex.scale.cluster import Cluster
 from trueplex.scale.replica import Done, Job, Work
+from trueplex.scale.serving import Served, serving
 from trueplex.scale.spread import Said
+from trueplex.serve.options import ServerOptions
 from trueplex.solving import rollouts
 from trueplex.solving.settings import Settings
 
@@ -58,17 +68,20 @@ class Killer(threading.Thread):
                 self.answered.clear()
                 self.answered.wait()
                 time.sleep(draw.uniform(0.0, 1.0))
-            replicas = [p.pid for p in psutil.Process().children(recursive=True) if _is_replica(p)]
+            replicas = _processes("ray::MapWorker")
             if replicas:
                 os.kill(draw.choice(replicas), signal.SIGKILL)
                 self.left -= 1
 
 
-def _is_replica(process: psutil.Process) -> bool:
-    try:
-        return process.cmdline()[:1] != [] and process.cmdline()[0].startswith("ray::MapWorker")
-    except psutil.Error:
-        return False
+def _processes(name: str) -> list[int]:
+    """Processes below this one, by how their command line begins."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if "".join(process.cmdline()[:1]).startswith(name):
+                found.append(process.pid)
+    return found
 
 
 def kills(count: int, out: Path, seed: int = 0) -> dict[str, Any]:
@@ -95,6 +108,60 @@ def kills(count: int, out: Path, seed: int = 0) -> dict[str, Any]:
 
 def _drawn(path: Path) -> dict[tuple[str, int], Any]:
     return {(t.problem.text, t.index): t.steps.ids.tolist() for t, _ in read_traces(path) if t.steps}
+
+
+# -- Ray Serve ---------------------------------------------------------------------------------------
+
+
+def serve(clients: int) -> dict[str, Any]:
+    """Two replicas behind one address, one killed in the middle: what each client is answered, and who had to ask again."""
+    problems = [p.text for p in tasks.problems("chain-easy", "test", clients, 0)]
+    expected = [s.answer for s in trueplex.solve(load("reference"), problems, paths=4, verifier="none", max_tokens=96)]
+    port = _free_port()
+    options = ServerOptions(defaults={"paths": 4, "verifier": "none"}, max_waiting=1000)
+    what = Served(ModelOptions(threads=1).load, options, "127.0.0.1", port, 2, 2, 5.0)
+    left = random.Random(0).uniform(0.3, 0.6) * clients  # answers before the kill
+    with (
+        Cluster(replicas=2, gpus=0) as cluster,
+        serving(cluster, what),
+        concurrent.futures.ThreadPoolExecutor(clients) as pool,
+    ):
+        asked = [pool.submit(_ask, f"http://127.0.0.1:{port}", problem) for problem in problems]
+        while sum(one.done() for one in asked) < left:
+            time.sleep(0.01)
+        most = sum(not one.done() for one in asked)
+        os.kill(_processes("ray::ServeReplica")[0], signal.SIGKILL)
+        answers = [one.result() for one in asked]
+    wrong = sum(answer != right for (answer, _), right in zip(answers, expected, strict=True))
+    again = sum(again > 0 for _, again in answers)
+    return {
+        "clients": clients,
+        "killed": 1,
+        "in flight when it was killed": most,
+        "wrong answers": wrong,
+        "asked again": again,
+    }
+
+
+def _ask(address: str, problem: str) -> tuple[str | None, int]:
+    """The answer, and how often it had to be asked again because its replica was gone."""
+    for attempt in range(200):
+        try:
+            reply = httpx.post(f"{address}/v1/solve", json={"problem": problem, "max_tokens": 96}, timeout=600)
+            if reply.status_code == 200:
+                return reply.json()["answer"], attempt
+        except httpx.TransportError:
+            pass
+        time.sleep(0.5)
+    raise RuntimeError("never answered")
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return free.getsockname()[1]
+
+
+# -- throughput --------------------------------------------------------------------------------------
 
 
 class Timed:
@@ -142,16 +209,21 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--only", choices=["kills", "throughput"])
+    parser.add_argument("--clients", type=int, default=100)
+    parser.add_argument("--only", choices=["kills", "serve", "throughput"])
     asked = parser.parse_args()
     figures = json.loads(asked.out.read_text()) if asked.out.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
-        if asked.only != "throughput":
-            figures["kills"] = kills(asked.kills, Path(folder) / "kills")
-            write_json(asked.out, figures | {"machine": machine()}, indent=1)
-        if asked.only != "kills":
-            figures["throughput"] = throughput(asked.turns, Path(folder) / "rates")
-            write_json(asked.out, figures | {"machine": machine()}, indent=1)
+        parts: dict[str, Callable[[], dict[str, Any]]] = {
+            "kills": lambda: kills(asked.kills, Path(folder) / "kills"),
+            "serve": lambda: serve(asked.clients),
+            "throughput": lambda: throughput(asked.turns, Path(folder) / "rates"),
+        }
+        for name, measure in parts.items():
+            if asked.only in (None, name):
+                figures[name] = {**measure(), "ray": version("ray")}
+                print(json.dumps({name: figures[name]}), flush=True)
+                write_json(asked.out, figures | {"machine": machine()}, indent=1)
 
 
 if __name__ == "__main__":

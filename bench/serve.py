@@ -1,9 +1,10 @@
-"""Many clients at once against a server: errors, answers against `solve`, throughput against `solve`, time to the first event.
+"""What a server costs: its throughput, clients included, against the same work by one scheduler, and the time to the first event.
 
-    python bench/serve.py --clients 200 --requests 400 --out results/serve.json
-    python bench/serve.py --model FOLDER --clients 16 --requests 32 --max-tokens 100 --out OUT.json
+    python bench/serve.py --out results/serve.json                              # the embedded model
+    python bench/serve.py --model FOLDER --out results/serve.json               # beside it, under the folder's name
 
-The server runs in a process of its own; its clients are threads here, so that their cost counts. Options are mixed.
+Wants an idle machine. The server runs in a process of its own; its clients are threads here, so that their cost counts. Options
+are mixed. `bench/load.py` measures what many clients make of it.
 """
 
 from __future__ import annotations
@@ -13,17 +14,18 @@ import json
 import os
 import random
 import statistics
-import subprocess
-import sys
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 
 import trueplex
+from server import started
+from trueplex.evals.run import machine
+from trueplex.files import write_json
 from trueplex.solving.events import Solved
 from trueplex.solving.request import Request
 from trueplex.solving.scheduler import Scheduler
@@ -45,16 +47,6 @@ def bodies(count: int, most: int) -> list[dict[str, Any]]:
         for _ in range(count)
     ]
     return [{"problem": text, "seed": n % 7, "max_tokens": most, **WAYS[n % len(WAYS)]} for n, text in enumerate(texts)]
-
-
-def started(model: str) -> tuple[subprocess.Popen[str], str]:
-    command = [sys.executable, "-m", "trueplex", "serve", "--model", model, "--port", "0", "--quiet"]
-    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    assert server.stderr is not None
-    for line in server.stderr:
-        if "serving" in line:
-            return server, line.split()[-1]
-    raise RuntimeError("the server did not start")
 
 
 def asked(url: str, body: dict[str, Any]) -> tuple[int, float, dict[str, Any]]:
@@ -89,42 +81,43 @@ def alone(model: str, wanted: list[dict[str, Any]]) -> tuple[float, list[trueple
     return time.perf_counter() - began, [solved[n] for n in range(len(wanted))]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="reference")
-    parser.add_argument("--clients", type=int, default=200)
-    parser.add_argument("--requests", type=int, default=400)
-    parser.add_argument("--max-tokens", type=int, default=120)
-    parser.add_argument("--out", type=Path, required=True)
-    options = parser.parse_args()
+def measured(options: argparse.Namespace) -> dict[str, Any]:
+    """One server and its clients, then the same work without either."""
     wanted = bodies(options.requests, options.max_tokens)
-    server, url = started(options.model)
-    try:
-        firsts = [first_event(url) for _ in range(12)][2:]
-        memory = psutil.Process(server.pid)
+    with started(options.model) as (url, _):
+        firsts = [first_event(url) for _ in range(22)][2:]
         asked(url, wanted[0])
-        before, began = memory.memory_info().rss, time.perf_counter()
+        began = time.perf_counter()
         with ThreadPoolExecutor(options.clients) as threads:
             answered = list(threads.map(lambda body: asked(url, body), wanted))
-        seconds, after = time.perf_counter() - began, memory.memory_info().rss
-    finally:
-        server.terminate()
-        server.wait(60)
+        seconds = time.perf_counter() - began
     by_itself, solutions = alone(options.model, wanted)
     good = [n for n, (status, _, _) in enumerate(answered) if status == 200]
     texts = [[t.text for t in s.traces] for s in solutions]
-    equal = sum([p["text"] for p in answered[n][2]["paths"]] == texts[n] for n in good)
-    tokens = sum(s.usage.thinking_tokens + s.usage.answer_tokens for s in solutions)
-    found = {
-        "model": options.model, "clients": options.clients, "requests": options.requests, "max_tokens": options.max_tokens,
-        "cores": os.cpu_count(), "statuses": {str(s): sum(a[0] == s for a in answered) for s in {a[0] for a in answered}},
-        "equal_to_solve": equal, "seconds": seconds, "solve_seconds": by_itself, "throughput_against_solve": by_itself / seconds * len(good) / len(wanted),
-        "tokens_per_second": tokens / seconds, "p50_latency": statistics.median(a[1] for a in answered),
-        "p50_first_event_idle": statistics.median(firsts), "memory_before": before, "memory_after": after,
+    tokens = [s.usage.thinking_tokens + s.usage.answer_tokens for s in solutions]
+    rate, rate_alone = sum(tokens[n] for n in good) / seconds, sum(tokens) / by_itself
+    return {
+        "configuration": {k: v for k, v in vars(options).items() if k != "out"}, "machine": machine(), "load average": [round(one, 1) for one in os.getloadavg()],
+        "statuses": dict(Counter(str(status) for status, _, _ in answered)), "equal to solve": sum([p["text"] for p in answered[n][2]["paths"]] == texts[n] for n in good),
+        "seconds": round(seconds, 2), "seconds of solve": round(by_itself, 2), "tokens a second": round(rate, 1), "tokens a second of solve": round(rate_alone, 1),
+        "throughput against solve": round(rate / rate_alone, 3), "goal of it": 0.9, "seconds of an answer, median": round(statistics.median(a[1] for a in answered), 3),
+        "seconds to the first event of an idle server, median": round(statistics.median(firsts), 4), "goal of these": 0.1,
     }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="reference")
+    parser.add_argument("--clients", type=int, default=16)
+    parser.add_argument("--requests", type=int, default=32)
+    parser.add_argument("--max-tokens", type=int, default=100)
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    figures = json.loads(options.out.read_text()) if options.out.exists() else {}
+    figures[Path(options.model).name] = found = measured(options)
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(found, indent=1) + "\n")
-    print(json.dumps(found))
+    write_json(options.out, figures, indent=1)
+    print(json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from trueplex.scale.serving import Served, serving  # noqa: E402
 from trueplex.serve.options import ServerOptions  # noqa: E402
 
 pytestmark = pytest.mark.slow
-CLIENTS = int(os.environ.get("TRUEPLEX_TEST_CLIENTS", "8"))
+CLIENTS = 8  # `python bench/replicas.py --only serve` has a hundred
 
 
 @pytest.fixture(scope="module")

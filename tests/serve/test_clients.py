@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -32,21 +34,31 @@ def test_litellm(served: Served) -> None:
     assert "boxed" in lines["streamed"] and lines["whole"].startswith(lines["streamed"])
 
 
-LM_EVAL = """
-import sys
-from lm_eval.api.instance import Instance
-from lm_eval.models.openai_completions import LocalChatCompletion
-model = LocalChatCompletion(model="reference", base_url=sys.argv[1] + "/v1/chat/completions", num_concurrent=2, max_retries=1, tokenized_requests=False)
-texts = [sys.argv[2], sys.argv[2].replace("3", "5")]
-from lm_eval.models.api_models import JsonChatStr
-import json
-asked = [Instance("generate_until", {}, (JsonChatStr(json.dumps([{"role": "user", "content": t}])), {"until": ["\\n\\n"], "max_gen_toks": 80}), n) for n, t in enumerate(texts)]
-print(model.generate_until(asked))
+TASK = """
+task: trueplex_sums
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {data}}}}}
+test_split: test
+output_type: generate_until
+doc_to_text: "{{{{question}}}}"
+doc_to_target: "{{{{answer}}}}"
+generation_kwargs: {{until: ["\\n\\n"], max_gen_toks: 80, temperature: 1}}
+filter_list: [{{name: boxed, filter: [{{function: regex, regex_pattern: "boxed.(-?[0-9]+)"}}, {{function: take_first}}]}}]
+metric_list: [{{metric: exact_match, aggregation: mean, higher_is_better: true}}]
 """
 
 
-def test_lm_eval(served: Served) -> None:
-    assert "boxed" in run(PYTHON, "-c", LM_EVAL, served.url, PROBLEM)
+def test_lm_eval(served: Served, tmp_path: Path) -> None:
+    """Its own command line, on a task of our own: every answer is voted on by the server's four paths."""
+    rows = [{"question": PROBLEM.replace("3", str(n)), "answer": str(n + 4)} for n in (3, 5, 8)]
+    (tmp_path / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "sums.yaml").write_text(TASK.format(data=tmp_path / "sums.jsonl"))
+    asked = f"model=reference,base_url={served.url}/v1/chat/completions,num_concurrent=2,max_retries=1"
+    run(str(Path(PYTHON).parent / "lm_eval"), "run", "--model", "local-chat-completions", "--model_args", asked, "--tasks", "trueplex_sums",
+        "--include_path", str(tmp_path), "--apply_chat_template", "--output_path", str(tmp_path / "out"))  # fmt: skip
+    (results,) = (tmp_path / "out").rglob("results_*.json")
+    figures = json.loads(results.read_text())["results"]["trueplex_sums"]
+    assert figures["exact_match,boxed"] >= 1 / 3, figures
 
 
 def test_curl(served: Served) -> None:

@@ -66,6 +66,7 @@ def test_bodies_are_bounded_and_must_be_json(served: Served) -> None:
         b"\xff\xfe",
         b"[" * 50_000,
         b'{"problem": "\\ud800"}',
+        b'{"problem": "x", "system": "\\ud800"}',
         b'{"seed": ' + b"9" * 5000 + b"}",
     ):
         answer = post(content)
@@ -145,7 +146,19 @@ def test_other_origins_are_refused_unless_they_are_named(served: Served, referen
 @pytest.mark.slow
 def test_sigterm_ends_what_has_begun_and_nothing_else() -> None:
     """The process as a user starts it: it drains, and its exit code is 0."""
-    command = [sys.executable, "-m", "trueplex", "serve", "--port", "0", "--paths", "2", "--drain-seconds", "60"]
+    command = [
+        sys.executable,
+        "-m",
+        "trueplex",
+        "serve",
+        "--port",
+        "0",
+        "--paths",
+        "2",
+        "--drain-seconds",
+        "60",
+        "--quiet",
+    ]
     server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert server.stderr is not None
     told = ""
@@ -162,6 +175,7 @@ def test_sigterm_ends_what_has_begun_and_nothing_else() -> None:
         rest = "\n".join(lines)
     assert '"event":"solution"' in rest and rest.rstrip().endswith("[DONE]")
     assert server.wait(60) == 0
+    assert '"path"' not in server.stderr.read(), "a quiet server has no access log"
     server.stderr.close()
 
 

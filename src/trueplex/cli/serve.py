@@ -141,8 +141,7 @@ def serve(model: ServedModelOptions, listen: ListenOptions, defaults: DefaultOpt
             log.warning(
                 f"{listen.host} is reachable from other machines, and needs no API key. Try: --api-key-file FILE"
             )
-        if not listen.quiet:
-            log_requests()
+        log_requests(listen.quiet)
         log.info(f"serving {app.state.service.name} on http://{listen.host}:{listener.getsockname()[1]}")
         return INTERRUPTED if run(app, listener, listen.drain_seconds) == BY_HAND else 0
 

@@ -46,7 +46,7 @@ class Chat:
         return {
             **self._head("chat.completion"),
             "choices": choices,
-            "usage": usage_of(self.backbone, solution),
+            "usage": usage_of(self.backbone, self.asked, solution),
             "trueplex": summary(self.asked, solution),
         }
 
@@ -68,7 +68,11 @@ class Chat:
             async for chunk in self._answer(solution, await rest(solution)):
                 yield chunk
         if self.body.stream_options and self.body.stream_options.include_usage:
-            yield {**self._head("chat.completion.chunk"), "choices": [], "usage": usage_of(self.backbone, solution)}
+            yield {
+                **self._head("chat.completion.chunk"),
+                "choices": [],
+                "usage": usage_of(self.backbone, self.asked, solution),
+            }
 
     # -- ways of streaming: chunks, and the solution last ---------------------------------------------
 

@@ -30,7 +30,7 @@ class Completion:
             choices += [
                 self._choice(len(choices) + c.index, c, likeliest) for c in choices_of(self.backbone, asked, solution)
             ]
-        usages = [usage_of(self.backbone, solution) for _, solution, _ in answered]
+        usages = [usage_of(self.backbone, asked, solution) for asked, solution, _ in answered]
         usage: dict[str, Any] = {
             name: sum(u[name] for u in usages) for name in ("prompt_tokens", "completion_tokens", "total_tokens")
         }
@@ -72,7 +72,7 @@ class Completion:
                     {**self._piece(c.index, "", c.finish), "trueplex": summary(asked, solution)},
                 ]
         if self.body.stream_options and self.body.stream_options.include_usage:
-            chunks.append({**self._head(), "choices": [], "usage": usage_of(self.backbone, solution)})
+            chunks.append({**self._head(), "choices": [], "usage": usage_of(self.backbone, asked, solution)})
         return chunks
 
     def _head(self) -> dict[str, Any]:

@@ -49,11 +49,11 @@ def run(app: FastAPI, listener: socket.socket, drain_seconds: float) -> int | No
     return server.stopped_by
 
 
-def log_requests() -> None:
-    """Write the access log to standard error, one JSON object a line."""
+def log_requests(quiet: bool) -> None:
+    """Write the access log to standard error, one JSON object a line; if ``quiet``, failures of the server alone."""
     logger = logging.getLogger("trueplex.access")
     logger.handlers, logger.propagate = [logging.StreamHandler(sys.stderr)], False
-    logger.setLevel(logging.INFO)
+    logger.setLevel(logging.ERROR if quiet else logging.INFO)
 
 
 INTERRUPTED = signal.SIGINT

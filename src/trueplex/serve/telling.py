@@ -66,14 +66,18 @@ def chosen(solution: Solution, group: Grouping) -> Trace | None:
     return min(pool, key=lambda t: (-(t.score if t.score is not None else -np.inf), t.index), default=None)
 
 
-def usage_of(backbone: Backbone, solution: Solution) -> dict[str, Any]:
-    """What all paths spent. A model without thinking tags reasons in its answer, and none of it apart."""
-    usage = solution.usage
+def usage_of(backbone: Backbone, asked: Asked, solution: Solution) -> dict[str, Any]:
+    """The prompt, and what all paths spent. A model without thinking tags reasons in its answer, and none of it apart.
+
+    The prompt counts once. How often it was read is in the solution's own usage: that depends on how many paths could
+    enter together, and so on what else the server did.
+    """
+    usage, prompt = solution.usage, len(asked.prompt.ids)
     completion = usage.thinking_tokens + usage.answer_tokens
     return {
-        "prompt_tokens": usage.prompt_tokens,
+        "prompt_tokens": prompt,
         "completion_tokens": completion,
-        "total_tokens": usage.prompt_tokens + completion,
+        "total_tokens": prompt + completion,
         "completion_tokens_details": {"reasoning_tokens": usage.thinking_tokens if backbone.markers else 0},
     }
 

@@ -69,10 +69,27 @@ async def body_of(request: Request, kind: type[Model], most: int) -> Model:
         ) from None
     if not isinstance(content, dict):
         raise Refusal(400, "the body is not a JSON object. Try: {…}", None, "invalid_json")
+    if (field := _half_a_character(content)) is not None:
+        raise Refusal(
+            400,
+            f"{field[:60]}: a text holds half of a surrogate pair, which is no character. Try: correct it",
+            field,
+            "invalid_value",
+        )
     try:
         return kind.model_validate(content)
     except ValidationError as error:
         raise of_validation(error) from None
+
+
+def _half_a_character(content: dict[str, Any]) -> str | None:
+    r"""The first field whose texts cannot be encoded; JSON may spell half of a character, such as ``\ud800``."""
+    for name, value in content.items():
+        try:
+            json.dumps({name: value}, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            return name
+    return None
 
 
 def _no_constant(name: str) -> None:
