@@ -52,6 +52,28 @@ FAMILIES = {
     "olmo2": {},
     "glm4": {"head_dim": 16},
 }  # fmt: skip
+STATE = {
+    "mamba_d_state": 8,
+    "mamba_n_heads": 4,
+    "mamba_d_head": 32,
+    "mamba_n_groups": 1,
+    "mamba_chunk_size": 8,
+    "mamba_d_conv": 4,
+}
+LINEAR = {"linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8, "linear_value_head_dim": 8}
+EXPERTS = {
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32,
+    "shared_expert_intermediate_size": 32,
+}
+HALF = ["linear_attention", "full_attention"]
+NEWER = {
+    "qwen3_next": {"head_dim": 16, "layer_types": HALF, **LINEAR, **EXPERTS},
+    "qwen3_5_text": {"head_dim": 16, "layer_types": HALF, **LINEAR},
+    "bamba": {"attn_layer_indices": [1], **STATE},
+    "lfm2": {"layer_types": ["conv", "full_attention"]},
+}
 # Equal draws are promised, not equal bits: where a uniform falls within this of the boundary between two tokens, rounding
 # may decide otherwise in another batch. `agree` lets such near-ties pass, and counts them.
 NEAR = 1e-5
@@ -72,7 +94,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
                 family, vocab_size=len(tokenizer), hidden_size=64, intermediate_size=96, num_hidden_layers=2,
                 num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512, initializer_range=0.1,
                 eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, bos_token_id=None,
-                **FAMILIES[family],
+                **(FAMILIES | NEWER)[family],
             )  # fmt: skip
             config.problem_instruction = ""
             torch.manual_seed(0)

@@ -15,6 +15,7 @@ from functools import lru_cache, partial
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from trueplex.clock import now
 from trueplex.engine.admission import Admission, reopen
@@ -163,8 +164,8 @@ class Batch:
         """Grow every running trace by up to `stride` tokens; returns those that stopped, in that order.
 
         Each probe reads the traces that it wants right after their last token, those that stopped within the stride
-        included: in the last forward pass where one probe wants every row, else in a pass of its own, which leaves
-        the cache as it was. When the device runs out of memory, all traces are suspended as they stood before, the
+        included: in the last forward pass where one probe wants every row and no layer has states, else in a pass of its own,
+        which leaves the cache as it was. When the device runs out of memory, all traces are suspended as they stood before, the
         budget becomes smaller, and none has stopped.
 
         Raises:
@@ -251,7 +252,7 @@ class Batch:
         if not ran_out(error):
             raise error
         budget = int(SMALLER * min(stored, self._memory.budget or stored))
-        if budget < AT_LEAST * self.backbone.token_bytes:
+        if budget < self.backbone.row_bytes(AT_LEAST):
             raise ModelError("the device ran out of memory even with a minimal KV cache. Try: a smaller model, --quantize "
                              "int8, or fewer --max-tokens") from error  # fmt: skip
         log.warning(f"the device ran out of memory: continuing with at most {gib(budget)} of KV cache")
@@ -309,7 +310,8 @@ class Batch:
         self._readings = np.full(len(traces), np.nan)
         wanted = {probe: [row for row, t in enumerate(traces) if wants(t)] for probe, wants in probes.items()}
         probe = next(iter(probes))
-        if len(wanted[probe]) == len(traces) and not any(wanted[other] for other in probes if other is not probe):
+        others = any(wanted[other] for other in probes if other is not probe)
+        if len(wanted[probe]) == len(traces) and not others and not self.backbone.kinds.recurrent:
             self._forward(probe, stopped=True)
             return
         self._forward(stopped=True)
@@ -328,6 +330,7 @@ class Batch:
         embeddings = rows.pending[taken][:, None]
         if probe is not None:
             beside = probe.embeddings.to(embeddings.dtype).expand(len(embeddings), -1, -1)
+            beside = pad(beside, (0, embeddings.shape[-1] - beside.shape[-1]))
             with self.backbone.lock, probe.probing(beside.shape[1]):
                 logits, hidden = self._pass(pieces, taken, torch.cat([embeddings, beside], 1))
             self._note(probe, range(n) if order is None else order, hidden[:, 1:])
@@ -345,7 +348,7 @@ class Batch:
         order, pieces = self._rows.pieces_of(rows)
         beside = probe.embeddings.to(self.backbone.dtype).expand(len(order), -1, -1)
         with self.backbone.lock, probe.probing(beside.shape[1]):
-            _, hidden = self._pass(pieces, order, beside)
+            _, hidden = self._pass(pieces, order, beside, kept=False)
         at = [order.index(row) for row in rows]
         self._note(probe, rows, hidden[at])
 
@@ -355,9 +358,11 @@ class Batch:
         for row in rows:
             traces[row].probe_tokens += hidden.shape[1]
 
-    def _pass(self, pieces: Sequence[Piece], rows: slice | Sequence[int], embeddings: Tensor) -> tuple[Tensor, Tensor]:
-        """One forward pass over pieces of lanes: inputs [B, q, H] behind what counts → logits [B, V], hidden [B, q, H]."""
-        return self.backbone.decode_pass(self._rows.cache, pieces, self._rows.slots.lengths[rows], embeddings)
+    def _pass(
+        self, pieces: Sequence[Piece], rows: slice | Sequence[int], inputs: Tensor, kept: bool = True
+    ) -> tuple[Tensor, Tensor]:
+        """One forward pass over pieces of lanes: inputs [B, q, ...] behind what counts → logits [B, V], hidden [B, q, H]."""
+        return self.backbone.decode_pass(self._rows.cache, pieces, self._rows.slots.lengths[rows], inputs, kept)
 
 
 class Look:

@@ -38,10 +38,6 @@ class Memory:
     def __init__(self, backbone: Backbone, rows: Rows, budget: int | None) -> None:
         self._backbone, self._rows, self.budget = backbone, rows, budget
 
-    @property
-    def _token(self) -> int:
-        return self._backbone.token_bytes
-
     def grown(self, tokens: int) -> int:
         """What is stored when every running row has grown by so many tokens, and a layer of the largest lane twice."""
         return self._spread(lane_bytes := self._lanes(tokens)) + self._moving(lane_bytes)
@@ -53,15 +49,15 @@ class Memory:
             first += lane.live
             ends = np.minimum(slots.lengths[own] + tokens, slots.prompts[own] + slots.limits[own])
             columns = rounded(int(ends.max()) + PROBES - lane.before) if lane.live else 0
-            needs.append(lane.live * max(columns, lane.columns) * self._token)
+            needs.append(lane.live * self._backbone.row_bytes(max(columns, lane.columns)))
         return needs
 
     def _spread(self, lanes: Sequence[int]) -> int:
-        prefixes = {id(lane.prefix): lane.before for lane in self._rows.cache.lanes if lane.live}
-        return sum(lanes) + sum(prefixes.values()) * self._token
+        prefixes = {id(lane.prefix): lane.prefix.nbytes for lane in self._rows.cache.lanes if lane.live and lane.prefix}
+        return sum(lanes) + sum(prefixes.values())
 
     def _moving(self, lanes: Sequence[int]) -> int:
-        return max(lanes, default=0) // self._backbone.layers
+        return max(lanes, default=0) // self._backbone.sizes.parts
 
     def over(self, tokens: int) -> bool:
         """Whether rows that grow by so many tokens pass the budget."""
@@ -84,9 +80,9 @@ class Memory:
         shared = self._rows.shares(entry.request, prompt, len(entry.traces))
         limit = max(self._limit(entry), begun)
         own = min(begun + AHEAD, limit) + PROBES + (0 if shared else prompt)
-        read = 0 if self._rows.has_prefix(entry.request) else rounded(prompt) + (prompt if shared else 0)
-        each = rounded(own) * self._token
-        return read * self._token + each * len(entry.traces) // self._backbone.layers, each
+        each, row = self._backbone.row_bytes(rounded(own)), self._backbone.row_bytes
+        read = 0 if self._rows.has_prefix(entry.request) else row(rounded(prompt)) + (row(prompt) if shared else 0)
+        return read + each * len(entry.traces) // self._backbone.sizes.parts, each
 
     def _limit(self, entry: Entry) -> int:
         remaining = self._backbone.max_positions - 1 - len(entry.prompt.ids)
@@ -98,8 +94,8 @@ class Memory:
         if self.budget is None:
             return
         prompt, limit = len(entry.prompt.ids), self._limit(entry)
-        needed = (rounded(prompt + limit + PROBES) + rounded(prompt)) * self._token
-        needed += needed // self._backbone.layers
+        needed = self._backbone.row_bytes(rounded(prompt + limit + PROBES)) + self._backbone.row_bytes(rounded(prompt))
+        needed += needed // self._backbone.sizes.parts
         if needed > self.budget:
             raise InputError(
                 f"one path of up to {limit:,} tokens behind a prompt of {prompt:,} needs {gib(needed)} of KV cache, and the budget is "
@@ -113,5 +109,5 @@ class Memory:
             self._rows.shrink()
 
     def _wasteful(self, lanes: Sequence[Lane], tokens: int) -> bool:
-        spare = sum((lane.rows - lane.live) * lane.columns for lane in lanes) * self._token
+        spare = sum((lane.rows - lane.live) * self._backbone.row_bytes(lane.columns) for lane in lanes)
         return self.budget is not None and self.grown(tokens) + 2 * spare > self.budget

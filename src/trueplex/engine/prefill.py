@@ -38,7 +38,8 @@ def prefill(backbone: Backbone, cache: LaneCache, inputs: Sequence[Tensor], pref
     """Read inputs [L, H] each, which stand behind the prefix, in chunks: a lane of their rows, and their next logits [B, V].
 
     A lane has at most so many rows. Unless lanes are ``kept``, the caller takes what it needs of each before it asks for the
-    next: it is freed then. Padding is written behind each row but never counts.
+    next: it is freed then. Padding is written behind each row but never counts; where it would change a state, rows of
+    one lane are of one length.
     """
     for chunk in _chunks(backbone, cache, inputs, rows):
         lane = cache.add(len(chunk), max(len(row) for row in chunk), prefix)
@@ -49,12 +50,16 @@ def prefill(backbone: Backbone, cache: LaneCache, inputs: Sequence[Tensor], pref
 
 def _chunks(backbone: Backbone, cache: LaneCache, inputs: Sequence[Tensor], rows: int) -> Iterator[list[Tensor]]:
     """Neighbours that, padded, fit into one forward pass, and into a small share of the budget."""
-    most = PREFILL_TOKENS
-    if cache.budget is not None:
-        most = min(most, cache.budget // PREFILL_SHARE // backbone.token_bytes)
+    budget = float("inf") if cache.budget is None else cache.budget // PREFILL_SHARE
+
+    def fits(chunk: list[Tensor]) -> bool:
+        columns = rounded(max(len(row) for row in chunk))
+        alike = not backbone.kinds.recurrent or len({len(row) for row in chunk}) == 1
+        return alike and len(chunk) * columns <= PREFILL_TOKENS and len(chunk) * backbone.row_bytes(columns) <= budget
+
     chunk = [inputs[0]]
     for row in inputs[1:]:
-        if len(chunk) == rows or (len(chunk) + 1) * rounded(max(len(r) for r in (*chunk, row))) > most:
+        if len(chunk) == rows or not fits([*chunk, row]):
             yield chunk
             chunk = []
         chunk.append(row)

@@ -39,12 +39,12 @@ class Rows:
 
     def __init__(self, backbone: Backbone, sampler: Sampler, budget: int | None) -> None:
         self.backbone, self._sampler = backbone, sampler
-        self.cache = LaneCache(backbone.layers, budget)
+        self.cache = LaneCache(backbone.kinds, budget)
         self.slots, self.history = Slots(backbone.markers), History(backbone.device)
         self.traces: list[Trace] = []
         self.stopped: list[Trace] = []
         self.logits = torch.empty(0, backbone.config.vocab_size, device=backbone.device)
-        self.pending = torch.empty(0, backbone.hidden_size, dtype=backbone.dtype, device=backbone.device)
+        self.pending = torch.empty(0, backbone.input_size, dtype=backbone.dtype, device=backbone.device)
         self._members: dict[Lane, list[Trace]] = {}  # in the order of slots: running, then stopped
         self._prefixes: dict[int, tuple[Prefix, Tensor]] = {}  # by request, while a lane has it: and its logits [V]
         self._limits = Limits(backbone.max_positions, backbone.default_max_tokens)
@@ -196,17 +196,17 @@ class Rows:
                 continue
             needed = lane.columns * lane.live + columns * taken
             rows, longest = lane.live + taken, max(lane.columns, columns)
-            if rows * longest <= WASTE * needed and self._affords(lane, rows * longest):
+            if rows * longest <= WASTE * needed and self._affords(lane, rows, longest):
                 lane.resize(rows, longest)
                 return lane, taken
         taken = min(wanted, self._lane_rows)
         return self._lane(taken, columns), taken
 
-    def _affords(self, lane: Lane, tokens: int) -> bool:
-        """Whether a lane may come to hold so many tokens, with a layer of it held twice while it is copied."""
-        grown, token = tokens - lane.rows * lane.columns, self.backbone.token_bytes
-        budget = self.cache.budget
-        return budget is None or self.cache.stored + (grown + tokens // self.backbone.layers) * token <= budget
+    def _affords(self, lane: Lane, rows: int, columns: int) -> bool:
+        """Whether a lane may come to have so many rows and columns, with a layer of it held twice while it is copied."""
+        budget, needed = self.cache.budget, rows * self.backbone.row_bytes(columns)
+        copied = needed // self.backbone.sizes.parts
+        return budget is None or self.cache.stored + needed - lane.nbytes + copied <= budget
 
     def _lane(self, rows: int, columns: int, prefix: Prefix | None = None) -> Lane:
         lane = self.cache.add(rows, columns, prefix)

@@ -8,7 +8,7 @@ many probes, each at a position of its own, read one stored trace at once.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,7 +19,10 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from trueplex.models.attention_probe import Extras, Own, probe
-from trueplex.models.lanes import Pass
+from trueplex.models.families import tempered
+from trueplex.models.kinds import MASKS
+from trueplex.models.lanes import KeyValue, Pass
+from trueplex.models.states import States
 
 NAME = "trueplex"
 PACKED_COLUMNS = 8  # beyond this many query columns the stock kernel is as good
@@ -27,18 +30,49 @@ PACKED_COLUMNS = 8  # beyond this many query columns the stock kernel is as good
 
 @dataclass(slots=True)
 class ProbePass:
-    """Keys and values of the base model per layer, [B, kv heads, N, head size], for probes to read.
+    """Keys and values of the base model by layer, [B, kv heads, N, head size], for probes to read.
 
     A probe is ``tokens`` neighbouring queries at neighbouring positions. Their own keys and values are seen within
     the probe alone, by themselves and by those behind them: no probe-to-probe block.
+
+    Attributes:
+        states: of recurrent layers, the states that each probe stands behind, [B · P, ...]; the probes are then rows of the
+            pass, of ``tokens`` columns, and else the columns of B rows.
+        batch, columns: B and N.
+        positions: where the queries stand, [B, P · tokens].
     """
 
-    layers: list[tuple[Tensor, Tensor]]
+    layers: dict[int, KeyValue]
+    batch: int
+    columns: int
     tokens: int = 1
+    states: States = field(default_factory=dict)
+    owners: dict[int, int] = field(default_factory=dict)
+    positions: Tensor | None = None
 
     def behind(self, queries: int) -> Tensor:
         """How far before each query's position what it sees of the base ends, [queries]."""
-        return 1 + torch.arange(queries, device=self.layers[0][0].device) % self.tokens
+        assert self.positions is not None
+        return 1 + torch.arange(queries, device=self.positions.device) % self.tokens
+
+    def read(
+        self, module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, extras: Extras
+    ) -> Tensor:
+        """What the probes of a layer read: [rows of the pass, queries, heads, D]."""
+        assert self.positions is not None
+        base_key, base_value = self.layers[self.owners.get(module.layer_idx, module.layer_idx)]
+        rows = len(query)
+        if self.states:
+            query, key, value = (_beside(t, self.batch) for t in (query, key, value))
+        out = probe(
+            Own(tempered(module, query, self.positions), key, value, self.tokens), base_key, base_value, mask, extras
+        )
+        return out.reshape(rows, -1, *out.shape[2:])
+
+
+def _beside(rows: Tensor, batch: int) -> Tensor:
+    """Probes that are rows [B · P, heads, M, D] as the columns of B rows: [B, heads, P · M, D]."""
+    return rows.unflatten(0, (batch, -1)).transpose(1, 2).flatten(2, 3)
 
 
 def attention(
@@ -61,30 +95,39 @@ def attention(
     softcap, s_aux = extra.pop("softcap", None), extra.pop("s_aux", None)
     extras = Extras(query.shape[-1] ** -0.5 if scaling is None else scaling, softcap, s_aux)
     if passing is not None:
-        return _over_lanes(query, passing, module.layer_idx, extras), None  # type: ignore[arg-type]
+        return _over_lanes(tempered(module, query, passing.positions), (key, value), passing, module, extras), None
     if probe_pass is not None:
-        base_key, base_value = probe_pass.layers[module.layer_idx]  # type: ignore[index]
-        return probe(Own(query, key, value, probe_pass.tokens), base_key, base_value, attention_mask, extras), None
+        return probe_pass.read(module, query, key, value, attention_mask, extras), None
     if extras.plain:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **extra)
     return _plainly(query, key, value, attention_mask, extras).transpose(1, 2).contiguous(), None
 
 
-def _over_lanes(query: Tensor, passing: Pass, layer: int, extras: Extras) -> Tensor:
-    """Attention [B, q, heads, D] of the rows of a pass, each over its own lane."""
-    parts = []
+def _over_lanes(query: Tensor, new: KeyValue, passing: Pass, module: Any, extras: Extras) -> Tensor:
+    """Attention [B, q, heads, D] of the rows of a pass, each over its own lane, which holds the new keys and values too.
+
+    Latent attention (MLA) stores what keys and values are made of, and makes them here, but for the new ones: those of a probe
+    were made with its LoRA.
+    """
+    parts, layer = [], passing.owner(module.layer_idx)
+    expand = getattr(module, "expand_kv", None)
     for segment in passing.segments:
         key, value = segment.read(layer)
-        prefix, mask = segment.lane.prefix, segment.masks[passing.kinds[layer]]
+        prefix, mask = segment.lane.prefix, segment.masks[MASKS[passing.kinds.layers[layer]]]
+        before = prefix.layers[layer] if prefix else None
+        if expand:
+            key, value = expand(key, value)
+            segment.put((key, value), (new[0][segment.span], new[1][segment.span]))
+            before = expand(*before) if before else None
         mask = None if mask is None else mask.to(query.device)  # layers may be on several devices
         own = query[segment.span]
-        if prefix is None:
+        if before is None:
             parts.append(_rows(own, key, value, mask, extras))
         elif own.shape[2] <= PACKED_COLUMNS:
-            parts.append(beside_prefix(own, *prefix.layers[layer], key, value, mask, extras))
+            parts.append(beside_prefix(own, *before, key, value, mask, extras))
         else:  # a suspended trace is read again
-            key, value = (torch.cat([before.expand(len(behind), -1, -1, -1), behind], 2)
-                          for before, behind in zip(prefix.layers[layer], (key, value), strict=True))  # fmt: skip
+            key, value = (torch.cat([first.expand(len(behind), -1, -1, -1), behind], 2)
+                          for first, behind in zip(before, (key, value), strict=True))  # fmt: skip
             parts.append(_rows(own, key, value, mask, extras))
     out = parts[0] if len(parts) == 1 else torch.cat(parts)
     return out.transpose(1, 2).contiguous()

@@ -9,27 +9,28 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from inspect import signature
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers.cache_utils import get_layer_types_and_kwargs
 
 from trueplex.checksums import is_named
-from trueplex.errors import ModelError
 from trueplex.models import attention
 from trueplex.models.fingerprint import fingerprint_of, former_fingerprint_of, tokenizer_fingerprint
-from trueplex.models.head import Head, head_of
-from trueplex.models.lanes import Lane, LaneCache
+from trueplex.models.head import Head, head_of, transformer_of
+from trueplex.models.inputs import Inputs
+from trueplex.models.kinds import MASKS, kinds_of
+from trueplex.models.lanes import Lane, LaneCache, Pass, Sizes, sizes_of
 from trueplex.models.markers import Markers, Tags, given_tags, markers_of, tags_of
+from trueplex.models.states import ProbedCache
 
 T = TypeVar("T")
 
 THINK_END = "</think>"
-ATTENTION_KINDS = ("full_attention", "sliding_attention")
 DEFAULT_INSTRUCTION = "\nPlease reason step by step, and put your final answer within \\boxed{}."
 HIDDEN = -1e30  # the logit of a row of the embeddings that is no token
 DEFAULT_MAX_TOKENS = 4096  # the length of the papers' training runs
@@ -64,9 +65,10 @@ class Backbone:
         self.instruction: str = getattr(config, "problem_instruction", DEFAULT_INSTRUCTION)
         self.answer_kind: str | None = getattr(config, "answer_kind", None)
         self.kinds = kinds_of(self.config)
-        self.full = set(self.kinds) == {"full_attention"}
-        # Models that name their layers' kinds take a mask per kind; the others one for all layers.
-        self.mask_by_kind = getattr(self.config, "layer_types", None) is not None
+        self.full = self.kinds.masks == {"full_attention"}
+        self.reads_on = False  # whether recurrent layers read several tokens behind a state; the self-check tells
+        self._inputs = Inputs(self.model)
+        self._takes_positions = "past_key_values" in signature(self.model.forward).parameters  # Mamba takes none
         self.model.eval().requires_grad_(False)
         self.model.set_attn_implementation(attention.NAME)
         self.memory: int | None = None  # the most bytes of KV of a batch; None is a share of what is free
@@ -74,7 +76,7 @@ class Backbone:
         # Held while the model, or its tokenizer, is at work for one caller: threads and streams take turns, pass by pass.
         self.lock = threading.RLock()
         self._last_hidden: Tensor | None = None
-        self.model.base_model.register_forward_hook(self._keep_hidden)
+        transformer_of(self.model).register_forward_hook(self._keep_hidden)
 
     def _keep_hidden(self, module: Any, arguments: Any, output: Any) -> None:
         self._last_hidden = output[0]
@@ -120,21 +122,29 @@ class Backbone:
         """The markers of thinking where a caller gave the text of one or both; None for a model without."""
         return markers_of(self.tokenizer, given_tags(think_start, think_end, self.tags))
 
+    @property
+    def input_size(self) -> int:
+        """Numbers that the model reads at a position: its embedding, and those by layer where it has some."""
+        return self.hidden_size + self._inputs.more
+
     def embed(self, ids: Tensor) -> Tensor:
-        """Embeddings [..., H] of ids [...], by the module, as some models scale inside it."""
-        return self.model.get_input_embeddings()(ids)
+        """What the model reads [..., input size] for ids [...]; see `models.inputs`."""
+        return self._inputs(ids)
+
+    def named_inputs(self, inputs: Tensor) -> dict[str, Tensor]:
+        """Inputs [B, q, input size], or [B, q, H] of a probe, by the names under which the model takes them."""
+        return self._inputs.named(inputs)
 
     def masks(self, positions: Tensor, columns: int, behind: int | Tensor = 0) -> Any:
         """What the model takes as attention_mask for queries at positions [B, q] over kv columns.
 
         A column is seen when it is at least `behind` columns (one number, or [q]) before the query's position and, in
-        sliding layers, within the window. Additive, in the model's dtype.
+        sliding and chunked layers, within the window or the chunk. Additive, in the model's dtype.
         """
-        built = {kind: self._mask(positions, columns, behind, kind) for kind in set(self.kinds)}
-        if self.mask_by_kind:
-            return built
-        (mask,) = built.values()
-        return mask
+        built = {kind: self._mask(positions, columns, behind, kind) for kind in self.kinds.masks}
+        if self.kinds.named and built:
+            return {name: built.get(MASKS.get(name, name)) for name in self.kinds.named}
+        return next(iter(built.values()), None)
 
     def _mask(self, positions: Tensor, columns: int, behind: int | Tensor, kind: str) -> Tensor:
         position = positions[:, None, :, None]
@@ -142,56 +152,87 @@ class Backbone:
         hidden = column > position - (behind if isinstance(behind, int) else behind[:, None])
         if kind == "sliding_attention":
             hidden |= column <= position - self.config.sliding_window
+        elif kind == "chunked_attention":
+            hidden |= column < position - position % self.config.attention_chunk_size
         additive = torch.zeros(hidden.shape, dtype=self.dtype, device=positions.device)
         return additive.masked_fill_(hidden, torch.finfo(self.dtype).min)
 
-    def forward(self, embeddings: Tensor, positions: Tensor, cache: Any, columns: int, whole: bool = False,
+    def forward(self, inputs: Tensor, positions: Tensor, cache: Any, columns: int, whole: bool = False,
                 probe_pass: attention.ProbePass | None = None) -> tuple[Tensor, Tensor]:  # fmt: skip
-        """One pass: embeddings [B, q, H] at positions [B, q] → (logits [B, V] float32, hidden [B, q, H]).
+        """One pass: inputs [B, q, input size] at positions [B, q] → (logits [B, V] float32, hidden [B, q, H]).
 
         Logits are those of column 0. ``whole`` says that a plain causal pass from position 0 is meant: where all layers are
         full attention, no mask is built then. With a probe pass, queries read its columns before their probe, and those of
-        their own probe up to themselves.
+        their own probe up to themselves; where it has states, each probe is a row of the inputs.
         """
-        extra: dict[str, Any] = {} if probe_pass is None else {"probe_pass": probe_pass}
-        behind = 0 if probe_pass is None else probe_pass.behind(positions.shape[1])
-        none = self._no_mask(1) if self.mask_by_kind else None
-        mask = none if whole and self.full else self.masks(positions, columns, behind)
-        return self._run(embeddings, positions, cache, mask, extra)
+        if probe_pass is None:
+            none = self._no_mask(1) if self.kinds.named else None
+            return self._run(
+                inputs, positions, cache, none if whole and self.full else self.masks(positions, columns), {}
+            )
+        beside = positions.view(probe_pass.batch, -1)
+        if probe_pass.states:
+            cache = ProbedCache(self.kinds, probe_pass.states)
+        probe_pass = replace(probe_pass, positions=beside)
+        mask = self.masks(beside, columns, probe_pass.behind(beside.shape[1]))
+        return self._run(inputs, positions, cache, mask, {"probe_pass": probe_pass})
 
-    def decode_pass(self, cache: LaneCache, segments: Sequence[tuple[Lane, int, int]], starts: np.ndarray, embeddings: Tensor) -> tuple[Tensor, Tensor]:  # fmt: skip
-        """One pass over rows [first, last) of lanes: inputs [B, q, H] at positions starts [B] … + q → logits, hidden as above.
+    def decode_pass(self, cache: LaneCache, segments: Sequence[tuple[Lane, int, int]], starts: np.ndarray, inputs: Tensor,
+                    kept: bool = True) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """One pass over rows [first, last) of lanes: inputs [B, q, input size] at positions starts [B] … + q → logits, hidden as above.
 
         The new keys and values are written at those positions; what of them counts, the caller knows. Rows that begin
-        at 0 are read causally.
+        at 0 are read causally. The states of recurrent layers become those behind the last input, unless it is not ``kept``.
         """
-        columns = embeddings.shape[1]
+        columns, begun = inputs.shape[1], bool(starts.min() > 0)
+        at_once = 1 if begun and self.kinds.recurrent and not self.reads_on else columns
+        parts = []
+        with cache.running(segments, begun, kept):
+            for at in range(0, columns, at_once):
+                cache.passing = passing = self._planned(cache, segments, starts + at, at_once)
+                own = inputs[:, at : at + at_once]
+                parts.append(self._run(own, passing.positions, cache, self._no_mask(at_once), {"passing": passing}))
+        return parts[0][0], torch.cat([hidden for _, hidden in parts], 1) if len(parts) > 1 else parts[0][1]
+
+    def _planned(
+        self, cache: LaneCache, segments: Sequence[tuple[Lane, int, int]], starts: np.ndarray, columns: int
+    ) -> Pass:
+        """A pass with its masks."""
         passing = cache.plan(segments, starts, columns, self.device)
-        passing.kinds = self.kinds
         for segment in passing.segments:
             rows = slice(None) if len(passing.positions) == 1 else segment.span
             positions = passing.positions[rows] if segment.write is None else passing.positions[rows][:1]
             total = segment.lane.before + segment.columns
-            for kind in set(self.kinds):
-                window = self.config.sliding_window if kind == "sliding_attention" else total
+            for kind in self.kinds.masks:
                 alike = segment.write is not None and (columns == 1 or (segment.write == 0 and not segment.lane.prefix))
-                segment.masks[kind] = None if alike and total <= window else self._mask(positions, total, 0, kind)
-        cache.passing = passing
-        return self._run(embeddings, passing.positions, cache, self._no_mask(columns), {"passing": passing})
+                segment.masks[kind] = (
+                    None if alike and total <= self._reach(kind, total) else self._mask(positions, total, 0, kind)
+                )
+        return passing
+
+    def _reach(self, kind: str, total: int) -> int:
+        """How many columns from the beginning on are all seen by a kind of attention."""
+        if kind == "sliding_attention":
+            return self.config.sliding_window
+        return self.config.attention_chunk_size if kind == "chunked_attention" else total
 
     def _no_mask(self, columns: int) -> Any:
         """What a model takes as attention_mask where attention finds its own; anything that it need not build itself."""
-        if self.mask_by_kind:
-            return dict.fromkeys(self.kinds)
+        if not self.kinds.masks:
+            return None
+        if self.kinds.named:
+            return dict.fromkeys(self.kinds.named)
         return torch.empty(1, 1, columns, 0, device=self.device)
 
-    def _run(self, embeddings: Tensor, positions: Tensor, cache: Any, mask: Any, extra: dict[str, Any]) -> tuple[Tensor, Tensor]:  # fmt: skip
+    def _run(self, inputs: Tensor, positions: Tensor, cache: Any, mask: Any, extra: dict[str, Any]) -> tuple[Tensor, Tensor]:  # fmt: skip
+        if self._takes_positions:
+            extra = {**extra, "past_key_values": cache, "position_ids": positions}
+        else:
+            extra = {"cache_params": cache}
         with self.lock:
             output = self.model(
-                inputs_embeds=embeddings,
+                **self.named_inputs(inputs),
                 attention_mask=mask,
-                position_ids=positions,
-                past_key_values=cache,
                 use_cache=cache is not None,
                 logits_to_keep=torch.zeros(1, dtype=torch.long, device=self.device),
                 **extra,
@@ -203,13 +244,22 @@ class Backbone:
         return logits, hidden
 
     @cached_property
-    def token_bytes(self) -> int:
-        """Bytes of keys and values of one token, as the model stores them; read off one pass."""
-        cache = LaneCache(self.layers)
+    def sizes(self) -> Sizes:
+        """What the cache stores; read off one pass."""
+        cache = LaneCache(self.kinds)
         lane = cache.add(1, 1)
         with torch.inference_mode():
             self.decode_pass(cache, [(lane, 0, 1)], np.zeros(1, dtype=np.int64), self.embed(torch.zeros(1, 1, dtype=torch.long, device=self.device)))  # fmt: skip
-        return cache.stored // lane.columns
+        return sizes_of(lane)
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes of keys and values of one token, as the model stores them; 0 where it keeps states alone."""
+        return self.sizes.token
+
+    def row_bytes(self, columns: int) -> int:
+        """Bytes that a row of so many columns takes, with its states."""
+        return columns * self.sizes.token + self.sizes.states
 
     @cached_property
     def fingerprint(self) -> str:
@@ -236,17 +286,3 @@ class Backbone:
     def decode(self, ids: Sequence[int]) -> str:
         with self.lock:
             return self.tokenizer.decode(list(ids), skip_special_tokens=False)
-
-
-def kinds_of(config: Any) -> list[str]:
-    """The attention kind of every layer. Raises ModelError for layers that are not attention over KV."""
-    kinds, _ = get_layer_types_and_kwargs(config)
-    wrong = sorted(set(kinds) - set(ATTENTION_KINDS))
-    if wrong:
-        raise ModelError(
-            f"{config.model_type} has layers of kind {', '.join(wrong)}; a probe needs a KV cache that it can read whole, "
-            "and leave as it was. Try: choose a model with full or sliding-window attention only"
-        )
-    if not getattr(config, "layer_types", None) and len(set(kinds)) > 1:
-        raise ModelError(f"{config.model_type} mixes attention kinds without naming them. Try: choose another model")
-    return kinds

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from trueplex.errors import ModelError, reason
 from trueplex.models import attention
-from trueplex.models.backbone import Backbone, kinds_of
+from trueplex.models.backbone import Backbone
+from trueplex.models.kinds import kinds_of
 from trueplex.models.lanes import LaneCache
 from trueplex.models.prompt import make_prompt
 from trueplex.types import Problem
@@ -36,26 +37,20 @@ ROUTED = ("num_experts", "num_local_experts", "n_routed_experts")  # configurati
 def refuse(config: Any) -> None:
     """Raise ModelError for architectures known to be got wrong, before any weight is read."""
     kinds_of(config)
-    if getattr(config, "hidden_size_per_layer_input", 0):
-        raise ModelError(
-            f"{config.model_type} adds per-layer embeddings looked up by token id, which a merged thought does not "
-            "have. Try: choose a model without per-layer embeddings"
-        )
-    if getattr(config, "num_kv_shared_layers", 0):
-        raise ModelError(f"{config.model_type} shares KV between layers. Try: choose a model that does not")
 
 
 @contextmanager
 def _short_window(config: Any, window: int) -> Iterator[None]:
-    """Sliding layers see `window` columns for the time being, so that a short text shows whether they slide alike."""
-    own = getattr(config, "sliding_window", None)
-    if own:
-        config.sliding_window = min(own, window)
+    """Sliding and chunked layers see `window` columns for the time being, so that a short text shows whether they do alike."""
+    own = {name: getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")}
+    found = {name: int(size) for name, size in own.items() if size}
+    for name, size in found.items():
+        setattr(config, name, min(size, window))
     try:
         yield
     finally:
-        if own:
-            config.sliding_window = own
+        for name, size in found.items():
+            setattr(config, name, size)
 
 
 @torch.inference_mode()
@@ -78,6 +73,8 @@ def self_check(backbone: Backbone) -> None:
             raise ModelError(f"{backbone.name}, a {backbone.config.model_type}, does not take merged embeddings, the engine's masks "
                              f"or its cache ({reason(error)}). Try: choose another model") from error  # fmt: skip
     bound = allowed(measured.noise, backbone.dtype)
+    if backbone.kinds.recurrent:
+        backbone.reads_on = measured.behind <= bound
     log.debug("self-check of %s in %s: %s, allowed %.2g", backbone.name, backbone.dtype, measured, bound)
     for difference, most, what in (
         (
@@ -103,11 +100,15 @@ def allowed(noise: float, dtype: torch.dtype) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Differences from the model's eager attention, relative to the spread of its logits; 0 is equal, about 1.4 unrelated."""
+    """Differences from the model's eager attention, relative to the spread of its logits; 0 is equal, about 1.4 unrelated.
+
+    ``behind`` is how far several tokens read at once behind a state are from one by one; 0 where no layer has states.
+    """
 
     noise: float
     embedded: float
     decoded: float
+    behind: float
 
 
 def measure(backbone: Backbone, text: Sequence[int]) -> Measured:
@@ -120,42 +121,60 @@ def measure(backbone: Backbone, text: Sequence[int]) -> Measured:
         merged.dtype
     )
 
-    def plain(implementation: str, rows: int = 1, **inputs: Tensor) -> Tensor:
+    def plain(implementation: str, inputs: dict[str, Tensor], rows: int = 1) -> Tensor:
         """Logits [1, last, V] of the last positions, by transformers alone."""
         model.set_attn_implementation(implementation)
-        inputs = {name: tensor.expand(rows, *tensor.shape[1:]) for name, tensor in inputs.items()}
-        return model(**inputs, use_cache=False).logits[:1, -last:, : backbone.vocabulary].float()
+        many = {name: tensor.expand(rows, *tensor.shape[1:]) for name, tensor in inputs.items()}
+        return model(**many, use_cache=False).logits[:1, -last:, : backbone.vocabulary].float()
 
+    named = backbone.named_inputs
     try:
-        truth = plain("eager", inputs_embeds=merged)
+        truth = plain("eager", named(merged))
         try:
-            other = plain("sdpa", 2, inputs_embeds=merged)
+            other = plain("sdpa", named(merged), 2)
         except ValueError:  # an architecture that has eager attention alone
-            other = plain("eager", 2, inputs_embeds=merged)
+            other = plain("eager", named(merged), 2)
         routed = any(getattr(backbone.config, name, None) for name in ROUTED)
         noise = _difference(truth, other, routed)
         few = last + 3
-        embedded = _difference(
-            plain("eager", input_ids=ids[:, :few]), plain("eager", inputs_embeds=embeddings[:, :few]), routed
-        )
+        read = plain("eager", {"input_ids": ids[:, :few]})
+        embedded = _difference(read, plain("eager", named(embeddings[:, :few])), routed)
     finally:
         model.set_attn_implementation(attention.NAME)
     decoded = _decode(backbone, merged)
     rows = (truth[:, LAG:], truth[:, :DECODED])
-    return Measured(noise, embedded, max(_difference(t[0], d, routed) for t, d in zip(rows, decoded, strict=True)))
+    apart = max(_difference(t[0], d, routed) for t, d in zip(rows, decoded, strict=True))
+    return Measured(noise, embedded, apart, _reads_on(backbone, merged) if backbone.kinds.recurrent else 0.0)
 
 
 def _decode(backbone: Backbone, inputs: Tensor) -> Tensor:
-    """Logits [2, DECODED, V] by the engine's path: the second row is ``LAG`` positions shorter; inputs [1, L, H]."""
-    cache, length = LaneCache(backbone.layers), inputs.shape[1] - DECODED
+    """Logits [2, DECODED, V] by the engine's path: the second row is ``LAG`` positions shorter; inputs [1, L, ...]."""
+    cache, length = LaneCache(backbone.kinds), inputs.shape[1] - DECODED
     rows = [(cache.add(2, inputs.shape[1]), 0, 2)]
-    backbone.decode_pass(cache, rows, np.zeros(2, dtype=np.int64), inputs[:, :length].expand(2, -1, -1))
+    if backbone.kinds.recurrent:  # a state counts all that was read, so each row is read by itself
+        for row, end in enumerate((length, length - LAG)):
+            alone = cache.add(1, end)
+            backbone.decode_pass(cache, [(alone, 0, 1)], np.zeros(1, dtype=np.int64), inputs[:, :end])
+            rows[0][0].take(row, alone, torch.zeros(1, dtype=torch.long), end)
+    else:
+        backbone.decode_pass(cache, rows, np.zeros(2, dtype=np.int64), inputs[:, :length].expand(2, -1, -1))
     steps = []
     for at in range(length, length + DECODED):
         starts = np.array([at, at - LAG])
         logits, _ = backbone.decode_pass(cache, rows, starts, inputs[0, torch.from_numpy(starts[:, None])])
         steps.append(logits[:, : backbone.vocabulary])
     return torch.stack(steps, dim=1)
+
+
+def _reads_on(backbone: Backbone, inputs: Tensor) -> float:
+    """How far the hidden states of ``DECODED`` positions, read at once behind a state, lie from those read one by one."""
+    found = []
+    for backbone.reads_on in (False, True):
+        cache = LaneCache(backbone.kinds)
+        row, length = [(cache.add(1, inputs.shape[1]), 0, 1)], inputs.shape[1] - DECODED
+        backbone.decode_pass(cache, row, np.zeros(1, dtype=np.int64), inputs[:, :length])
+        found.append(backbone.decode_pass(cache, row, np.array([length]), inputs[:, length:])[1])
+    return _difference(found[0], found[1], routed=False)
 
 
 def _text(backbone: Backbone) -> list[int]:

@@ -12,11 +12,24 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
-from transformers.modeling_outputs import MoeModelOutputWithPast
+from transformers.modeling_outputs import BaseModelOutput
 
 LOGITS = 2**24  # at once: 64 MiB in float32
 
 Head = Callable[[Tensor], Tensor]
+
+
+class Output(BaseModelOutput):
+    """What a transformer gives of its last hidden states alone: all else that a family asks of it is None."""
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+
+def transformer_of(model: Any) -> Any:
+    """What of a causal language model gives the last hidden states: all but its output matrix."""
+    return model.get_decoder() if model.base_model is model else model.base_model  # Llama 4 names it unlike its prefix
 
 
 def head_of(model: Any) -> Head:
@@ -26,8 +39,9 @@ def head_of(model: Any) -> Head:
     """
 
     def head(hidden: Tensor) -> Tensor:
-        base, own = model.base_model, vars(model.base_model).get("forward")
-        base.forward = lambda *arguments, **named: MoeModelOutputWithPast(last_hidden_state=hidden[None])
+        base = transformer_of(model)
+        own = vars(base).get("forward")
+        base.forward = lambda *arguments, **named: Output(last_hidden_state=hidden[None])
         try:
             return type(model).forward(model, inputs_embeds=hidden[None], use_cache=False).logits[0]
         finally:

@@ -1,27 +1,32 @@
 """The KV cache: lanes of rows with storage of their own, so that memory follows what runs and goes back when it stops.
 
-A `Lane` holds the keys and values of a few traces, as long as its own longest one and no longer; it grows, shrinks and is
-freed apart from all others. Traces of one prompt may share it as a `Prefix`, stored and read once. Why lanes and not paged
+A `Lane` holds the keys and values of a few traces, as long as its own longest one and no longer, and the states of layers
+that keep some (`models.states`); it grows, shrinks and is freed apart from all others. Traces of one prompt may share it as a `Prefix`, stored and read once. Why lanes and not paged
 blocks: attention reads a lane where it lies, by PyTorch's own kernels on any device, while blocks must be gathered (three
 times the bytes of a step) or need a kernel of their own; and what a lane wastes, the difference to its longest
 row, is small, as rows that enter together grow together.
 
 It plugs into unmodified transformers models as a `Cache`: a model calls only `update`. Where new keys go, and which rows of
 which lanes are read, is a `Pass`, made before the model is called. What counts of a row is known by the caller alone: a
-probe written behind a row's end is discarded by doing nothing.
+probe written behind a row's end is discarded by doing nothing, and states are written back only where the caller wants it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.cache_utils import Cache, CacheLayerMixin, DummyLayer
 
 from trueplex.errors import ModelError
+from trueplex.models.kinds import MASKS, STATES, Kinds
+from trueplex.models.states import StateLayer, States, gather
 
 GROWTH = 64  # columns that a lane gains at once; more would waste memory, fewer would copy more often
 KeyValue = tuple[Tensor, Tensor]
@@ -32,17 +37,35 @@ def rounded(columns: int) -> int:
     return -(-columns // GROWTH) * GROWTH
 
 
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """What a cache stores, in bytes: keys and values of a token, states of a row; and the largest layer's part, one in so many."""
+
+    token: int
+    states: int
+    parts: int
+
+
 @dataclass(slots=True, eq=False)
 class Prefix:
-    """Keys and values [1, kv heads, P, D] per layer of a prompt that lanes share."""
+    """Keys and values [1, kv heads, P, D] by layer of a prompt that lanes share, and the states behind it, which they copy."""
 
     length: int
-    layers: list[KeyValue]
+    layers: dict[int, KeyValue]
+    states: States
+
+    @property
+    def nbytes(self) -> int:
+        return sum(t.nbytes for layer in self.layers.values() for t in layer) + sum(
+            t.nbytes for t in self.states.values()
+        )
 
 
 @dataclass(slots=True, eq=False)
 class Lane:
-    """Rows [0, rows) of one storage; per layer, keys and values [rows, kv heads, columns, D], behind those of the prefix.
+    """Rows [0, rows) of one storage; by layer, keys and values [rows, kv heads, columns, D], behind those of the prefix.
+
+    States [rows, ...] are those behind the last token that was kept.
 
     Running rows are the first `live` ones. Those of traces that have just stopped stand behind them, until they are freed.
     """
@@ -53,34 +76,53 @@ class Lane:
     columns: int = 0
     live: int = 0
     held: int = 0
-    layers: list[KeyValue] = field(default_factory=list)
+    layers: dict[int, KeyValue] = field(default_factory=dict)
+    states: States = field(default_factory=dict)
 
     @property
     def before(self) -> int:
         """Tokens of the prefix."""
         return self.prefix.length if self.prefix else 0
 
+    @property
+    def nbytes(self) -> int:
+        return sum(t.nbytes for layer in self.layers.values() for t in layer) + sum(
+            t.nbytes for t in self.states.values()
+        )
+
     def layer(self, number: int, new: KeyValue) -> KeyValue:
         """The storage of a layer; made when its first keys and values come, which tell its shape."""
-        if number == len(self.layers):
-            self.layers.append(tuple(t.new_zeros(self.rows, t.shape[1], self.columns, t.shape[3]) for t in new))  # type: ignore[arg-type]
+        if number not in self.layers:
+            self.layers[number] = tuple(t.new_zeros(self.rows, t.shape[1], self.columns, t.shape[3]) for t in new)  # type: ignore[assignment]
             self.cache.count(sum(t.nbytes for t in self.layers[number]))
         return self.layers[number]
+
+    def state(self, name: tuple[int, str, int], new: Tensor) -> Tensor:
+        """The storage of a state; made when the first comes."""
+        if name not in self.states:
+            self.states[name] = new.new_zeros(self.rows, *new.shape[1:])
+            self.cache.count(self.states[name].nbytes)
+        return self.states[name]
 
     def resize(self, rows: int, columns: int) -> None:
         """Keep the first rows and columns, and have room for so many."""
         if (rows, columns) == (self.rows, self.columns):
             return
-        for number, old in enumerate(self.layers):
+        r, c = min(rows, self.rows), min(columns, self.columns)
+        for number, old in self.layers.items():
             new = []
             for tensor in old:
                 kept = tensor.new_zeros(rows, tensor.shape[1], columns, tensor.shape[3])
-                r, c = min(rows, self.rows), min(columns, self.columns)
                 kept[:r, :, :c] = tensor[:r, :, :c]
                 new.append(kept)
             self.cache.count(sum(t.nbytes for t in new))
             self.cache.count(-sum(t.nbytes for t in old))
             self.layers[number] = tuple(new)  # type: ignore[assignment]
+        for name, state in self.states.items() if rows != self.rows else ():
+            self.states[name] = state.new_zeros(rows, *state.shape[1:])
+            self.states[name][:r] = state[:r]
+            self.cache.count(self.states[name].nbytes)
+            self.cache.count(-state.nbytes)
         self.rows, self.columns = rows, columns
 
     def reserve(self, columns: int) -> None:
@@ -91,26 +133,30 @@ class Lane:
     def take(self, row: int, other: Lane, sources: Tensor, columns: int) -> None:
         """Rows row, row + 1 … become copies of the source rows [n] of another lane in their first columns."""
         self.reserve(columns)
-        for number, source in enumerate(other.layers):
+        rows = slice(row, row + len(sources))
+        for number, source in other.layers.items():
             for mine, theirs in zip(self.layer(number, source), source, strict=True):
-                mine[row : row + len(sources), :, :columns] = theirs[sources.to(theirs.device), :, :columns]
+                mine[rows, :, :columns] = theirs[sources.to(theirs.device), :, :columns]
+        for name, state in other.states.items():
+            self.state(name, state)[rows] = state[sources.to(state.device)]
 
     def swap(self, some: Sequence[int], others: Sequence[int], columns: int) -> None:
-        """Exchange the first columns of rows pair by pair."""
-        if not some or not self.layers:
+        """Exchange the first columns of rows, and their states, pair by pair."""
+        if not some:
             return
-        exchanged = torch.tensor([[*some, *others], [*others, *some]], device=self.layers[0][0].device)
-        for layer in self.layers:
-            places, sources = exchanged.to(layer[0].device)  # layers may be on several
-            for tensor in layer:
-                seen = tensor[:, :, :columns]
-                seen[places] = seen[sources]
+        exchanged = torch.tensor([[*some, *others], [*others, *some]])
+        seen = [tensor[:, :, :columns] for layer in self.layers.values() for tensor in layer]
+        by_device = {tensor.device: exchanged.to(tensor.device) for tensor in (*seen, *self.states.values())}
+        for tensor in (*seen, *self.states.values()):
+            places, sources = by_device[tensor.device]  # layers may be on several
+            tensor[places] = tensor[sources]
 
     def share(self, row: int, columns: int) -> Prefix:
         """A prefix of the first columns of a row."""
-        layers = [tuple(t[row : row + 1, :, :columns].clone() for t in layer) for layer in self.layers]
-        self.cache.count(sum(t.nbytes for layer in layers for t in layer))
-        return Prefix(columns, layers)  # type: ignore[arg-type]
+        layers = {n: tuple(t[row : row + 1, :, :columns].clone() for t in layer) for n, layer in self.layers.items()}
+        prefix = Prefix(columns, layers, {name: t[row : row + 1].clone() for name, t in self.states.items()})  # type: ignore[arg-type]
+        self.cache.count(prefix.nbytes)
+        return prefix
 
 
 @dataclass(slots=True)
@@ -120,7 +166,7 @@ class Segment:
     Attributes:
         write: the column behind the prefix at which all of them write, or None where each has its own.
         columns: how many columns behind the prefix are read.
-        slots, at: the rows as a column, and the columns behind the prefix [rows, q] that they write; of ragged rows.
+        slots, at: the segment's rows as a column, and the columns behind the prefix [rows, q] that they write; of ragged rows.
         masks: by kind of layer, additive [1 or rows, 1, q, prefix + columns]; None where every row sees everything, or
             in a plain causal pass.
     """
@@ -138,13 +184,17 @@ class Segment:
     def store(self, layer: int, key: Tensor, value: Tensor) -> None:
         """Write new keys and values [rows, kv heads, q, D] of a layer."""
         stored = self.lane.layer(layer, (key, value))
-        for kept, new in zip(stored, (key, value), strict=True):
+        self.put(tuple(t[self.first : self.last] for t in stored), (key, value))  # type: ignore[arg-type]
+
+    def put(self, rows: KeyValue, new: KeyValue) -> None:
+        """Write new keys and values [rows, heads, q, D] into those of these rows [rows, heads, columns, D]."""
+        for kept, fresh in zip(rows, new, strict=True):
             if self.write is not None:
-                kept[self.first : self.last, :, self.write : self.write + new.shape[2]] = new
+                kept[:, :, self.write : self.write + fresh.shape[2]] = fresh
             else:
                 assert self.slots is not None and self.at is not None
                 slots, at = self.slots.to(kept.device), self.at.to(kept.device)  # layers may be on several
-                kept[slots, :, at] = new.transpose(1, 2)
+                kept[slots, :, at] = fresh.transpose(1, 2)
 
     def read(self, layer: int) -> KeyValue:
         """Keys and values [rows, kv heads, columns, D] behind the prefix."""
@@ -158,7 +208,12 @@ class Pass:
 
     segments: list[Segment]
     positions: Tensor
-    kinds: Sequence[str]
+    kinds: Kinds
+    layer: int = -1  # the last one that stored something: attention comes right after
+
+    def owner(self, layer: int) -> int:
+        """The layer whose keys and values a layer's attention reads; a module that stands for several tells one number."""
+        return self.kinds.owners.get(layer, self.layer)
 
 
 class LaneLayer(CacheLayerMixin):
@@ -175,6 +230,7 @@ class LaneLayer(CacheLayerMixin):
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
         assert self.cache.passing is not None, "a forward pass was not planned"
+        self.cache.passing.layer = self.number
         for segment in self.cache.passing.segments:
             segment.store(self.number, key_states[segment.span], value_states[segment.span])
         return key_states, value_states
@@ -189,6 +245,14 @@ class LaneLayer(CacheLayerMixin):
         return -1
 
 
+class HybridLayer(StateLayer, LaneLayer):
+    """A layer with both."""
+
+    def __init__(self, number: int, cache: LaneCache, states: int) -> None:
+        LaneLayer.__init__(self, number, cache)
+        StateLayer.__init__(self, states)
+
+
 class LaneCache(Cache):
     """Lanes, in the order of the batch's rows.
 
@@ -198,12 +262,18 @@ class LaneCache(Cache):
         passing: the pass that is being made.
     """
 
-    def __init__(self, layers: int, budget: int | None = None) -> None:
-        super().__init__(layers=[LaneLayer(number, self) for number in range(layers)])
-        self.budget = budget
+    def __init__(self, kinds: Kinds, budget: int | None = None) -> None:
+        super().__init__(layers=[self._layer(number, kind, kinds) for number, kind in enumerate(kinds.layers)])
+        self.kinds, self.budget = kinds, budget
         self.lanes: list[Lane] = []
         self.stored = self.peak = 0
         self.passing: Pass | None = None
+
+    def _layer(self, number: int, kind: str, kinds: Kinds) -> Any:
+        if kind in STATES:
+            states = kinds.states[number]
+            return HybridLayer(number, self, states) if kind in MASKS else StateLayer(states)
+        return LaneLayer(number, self) if kind in MASKS and number not in kinds.owners else DummyLayer()
 
     def count(self, nbytes: int) -> None:
         """So many bytes more, or fewer, are stored."""
@@ -213,17 +283,20 @@ class LaneCache(Cache):
             raise ModelError(f"{self.stored:,} bytes of KV pass the budget of {self.budget:,}. Try: report this")
 
     def add(self, rows: int, columns: int, prefix: Prefix | None = None) -> Lane:
-        """A new lane behind all others, without live rows."""
-        self.lanes.append(Lane(self, rows, prefix, rounded(columns)))
-        return self.lanes[-1]
+        """A new lane behind all others, without live rows; its states are those behind the prefix."""
+        lane = Lane(self, rows, prefix, rounded(columns))
+        self.lanes.append(lane)
+        for name, state in prefix.states.items() if prefix else ():
+            lane.state(name, state)[:] = state
+        return lane
 
     def drop(self, lane: Lane) -> None:
         """Free a lane, and its prefix with the last lane that shares it."""
         self.lanes.remove(lane)
-        self.count(-sum(t.nbytes for layer in lane.layers for t in layer))
-        lane.layers = []
+        self.count(-lane.nbytes)
+        lane.layers, lane.states = {}, {}
         if lane.prefix and not any(other.prefix is lane.prefix for other in self.lanes):
-            self.count(-sum(t.nbytes for layer in lane.prefix.layers for t in layer))
+            self.count(-lane.prefix.nbytes)
 
     def plan(self, segments: Sequence[tuple[Lane, int, int]], starts: np.ndarray, columns: int, device: torch.device) -> Pass:  # fmt: skip
         """A pass over rows [first, last) of lanes, whose query columns begin at positions starts [B]; without masks."""
@@ -235,10 +308,42 @@ class LaneCache(Cache):
             if (own == own[0]).all():
                 segment.write = int(own[0]) - lane.before
             else:
-                segment.slots = torch.arange(first, last, device=device)[:, None]
+                segment.slots = torch.arange(last - first, device=device)[:, None]
                 segment.at = torch.from_numpy(own[:, None] - lane.before + np.arange(columns)).to(device)
             planned.append(segment)
             row += last - first
         begin = starts[:1] if (starts == starts[0]).all() else starts
         positions = torch.from_numpy(begin[:, None] + np.arange(columns)).to(device)
-        return Pass(planned, positions, ())
+        return Pass(planned, positions, self.kinds)
+
+    @contextmanager
+    def running(self, pieces: Sequence[tuple[Lane, int, int]], begun: bool, kept: bool) -> Iterator[None]:
+        """The model may be called for rows [first, last) of lanes, once or column by column: its layers have their states.
+
+        ``begun``: the rows have read something before; ``kept``: what they read now counts, so that their lanes get the
+        new states. Otherwise the lanes keep theirs, bit for bit.
+        """
+        layers = {number: self.layers[number] for number in self.kinds.states}
+        for number, layer in layers.items():
+            parts = [(lane.states, slice(first, last)) for lane, first, last in pieces]
+            layer.begin(gather(number, parts, kept) if begun else {})
+        yield
+        for number, layer in layers.items() if kept else ():
+            for (name, which), new in layer.now().items():
+                row = 0
+                for lane, first, last in pieces:
+                    place = lane.state((number, name, which), new)[first:last]
+                    own = new[row : row + last - first]
+                    row += last - first
+                    if place.data_ptr() != own.data_ptr():  # else it was changed where it lies
+                        place.copy_(own)
+
+
+def sizes_of(lane: Lane) -> Sizes:
+    """The sizes of what a lane of one row has stored by now."""
+    tokens = [sum(t.nbytes for t in layer) // lane.columns for layer in lane.layers.values()]
+    states = Counter[int]()
+    for (number, _, _), state in lane.states.items():
+        states[number] += state.nbytes
+    parts = [sum(some) // max(some) for some in (tokens, [*states.values()]) if sum(some)]
+    return Sizes(sum(tokens), states.total(), min(parts))

@@ -120,9 +120,9 @@ def load(
             model = _merged(model, adapter)
         tokenizer = AutoTokenizer.from_pretrained(**options)
         named = fingerprint_of_files(path, adapters, quantize)
-    if "past_key_values" not in signature(model.forward).parameters:
-        raise ModelError(f"{config.model_type} keeps a running state in place of a KV cache, and a probe has nothing to read. "
-                         "Try: choose a model with attention")  # fmt: skip
+    if not {"past_key_values", "cache_params"} & set(signature(model.forward).parameters):
+        raise ModelError(f"{config.model_type} keeps its state apart from transformers' cache, where a probe cannot read it. "
+                         "Try: choose another model")  # fmt: skip
     if quantize:
         quantize_weights(model, quantize)
     backbone = Backbone(name, model, tokenizer)

@@ -66,7 +66,9 @@ class ProbeLoRA(nn.Module):
         columns, x = self.state.columns, inputs[0]
         if not columns:
             return out
-        queries = x.shape[1] if x.ndim == 3 else self.state.queries
+        queries = x.shape[-2] if x.ndim > 2 else self.state.queries
+        if x.ndim == 4 and queries != self.state.queries:  # latents from the cache: the base's own
+            return out
         if columns == queries:  # nothing but probes
             return out + self._added(x).to(out.dtype)
         if x.ndim == 2 and len(x) != self.state.rows * queries:

@@ -24,6 +24,7 @@ from trueplex.checksums import is_named
 from trueplex.errors import OptionError, VerifierError
 from trueplex.models import placement
 from trueplex.models.backbone import Backbone
+from trueplex.models.head import transformer_of
 from trueplex.verify import folder as files
 from trueplex.verify.lora import ProbeLoRAs
 
@@ -113,7 +114,7 @@ class OneTokenVerifier(nn.Module):
         self.card: dict[str, Any] = {}
         self.targets = linear_names(backbone, targets) if rank else []
         layers = {name: backbone.model.get_submodule(name) for name in self.targets}
-        self.adapters = ProbeLoRAs(backbone.model.base_model, layers, rank, self.alpha / rank if rank else 0.0)
+        self.adapters = ProbeLoRAs(transformer_of(backbone.model), layers, rank, self.alpha / rank if rank else 0.0)
         self.to(backbone.device)
         for adapter, layer in zip(self.adapters.values(), layers.values(), strict=True):
             adapter.to(layer.weight.device)  # layers may be on several
@@ -257,7 +258,8 @@ def linear_names(backbone: Backbone, ends: Sequence[str] = ()) -> list[str]:
         OptionError: no layer's name ends so.
     """
     head = backbone.model.get_output_embeddings()
-    names = [name for name, m in backbone.model.named_modules() if isinstance(m, nn.Linear) and m is not head]
+    linear = ((name, m) for name, m in backbone.model.named_modules() if isinstance(m, nn.Linear) and m is not head)
+    names = [name for name, m in linear if "Router" not in type(m).__name__]  # Llama 4's give a pair
     for end in ends:
         if not any(name.endswith(end) for name in names):
             known = sorted({name.rpartition(".")[2] for name in names})

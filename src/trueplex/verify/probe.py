@@ -3,7 +3,8 @@
 The stored pass is two passes (its source is the training scheme of arXiv 2603.01025): the base
 model reads the trace once, without LoRA, and then all probes, each at a position of its own, read
 its keys and values as one batch of queries that cannot see each other. Position t's probe stands
-at t + 1 and sees positions ≤ t, exactly as live.
+at t + 1 and sees positions ≤ t, exactly as live. Recurrent layers keep one state and no earlier ones, so there the base
+goes from probed position to probed position, and each probe reads a copy of the state at its own (`verify.base`).
 """
 
 from __future__ import annotations
@@ -14,14 +15,13 @@ from dataclasses import replace
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from trueplex.engine.fitting import Fitting
 from trueplex.engine.prefill import inputs_of
 from trueplex.engine.probing import ProbeColumn
-from trueplex.models.attention import ProbePass
 from trueplex.models.backbone import Backbone
 from trueplex.types import Steps
+from trueplex.verify.base import Base, base_pass
 from trueplex.verify.one_token import OneTokenVerifier
 from trueplex.verify.scorer import Look
 from trueplex.verify.stored import Stored, tokens_at
@@ -58,29 +58,23 @@ class OneTokenScorer:
         return 0
 
 
-def base_pass(backbone: Backbone, inputs: Tensor) -> ProbePass:
-    """Keys and values of the base model over inputs [B, N, H], without LoRA and without gradient, for probes of one token."""
-    length = inputs.shape[1]
-    positions = torch.arange(length, device=inputs.device)[None]
-    cache = DynamicCache()  # takes what it is given as it is: nothing is copied, and no room is kept to grow
-    with torch.no_grad():
-        backbone.forward(inputs, positions, cache, length, whole=True)
-    return ProbePass([(layer.keys, layer.values) for layer in cache.layers])
-
-
-def probe_pass(verifier: OneTokenVerifier, base: ProbePass, positions: Tensor) -> Tensor:
+def probe_pass(verifier: OneTokenVerifier, base: Base, positions: Tensor) -> Tensor:
     """Score logits [B, P] of probes that read positions ≤ t, for t = positions [B, P]; differentiable.
 
     Rows may be padded: a probe never sees a column after its own t. Of several tokens a probe's stand at t + 1, t + 2 …,
     and the later ones see the earlier ones.
     """
-    columns, tokens = base.layers[0][0].shape[2], verifier.shape.tokens
+    tokens, read = verifier.shape.tokens, base.at(positions)
     embeddings = verifier.embeddings.to(verifier.backbone.dtype)
-    queries = embeddings.expand(*positions.shape, -1, -1).flatten(1, 2)
-    places = (positions[..., None] + torch.arange(1, tokens + 1, device=positions.device)).flatten(1)
+    places = positions[..., None] + torch.arange(1, tokens + 1, device=positions.device)
+    # What stands behind states of its own is a row of its own; else the probes of a trace are the columns of one row.
+    places = places.flatten(0, 1) if read.states else places.flatten(1)
+    queries = embeddings.repeat(places.shape[1] // tokens, 1).expand(len(places), -1, -1)
     with verifier.backbone.lock, verifier.probing(places.shape[1]):
-        _, hidden = verifier.backbone.forward(queries, places, None, columns, probe_pass=replace(base, tokens=tokens))
-    return verifier.probe(hidden.unflatten(1, (-1, tokens)))
+        _, hidden = verifier.backbone.forward(
+            queries, places, None, read.columns, probe_pass=replace(read, tokens=tokens)
+        )
+    return verifier.probe(hidden.reshape(*positions.shape, tokens, -1))
 
 
 def pad_inputs(backbone: Backbone, traces: Sequence[tuple[Sequence[int], Steps]]) -> tuple[Tensor, np.ndarray]:
@@ -95,7 +89,7 @@ def score_stored(
 ) -> list[np.ndarray]:
     """Scores [T] after each token of stored traces, given as (prompt ids, steps): what live probing reads.
 
-    ``chunk`` bounds how many positions are probed at once, and with it the memory.
+    ``chunk`` bounds how many positions are probed at once, and with it the memory: they are neighbours, read in order.
     """
     inputs, lengths = pad_inputs(verifier.backbone, traces)
     base = base_pass(verifier.backbone, inputs)

@@ -20,7 +20,8 @@ SLACK = 1.25  # what is alive for a moment while something else is
 
 @dataclass(frozen=True)
 class Footprint:
-    """The sizes of a model that a pass's memory follows from; ``size`` is bytes of a number, ``kinds`` how many masks there are."""
+    """The sizes of a model that a pass's memory follows from; ``size`` is bytes of a number, ``kinds`` how many
+    masks there are, and ``states`` the bytes of those that a probe stands behind."""
 
     layers: int
     hidden: int
@@ -30,6 +31,7 @@ class Footprint:
     head_size: int
     size: int
     kinds: int
+    states: int
     fused: bool
     recomputed: bool
 
@@ -37,7 +39,7 @@ class Footprint:
     def of(cls, backbone: Backbone, recomputed: bool = False) -> Footprint:
         """By the model's configuration; ``recomputed``: activations of one layer at a time are kept."""
         config = backbone.config
-        heads = config.num_attention_heads
+        heads = getattr(config, "num_attention_heads", None) or 1
         experts = getattr(config, "num_experts_per_tok", None) or 0
         plain: int = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
         inner = max(plain, experts * (getattr(config, "moe_intermediate_size", None) or plain))
@@ -45,7 +47,7 @@ class Footprint:
         return cls(
             backbone.layers, config.hidden_size, inner, heads, getattr(config, "num_key_value_heads", None) or heads,
             getattr(config, "head_dim", None) or config.hidden_size // heads, backbone.dtype.itemsize,
-            len(set(backbone.kinds)), fused, recomputed,
+            len(backbone.kinds.masks), backbone.sizes.states, fused, recomputed,
         )  # fmt: skip
 
     def row(self, columns: int, probes: int, learning: bool = True) -> int:
@@ -63,7 +65,7 @@ class Footprint:
         if self.recomputed:
             many = -(-many // 4)  # measured: one layer's is freed too late to be one layer's
         between = self.layers * probes * self.hidden * self.size if learning else 0
-        return int(SLACK * (stored + mask + max(passing, copied + many * kept + between)))
+        return int(SLACK * (stored + mask + 2 * probes * self.states + max(passing, copied + many * kept + between)))
 
     def parts(self, sizes: Sequence[tuple[int, int]], budget: int) -> int:
         """Into how many parts rows of (columns, probes) are split, every so many-th together, so that each fits the budget.

@@ -33,9 +33,10 @@ def reads(backbone: Backbone) -> Callable[[], None]:
             return own(*arguments, **named)
         inputs, columns = merged(backbone.embed(batch.ids), batch.weights), batch.targets.shape[1]
         if sharded_modules(model):  # FSDP gathers a head for one call a pass
-            logits = own(inputs_embeds=inputs, use_cache=False, logits_to_keep=columns).logits
+            logits = own(**backbone.named_inputs(inputs), use_cache=False, logits_to_keep=columns).logits
             return _drawn(backbone, batch, logits, lambda chosen: chosen, None)
-        own(inputs_embeds=inputs, use_cache=False, logits_to_keep=1)
+        one = torch.zeros(1, dtype=torch.long, device=inputs.device)  # by a number, Gemma 4 drops hidden states
+        own(**backbone.named_inputs(inputs), use_cache=False, logits_to_keep=one)
         return _drawn(backbone, batch, backbone.last_hidden()[:, -columns:], backbone.head, LOGITS)
 
     def undo() -> None:

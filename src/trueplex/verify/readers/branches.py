@@ -115,7 +115,7 @@ def can_branch(
     ``alone`` gives a probability [n] for each text, ``grafted`` probabilities [B, R] for groups.
     """
     try:
-        if set(kinds_of(config.get_text_config(decoder=True))) != {"full_attention"}:
+        if set(kinds_of(config.get_text_config(decoder=True)).layers) != {"full_attention"}:
             return False
         found = grafted(SAMPLE)
     except (ModelError, TypeError, ValueError):  # other layers, or a model that takes no positions or no such mask

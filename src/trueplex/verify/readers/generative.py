@@ -106,7 +106,7 @@ class GenerativeReader:
     def _alone(self, asked: Sequence[Asked]) -> Tensor:
         """The probability of Yes [n] after each text."""
         inputs = [prompt_inputs(self.verifier, ids) for ids, _, _ in asked]
-        logits = torch.cat([logits for _, logits in prefill(self.verifier, LaneCache(self.verifier.layers), inputs)])
+        logits = torch.cat([logits for _, logits in prefill(self.verifier, LaneCache(self.verifier.kinds), inputs)])
         return _yes(logits, torch.tensor([verdicts for _, *verdicts in asked], device=logits.device))
 
     def _grafted(self, groups: Sequence[Sequence[Asked]], grafted: Grafted) -> Tensor:
@@ -114,7 +114,7 @@ class GenerativeReader:
         mask = grafted.mask(self.verifier.dtype)
         logits = self.verifier.model(
             input_ids=grafted.ids, position_ids=grafted.positions, use_cache=False, logits_to_keep=grafted.ends,
-            attention_mask={"full_attention": mask} if self.verifier.mask_by_kind else mask,
+            attention_mask=dict.fromkeys(self.verifier.kinds.named, mask) if self.verifier.kinds.named else mask,
         ).logits  # fmt: skip
         verdicts = torch.zeros(*logits.shape[:2], 2, dtype=torch.long)
         for row, group in enumerate(groups):
