@@ -63,7 +63,8 @@ def scorer_title(name: str) -> str:
     model = short(name)
     kinds = {"one-token": "**OTV**, from the same rollouts", "plain": "**OTV**, from the same rollouts",
              "one-token-measured": "**OTV**, the same, measured labels", "auto": "OTV, as shipped", "outcome": "outcome model",
-             "process": "process model", "generative": "GenRM"}  # fmt: skip
+             "process": "process model", "generative": "GenRM", "verifier-m1": "**OTV**, one probe token",
+             "verifier-m4": "**OTV**, four probe tokens"}  # fmt: skip
     return kinds.get(model, f"`{model}`")
 
 
