@@ -57,3 +57,9 @@ def test_the_citation_can_be_read() -> None:
     cited = {identifier["value"] for paper in told["references"] for identifier in paper["identifiers"]}
     assert cited == {"arXiv:2601.08808", "arXiv:2603.01025"}
     assert all({"type", "title", "authors"} <= paper.keys() for paper in told["references"])
+
+
+def test_the_picture_of_the_folders_has_their_order() -> None:
+    """docs/folders.svg is drawn by hand: every folder once, in the order that is tested."""
+    picture = (ROOT / "docs" / "folders.svg").read_text()
+    assert re.findall(r'font-weight="600">(\w+)<', picture) == ORDER
