@@ -13,6 +13,8 @@ from served import PROBLEM, Served
 from trueplex.engine.replay import replay
 from trueplex.models.backbone import Backbone
 from trueplex.models.prompt import make_prompt
+from trueplex.serve.telling import chosen
+from trueplex.solving.settings import Settings
 from trueplex.types import Problem
 
 ASK = [{"role": "user", "content": PROBLEM}]
@@ -75,6 +77,19 @@ def test_what_is_streamed_adds_up_to_the_whole(served: Served, options: dict) ->
     assert usage == whole.usage
     if "stop" in options:
         assert "boxed" not in content[0] and "Answer" in content[0]
+
+
+def test_of_equal_paths_the_first_speaks_for_the_vote(reference: Backbone) -> None:
+    """Under load the last digits of a score differ, and with them it was now one and now the other."""
+    solution = trueplex.solve(
+        reference, "Ann has 10 apples. Ann buys 11 more. How many apples are there now?", paths=4, seed=1
+    )
+    first, last = solution.traces[0], solution.traces[3]
+    assert first.text == last.text and first.score is not None
+    for nudge in (1e-7, -1e-7):
+        last.scores[-1] = (last.tokens, first.score + nudge)
+        best = chosen(solution, Settings().kind.group)
+        assert best is not None and best.index == first.index
 
 
 def test_several_choices_are_the_paths_of_one_request(served: Served, reference: Backbone) -> None:

@@ -63,7 +63,9 @@ def chosen(solution: Solution, group: Grouping) -> Trace | None:
         pool = agreeing or voting
     else:
         pool = finished or solution.traces
-    return min(pool, key=lambda t: (-(t.score if t.score is not None else -np.inf), t.index), default=None)
+    best = min(pool, key=lambda t: (-(t.score if t.score is not None else -np.inf), t.index), default=None)
+    # Of paths with one text the first: the last digits of their scores depend on what else was in the batch.
+    return best and min((t for t in pool if t.text == best.text), key=lambda t: t.index)
 
 
 def usage_of(backbone: Backbone, asked: Asked, solution: Solution) -> dict[str, Any]:
