@@ -25,6 +25,7 @@ from trueplex.models.fingerprint import fingerprint_of, former_fingerprint_of, t
 from trueplex.models.head import Head, head_of
 from trueplex.models.lanes import Lane, LaneCache
 from trueplex.models.markers import Markers, Tags, given_tags, markers_of, tags_of
+from trueplex.models.rotary import fixed_positions
 
 T = TypeVar("T")
 
@@ -109,7 +110,7 @@ class Backbone:
 
     @property
     def max_positions(self) -> int:
-        return getattr(self.config, "max_position_embeddings", None) or 2**31
+        return fixed_positions(self.config) or getattr(self.config, "max_position_embeddings", None) or 2**31
 
     @property
     def default_max_tokens(self) -> int:
