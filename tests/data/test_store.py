@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from conftest import stored_trace
+from trueplex.data.arrow import STEPS
 from trueplex.data.traces import Origin, from_row, open_store, read, read_traces, to_row
 from trueplex.engine.limits import Ending
 from trueplex.engine.thinking import Thinking
@@ -100,6 +101,7 @@ def test_a_kill_in_the_midst_of_writing_leaves_whole_records(tmp_path: Path) -> 
     code = """
 import sys; sys.path.insert(0, sys.argv[2])
 from conftest import stored_trace
+from trueplex.data.arrow import STEPS
 from trueplex.data.traces import Origin, open_store, to_row
 store, n = open_store(sys.argv[1]), 0
 while True:
@@ -197,3 +199,16 @@ def test_long_traces_are_stored_one_by_one_and_short_ones_together(monkeypatch: 
     monkeypatch.setattr(rollouts.time, "monotonic", lambda: 10.0)
     writer.add(row)
     assert store.batches == [3, 1, 2]
+
+
+def test_the_numbers_of_every_step_are_read_as_arrays_and_nothing_else_is(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "t.arrow")
+    store.append([to_row(stored_trace(i), [1, 2], Origin("m", "t", "o")) for i in range(2)])
+    store.close()
+    rows, steps = list(read(tmp_path / "t.arrow")), stored_trace(1).steps
+    assert {name for name, value in rows[1].items() if isinstance(value, np.ndarray)} == set(STEPS)
+    assert steps is not None and (rows[1]["ids"] == steps.ids.ravel()).all() and rows[1]["prompt_ids"] == [1, 2]
+    assert [row["ids"].base for row in read(tmp_path / "t.arrow", ("ids",))] == [
+        None,
+        None,
+    ]  # no view of the whole batch

@@ -12,7 +12,7 @@ from scipy.stats import chisquare, kstest
 from trueplex.engine import distribution
 from trueplex.engine.distribution import HIDDEN, Distribution
 from trueplex.engine.limits import Ending
-from trueplex.engine.random import trace_key, uniforms
+from trueplex.engine.random import trace_key, uniforms, uniforms_on
 from trueplex.engine.sampling import Sampling, draw, keep, log_softmax
 from trueplex.engine.thinking import Thinking, merged, multiplex, one_hot
 from trueplex.errors import OptionError
@@ -41,6 +41,13 @@ def test_uniforms_are_uniform_and_belong_to_trace_and_step() -> None:
     again = uniforms(keys[5:6], np.array([9]), 3)
     batch = uniforms(keys, np.full(200, 9), 6)
     assert np.array_equal(again[0], batch[5, :3])  # neither the batch nor the width matters
+
+
+def test_what_is_drawn_on_the_device_is_drawn_bit_for_bit() -> None:
+    keys = np.array([trace_key(3, 2**64 - 1, i) for i in range(100)], dtype=np.uint64)
+    steps = np.arange(100) * 331
+    made = uniforms_on(torch.from_numpy(keys.view(np.int64)), torch.from_numpy(steps), 5)
+    assert np.array_equal(made.numpy(), uniforms(keys, steps, 5)) and made.dtype == torch.float32
 
 
 def test_neighbouring_slots_steps_and_traces_are_independent() -> None:

@@ -49,11 +49,13 @@ def kinds(base: Path, backbone: Any) -> dict[str, Kind]:
     from trueplex.verify.one_token import OneTokenVerifier
     from trueplex.verify.readers.checkpoint import card_of
 
+    def plain(row: dict[str, Any]) -> Any:
+        """Arrays as lists, whose text leaves nothing out."""
+        return sorted((name, v.tolist() if hasattr(v, "tolist") else v) for name, v in row.items())
+
     def traces(name: str) -> Callable[[Path], Value]:
         def found(folder: Path) -> Value:
-            return {
-                f"{r['problem']} {r['seed']} {r['index']}": repr(dict(sorted(r.items()))) for r in read(folder / name)
-            }
+            return {f"{r['problem']} {r['seed']} {r['index']}": repr(plain(r)) for r in read(folder / name)}
 
         return found
 

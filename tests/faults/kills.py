@@ -36,7 +36,8 @@ def records(out: Path) -> dict[str, str]:
                 for r in read(store):
                     if r["status"] != "running":
                         name = f"{store.relative_to(out)} {r['problem']} {r['seed']} {r['index']}"
-                        found[name] = hashlib.blake2b(repr(sorted(r.items())).encode()).hexdigest()
+                        plain = {k: v.tolist() if hasattr(v, "tolist") else v for k, v in r.items()}
+                        found[name] = hashlib.blake2b(repr(sorted(plain.items())).encode()).hexdigest()
             if store.name == "values.jsonl":
                 found |= {f"value {name}": str(values) for name, values in read_values(store.parent).items()}
     return found

@@ -36,6 +36,8 @@ from trueplex.files import failure
 
 log = logging.getLogger(__name__)
 
+STEPS = ("ids", "weights", "logps", "entropy", "confidence")  # columns with numbers for every step
+
 
 class ArrowStream(Appended):
     """Batches of traces in columns; each `append` is one batch.
@@ -130,9 +132,18 @@ def read_stream(path: Path, file: io.BufferedIOBase, columns: Iterable[str] | No
             batch = _batch(pa, piece)
             if problem is not None:
                 batch = batch.filter(pa.compute.equal(batch["problem"], problem))
-            yield from (batch.select(wanted) if wanted else batch).to_pylist()
+            yield from _rows(batch.select(wanted) if wanted else batch)
     if waiting:
         tell(_told(path, waiting, size, None))
+
+
+def _rows(batch: Any) -> Iterator[Row]:
+    """The records of a batch; what there is of every step as arrays, without a Python object for each number."""
+    arrays = [name for name in batch.schema.names if name in STEPS]
+    for number, row in enumerate(batch.drop_columns(arrays).to_pylist()):
+        for name in arrays:
+            row[name] = batch[name][number].values.to_numpy().copy()  # a view would keep the whole batch in memory
+        yield row
 
 
 def _records(piece: Message, before: int) -> int:

@@ -267,8 +267,10 @@ class Batch:
         n, slots = len(self.traces), self._rows.slots
         drawn = self._sample(self._rows.logits[:n], slots, self.traces)
         self._rows.pending[:n] = merged(self.backbone.embed(drawn.step.ids), drawn.step.weights)
-        self._rows.history.remember(drawn.step, slots.places[:n], slots.tokens[:n])
+        _, tokens, places = self._sample.resident(slots, n)
+        self._rows.history.remember(drawn.step, places, tokens, int(slots.tokens[:n].max()))
         slots.tokens[:n] += 1
+        self._sample.resident.count()
         for row in np.flatnonzero(drawn.closed):
             trace = self.traces[row]
             trace.closing = "model" if not drawn.forced[row] else "cold stop" if drawn.cold[row] else "thinking budget"

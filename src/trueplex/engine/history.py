@@ -40,11 +40,10 @@ class History:
         """These places may be taken again."""
         self._free += places.tolist()
 
-    def remember(self, step: Step, places: np.ndarray, tokens: np.ndarray) -> None:
-        """A step of traces at `places` [n], as each one's step number `tokens` [n]."""
-        self._grow(int(tokens.max()) + 1)
-        device, slots = self._steps.ids.device, step.ids.shape[1]
-        at = torch.from_numpy(places).to(device), torch.from_numpy(tokens).to(device)
+    def remember(self, step: Step, places: Tensor, tokens: Tensor, longest: int) -> None:
+        """A step of traces at `places` [n] int64, as each one's step number `tokens` [n] int64, the highest of which is ``longest``."""
+        self._grow(longest + 1)
+        at, slots = (places, tokens), step.ids.shape[1]
         for kept, new in zip(self._steps, step, strict=True):
             whole = kept[..., :slots] if kept.dim() == 3 else kept
             whole[at] = new.to(kept.dtype)

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from trueplex.engine.constraint import Constraint, Constraints
 from trueplex.engine.distribution import Distribution
-from trueplex.engine.random import uniforms
+from trueplex.engine.random import uniforms_on
+from trueplex.engine.resident import Resident
 from trueplex.engine.slots import Slots
 from trueplex.engine.thinking import Step, Thinking, choose, multiplex, one_hot, retold, think, widened
 from trueplex.errors import ModelError
@@ -22,11 +23,10 @@ from trueplex.types import Trace
 
 @dataclass(slots=True, frozen=True)
 class Group:
-    """Rows that are drawn alike. ``rows`` [n] and ``places``, the same on the model's device, are None for all rows."""
+    """Rows that are drawn alike; ``places`` [n], their numbers on the model's device, is None for all rows."""
 
     thinking: Thinking
     answering: bool
-    rows: np.ndarray | None = None
     places: Tensor | None = None
 
 
@@ -57,6 +57,7 @@ class Sampler:
         self._grouped = (-1, -1)  # the version and the number of rows that `_groups` is of
         self._width = 1
         self._markers = backbone.markers
+        self.resident = Resident(backbone.device)
         self.constraints = Constraints(backbone.markers)
 
     def option(self, thinking: Thinking, used: np.ndarray) -> int:
@@ -75,9 +76,9 @@ class Sampler:
         n = len(traces)
         constrained = self.constraints.rows(traces, slots)
         step = self._draw_within(logits, slots, n, constrained) if constrained else self._draw(logits, slots, n)
-        entropy = step.entropy.cpu().numpy()
+        emitted, entropy = _carried(step)
         self._refuse_infinite(entropy, slots, traces)
-        emitted, thinking = step.ids[:, 0].cpu().numpy(), ~slots.answering[:n]
+        thinking = ~slots.answering[:n]
         recent = slots.emit(emitted)
         nothing = np.zeros(n, dtype=bool)
         closed = thinking & completed(recent, self._markers.end) if self._markers else nothing
@@ -117,9 +118,11 @@ class Sampler:
         return step
 
     def _drawn(self, group: Group, logits: Tensor, slots: Slots, n: int) -> Step:
-        rows = slice(n) if group.rows is None else group.rows
+        keys, tokens, _ = self.resident(slots, n)
+        if group.places is not None:
+            keys, tokens = keys[group.places], tokens[group.places]
         wanted = 1 if group.answering else group.thinking.draws(self.backbone.config.vocab_size)
-        draws = torch.from_numpy(uniforms(slots.keys[rows], slots.tokens[rows], wanted)).to(self.backbone.device)
+        draws = uniforms_on(keys, tokens, wanted)
         own = logits if group.places is None else logits[group.places]
         return multiplex(own, draws, group.thinking.answering) if group.answering else think(own, draws, group.thinking)
 
@@ -129,9 +132,8 @@ class Sampler:
         found = np.unique(names)
         self._groups = []
         for name in found.tolist():
-            rows = None if len(found) == 1 else np.flatnonzero(names == name)
-            places = None if rows is None else torch.from_numpy(rows).to(self.backbone.device)
-            self._groups.append(Group(self.options[name // 2], bool(name % 2), rows, places))
+            places = None if len(found) == 1 else self._places(names == name)
+            self._groups.append(Group(self.options[name // 2], bool(name % 2), places))
         self._width = max(group.thinking.k for group in self._groups)
         self._grouped = (slots.version, n)
 
@@ -176,3 +178,9 @@ class Sampler:
 
     def _places(self, mask: np.ndarray) -> Tensor:
         return torch.from_numpy(np.flatnonzero(mask)).to(self.backbone.device)
+
+
+def _carried(step: Step) -> tuple[np.ndarray, np.ndarray]:
+    """The emitted ids [B] int64 and the entropies [B] float32 of a step: what decides of rows, in one transfer."""
+    both = torch.stack([step.ids[:, 0], step.entropy.contiguous().view(torch.int32).long()]).cpu().numpy()
+    return both[0], both[1].astype(np.int32).view(np.float32)

@@ -26,6 +26,7 @@ from trueplex.models.inputs import Inputs
 from trueplex.models.kinds import MASKS, kinds_of
 from trueplex.models.lanes import Lane, LaneCache, Pass, Sizes, sizes_of
 from trueplex.models.markers import Markers, Tags, given_tags, markers_of, tags_of
+from trueplex.models.rotary import fixed_positions
 from trueplex.models.states import ProbedCache
 
 T = TypeVar("T")
@@ -111,7 +112,7 @@ class Backbone:
 
     @property
     def max_positions(self) -> int:
-        return getattr(self.config, "max_position_embeddings", None) or 2**31
+        return fixed_positions(self.config) or getattr(self.config, "max_position_embeddings", None) or 2**31
 
     @property
     def default_max_tokens(self) -> int:

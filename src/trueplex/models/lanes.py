@@ -300,20 +300,22 @@ class LaneCache(Cache):
 
     def plan(self, segments: Sequence[tuple[Lane, int, int]], starts: np.ndarray, columns: int, device: torch.device) -> Pass:  # fmt: skip
         """A pass over rows [first, last) of lanes, whose query columns begin at positions starts [B]; without masks."""
+        if alike := bool((starts == starts[0]).all()):
+            positions = torch.arange(int(starts[0]), int(starts[0]) + columns, device=device)[None]
+        else:  # the one thing that a pass carries to the device
+            positions = torch.from_numpy(starts).to(device)[:, None] + torch.arange(columns, device=device)
         planned, row = [], 0
         for lane, first, last in segments:
             own = starts[row : row + last - first]
             segment = Segment(lane, first, last, slice(row, row + last - first), columns=int(own.max()) + columns - lane.before)  # fmt: skip
             lane.reserve(segment.columns)
-            if (own == own[0]).all():
+            if alike or (own == own[0]).all():
                 segment.write = int(own[0]) - lane.before
             else:
                 segment.slots = torch.arange(last - first, device=device)[:, None]
-                segment.at = torch.from_numpy(own[:, None] - lane.before + np.arange(columns)).to(device)
+                segment.at = positions[segment.span] - lane.before
             planned.append(segment)
             row += last - first
-        begin = starts[:1] if (starts == starts[0]).all() else starts
-        positions = torch.from_numpy(begin[:, None] + np.arange(columns)).to(device)
         return Pass(planned, positions, self.kinds)
 
     @contextmanager

@@ -33,6 +33,7 @@ from trueplex.models.fingerprint import fingerprint_of_files
 from trueplex.models.placement import check_spread, placement
 from trueplex.models.precision import checked_names, quantize_weights, resolve_dtype
 from trueplex.models.prompt import make_prompt
+from trueplex.models.rotary import tell
 from trueplex.types import Problem
 
 REFERENCE = "reference"
@@ -130,6 +131,7 @@ def load(
         backbone.fingerprint = named
     _check_vocabulary(backbone)
     self_check(backbone)
+    tell(backbone.config, name)
     backbone.memory = None if memory is None else int(memory * 2**30)
     return backbone
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from trueplex.engine.probing import ProbeColumn
 from trueplex.errors import OptionError
-from trueplex.types import Steps
+from trueplex.types import Status, Steps, Trace
 from trueplex.verify.scorer import Look
 from trueplex.verify.stored import Stored, tokens_at
 
@@ -67,11 +67,19 @@ class Confidence:
 
     def __call__(self, steps: Steps, tokens: int | None = None) -> float:
         """The score after `tokens` tokens, or all."""
+        return self.of(self.values(steps)[:tokens])
+
+    def values(self, steps: Steps) -> np.ndarray:
+        """What is read of every step [T] float32."""
+        return steps.logps[:, 0] if self.name == "logprob" else getattr(steps, "entropy" if self.name == "entropy" else "confidence")  # fmt: skip
+
+    def of(self, values: np.ndarray) -> float:
+        """The score of a trace of whose steps this was read [T]."""
         if self.name == "logprob":
-            return float(np.exp(steps.logps[:tokens, 0].mean()))
+            return float(np.exp(values.mean()))
         if self.name == "entropy":
-            return float(np.exp(-steps.entropy[:tokens].mean()))
-        return KINDS[self.kind](steps.confidence[:tokens], self.window)
+            return float(np.exp(-values.mean()))
+        return KINDS[self.kind](values, self.window)
 
 
 def parse(text: str) -> Confidence | None:
@@ -101,16 +109,26 @@ def highest(name: str) -> float:
 
 
 class ConfidenceScorer:
-    """The Scorer that reads confidences of live traces; it needs no probe and no extra token."""
+    """The Scorer that reads confidences of live traces; it needs no probe and no extra token.
+
+    Of a running trace it keeps the one number a step that it scores by, and asks for those of new steps alone.
+    """
 
     probe: ProbeColumn | None = None
     fingerprint: str | None = None
 
     def __init__(self, score: Confidence, every: int = 32) -> None:
         self.score, self.every = score, every
+        self._read: dict[int, tuple[Trace, np.ndarray]] = {}  # by id: running traces, and what was read of their steps
 
     def __call__(self, look: Look) -> Sequence[float] | None:
-        return [self.score(steps) for steps in look.steps()]
+        none = np.zeros(0, dtype=np.float32)
+        before = [self._read.get(id(trace), (trace, none))[1][: trace.tokens] for trace in look.traces]
+        new = look.steps([len(values) for values in before])
+        values = [np.concatenate([old, self.score.values(steps)]) for old, steps in zip(before, new, strict=True)]
+        self._read |= {id(trace): (trace, own) for trace, own in zip(look.traces, values, strict=True)}
+        self._read = {key: read for key, read in self._read.items() if read[0].status is Status.RUNNING}
+        return [self.score.of(own) for own in values]
 
     @property
     def bounded(self) -> bool:

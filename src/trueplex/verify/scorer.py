@@ -22,7 +22,7 @@ class Look(Protocol):
     def readings(self) -> np.ndarray | None:
         """What the probe read of each of ``traces`` after its last token, [n] float32; None if no probe was read."""
 
-    def steps(self) -> Iterator[Steps]:
+    def steps(self, since: Sequence[int] | None = None) -> Iterator[Steps]:
         """What each of ``traces`` remembers of its steps, up to its last token, in the same order."""
 
 
