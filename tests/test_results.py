@@ -57,3 +57,17 @@ def test_every_file_that_the_pages_show_has_a_stage() -> None:
     assert [
         n for n in left if n not in own and not n.startswith(("real-", "walkthrough", "test-slow", "training-"))
     ] == []
+
+
+def test_few_problems_are_said_and_a_share_of_0_has_a_width() -> None:
+    """Three problems, all wrong, were shown as 0.000 [0.000, 0.000]."""
+    from trueplex.cli.evaluate import _method_table
+
+    zero = {"mean": 0.0, "low": 0.0, "high": 0.0}
+    figures = {
+        "samples": 4, "problems": 3, "tokens": {"mean": 9.0}, "outcomes": {"truncated": 0, "no answer": 0}, "ungraded": 0, "pairs": [],
+        "pass": {"1": zero, "4": zero}, "methods": {"majority": {"4": zero | {"tokens": 36.0}}},
+    }  # fmt: skip
+    table = _method_table("gsm8k", figures)
+    assert "3 problems (too few to tell)" in str(table.title)
+    assert list(table.columns[1].cells) == ["0.000 [0.000, 0.561]"] * 3

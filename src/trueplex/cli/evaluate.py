@@ -152,27 +152,36 @@ def _method_table(name: str, figures: dict[str, Any]) -> Table:
     """One suite: every method at all its traces, beside what one trace and any trace come to."""
     from rich.table import Table
 
+    from trueplex.evals.metrics import FEW
+    from trueplex.report.tables import TOO_FEW
+
     most = str(figures["samples"])
+    problems = figures["problems"]
     ended = figures["outcomes"]
     untold = figures["ungraded"]
-    title = (f"{name}: {figures['problems']} problems, {most} traces each, {figures['tokens']['mean']:.0f} tokens a trace, "
+    few = f" ({TOO_FEW})" if problems < FEW else ""
+    title = (f"{name}: {problems} problems{few}, {most} traces each, {figures['tokens']['mean']:.0f} tokens a trace, "
              f"{ended['truncated']} truncated, {ended['no answer']} without an answer, {untold} that cannot be graded")  # fmt: skip
     table = Table(
         "method", "right", "− majority", "win / tie / loss", "tokens a problem", title=title, title_justify="left"
     )
     against = {p["one"]: (p, 1) for p in figures["pairs"] if p["other"] == "majority"}
     against |= {p["other"]: (p, -1) for p in figures["pairs"] if p["one"] == "majority"}
-    table.add_row("pass@1", _shown(figures["pass"]["1"]), "", "", f"{figures['tokens']['mean']:.0f}")
+    table.add_row("pass@1", _shown(figures["pass"]["1"], problems), "", "", f"{figures['tokens']['mean']:.0f}")
     for method, by_size in figures["methods"].items():
         gain = against.get(method)
         cells = ["", ""] if gain is None else [_difference(*gain), _counts(*gain)]
-        table.add_row(f"{method} of {most}", _shown(by_size[most]), *cells, f"{by_size[most]['tokens']:.0f}")
-    table.add_row(f"pass@{most}", _shown(figures["pass"][most]), "", "", "")
+        table.add_row(f"{method} of {most}", _shown(by_size[most], problems), *cells, f"{by_size[most]['tokens']:.0f}")
+    table.add_row(f"pass@{most}", _shown(figures["pass"][most], problems), "", "", "")
     return table
 
 
-def _shown(cell: dict[str, float]) -> str:
-    return f"{cell['mean']:.3f} [{cell['low']:.3f}, {cell['high']:.3f}]"
+def _shown(cell: dict[str, float], problems: int) -> str:
+    """A share with its interval: the bootstrap's, and Wilson's at 0 and 1, where the bootstrap's has no width."""
+    from trueplex.evals.metrics import share_interval
+
+    low, high = share_interval(cell["mean"], problems) if cell["mean"] in (0, 1) else (cell["low"], cell["high"])
+    return f"{cell['mean']:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def _difference(pair: dict[str, Any], sign: int) -> str:

@@ -59,8 +59,11 @@ class PolicyDataOptions:
         suites = {"reference", *tasks.SUITES}
         if self.validation is None and not {name.strip() for name in self.data.split(",")} <= suites:
             # A file has no splits: by high bits, as the low ones decide the suites' splits.
-            judging = [p for p in problems if (p.key >> 32) % HELD == 0][: self.val_problems]
-            problems = [p for p in problems if (p.key >> 32) % HELD]
+            judging = [p for p in problems if (p.key >> 32) % HELD == 0]
+            if not judging and len(problems) > 1:  # a short file: chance left none
+                judging = [min(problems, key=lambda p: p.key >> 32)]
+            held = {p.key for p in judging}
+            problems, judging = [p for p in problems if p.key not in held], judging[: self.val_problems]
         if not judging:
             raise OptionError("no problem is left to judge by. Try: give --validation, or more problems")
         return problems, judging

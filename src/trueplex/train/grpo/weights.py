@@ -84,9 +84,11 @@ def save(backbone: Backbone, model: Any, out: Path, writes: bool) -> Path:
     """
     folder, state = folder_of(model, out), full_state(model)
     if writes:
-        model.save_pretrained(str(folder), state_dict=state)
         if folder.name == MODEL:
+            model.save_pretrained(str(folder), state_dict=state)
             backbone.tokenizer.save_pretrained(folder)
+        else:  # no embeddings are trained, and PEFT would ask the hub whether the vocabulary has grown
+            model.save_pretrained(str(folder), state_dict=state, save_embedding_layers=False)
         seal(folder)
     return folder
 
