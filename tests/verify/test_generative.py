@@ -51,6 +51,9 @@ def test_the_verdict_is_the_chance_of_yes_after_the_question(qwen: Backbone) -> 
         assert score == pytest.approx(yes_of(qwen, [], text), abs=1e-6)
         assert read == len(qwen.tokenizer(text, add_special_tokens=False)["input_ids"])
     assert len({round(s, 5) for (s,) in scores}) == 3
+    made = scorer.reader._fork.cache_info().misses
+    assert [scorer.reader.most(w) for w in texts] == cost
+    assert scorer.reader._fork.cache_info().misses == made  # what is asked about twice is tokenised once
 
 
 def test_votes_are_averaged_behind_rationales_and_paid_for(qwen: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:

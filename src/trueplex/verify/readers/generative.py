@@ -8,6 +8,7 @@ model first writes that many rationales, sampled by the engine from (seed, text,
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
@@ -27,6 +28,7 @@ from trueplex.verify.readers.reading import Grouped, Written
 from trueplex.verify.readers.transcript import Transcript
 
 ROWS = 32  # texts read together at first
+KEPT = 1024  # texts whose ids are kept
 RATIONALE_TOKENS = 512
 TEMPERATURE = 0.7  # of rationales
 
@@ -40,12 +42,15 @@ class GenerativeReader:
         self.verifier, self.transcript, self.votes, self.seed = verifier, transcript, votes, seed
         self.grouped = Grouped(verifier.config, Fitting(ROWS), lambda ids: (list(ids), 1, 2), self._alone, self._grafted,
                                 verifier.device)  # fmt: skip
-        forms.fork(verifier.tokenizer, self._text("1+1?", []))
+        # What a text will cost is asked before it is read: its ids are made once.
+        self._fork = lru_cache(KEPT)(partial(forms.fork, verifier.tokenizer))
+        self._ids = lru_cache(KEPT)(lambda text: verifier.tokenizer(text, add_special_tokens=False)["input_ids"])
+        self._fork(self._text("1+1?", []))
 
     def read(self, written: Sequence[Written], at: Sequence[Sequence[int]]) -> tuple[list[list[float]], list[int]]:
         texts = [[self._text(w.problem, w.ids[:n]) for n in counts] for w, counts in zip(written, at, strict=True)]
         if self.votes is None:
-            asked = [[forms.fork(self.verifier.tokenizer, text) for text in own] for own in texts]
+            asked = [[self._fork(text) for text in own] for own in texts]
             return self.grouped(asked), [self.grouped.cost(own) for own in asked]
         found = iter(self._after_rationales([text for own in texts for text in own], self.votes))
         each = [[next(found) for _ in own] for own in texts]
@@ -56,31 +61,28 @@ class GenerativeReader:
         if self.votes is None:
             return asked
         # The prompt once, and for each vote its rationale, and all of it read again up to the verdict.
-        again = len(forms.fork(self.verifier.tokenizer, f"\nVerification: {forms.QUESTION} ")[0]) + 1
-        prompt = len(
-            self.verifier.tokenizer(self._text(written.problem, written.ids), add_special_tokens=False)["input_ids"]
-        )
+        again = len(self._fork(f"\nVerification: {forms.QUESTION} ")[0]) + 1
+        prompt = len(self._ids(self._text(written.problem, written.ids)))
         return prompt + self.votes * (2 * RATIONALE_TOKENS + prompt + again)
 
     def show(self, problem: str, ids: Sequence[int]) -> Asked:
         """What the model is shown of a solution, when it is asked at once."""
-        return forms.fork(self.verifier.tokenizer, self._text(problem, ids))
+        return self._fork(self._text(problem, ids))
 
     def _text(self, problem: str, ids: Sequence[int]) -> str:
         solution = forms.solution_for(self.verifier.tokenizer, lambda tags: self.transcript.text(ids, tags))
         return forms.asked(self.verifier.tokenizer, problem, solution, self.votes is not None)
 
     def _after_rationales(self, texts: Sequence[str], votes: int) -> list[tuple[float, int]]:
-        tokenizer, think_end = self.verifier.tokenizer, self.verifier.think_end
+        think_end = self.verifier.think_end
         limit = self.verifier.max_positions
         prompts = []
         for text in dict.fromkeys(texts):  # one text is asked about once
-            ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-            prompts.append(Prompt(Problem(text), tuple(ids), text))
+            prompts.append(Prompt(Problem(text), tuple(self._ids(text)), text))
         thinking = Thinking("discrete", sampling=Sampling(TEMPERATURE), ending=Ending(min(RATIONALE_TOKENS, limit)))
         batch = start(self.verifier, prompts, votes, thinking, self.seed)
         finished = [trace for stopped in grow(batch) for trace in stopped]
-        suffix, yes, no = forms.fork(tokenizer, f"\nVerification: {forms.QUESTION} ")
+        suffix, yes, no = self._fork(f"\nVerification: {forms.QUESTION} ")
         asked_of = {p.problem.key: p for p in prompts}
         asked, owners = [], []
         for trace in sorted(finished, key=lambda t: t.index):
