@@ -18,7 +18,21 @@ from typing import Annotated, Any
 import typer
 
 from trueplex import __version__
-from trueplex.cli import calibrate, doctor, evaluate, grade, problems, push, report, rollout, serve, show, solve, train
+from trueplex.cli import (
+    calibrate,
+    doctor,
+    evaluate,
+    families,
+    grade,
+    problems,
+    push,
+    report,
+    rollout,
+    serve,
+    show,
+    solve,
+    train,
+)
 from trueplex.cli.messages import listen, say
 from trueplex.cli.mistakes import bad_value, no_such_command, no_such_option
 from trueplex.cli.options import command
@@ -55,6 +69,7 @@ command(app, serve.EXAMPLE, panel=SOLVE)(serve.serve)
 command(app, show.EXAMPLE, panel=SOLVE)(show.show)
 command(app, problems.EXAMPLE, panel=SOLVE)(problems.problems)
 command(app, doctor.EXAMPLE, panel=SOLVE)(doctor.doctor)
+command(app, families.EXAMPLE, "models", SOLVE)(families.families)
 command(app, grade.EXAMPLE, panel=MEASURE)(grade.grade)
 command(app, evaluate.EXAMPLE, "eval", MEASURE)(evaluate.evaluate)
 command(app, evaluate.VERIFIER_EXAMPLE, "eval-verifier", MEASURE)(evaluate.evaluate_verifier)
