@@ -37,10 +37,8 @@ def test_live_scores_are_stored_scores_on_states_inputs_by_layer_chunks_and_late
 
 
 def test_a_table_has_a_row_for_what_does_not_load() -> None:
-    *_, row = table(["deepseek_v32"])
-    assert row.startswith(
-        "| deepseek_v32 | – | `<think>` | no | no | no | deepseek_v32 has layers of kind indexed_attention ("
-    )
+    *_, row = table(["minimax"])
+    assert row.startswith("| minimax | – | – | no | no | no | minimax cannot be driven here (its modelling code")
 
 
 @pytest.mark.slow
@@ -75,16 +73,16 @@ def test_a_verifier_and_a_policy_are_trained_on_a_hybrid(folder: Callable[[str],
         traces = read_labelled(rollout(backbone, problems, settings, tmp_path / "r"), backbone)
     recipe = Recipe(rank=4, positions=4, batch_size=8, epochs=6, lr=1e-2, every=6)
     verifier = train_verifier(backbone, traces, traces, recipe, tmp_path / "verifier")
-    scores = score_stored(verifier, [(t.prompt_ids, t.trace.steps) for t in traces])
+    scores = score_stored(verifier, [(t.prompt, t.steps) for t in traces])
     ends = np.array([own[-1] for own in scores])
-    right = np.array([bool(t.trace.correct) for t in traces])
+    right = np.array([t.correct for t in traces])
     assert ends[right].mean() > ends[~right].mean() + 0.2
 
-    policy = PolicyRecipe(Thinking("multiplex", 3, ending=Ending(10, think_tokens=8)), steps=6, prompts=4, samples=4, lr=2e-3,
-                          every=6, val_samples=1, rewards=(f"{__name__}:even",))  # fmt: skip
-    out = train_policy(backbone, problems, problems[:2], policy, tmp_path / "policy")
-    rewards = [json.loads(line)["reward"] for line in (out.parent / "journal.jsonl").read_text().splitlines()]
-    assert rewards[-1] > rewards[0]
+    policy = PolicyRecipe(Thinking("multiplex", 3, ending=Ending(10, think_tokens=8)), steps=8, prompts=4, samples=8, lr=1e-2,
+                          every=8, val_samples=1, rewards=(f"{__name__}:even",))  # fmt: skip
+    train_policy(backbone, problems, problems[:2], policy, tmp_path / "policy")
+    rewards = [json.loads(line)["reward"] for line in (tmp_path / "policy" / "metrics.jsonl").read_text().splitlines()]
+    assert np.mean(rewards[-2:]) > np.mean(rewards[:2])
 
 
 def even(

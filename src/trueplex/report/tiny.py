@@ -65,7 +65,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "longcat_flash": {**LATENT, "num_layers": 2, "ffn_hidden_size": 96, "expert_ffn_hidden_size": 32, "n_routed_experts": 4,
                       "zero_expert_num": 1, "moe_topk": 2},
     # refused, each with its reason
-    "deepseek_v32": {}, "deepseek_v4": {}, "glm_moe_dsa": {}, "qwen4_exp_text": {}, "recurrent_gemma": {}, "rwkv": {}, "xlstm": {},
+    "deepseek_v32": {**LATENT, **ROUTED}, "deepseek_v4": {}, "glm_moe_dsa": {**LATENT, **ROUTED}, "qwen4_exp_text": {}, "recurrent_gemma": {}, "rwkv": {}, "xlstm": {},
     "inkling_text": {},
 }  # fmt: skip
 
