@@ -26,6 +26,7 @@ from trueplex.models.backbone import Backbone
 from trueplex.models.load import load
 from trueplex.models.prompt import make_prompt
 from trueplex.reference.text import build_tokenizer
+from trueplex.report.tiny import write_tiny
 from trueplex.types import Problem, Prompt, Status, Steps, Trace
 
 pytest_plugins = ["served"]  # a server in a thread
@@ -52,28 +53,6 @@ FAMILIES = {
     "olmo2": {},
     "glm4": {"head_dim": 16},
 }  # fmt: skip
-STATE = {
-    "mamba_d_state": 8,
-    "mamba_n_heads": 4,
-    "mamba_d_head": 32,
-    "mamba_n_groups": 1,
-    "mamba_chunk_size": 8,
-    "mamba_d_conv": 4,
-}
-LINEAR = {"linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8, "linear_value_head_dim": 8}
-EXPERTS = {
-    "num_experts": 4,
-    "num_experts_per_tok": 2,
-    "moe_intermediate_size": 32,
-    "shared_expert_intermediate_size": 32,
-}
-HALF = ["linear_attention", "full_attention"]
-NEWER = {
-    "qwen3_next": {"head_dim": 16, "layer_types": HALF, **LINEAR, **EXPERTS},
-    "qwen3_5_text": {"head_dim": 16, "layer_types": HALF, **LINEAR},
-    "bamba": {"attn_layer_indices": [1], **STATE},
-    "lfm2": {"layer_types": ["conv", "full_attention"]},
-}
 # Equal draws are promised, not equal bits: where a uniform falls within this of the boundary between two tokens, rounding
 # may decide otherwise in another batch. `agree` lets such near-ties pass, and counts them.
 NEAR = 1e-5
@@ -88,13 +67,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     made: dict[str, Path] = {}
 
     def build(family: str) -> Path:
+        if family not in made and family not in FAMILIES:
+            made[family] = write_tiny(family, tmp_path_factory.mktemp(family))
         if family not in made:
             tokenizer = build_tokenizer()
             config = AutoConfig.for_model(
                 family, vocab_size=len(tokenizer), hidden_size=64, intermediate_size=96, num_hidden_layers=2,
                 num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512, initializer_range=0.1,
                 eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, bos_token_id=None,
-                **(FAMILIES | NEWER)[family],
+                **FAMILIES[family],
             )  # fmt: skip
             config.problem_instruction = ""
             torch.manual_seed(0)
@@ -165,7 +146,7 @@ def agree(prompt: Prompt, a: Trace, b: Trace, backbone: Backbone) -> bool:
     inputs = inputs_of(backbone, prompt.ids, Steps(*(array[:at] for array in a.steps.arrays())))
     positions = torch.arange(len(inputs), device=backbone.device)[None]
     with torch.inference_mode():
-        output = backbone.model(inputs_embeds=inputs[None], attention_mask=backbone.masks(positions, len(inputs)),
+        output = backbone.model(**backbone.named_inputs(inputs[None]), attention_mask=backbone.masks(positions, len(inputs)),
                                 position_ids=positions, use_cache=False)  # fmt: skip
     cumulative = torch.softmax(output.logits[0, -1, : backbone.vocabulary].double(), -1).cumsum(-1).cpu().numpy()
     key = np.array([trace_key(a.seed, prompt.problem.key, a.index)], dtype=np.uint64)

@@ -23,6 +23,7 @@ from trueplex.cli import (
     calibrate,
     doctor,
     evaluate,
+    families,
     grade,
     problems,
     push,
@@ -69,6 +70,7 @@ command(app, serve.EXAMPLE, panel=SOLVE)(serve.serve)
 command(app, show.EXAMPLE, panel=SOLVE)(show.show)
 command(app, problems.EXAMPLE, panel=SOLVE)(problems.problems)
 command(app, doctor.EXAMPLE, panel=SOLVE)(doctor.doctor)
+command(app, families.EXAMPLE, "models", SOLVE)(families.families)
 command(app, grade.EXAMPLE, panel=MEASURE)(grade.grade)
 command(app, evaluate.EXAMPLE, "eval", MEASURE)(evaluate.evaluate)
 command(app, evaluate.VERIFIER_EXAMPLE, "eval-verifier", MEASURE)(evaluate.evaluate_verifier)

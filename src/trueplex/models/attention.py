@@ -22,7 +22,7 @@ from trueplex.models.attention_probe import Extras, Own, probe
 from trueplex.models.families import tempered
 from trueplex.models.kinds import MASKS
 from trueplex.models.lanes import KeyValue, Pass
-from trueplex.models.states import States
+from trueplex.models.states import ProbedCache, States
 
 NAME = "trueplex"
 PACKED_COLUMNS = 8  # beyond this many query columns the stock kernel is as good
@@ -40,6 +40,7 @@ class ProbePass:
             pass, of ``tokens`` columns, and else the columns of B rows.
         batch, columns: B and N.
         positions: where the queries stand, [B, P · tokens].
+        cache: what the model is given where there are states.
     """
 
     layers: dict[int, KeyValue]
@@ -49,6 +50,7 @@ class ProbePass:
     states: States = field(default_factory=dict)
     owners: dict[int, int] = field(default_factory=dict)
     positions: Tensor | None = None
+    cache: ProbedCache | None = None
 
     def behind(self, queries: int) -> Tensor:
         """How far before each query's position what it sees of the base ends, [queries]."""
@@ -60,7 +62,8 @@ class ProbePass:
     ) -> Tensor:
         """What the probes of a layer read: [rows of the pass, queries, heads, D]."""
         assert self.positions is not None
-        base_key, base_value = self.layers[self.owners.get(module.layer_idx, module.layer_idx)]
+        layer = module.layer_idx if self.cache is None else self.cache.last
+        base_key, base_value = self.layers[self.owners.get(module.layer_idx, layer)]
         rows = len(query)
         if self.states:
             query, key, value = (_beside(t, self.batch) for t in (query, key, value))

@@ -111,6 +111,13 @@ class Backbone:
         return self.config.hidden_size
 
     @property
+    def one_by_one(self) -> str:
+        """Why neighbouring tokens of a probe cannot be read at once; empty where they can."""
+        if self.kinds.recurrent and not self.reads_on:
+            return "this model's recurrent layers read one at a time behind a state"
+        return "this model's chunked attention may part them" if "chunked_attention" in self.kinds.masks else ""
+
+    @property
     def max_positions(self) -> int:
         return fixed_positions(self.config) or getattr(self.config, "max_position_embeddings", None) or 2**31
 
@@ -174,7 +181,7 @@ class Backbone:
         beside = positions.view(probe_pass.batch, -1)
         if probe_pass.states:
             cache = ProbedCache(self.kinds, probe_pass.states)
-        probe_pass = replace(probe_pass, positions=beside)
+        probe_pass = replace(probe_pass, positions=beside, cache=cache)
         mask = self.masks(beside, columns, probe_pass.behind(beside.shape[1]))
         return self._run(inputs, positions, cache, mask, {"probe_pass": probe_pass})
 

@@ -29,7 +29,7 @@ class Output(BaseModelOutput):
 
 def transformer_of(model: Any) -> Any:
     """What of a causal language model gives the last hidden states: all but its output matrix."""
-    return model.get_decoder() if model.base_model is model else model.base_model  # Llama 4 names it unlike its prefix
+    return model.model if model.base_model is model else model.base_model  # Llama 4 names it unlike its prefix
 
 
 def head_of(model: Any) -> Head:

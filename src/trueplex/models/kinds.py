@@ -32,6 +32,8 @@ MISSING = {
 # Families whose layers keep their state elsewhere than in transformers' cache
 ELSEWHERE = {
     "recurrent_gemma": "its layers keep their state in themselves, so that one batch at a time can be read",
+    "minimax": "its modelling code takes a cache class of its own alone",
+    "qwen4_exp_text": "its layers look up token ids, and a merged thought is no token",
     "rwkv": "its layers keep their state apart from transformers' cache",
     "xlstm": "its layers keep their state apart from transformers' cache",
     "inkling_text": "its attention adds a bias by positions that it takes from transformers' cache, one for all rows",

@@ -54,7 +54,12 @@ class ProbedLayer(StateLayer):
 class ProbedAttention(DynamicLayer):
     """Attention of a probe pass finds the base's keys and values by itself (`models.attention.ProbePass`)."""
 
+    number: int = -1
+    cache: ProbedCache | None = None
+
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        if self.cache is not None:
+            self.cache.last = self.number
         return key_states, value_states
 
 
@@ -67,7 +72,10 @@ class ProbedBoth(ProbedLayer, ProbedAttention):
 
 
 class ProbedCache(Cache):
-    """What a model is given for a pass of probes, one a row, each of which stands behind states of its own."""
+    """What a model is given for a pass of probes, one a row, each of which stands behind states of its own.
+
+    ``last`` is the layer whose attention comes next: a module that stands for several layers tells one number.
+    """
 
     def __init__(self, kinds: Kinds, states: States) -> None:
         layers: list[Any] = []
@@ -78,6 +86,10 @@ class ProbedCache(Cache):
             layers.append((ProbedBoth if kind in MASKS else ProbedLayer)(kinds.states[number]))
             layers[-1].begin({(name, n): t.clone() for (owner, name, n), t in states.items() if owner == number})
         super().__init__(layers=layers)
+        self.last = -1
+        for number, layer in enumerate(layers):
+            if isinstance(layer, ProbedAttention):
+                layer.number, layer.cache = number, self
 
 
 def gather(number: int, parts: Sequence[tuple[Mapping[tuple[int, str, int], Tensor], slice]], in_place: bool) -> Own:

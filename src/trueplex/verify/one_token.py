@@ -105,6 +105,8 @@ class OneTokenVerifier(nn.Module):
         if rank < 0:
             raise OptionError(f"LoRA rank is {rank}. Try: 0 (head only) or a positive rank")
         self._backbone = (backbone,)  # a tuple, so that the base is no submodule of the verifier
+        if shape.tokens > 1 and (why := backbone.one_by_one):
+            raise OptionError(f"a probe has {shape.tokens} tokens, and {why}. Try: --probe-tokens 1")
         self.rank, self.alpha = rank, float(2 * rank if alpha is None else alpha)
         self.shape = shape
         self.probe = Probe(backbone.hidden_size, shape)
