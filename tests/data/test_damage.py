@@ -33,7 +33,7 @@ def add(path: Path, *indices: int) -> None:
 
 
 def plain(rows: list[Row]) -> list[str]:
-    return [json.dumps({k: list(v) if hasattr(v, "tolist") else v for k, v in row.items()}) for row in rows]
+    return [json.dumps({k: v.tolist() if hasattr(v, "tolist") else v for k, v in row.items()}) for row in rows]
 
 
 def indices(path: Path) -> list[int]:
