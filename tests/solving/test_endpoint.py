@@ -190,7 +190,7 @@ def test_many_problems_at_once_keep_their_own_paths(script: Script, url: str) ->
         ({"models": ("a", "b")}, {}, "serves 2 models (a, b). Try: --served-model NAME"),
         ({}, {"model": "other"}, "has no model 'other'. Try: one of tiny"),
         ({"refusal": (400, "top_k is unknown.")}, {}, "says 400: top_k is unknown. Try: other options"),
-        ({"logprobs": False}, {}, "returns no token log-probabilities, which --verifier deepconf reads. Try: --verifier none"),
+        ({"logprobs": False}, {}, "returns no token log-probabilities, which --verifier deepconf needs. Try: --verifier none"),
         ({"pause": {0: 5.0}}, {"timeout": 0.3}, "sent nothing for 0.3 seconds. Try: a longer --endpoint-timeout"),
     ],
     ids=["key", "several models", "no such model", "refusal", "no log-probabilities", "silence"],
@@ -244,7 +244,7 @@ def test_the_key_comes_from_the_environment_or_a_file(
         (["--endpoint", "URL", "--prune", "half:32", "--verifier", "logprob"], "'half:32' compares paths at the same token"),
         (["--endpoint", "URL", "--select", "best"], "an endpoint has no verifier of its own"),
         (["--endpoint", "URL", "--verifier", "prm:qwen:x"], "cannot read an endpoint's paths"),
-        (["--endpoint", "URL", "--save", "x.jsonl"], "--save keeps token ids"),
+        (["--endpoint", "URL", "--save", "x.jsonl"], "--save stores token ids"),
         (["--endpoint", "ftp://x"], "the endpoint is 'ftp://x'"),
     ],
 )  # fmt: skip
