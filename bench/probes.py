@@ -97,7 +97,7 @@ def reading(batch: list[Labelled], tokens: int) -> tuple[Callable[[], float], Ca
     verifier = OneTokenVerifier(backbone, RANK, shape=ProbeShape(tokens)).eval()
     inputs, _ = pad_inputs(backbone, [(t.prompt, t.steps) for t in batch])
     rows, length = inputs.shape[:2]
-    cache = LaneCache(backbone.layers)
+    cache = LaneCache(backbone.kinds)
     lane = [(cache.add(rows, length + tokens), 0, rows)]
     with torch.inference_mode():
         backbone.decode_pass(cache, lane, np.zeros(rows, dtype=np.int64), inputs)

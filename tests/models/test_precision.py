@@ -84,7 +84,7 @@ def test_no_mask_is_built_where_all_layers_see_everything_and_the_logits_are_the
     n = inputs.shape[1]
 
     def decode() -> list[torch.Tensor]:
-        cache, logits = LaneCache(backbone.layers), []
+        cache, logits = LaneCache(backbone.kinds), []
         rows = [(cache.add(2, n), 0, 2)]
         for first, last in ((0, n - 2), (n - 2, n - 1), (n - 1, n)):
             logits.append(backbone.decode_pass(cache, rows, np.array([first, first]), inputs[:, first:last])[0])

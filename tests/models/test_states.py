@@ -7,11 +7,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from transformers import AutoConfig
 
-from trueplex.errors import ModelError, OptionError
+from trueplex.errors import OptionError
 from trueplex.models.backbone import Backbone
-from trueplex.models.kinds import kinds_of
 from trueplex.models.lanes import Lane, LaneCache
 from trueplex.verify.one_token import OneTokenVerifier, ProbeShape
 
@@ -55,17 +53,6 @@ def test_rows_carry_their_states(hybrid: Backbone) -> None:
     assert torch.allclose(logits[:1], again, atol=1e-5)
     bytes_of = sum(state.nbytes for state in other.states.values())
     assert bytes_of == hybrid.sizes.states and other.cache.stored == hybrid.row_bytes(other.columns)
-
-
-def test_what_is_missing_is_said() -> None:
-    for family, why in (
-        ("deepseek_v32", "sparse attention chooses what it reads by an index"),
-        ("deepseek_v4", "compressed attention keeps one entry for many tokens"),
-        ("recurrent_gemma", "keep their state in themselves"),
-        ("minimax", "a cache class of its own"),
-    ):
-        with pytest.raises(ModelError, match=why):
-            kinds_of(AutoConfig.for_model(family).get_text_config(decoder=True))
 
 
 def test_a_probe_of_several_tokens_needs_layers_that_read_them_at_once(

@@ -68,7 +68,7 @@ def test_only_models_that_see_all_that_is_before_read_branches(
     """A window of columns would hold words of other texts."""
     backbone = backbones(family)
     reader = open_scorer(backbone, f"genrm:{backbone.name}").reader
-    assert reader.grouped.branches == (set(backbone.kinds) == {"full_attention"})
+    assert reader.grouped.branches == (set(backbone.kinds.layers) == {"full_attention"})
     both_ways(backbone, reader)
 
 

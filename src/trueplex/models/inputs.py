@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from trueplex.errors import ModelError
+
 LOOKUP = "get_per_layer_inputs"
 
 
@@ -28,7 +30,11 @@ class Inputs:
         size = getattr(config, "hidden_size_per_layer_input", None) or 0
         self._layers, self.more = config.num_hidden_layers, size * config.num_hidden_layers
         owners = (m for m in model.modules() if hasattr(m, LOOKUP) and hasattr(m, "embed_tokens_per_layer"))
-        self._by_layer = getattr(next(owners), LOOKUP) if size else None
+        owner = next(owners, None) if size else None
+        if size and owner is None:
+            raise ModelError(f"{config.model_type} has per-layer embeddings (and no {LOOKUP} to look them up). "
+                             "Try: choose another model")  # fmt: skip
+        self._by_layer = None if owner is None else getattr(owner, LOOKUP)
 
     def __call__(self, ids: Tensor) -> Tensor:
         """Rows [..., H + more] of ids [...], by the model's modules, as some scale inside them."""
