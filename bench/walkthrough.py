@@ -13,6 +13,7 @@ import argparse
 import os
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from dataclasses import dataclass
@@ -111,7 +112,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="reference", help="as `trueplex solve --model`")
     model = parser.parse_args().model
-    name, shown = Path(model).name, {str(ROOT): "trueplex"}
+    name = Path(model).name
+    shown = {sysconfig.get_path("purelib"): "site-packages", str(ROOT): "trueplex"}
     if Path(model).exists():
         model = str(Path(model).resolve())
         shown = {model: name, **shown}
