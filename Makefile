@@ -124,7 +124,7 @@ replicas: $(STAMP)  ## 20 kills in rollouts, one under 100 clients, and two repl
 	$(BIN)/python bench/replicas.py --out results/replicas.json
 
 bench: $(STAMP)  ## speed and memory, as ratios of one run; wants an idle machine
-	OMP_NUM_THREADS=1 $(BIN)/trueplex bench decode ragged probe prune memory start --rows 16 --rows 64 --rows 256 --against generate --out results/speed.json
+	OMP_NUM_THREADS=1 $(BIN)/trueplex bench decode ragged probe prune memory start --batch-size 16 --batch-size 64 --batch-size 256 --against generate --out results/speed.json
 	OMP_NUM_THREADS=1 $(BIN)/trueplex bench sample modes --vocabulary 150000 --repeats 7 --out results/modes-speed.json
 	$(BIN)/python bench/probes.py --out results/probes.json
 
@@ -132,7 +132,7 @@ bench: $(STAMP)  ## speed and memory, as ratios of one run; wants an idle machin
 bench-real: $(STAMP)  ## speed and memory of a real model by precision: make bench-real MODEL=… [GGUF=…]; idle machine, an hour for 0.5 B on 2 cores
 	$(if $(MODEL),,$(error bench-real needs MODEL. Try: make bench-real MODEL=Qwen/Qwen2.5-0.5B-Instruct))
 	$(BIN)/trueplex bench decode memory --model $(MODEL) $(if $(GGUF),--gguf $(GGUF)) --precisions bfloat16,float32,int8 \
-		--rows 16 --rows 64 --repeats 3 --out results/real-$(notdir $(MODEL)).json
+		--batch-size 16 --batch-size 64 --repeats 3 --out results/real-$(notdir $(MODEL)).json
 
 measure: $(STAMP)  ## pass@k, votes and score quality on 200 test problems a suite; resumable
 	OMP_NUM_THREADS=1 $(BIN)/trueplex eval --suite reference --thinking discrete --max-batch-size 256 --out $(RUNS)/measure/discrete

@@ -52,7 +52,16 @@ def test_slow_tests_are_counted(tmp_path: Path) -> None:
 
 def test_every_file_that_the_pages_show_has_a_stage() -> None:
     staged = {path for stage in results.STAGES for path in results.files(stage)}
-    own = {"manifests.json", "mistakes.json", "mixing.json", "verifier-combined.json", "learning-speed.json"}
+    own = {
+        "manifests.json",
+        "mistakes.json",
+        "mixing.json",
+        "verifier-combined.json",
+        "learning-speed.json",
+        "serve-load.json",
+        "faults.json",
+        "soak.json",
+    }
     left = [p.name for p in results.RESULTS.rglob("*.json") if p not in staged]
     assert [
         n for n in left if n not in own and not n.startswith(("real-", "walkthrough", "test-slow", "training-"))

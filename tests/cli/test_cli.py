@@ -288,6 +288,7 @@ def test_text_that_is_no_unicode_is_refused_and_the_rest_solved(tmp_path: Path) 
     assert raw.returncode == 2 and raw.stderr.count(b"\n") == 1 and b"not valid Unicode" in raw.stderr
 
 
+@pytest.mark.slow
 def test_a_full_standard_output_loses_no_live_trace(tmp_path: Path) -> None:
     file, save = tmp_path / "p.jsonl", tmp_path / "t.jsonl"
     long = [p.text for p in problems("countdown-hard", "validation", 3)]

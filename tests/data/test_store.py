@@ -96,6 +96,7 @@ def test_a_full_disk_keeps_whole_records_and_says_so(
     assert (tmp_path / name).read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_kill_in_the_midst_of_writing_leaves_whole_records(tmp_path: Path) -> None:
     """A real process, killed by the system while it appends as fast as it can."""
     code = """

@@ -250,6 +250,6 @@ def test_problems_with_too_few_traces_are_left_out_and_said(trueplex, rollouts: 
         store.close()
     calibrating = ("--verifier", str(verifier), "--paths", "4", "--error", "0.3")
     code, _, said = trueplex("calibrate", str(tmp_path / "some.arrow"), *calibrating)
-    assert code == 0 and "1 of 60 problems have fewer than the 4 traces" in said
+    assert code == 0 and "1 of 30 problems have fewer than the 4 traces" in said
     code, _, said = trueplex("calibrate", str(tmp_path / "none.arrow"), *calibrating)
     assert code == 2 and "may need 4" in said

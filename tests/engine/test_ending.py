@@ -141,10 +141,8 @@ def test_stop_strings_look_no_further_than_they_must(qwen: Backbone) -> None:
 
 
 def test_a_time_limit_stops_a_trace_and_says_so(qwen: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
-    from trueplex.engine import batch as live
-
     clock = iter(range(10**6))
-    monkeypatch.setattr(live.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr("trueplex.clock._clock", [lambda: float(next(clock))])
     traces = run(qwen, Thinking("discrete", ending=Ending(40, max_seconds=15)))
     late = [t for t in traces if t.reason == "time limit"]
     assert late and all(t.status is Status.TRUNCATED and t.tokens < 40 for t in late)

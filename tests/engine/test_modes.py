@@ -107,6 +107,7 @@ def test_duplicates_come_as_often_as_they_should() -> None:
     assert chisquare([same, MANY - same], [expected, MANY - expected]).pvalue > LEVEL
 
 
+@pytest.mark.slow
 def test_without_replacement_draws_each_order_with_its_probability() -> None:
     step = multiplex(logits(), many(2), Sampling(), replacement=False)
     assert (step.ids[:, 0] != step.ids[:, 1]).all()
@@ -127,6 +128,7 @@ def test_without_replacement_fills_up_when_filters_leave_too_few() -> None:
     assert torch.allclose(mean.weights, torch.tensor([0.5, 0.5, 0.0]).expand(MANY, -1))
 
 
+@pytest.mark.slow
 def test_gumbel_noise_is_gumbel_and_its_heaviest_word_is_a_sample() -> None:
     noise = draws.gumbel(many(1))[:, 0]
     assert kstest(noise.numpy(), gumbel_r.cdf).pvalue > LEVEL

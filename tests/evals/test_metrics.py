@@ -55,6 +55,7 @@ def test_within_is_blind_to_which_problems_are_hard() -> None:
     assert len(per_problem_auroc(["a", "a", "b"], [True, False, True], [1, 0, 1])) == 1
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.integers(0, 3), st.booleans(), st.integers(0, 4)), min_size=1, max_size=30))
 def test_auroc_over_all_draws_problems_whole(rows: list[tuple[int, bool, int]]) -> None:
     """As counted from the traces of the drawn problems, each as often as it was drawn."""

@@ -93,6 +93,7 @@ def test_traces_are_scored_a_part_at_a_time_alike(monkeypatch: pytest.MonkeyPatc
     assert np.array_equal(whole.scores, parts.scores) and steps == [(2, 10), (2, 10), (1, 5)]
 
 
+@pytest.mark.slow
 def test_the_command_judges_stored_traces(tmp_path: Path, trueplex) -> None:
     def run(*arguments: str) -> SimpleNamespace:
         return SimpleNamespace(**dict(zip(("returncode", "stdout", "stderr"), trueplex(*arguments), strict=True)))

@@ -84,10 +84,10 @@ def test_pruning_saves_tokens_and_a_long_prompt_is_as_long_as_asked(bench: Bench
 
 def test_the_command_prints_one_json_line_last_and_writes_the_same(trueplex, tmp_path: Path) -> None:
     out = tmp_path / "b.json"
-    code, told, _ = trueplex("bench", "decode", "--rows", "2", "--tokens", "4", "--repeats", "1", "--against", "generate", "--out", str(out))  # fmt: skip
+    code, told, _ = trueplex("bench", "decode", "--batch-size", "2", "--tokens", "4", "--repeats", "1", "--against", "generate", "--out", str(out))  # fmt: skip
     found = json.loads(told.splitlines()[-1])
     assert code == 0 and found.items() <= json.loads(out.read_text()).items()
-    assert found["config"]["rows"] == [2] and found["machine"]["torch"] and found["traces"] == "2"
+    assert found["config"]["batch_size"] == [2] and found["machine"]["torch"] and found["traces"] == "2"
 
 
 @pytest.mark.parametrize(("asked", "why"), [
@@ -97,7 +97,7 @@ def test_the_command_prints_one_json_line_last_and_writes_the_same(trueplex, tmp
     (("decode", "--shape", "qwen3-9b"), "unknown shape 'qwen3-9b'"),
     (("decode", "--shape", "qwen3-8b", "--model", "x"), "--shape takes the place of --model"),
     (("decode", "--dtype", "float32", "--precisions", "int8"), "--precisions takes the place of --dtype"),
-    (("decode", "--rows", "2", "--against", "llama"), "llama.cpp needs the model as a GGUF file"),
+    (("decode", "--batch-size", "2", "--against", "llama"), "llama.cpp needs the model as a GGUF file"),
 ])  # fmt: skip
 def test_what_cannot_be_measured_is_refused_in_one_line(trueplex, asked: tuple[str, ...], why: str) -> None:
     code, out, told = trueplex("bench", *asked)

@@ -27,6 +27,7 @@ def test_batches_belong_to_the_step_and_prompts_carry_no_loss() -> None:
         assert ids[length - 1] == tokenizer.eos_token_id
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path) -> None:
     options = {"steps": 6, "decay": 2, "rows": 4, "lr": 1e-3, "seed": 0, "save_every": 3}
     pretrain(tmp_path / "whole", **options)

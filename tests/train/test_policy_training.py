@@ -96,6 +96,7 @@ def once(fresh: Callable[[], Backbone], tmp_path_factory: pytest.TempPathFactory
 @pytest.mark.parametrize(
     "recipe", [RECIPE, replace(RECIPE, rank=4, kl=0.1, epochs=2, minibatches=2, warmup=3)], ids=["whole", "lora"]
 )
+@pytest.mark.slow
 def test_a_run_that_was_killed_ends_in_the_same_weights(
     fresh: Callable[[], Backbone], tmp_path: Path, recipe: PolicyRecipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:

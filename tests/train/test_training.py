@@ -143,7 +143,7 @@ def test_a_checkpoint_that_a_kill_left_unjudged_is_judged(
     figures = {2: 0.9, 4: 0.5, 5: 0.4}
     state = {"calls": 0}
 
-    def judged(verifier: object, validation: object) -> dict[str, float]:
+    def judged(verifier: object, *given: object) -> dict[str, float]:
         state["calls"] += 1
         if state["calls"] == 1:
             raise KeyboardInterrupt
@@ -234,7 +234,7 @@ def test_patience_stops_early_and_keeps_the_best(
     figures = iter([0.6, 0.9, 0.8, 0.7, 0.6, 0.5])
     kept: list[dict] = []
 
-    def judged(verifier: OneTokenVerifier, validation: object) -> dict[str, float]:
+    def judged(verifier: OneTokenVerifier, *given: object) -> dict[str, float]:
         kept.append({n: p.detach().clone() for n, p in verifier.named_parameters()})
         return {"within_auroc@1.0": next(figures)}
 
@@ -493,7 +493,7 @@ def test_a_budget_below_one_trace_is_refused_with_the_figures(
     ("change", "grows"), [({"size": 4}, 1.4), ({"layers": 8}, 1.8), ({"recomputed": True}, 0.0)], ids=str
 )
 def test_the_estimate_follows_the_sizes(change: dict, grows: float) -> None:
-    plain = Footprint(4, 64, 128, 4, 2, 16, 2, 1, True, False)
+    plain = Footprint(4, 64, 128, 4, 2, 16, 2, 1, 0, True, False)
     other = replace(plain, **change)
     assert other.row(400, 100) > grows * plain.row(400, 100) or (
         grows == 0 and other.row(400, 100) < plain.row(400, 100)

@@ -360,6 +360,7 @@ def test_a_model_is_freed_with_the_verifiers_that_were_loaded_for_it(qwen: Backb
     assert [ref() for ref in alive] == [None, None]
 
 
+@pytest.mark.slow
 def test_solving_over_and_over_leaves_nothing_behind(qwen: Backbone, tmp_path: Path) -> None:
     """300 calls once took five times as long each, and 990 ended in a RecursionError: each attached one more verifier."""
     random_verifier(qwen).save(tmp_path)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from trueplex.evals.speed.bench import Bench
     from trueplex.models.backbone import Backbone
 
-EXAMPLE = "trueplex bench decode probe --model Qwen/Qwen3-0.6B --rows 16 --rows 64 --out results/mine.json"
+EXAMPLE = "trueplex bench decode probe --model Qwen/Qwen3-0.6B --batch-size 16 --batch-size 64 --out results/mine.json"
 
 USUAL = ("decode", "probe", "prune", "sample", "prefill", "memory")
 PARTS = (*USUAL, "ragged", "modes", "start")
@@ -35,7 +35,7 @@ class BenchOptions:
 
     PANEL: ClassVar[str] = "Measurement"
 
-    rows: Annotated[list[int] | None, typer.Option(help="Paths decoded together; can be repeated.", show_default="64"), Within(1, 4096)] = None  # fmt: skip
+    batch_size: Annotated[list[int] | None, typer.Option(help="Paths decoded together; can be repeated.", show_default="64"), Within(1, 4096)] = None  # fmt: skip
     tokens: Annotated[int, typer.Option(help="Tokens of a path."), Within(4, 2**20)] = 128
     repeats: Annotated[int, typer.Option(help="Rounds in which everything is measured in turn."), Within(1, 1000)] = 5
     against: Annotated[str | None, typer.Option(help="What decoding is measured against, separated by commas: generate, static (compiled, static cache), continuous (generate_batch), llama (llama.cpp).", show_default="what suits the device")] = None  # fmt: skip
@@ -92,7 +92,7 @@ class BenchOptions:
             raise OptionError("llama.cpp needs the model as a GGUF file and the package llama-cpp-python. Try: pip install "
                               "llama-cpp-python, and --gguf FILE.gguf")  # fmt: skip
         file = file if "llama" in against and has_llama_cpp() else None
-        return Bench(backbone, tuple(self.rows or (64,)), self.tokens, self.repeats, self.seed, against, file, rival, self.vocabulary)  # fmt: skip
+        return Bench(backbone, tuple(self.batch_size or (64,)), self.tokens, self.repeats, self.seed, against, file, rival, self.vocabulary)  # fmt: skip
 
 
 def bench(
@@ -109,7 +109,7 @@ def bench(
     asked = tuple(dict.fromkeys(parts or USUAL))
     if wrong := [part for part in asked if part not in PARTS]:
         raise OptionError(f"there is nothing to measure by the name {wrong[0]!r}. Try: {', '.join(PARTS)}")
-    loaders, rows = options.loaders(model), options.rows or [64]
+    loaders, rows = options.loaders(model), options.batch_size or [64]
     told: dict[str, Any] = {"machine": machine(), "traces": ", ".join(map(str, rows)), "tokens": options.tokens}
     console, rival, measured = Console(width=120), None, dict[str, Any]()
     for name, load in loaders.items():
