@@ -72,6 +72,7 @@ def test_people_see_the_answer_and_the_vote(trueplex) -> None:
     assert code == 0 and PROBLEM[:30] in out and "answer" in out and "paths" in out
 
 
+@pytest.mark.slow
 def test_standard_input_is_a_problem() -> None:
     process = start("solve", "-", "--json", "--quiet", "--paths", "4", stdin=subprocess.PIPE)
     out, _ = process.communicate(PROBLEM, timeout=120)
@@ -272,6 +273,7 @@ def test_help_is_quick() -> None:
 # -- what an audit found ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_text_that_is_no_unicode_is_refused_and_the_rest_solved(tmp_path: Path) -> None:
     file = tmp_path / "p.jsonl"
     file.write_text('{"problem": "half \\ud800 a character"}\n' + json.dumps({"problem": PROBLEM}) + "\n")

@@ -172,7 +172,8 @@ def test_a_closed_standard_error_gets_no_summary_among_the_results(tmp_path: Pat
     assert [json.loads(line)["correct"] for line in verdicts.read_text().splitlines()] == [True]
 
 
-@pytest.mark.parametrize("encoding", ["ascii", pytest.param("cp1252", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
 def test_standard_output_of_any_encoding_loses_nothing(tmp_path: Path, encoding: str) -> None:
     file = tmp_path / "p.jsonl"
     file.write_text(json.dumps({"problem": "Is √2 ≤ 3/2 → 数?"}))

@@ -245,7 +245,9 @@ CHANGES: list[dict[str, Any]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("change", CHANGES, ids=str)
+@pytest.mark.parametrize(
+    "change", [pytest.param(c, marks=pytest.mark.slow if n % 3 else ()) for n, c in enumerate(CHANGES)], ids=str
+)
 def test_every_option_changes_what_is_learned(
     fresh: Callable[[], Backbone], tmp_path: Path, once: Weights, plain: tuple[Weights, Path], change: dict
 ) -> None:

@@ -18,7 +18,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers import AutoModelForCausalLM
 
 import trueplex
-from conftest import FAMILIES, SEED, agree, grown, prompts_for
+from conftest import FAMILIES, LIKE_OTHERS, SEED, agree, grown, prompts_for
 from trueplex.engine.limits import Ending
 from trueplex.engine.thinking import Thinking
 from trueplex.errors import InputError, StoreError, VerifierError
@@ -56,7 +56,8 @@ LAYERS = ("qwen3", "gemma3_text", "gpt_oss")  # plain attention, sliding windows
 
 
 @pytest.fixture(
-    params=[(f, SHAPES[0]) for f in FAMILIES] + [(f, s) for f in LAYERS for s in SHAPES[1:]],
+    params=[pytest.param((f, SHAPES[0]), marks=pytest.mark.slow if f in LIKE_OTHERS else ()) for f in FAMILIES]
+    + [(f, s) for f in LAYERS for s in SHAPES[1:]],
     ids=lambda one: f"{one[0]}-{one[1].tokens}-{one[1].pool}",
 )
 def verifier(backbones: Callable[[str], Backbone], request: pytest.FixtureRequest) -> OneTokenVerifier:
