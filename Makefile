@@ -272,7 +272,7 @@ MODE_multiplex6 := --width 6
 MODE_multiplex2mean := --width 2 --merge mean
 MODE_multiplex3mean := --width 3 --merge mean
 MODE_multiplex6mean := --width 6 --merge mean
-STUDY_MODES := discrete multiplex3 soft gumbel multiplex2 multiplex6 multiplex3mean multiplex2mean multiplex6mean
+STUDY_MODES := discrete multiplex3 soft $(if $(QUICK),,gumbel multiplex2 multiplex6 multiplex3mean multiplex2mean multiplex6mean)
 STUDY := $(RUNS)/study
 STUDY_RESULTS := $(RESULTS)/study
 STUDY_EVAL = OMP_NUM_THREADS=1 $(BIN)/trueplex eval $(STUDY_SUITES:%=--suite %) --verifier none --max-batch-size 256 $(QUIET)
