@@ -151,7 +151,7 @@ $(STORED_TRACES): stored-%: $(STAMP)
 # published window of DeepConf, 2,048 tokens, is longer than these traces.
 RIVALS := $(RUNS)/rivals
 RIVAL_DATA := --data $(RIVALS)/rollouts/discrete --data $(RIVALS)/rollouts/multiplex
-SCORERS := $(RIVALS)/one-token-measured,$(RIVALS)/one-token,auto,orm:$(RIVALS)/outcome,prm:math-shepherd:$(RIVALS)/process,genrm:$(RIVALS)/generative,deepconf:mean,deepconf:tail@32,deepconf:bottom@32,deepconf:lowest@32,logprob,entropy
+SCORERS := $(RIVALS)/one-token-measured,$(RIVALS)/one-token,auto,orm:$(RIVALS)/outcome,$(if $(QUICK),,prm:math-shepherd:$(RIVALS)/process,genrm:$(RIVALS)/generative,)deepconf:mean,deepconf:tail@32,deepconf:bottom@32,deepconf:lowest@32,logprob,entropy
 RIVAL_TRAIN := $(RIVAL_DATA) $(RIVAL_RECIPE)
 
 scorers: $(STORED_TRACES)  ## a verifier, its rivals from the same rollouts, and untrained scores
@@ -160,7 +160,7 @@ scorers: $(STORED_TRACES)  ## a verifier, its rivals from the same rollouts, and
 	OMP_NUM_THREADS=1 $(BIN)/trueplex train values $(RIVAL_DATA) $(RIVAL_VALUES) --max-batch-size 256 $(QUIET)
 	OMP_NUM_THREADS=1 $(BIN)/trueplex train verifier $(RIVAL_TRAIN) --labels measured --out $(RIVALS)/one-token-measured
 	OMP_NUM_THREADS=1 $(BIN)/trueplex train verifier $(RIVAL_TRAIN) --out $(RIVALS)/one-token
-	for kind in outcome process generative; do \
+	for kind in outcome $(if $(QUICK),,process generative); do \
 		OMP_NUM_THREADS=1 $(BIN)/trueplex train reward --kind $$kind $(RIVAL_TRAIN) --out $(RIVALS)/$$kind || exit $$?; done
 	for mode in discrete multiplex; do \
 		OMP_NUM_THREADS=1 $(BIN)/trueplex eval-verifier $(foreach s,$(SUITES),$(DECIDING)/$$mode/$s) $(JUDGED) \
