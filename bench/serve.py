@@ -97,7 +97,7 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
     tokens = [s.usage.thinking_tokens + s.usage.answer_tokens for s in solutions]
     rate, rate_alone = sum(tokens[n] for n in good) / seconds, sum(tokens) / by_itself
     return {
-        "configuration": {k: v for k, v in vars(options).items() if k != "out"}, "machine": machine(), "load average": [round(one, 1) for one in os.getloadavg()],
+        "configuration": {**{k: v for k, v in vars(options).items() if k != "out"}, "model": Path(options.model).name}, "machine": machine(), "load average": [round(one, 1) for one in os.getloadavg()],
         "statuses": dict(Counter(str(status) for status, _, _ in answered)), "equal to solve": sum([p["text"] for p in answered[n][2]["paths"]] == texts[n] for n in good),
         "seconds": round(seconds, 2), "seconds of solve": round(by_itself, 2), "tokens a second": round(rate, 1), "tokens a second of solve": round(rate_alone, 1),
         "throughput against solve": round(rate / rate_alone, 3), "goal of it": 0.9, "seconds of an answer, median": round(statistics.median(a[1] for a in answered), 3),

@@ -58,6 +58,7 @@ def test_every_file_that_the_pages_show_has_a_stage() -> None:
         "mixing.json",
         "verifier-combined.json",
         "learning-speed.json",
+        "serve.json",
         "serve-load.json",
         "faults.json",
         "soak.json",
