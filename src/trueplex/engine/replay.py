@@ -51,13 +51,5 @@ def _hidden(backbone: Backbone, prompt_ids: Sequence[int], steps: Steps) -> Tens
     """The last hidden states [T, H] that each step was drawn from."""
     inputs = inputs_of(backbone, prompt_ids, steps)
     positions = torch.arange(len(inputs), device=backbone.device)[None]
-    backbone.model(
-        **backbone.named_inputs(inputs[None]),
-        attention_mask=backbone.masks(positions, len(inputs)),
-        position_ids=positions,
-        use_cache=False,
-        logits_to_keep=torch.zeros(
-            1, dtype=torch.long, device=backbone.device
-        ),  # by a number, Gemma 4 drops hidden states
-    )
-    return backbone.last_hidden()[0, len(prompt_ids) - 1 : -1]
+    _, hidden = backbone.forward(inputs[None], positions, None, len(inputs))
+    return hidden[0, len(prompt_ids) - 1 : -1]

@@ -46,6 +46,10 @@ class Sizes:
     parts: int
 
 
+def _bytes(layers: dict[int, KeyValue], states: States) -> int:
+    return sum(t.nbytes for layer in layers.values() for t in layer) + sum(t.nbytes for t in states.values())
+
+
 @dataclass(slots=True, eq=False)
 class Prefix:
     """Keys and values [1, kv heads, P, D] by layer of a prompt that lanes share, and the states behind it, which they copy."""
@@ -56,9 +60,7 @@ class Prefix:
 
     @property
     def nbytes(self) -> int:
-        return sum(t.nbytes for layer in self.layers.values() for t in layer) + sum(
-            t.nbytes for t in self.states.values()
-        )
+        return _bytes(self.layers, self.states)
 
 
 @dataclass(slots=True, eq=False)
@@ -86,9 +88,7 @@ class Lane:
 
     @property
     def nbytes(self) -> int:
-        return sum(t.nbytes for layer in self.layers.values() for t in layer) + sum(
-            t.nbytes for t in self.states.values()
-        )
+        return _bytes(self.layers, self.states)
 
     def layer(self, number: int, new: KeyValue) -> KeyValue:
         """The storage of a layer; made when its first keys and values come, which tell its shape."""
