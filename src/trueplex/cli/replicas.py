@@ -13,11 +13,10 @@ import typer
 from trueplex.cli.endpoint import ModelOrEndpoint
 from trueplex.cli.groups import ModelOptions
 from trueplex.cli.options import Within
-from trueplex.errors import OptionError, StoreError
+from trueplex.errors import OptionError
 
 if TYPE_CHECKING:
     from trueplex.cli.solve import OutputOptions
-    from trueplex.data.append import Row
     from trueplex.data.traces import Origin
     from trueplex.scale.cluster import Cluster
     from trueplex.scale.replica import Job
@@ -129,7 +128,7 @@ def solve(
                 if done is None:
                     store.check(about.origin)
                     continue
-                store.add(done.rows)
+                store.saving.append(done.rows)
                 reasons.update(row["reason"] for row in done.rows)
                 longest = max([longest, *(row["tokens"] for row in done.rows)])
                 bar.step(len(done.rows), sum(row["tokens"] for row in done.rows))
@@ -141,9 +140,9 @@ def solve(
         shown.flush()
         raise
     finally:
-        store.close()
+        store.saving.close()
     remark(settings, reasons, longest)
-    return all(s.answer is not None for s in shown.solved.values() if s), not store.failed
+    return all(s.answer is not None for s in shown.solved.values() if s), not store.saving.failed
 
 
 class _Store:
@@ -151,15 +150,16 @@ class _Store:
 
     def __init__(self, output: OutputOptions, settings: Settings) -> None:
         from trueplex.cli.solve import freed
-        from trueplex.data.traces import open_store, read_traces
+        from trueplex.data.saving import Saving
+        from trueplex.data.traces import read_traces
 
-        self.path, self.failed = output.save, False
+        self.path = output.save
         self.begun: list[Trace] = []
         if output.save and output.resume and output.save.exists():
             stored = (t for t, _ in read_traces(output.save))
             most = settings.schedule.most
             self.begun = [freed(t, settings) for t in stored if t.seed == settings.seed and t.index < most]
-        self._store = open_store(output.save) if output.save else None
+        self.saving = Saving(output.save)
 
     def check(self, origin: Origin) -> None:
         """Raise StoreError where the traces to go on with are of another model, or were made by other options."""
@@ -168,17 +168,3 @@ class _Store:
         if self.path and self.begun:
             for row in read(self.path, ("model", "tokenizer", "thinking"), complain=False):
                 origin.require(row, self.path)
-
-    def add(self, rows: Sequence[Row]) -> None:
-        """Append traces; a disk that fills up is said once and stops only the saving."""
-        if self._store is None or self.failed:
-            return
-        try:
-            self._store.append(rows)
-        except StoreError as error:
-            self.failed = True
-            log.info(str(error))
-
-    def close(self) -> None:
-        if self._store is not None:
-            self._store.close()

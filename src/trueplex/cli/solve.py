@@ -26,11 +26,12 @@ from trueplex.cli.groups import (
     ThinkingOrGreedy,
 )
 from trueplex.cli.options import shortened
-from trueplex.errors import InputError, OptionError, StoreError
+from trueplex.errors import InputError, OptionError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from trueplex.data.saving import Saving
     from trueplex.data.traces import Origin
     from trueplex.models.backbone import Backbone
     from trueplex.solving.loop import Event, Scorer, Stream
@@ -160,6 +161,7 @@ def _run(
 ) -> tuple[bool, bool]:
     """Solve the problems; whether all were answered, and whether all traces that were to be saved are."""
     from trueplex.data.about import note
+    from trueplex.data.saving import Saving
     from trueplex.data.traces import read_traces
     from trueplex.models.placement import first
     from trueplex.solving.loop import stream
@@ -172,14 +174,14 @@ def _run(
     resumed = [freed(t, settings) for t, _ in stored if t.seed == settings.seed and t.index < settings.schedule.most]
     events = stream(backbone, problems, settings, scorer, resumed, choose_calibration(backbone, scorer, settings))
     saves = asked.save if first() else None  # of processes that share a model, one writes
-    store = _Saving(saves, backbone, source)
+    saving = Saving(saves)
     if saves:
         note(saves, backbone.name, [problem.key for problem in problems])
     try:
-        answered = _follow(events, problems, settings, asked, store.keep)
+        answered = _follow(events, problems, settings, asked, _Traces(saving, backbone, source).keep)
     finally:
-        store.close()
-    return answered, not store.failed
+        saving.close()
+    return answered, not saving.failed
 
 
 def _run_at(
@@ -293,35 +295,21 @@ def freed(trace: Trace, settings: Settings) -> Trace:
     return replace(trace, status=Status.RUNNING, reason="", text="", answer=None, correct=None, thinking_tokens=thought)
 
 
-class _Saving:
-    """Appends traces to the --save file; a disk that fills up stops only the saving, which is said then and at the end."""
+class _Traces:
+    """Appends traces to the --save file, with the ids of their prompts."""
 
-    def __init__(self, path: Path | None, backbone: Backbone, source: Origin) -> None:
-        from trueplex.data.traces import open_store
-
-        self.backbone, self.source = backbone, source
-        self.failed: StoreError | None = None
-        self._store = open_store(path) if path else None
+    def __init__(self, saving: Saving, backbone: Backbone, source: Origin) -> None:
+        self.saving, self.backbone, self.source = saving, backbone, source
         self._prompts: dict[int, tuple[int, ...]] = {}
 
     def keep(self, trace: Trace) -> None:
-        if self._store is None or self.failed:
+        if not self.saving.open:
             return
         from trueplex.data.traces import to_row
         from trueplex.models.prompt import make_prompt
 
         ids = self._prompts.setdefault(trace.problem.key, make_prompt(trace.problem, self.backbone).ids)
-        try:
-            self._store.append([to_row(trace, ids, self.source)])
-        except StoreError as error:
-            self.failed = error
-            log.info(f"{error.args[0].partition(' Try: ')[0]} Nothing more is saved; solving goes on")
-
-    def close(self) -> None:
-        if self._store is not None:
-            self._store.close()
-        if self.failed:
-            log.info(str(self.failed))
+        self.saving.append([to_row(trace, ids, self.source)])
 
 
 class _Lines:
