@@ -335,7 +335,7 @@ policy: $(STAMP)  ## `reference-multiplex`, from learning to its test; resumable
 	cp $(POLICY)/test/results.json results/reference-multiplex-policy.json
 
 # Both trainers on a model of yours, or on any other: seconds and peak memory. ROLLOUTS: stored traces of it, else some are rolled out.
-TRAIN_DATA ?= gsm8k
+TRAIN_DATA ?= gsm8k-train
 
 train-real: $(STAMP)  ## LoRA GRPO and a verifier on a real model: make train-real MODEL=… [TRAIN_DATA=…] [ROLLOUTS=…]
 	$(if $(MODEL),,$(error train-real needs MODEL. Try: make train-real MODEL=Qwen/Qwen2.5-0.5B-Instruct))
@@ -356,4 +356,4 @@ tagged: $(STAMP)  ## give a real model thinking tags: make tagged MODEL=… ; re
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
 
-include bench/real.mk
+include bench/real.mk bench/papers.mk

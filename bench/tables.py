@@ -18,7 +18,7 @@ import claims
 import learning
 from cells import MODES, RESULTS, ROOT, counted, made_by, measured, missing, percent, ranking, read, spread, table
 from deciding_tables import confidence_parts, deciding_parts
-from real_tables import real_line, real_parts
+from real_tables import afternoon, real_claim_parts, real_line, real_parts
 from score_tables import ablation_parts, scorer_parts
 
 BEGIN, END = "<!-- results: written by bench/tables.py -->", "<!-- end of results -->"
@@ -134,14 +134,19 @@ def describe(result: dict[str, Any]) -> str:
 def pages() -> dict[Path, str]:
     results = {mode: found for mode in MODES if (found := read(f"reference-{mode}.json"))}
     parts = ["# Results\n\nWritten by `bench/tables.py` from the files under `results/`; `make results` measures those. Each "
-             "table says which version measured it.", *real_parts(), *claim_parts(results), *reference_parts(results), *policy_parts(results),
+             "table says which version measured it.", *real_claim_parts(), *real_parts(), *claim_parts(results), *reference_parts(results), *policy_parts(results),
              *scorer_parts(), *ablation_parts(), *deciding_parts(), *confidence_parts(), *study_parts(), *speed_parts()]  # fmt: skip
     written = {ROOT / "docs" / "results.md": "\n\n".join(parts) + "\n"}
     if decided := read("deciding.json"):
-        before, _, rest = (ROOT / "README.md").read_text().partition(BEGIN)
-        _, _, after = rest.partition(END)
-        written[ROOT / "README.md"] = f"{before}{BEGIN}\n{readme_table(decided)}\n{END}{after}"
-    return written
+        written |= put_into(ROOT / "README.md", readme_table(decided))
+    return written | put_into(ROOT / "docs" / "afternoon.md", afternoon())
+
+
+def put_into(page: Path, text: str) -> dict[Path, str]:
+    """A page with the text between its two marks."""
+    before, _, rest = page.read_text().partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return {page: f"{before}{BEGIN}\n{text}\n{END}{after}"}
 
 
 def study() -> dict[str, Any]:

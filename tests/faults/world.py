@@ -224,6 +224,7 @@ def commands(base: Path, out: Path) -> dict[str, list[str]]:
         "train policy": ["train", "policy", "--data", "chain-easy", "--problems", "8", "--val-problems", "2", "--val-samples", "1", "--steps", "3", "--prompts", "2", "--samples", "2",
                          "--every", "1", "--rank", "2", "--target-modules", "q_proj", "--lr", "1e-3", "--thinking", "discrete", *SHORT, "--quiet", "--out", there],
         "calibrate": ["calibrate", rolled, "--verifier", str(out / "verifier"), "--paths", "4", "--error", "0.4", "--out", there],
+        "score": ["score", rolled, "--verifier", str(base / "verifier"), "--probe-every", "8", "--quiet", "--out", there],
         "report": ["report", str(base / "eval"), "--out", str(out / "page.html"), "--markdown", str(out / "page.md")],
         "show": ["show", rolled, "--html", str(out / "page.html")],
     }  # fmt: skip
