@@ -62,6 +62,7 @@ def test_every_file_that_the_pages_show_has_a_stage() -> None:
         "serve-load.json",
         "faults.json",
         "soak.json",
+        "hybrid-speed.json",
     }
     left = [p.name for p in results.RESULTS.rglob("*.json") if p not in staged]
     assert [
