@@ -54,7 +54,7 @@ RL_TEST := --n 12 --samples 256
 QUIET :=
 endif
 
-.PHONY: results docs package walkthrough tagged bench-real real faults soak load serve-speed serve-gsm8k replicas demo test test-slow lint types pages bench fresh measure scorers ablations calibration deciding verifier verifier-study combined study thinking study-rl policy train-real clean stored-discrete stored-multiplex
+.PHONY: results hybrid hybrid-speed docs package walkthrough tagged bench-real real faults soak load serve-speed serve-gsm8k replicas demo test test-slow lint types pages bench fresh measure scorers ablations calibration deciding verifier verifier-study combined study thinking study-rl policy train-real clean stored-discrete stored-multiplex
 
 # torch comes first and by its pinned version, so that nothing else pulls in another build.
 $(STAMP): pyproject.toml constraints.txt
@@ -360,4 +360,4 @@ tagged: $(STAMP)  ## give a real model thinking tags: make tagged MODEL=… ; re
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
 
-include bench/real.mk bench/papers.mk
+include bench/real.mk bench/papers.mk bench/hybrid.mk

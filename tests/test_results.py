@@ -90,6 +90,7 @@ def test_every_file_that_the_pages_show_has_a_stage() -> None:
         "serve-load.json",
         "faults.json",
         "soak.json",
+        "hybrid-speed.json",
     }
     left = [str(p.relative_to(results.RESULTS)) for p in results.RESULTS.rglob("*.json") if p not in staged]
     of_a_model = ("real-", "real/", "walkthrough", "test-slow", "training-")  # measured on a model that is named
