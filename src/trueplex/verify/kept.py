@@ -82,7 +82,9 @@ class KeptReads:
         return {n: (whole(f"k{n}").to(inputs.device), whole(f"v{n}").to(inputs.device)) for n in layers}
 
     def _name(self, row: Tensor) -> Path:
-        digest = hashlib.blake2b(row.contiguous().view(torch.uint8).cpu().numpy().tobytes(), key=self._base[:64], digest_size=16)
+        digest = hashlib.blake2b(
+            row.contiguous().view(torch.uint8).cpu().numpy().tobytes(), key=self._base[:64], digest_size=16
+        )
         return self._folder / f"{digest.hexdigest()}.safetensors"
 
     def _write(self, path: Path, layers: Stored) -> None:
