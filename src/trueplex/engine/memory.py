@@ -54,7 +54,7 @@ class Memory:
 
     def _spread(self, lanes: Sequence[int]) -> int:
         prefixes = {id(lane.prefix): lane.prefix.nbytes for lane in self._rows.cache.lanes if lane.live and lane.prefix}
-        return sum(lanes) + sum(prefixes.values())
+        return sum(lanes) + sum(prefixes.values()) + self._rows.reader.nbytes
 
     def _moving(self, lanes: Sequence[int]) -> int:
         return max(lanes, default=0) // self._backbone.sizes.parts
@@ -77,11 +77,12 @@ class Memory:
     def _needs(self, entry: Entry) -> tuple[int, int]:
         """Bytes that an entry needs once, and for each of its traces."""
         prompt, begun = len(entry.prompt.ids), max(t.tokens for t in entry.traces)
-        shared = self._rows.shares(entry.request, prompt, len(entry.traces))
+        shared = self._rows.shares(entry)
         limit = max(self._limit(entry), begun)
         own = min(begun + AHEAD, limit) + PROBES + (0 if shared else prompt)
         each, row = self._backbone.row_bytes(rounded(own)), self._backbone.row_bytes
-        read = 0 if self._rows.has_prefix(entry.request) else row(rounded(prompt)) + (row(prompt) if shared else 0)
+        reading = 0 if self._rows.reader.has(entry) else row(rounded(prompt))
+        read = 0 if self._rows.has_prefix(entry) else reading + (row(prompt) if shared else 0)
         return read + each * len(entry.traces) // self._backbone.sizes.parts, each
 
     def _limit(self, entry: Entry) -> int:
