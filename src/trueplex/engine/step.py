@@ -68,7 +68,7 @@ class Sampler:
         return self.options.index(thinking)
 
     def __call__(self, logits: Tensor, slots: Slots, traces: Sequence[Trace]) -> Drawn:
-        """The next step from logits [B, V] float32 of the rows of `traces`.
+        """The next step from logits [B, V] of the rows of `traces`.
 
         Raises:
             ModelError: logits are not finite.

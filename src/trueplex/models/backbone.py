@@ -168,7 +168,7 @@ class Backbone:
 
     def forward(self, inputs: Tensor, positions: Tensor, cache: Any, columns: int, whole: bool = False,
                 probe_pass: attention.ProbePass | None = None) -> tuple[Tensor, Tensor]:  # fmt: skip
-        """One pass: inputs [B, q, input size] at positions [B, q] → (logits [B, V] float32, hidden [B, q, H]).
+        """One pass: inputs [B, q, input size] at positions [B, q] → (logits [B, V] in the model's dtype, hidden [B, q, H]).
 
         Logits are those of column 0. ``whole`` says that a plain causal pass from position 0 is meant: where all layers are
         full attention, no mask is built then. With a probe pass, queries read its columns before their probe, and those of
@@ -255,7 +255,7 @@ class Backbone:
                 **extra,
             )
             hidden = self.last_hidden()
-        return self.tokens_only(output.logits[:, 0].float()), hidden
+        return self.tokens_only(output.logits[:, 0]), hidden
 
     def tokens_only(self, logits: Tensor) -> Tensor:
         """Logits [B, V] in which rows of the embeddings that are no token have none."""

@@ -136,14 +136,14 @@ class CompiledStep:
             inputs_embeds=inputs, position_ids=positions, attention_mask=mask, past_key_values=self._cache, use_cache=True,
             logits_to_keep=self._first, outside=True,
         )  # fmt: skip
-        return output.logits[:, 0].float(), self._backbone.last_hidden()
+        return output.logits[:, 0], self._backbone.last_hidden()
 
     def _compared(self, logits: Tensor, hidden: Tensor, inputs: Tensor, passing: Pass, name: tuple[int, ...]) -> tuple[Tensor, Tensor] | None:  # fmt: skip
         """The plain pass, after it was compared with the compiled one; None, and no more of these, where they differ."""
         self._checked[name] += 1
         plain, tokens = self._backbone.plain_pass(inputs, passing), self._backbone.vocabulary
-        pairs = (plain[0][:, :tokens], logits[:, :tokens]), (plain[1].float(), hidden.float())
-        apart = max(difference(*pair, routed=False) for pair in pairs)
+        pairs = (plain[0][:, :tokens], logits[:, :tokens]), (plain[1], hidden)
+        apart = max(difference(a.float(), b.float(), routed=False) for a, b in pairs)
         if not apart <= BOUNDS[self._backbone.dtype][1]:
             self._say(f"it differs from the plain one by {apart:.2g}")
         return plain

@@ -31,6 +31,7 @@ from trueplex.models.backbone import Backbone
 from trueplex.models.check import refuse, self_check
 from trueplex.models.compiled import compiled_step
 from trueplex.models.fingerprint import fingerprint_of_files
+from trueplex.models.packed import pack
 from trueplex.models.placement import check_spread, placement
 from trueplex.models.precision import checked_names, quantize_weights, resolve_dtype
 from trueplex.models.prompt import make_prompt
@@ -94,8 +95,7 @@ def load(
 
     Args:
         dtype: ``auto`` (also None), ``float32``, ``bfloat16``, ``float16``, or torch's own; see `precision.resolve_dtype`.
-        device_map: ``auto`` spreads the layers over this process's accelerators; ``tp`` shares every layer among the
-            processes of torchrun; see `placement`.
+        device_map: ``auto`` spreads the layers over accelerators, ``tp`` shares each among torchrun's processes; see `placement`.
         quantize: ``int8`` or ``int4``: the weights of all linear layers but the output are held so, by torchao.
         compile: ``on`` compiles the decode step when it is first taken (`models.compiled`), ``auto`` does on CUDA, ``off`` does not.
         memory: GiB of KV cache that traces may take together; None is half of the memory that is free on CPU, and 80 % on CUDA.
@@ -129,6 +129,7 @@ def load(
                          "Try: choose another model")  # fmt: skip
     if quantize:
         quantize_weights(model, quantize)
+    pack(model)
     backbone = Backbone(name, model, tokenizer)
     if named is not None:
         backbone.fingerprint = named
