@@ -43,8 +43,8 @@ class Memory:
         lanes, row = self._lanes(tokens), self._backbone.row_bytes
         moving = max((lane.live * row(columns) for lane, columns in lanes), default=0) // self._backbone.sizes.parts
         prefixes = {id(lane.prefix): lane.prefix.nbytes for lane, _ in lanes if lane.live and lane.prefix}
-        read = self._rows.reader.nbytes
-        return sum(lane.live * row(columns, lane.dropped) for lane, columns in lanes) + sum(prefixes.values()) + read + moving
+        rows = sum(lane.live * row(columns, lane.dropped) for lane, columns in lanes)
+        return rows + sum(prefixes.values()) + self._rows.reader.nbytes + moving
 
     def _lanes(self, tokens: int) -> list[tuple[Lane, int]]:
         """The lanes, and the columns that each will have."""
