@@ -54,7 +54,7 @@ RL_TEST := --n 12 --samples 256
 QUIET :=
 endif
 
-.PHONY: results docs package walkthrough tagged bench-real real faults soak load serve-speed serve-gsm8k replicas demo test test-slow lint types pages bench fresh measure scorers ablations calibration deciding verifier verifier-study combined study thinking study-rl policy train-real clean stored-discrete stored-multiplex
+.PHONY: results hybrid hybrid-speed docs package walkthrough tagged bench-real real faults soak load serve-speed serve-gsm8k replicas demo test test-slow lint types pages bench fresh measure scorers ablations calibration deciding verifier verifier-study combined study thinking study-rl policy train-real clean stored-discrete stored-multiplex
 
 # torch comes first and by its pinned version, so that nothing else pulls in another build.
 $(STAMP): pyproject.toml constraints.txt
@@ -108,8 +108,8 @@ pages: $(STAMP)  ## whether the pages with figures are what results/ says
 	$(BIN)/python bench/tables.py --check
 	$(BIN)/python bench/learning.py --check
 
-faults: $(STAMP)  ## kills, flipped bits, cut-off files, full disks, wrong command lines; half an hour
-	OMP_NUM_THREADS=1 $(BIN)/python tests/faults/run_faults.py --out results/faults.json
+faults: $(STAMP)  ## kills, full disks, second runs, flipped bits, cut-off files, wrong command lines; resumable, an hour; SHORT=1: a minute
+	OMP_NUM_THREADS=1 $(BIN)/python tests/faults/run_faults.py $(if $(SHORT),--short,--out results/faults.json)
 
 soak: $(STAMP)  ## 2,000 solve calls in 8 threads: memory stays flat, and nothing changes
 	OMP_NUM_THREADS=1 $(BIN)/python bench/soak.py --out results/soak.json
@@ -339,7 +339,7 @@ policy: $(STAMP)  ## `reference-multiplex`, from learning to its test; resumable
 	cp $(POLICY)/test/results.json results/reference-multiplex-policy.json
 
 # Both trainers on a model of yours, or on any other: seconds and peak memory. ROLLOUTS: stored traces of it, else some are rolled out.
-TRAIN_DATA ?= gsm8k
+TRAIN_DATA ?= gsm8k-train
 
 train-real: $(STAMP)  ## LoRA GRPO and a verifier on a real model: make train-real MODEL=… [TRAIN_DATA=…] [ROLLOUTS=…]
 	$(if $(MODEL),,$(error train-real needs MODEL. Try: make train-real MODEL=Qwen/Qwen2.5-0.5B-Instruct))
@@ -360,4 +360,4 @@ tagged: $(STAMP)  ## give a real model thinking tags: make tagged MODEL=… ; re
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
 
-include bench/real.mk
+include bench/real.mk bench/papers.mk bench/hybrid.mk

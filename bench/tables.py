@@ -18,7 +18,9 @@ import claims
 import learning
 from cells import MODES, RESULTS, ROOT, counted, made_by, measured, missing, percent, ranking, read, spread, table
 from deciding_tables import confidence_parts, deciding_parts
-from real_tables import real_line, real_parts
+from hybrid import hybrid_parts
+from real_tables import afternoon as afternoon_table
+from real_tables import real_claim_parts, real_line, real_parts
 from score_tables import ablation_parts, scorer_parts
 from serve_tables import serve_parts, solved
 
@@ -135,12 +137,13 @@ def describe(result: dict[str, Any]) -> str:
 def pages() -> dict[Path, str]:
     results = {mode: found for mode in MODES if (found := read(f"reference-{mode}.json"))}
     parts = ["# Results\n\nWritten by `bench/tables.py` from the files under `results/`; `make results` measures those. Each "
-             "table says which version measured it.", *real_parts(), *claim_parts(results), *reference_parts(results), *policy_parts(results),
-             *scorer_parts(), *ablation_parts(), *deciding_parts(), *confidence_parts(), *study_parts(), *speed_parts(),
+             "table says which version measured it.", *real_claim_parts(), *real_parts(), *claim_parts(results), *reference_parts(results), *policy_parts(results),
+             *scorer_parts(), *ablation_parts(), *deciding_parts(), *confidence_parts(), *study_parts(), *hybrid_parts(), *speed_parts(),
              *serve_parts()]  # fmt: skip
-    readme, serve = ROOT / "README.md", ROOT / "docs" / "serve.md"
+    readme, serve, afternoon = (ROOT / page for page in ("README.md", "docs/serve.md", "docs/afternoon.md"))
     written = {ROOT / "docs" / "results.md": "\n\n".join(parts) + "\n", serve: within(serve.read_text(), "transcript", solved(whole=True)),
-               readme: within(readme.read_text(), "transcript", solved(whole=False))}  # fmt: skip
+               readme: within(readme.read_text(), "transcript", solved(whole=False)),
+               afternoon: within(afternoon.read_text(), "results", afternoon_table())}  # fmt: skip
     if decided := read("deciding.json"):
         written[readme] = within(written[readme], "results", readme_table(decided))
     return written

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import typer
 
 import trueplex
+from trueplex.cli.main import app
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "bench"))
 
 import cells
+import papers
+import real_modes
 import results
 import serve_tables
 import slow_tests
@@ -86,11 +93,11 @@ def test_every_file_that_the_pages_show_has_a_stage() -> None:
         "serve-load.json",
         "faults.json",
         "soak.json",
+        "hybrid-speed.json",
     }
-    left = [p.name for p in results.RESULTS.rglob("*.json") if p not in staged]
-    assert [
-        n for n in left if n not in own and not n.startswith(("real-", "walkthrough", "test-slow", "training-"))
-    ] == []
+    left = [str(p.relative_to(results.RESULTS)) for p in results.RESULTS.rglob("*.json") if p not in staged]
+    of_a_model = ("real-", "real/", "walkthrough", "test-slow", "training-")  # measured on a model that is named
+    assert [n for n in left if n not in own and not n.startswith(of_a_model)] == []
 
 
 def test_few_problems_are_said_and_a_share_of_0_has_a_width() -> None:
@@ -105,3 +112,27 @@ def test_few_problems_are_said_and_a_share_of_0_has_a_width() -> None:
     table = _method_table("gsm8k", figures)
     assert "3 problems (too few to tell)" in str(table.title)
     assert list(table.columns[1].cells) == ["0.000 [0.000, 0.561]"] * 3
+
+
+@pytest.mark.parametrize(("paper", "model"), [("otv", "Qwen/Qwen3-4B"), ("multiplex", "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B")])  # fmt: skip
+def test_the_papers_commands_are_ones_that_trueplex_takes(
+    paper: str, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`make paper-otv DRY=1`: every command is printed, none is run, and each is read by the command line."""
+    papers.main([paper, "--model", model, "--dry", "--all", "--devices", "1"])
+    told = capsys.readouterr().out
+    commands = [shlex.split(line) for line in told.splitlines() if line.startswith("trueplex ")]
+    assert len(commands) > 4 and "hours" in told
+    for _, *arguments in commands:
+        group: Any = typer.main.get_command(app)
+        context = None
+        while hasattr(group, "commands"):
+            name, *arguments = arguments
+            context, group = typer.Context(group, info_name=name, parent=context), group.commands[name]
+        group.make_context(group.name, arguments, parent=context)
+
+
+def test_a_mode_is_judged_at_a_temperature_that_its_problem_did_not_choose() -> None:
+    found = {"0.4": np.array([1.0, 0.0, 1.0, 0.0]), "1.0": np.array([0.0, 1.0, 0.0, 1.0])}
+    values, chosen = real_modes.own_best(found)
+    assert chosen == ["1.0", "0.4"] and values.tolist() == [0.0, 0.0, 0.0, 0.0]

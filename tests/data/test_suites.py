@@ -25,6 +25,7 @@ ROWS = {
     "minerva": ({"question": "P", "answer": "4.5e33"}, ("4.5e33",)),
     "olympiadbench": ({"id": 1606, "question": "P", "final_answer": ["2", ], "unit": None}, ("2",)),
     "gsm8k": ({"question": "P", "answer": "2 + 16 = <<2+16=18>>18\n#### 18"}, ("18",)),
+    "gsm8k-train": ({"question": "P", "answer": "2 + 16 = <<2+16=18>>18\n#### 18"}, ("18",)),
     "dapo-math-17k": ({"prompt": "P", "solution": "34", "data_source": "math_dapo"}, ("34",)),
 }  # fmt: skip
 

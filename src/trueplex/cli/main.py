@@ -29,6 +29,7 @@ from trueplex.cli import (
     push,
     report,
     rollout,
+    score,
     serve,
     show,
     solve,
@@ -74,6 +75,7 @@ command(app, families.EXAMPLE, "models", SOLVE)(families.families)
 command(app, grade.EXAMPLE, panel=MEASURE)(grade.grade)
 command(app, evaluate.EXAMPLE, "eval", MEASURE)(evaluate.evaluate)
 command(app, evaluate.VERIFIER_EXAMPLE, "eval-verifier", MEASURE)(evaluate.evaluate_verifier)
+command(app, score.EXAMPLE, panel=MEASURE)(score.score)
 command(app, report.EXAMPLE, panel=MEASURE)(report.report)
 command(app, bench.EXAMPLE, panel=MEASURE)(bench.bench)
 command(app, rollout.EXAMPLE, panel=LEARN)(rollout.rollout)

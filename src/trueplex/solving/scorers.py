@@ -74,12 +74,14 @@ def choose_calibration(backbone: Backbone, scorer: Scorer | None, settings: Sett
     found, own = _calibration_in(folder, backbone), belongs(backbone, scorer, settings.names["verifier"])
     if found is None:
         return None
-    for part, told in backbone.renamed(found.belongs, folder / FILE).items():
-        if own.get(part) == told:
+    told_of = backbone.renamed(found.belongs, folder / FILE)
+    for part, right in own.items():
+        told = told_of.get(part)
+        if told == right:
             continue
         if part == "verifier" and not isinstance(scorer, OneTokenScorer):
             return None  # of another untrained score, which is no mistake
-        raise VerifierError(f"{folder / FILE} was made for another {part} ({told}), and this one is {own.get(part)}. Try: run "
+        raise VerifierError(f"{folder / FILE} was made for another {part} ({told}), and this one is {right}. Try: run "
                             "`trueplex calibrate` again, or remove it")  # fmt: skip
     return found
 
