@@ -242,8 +242,10 @@ def combined(
 ) -> None:  # fmt: skip
     """Fit a score that combines a verifier's probe with log-probability, entropy and length, for --verifier combined."""
     from trueplex.data.traces import read_traces
+    from trueplex.locks import lock
     from trueplex.solving.settings import origin
     from trueplex.train.combined import fit
+    from trueplex.verify.combined import FILE
     from trueplex.verify.one_token import OneTokenVerifier
     from trueplex.verify.open import verifier_folder
     from trueplex.verify.probe import OneTokenScorer
@@ -251,8 +253,9 @@ def combined(
     backbone = model.load()
     folder = verifier_folder(backbone, "auto" if verifier == "none" else verifier)
     probe = None if verifier == "none" else OneTokenScorer(OneTokenVerifier.load(folder, backbone))
-    made = fit(backbone, [one for path in data for one in read_traces(path, origin(None, backbone))], probe)
-    made.save(out or folder)
+    with lock((out or folder) / FILE):
+        made = fit(backbone, [one for path in data for one in read_traces(path, origin(None, backbone))], probe)
+        made.save(out or folder)
     print(json.dumps({"weights": made.weights, "fitted": made.fitted}))
 
 

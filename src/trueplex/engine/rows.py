@@ -18,7 +18,7 @@ from trueplex.engine.reading import Reader, Reading
 from trueplex.engine.slots import Entry, Limits, Slots
 from trueplex.engine.step import Sampler
 from trueplex.models.backbone import Backbone
-from trueplex.models.lanes import Lane, LaneCache, Prefix, rounded
+from trueplex.models.lanes import GROWTH, Lane, LaneCache, Prefix, rounded
 from trueplex.types import Steps, Trace
 
 LANE_ROWS = {"cpu": 16, "mps": 16, "cuda": 64}  # rows of a lane that traces of several prompts share
@@ -123,15 +123,23 @@ class Rows:
         """Free the rows and the memory of traces that stopped."""
         self.history.free(self.slots.places[len(self.traces) : len(self.traces) + len(self.stopped)])
         self.slots.entries[len(self.traces) :] = None  # of a user's problem nothing stays behind
-        self.stopped = []
+        self.stopped, first = [], 0
         for lane in list(self.cache.lanes):
             if lane.held:
                 del self._members[lane][lane.live :]
                 lane.held = 0
             if not lane.live:
                 self._drop(lane)
-            elif 4 * lane.live <= 3 * lane.rows:
-                lane.resize(lane.live, lane.columns)
+                continue
+            shortest = int(self.slots.lengths[first : first + lane.live].min()) - lane.before
+            first += lane.live
+            lane.resize(
+                lane.live if 4 * lane.live <= 3 * lane.rows else lane.rows, lane.columns, self._unread(shortest)
+            )
+
+    def _unread(self, columns: int) -> int:
+        """Of so many columns, the first that sliding layers need not store, in steps as those by which lanes grow."""
+        return self.backbone.unread(columns - GROWTH) // GROWTH * GROWTH
 
     def _drop(self, lane: Lane) -> None:
         del self._members[lane]
@@ -162,7 +170,7 @@ class Rows:
     def place(self, entries: Sequence[Entry]) -> list[Entry]:
         """Give rows to the traces of entries; returns the entries whose prompts were read for it, once for all their traces."""
         self._reserve(entries)
-        unread = self._unread(entries)
+        unread = self._to_read(entries)
         alone = [entry for entry in unread if self.reader.has(entry) or self._known(entry)]
         if together := [entry for entry in unread if entry not in alone]:
             inputs, known = [prompt_inputs(self.backbone, entry.prompt.ids) for entry in together], iter(together)
@@ -185,7 +193,7 @@ class Rows:
         """Whether the prompt must be read by itself: for new traces, or to be shared by resumed ones."""
         return not self.has_prefix(entry) and bool(_new(entry) or self.shares(entry))
 
-    def _unread(self, entries: Sequence[Entry]) -> list[Entry]:
+    def _to_read(self, entries: Sequence[Entry]) -> list[Entry]:
         """The entries whose prompt must be read; of equal ones that are shared, the first."""
         unread, coming = list[Entry](), set[tuple[int, ...]]()
         for entry in entries:
@@ -200,7 +208,8 @@ class Rows:
         least = COPIED_BYTES * self.backbone.layers // max(self.backbone.token_bytes, 1)
         if self.backbone.kinds.recurrent or len(entry.prompt.ids) < least:  # states stand behind a whole prompt alone
             return None
-        common = {ids: _common(ids, entry.prompt.ids) for ids in self._prefixes}
+        whole = [ids for ids, (prefix, _) in self._prefixes.items() if not prefix.dropped]
+        common = {ids: _common(ids, entry.prompt.ids) for ids in whole}
         best = max(common, key=lambda ids: common[ids], default=())
         return (self._prefixes[best][0], common[best]) if common.get(best, 0) > least else None
 
@@ -217,7 +226,7 @@ class Rows:
         """Rows for the new traces of an entry, whose prompt stands in a row of the lane that was read."""
         new, length = _new(entry), len(entry.prompt.ids)
         if self.shares(entry):
-            prefix = read.share(row, length)
+            prefix = read.share(row, length, self.backbone.unread(length))
             self._prefixes[entry.prompt.ids] = (prefix, logits)
             lane = self._lane(max(len(new), 1), 0, prefix)
             self._enter(entry, new, lane, logits)
@@ -234,7 +243,7 @@ class Rows:
         columns = rounded(length + 1)
         for lane in self.cache.lanes:
             taken = min(wanted, self._lane_rows - lane.live)
-            if lane is but or lane.prefix or taken < 1:
+            if lane is but or lane.prefix or taken < 1 or lane.dropped > self._unread(length):
                 continue
             needed = lane.columns * lane.live + columns * taken
             rows, longest = lane.live + taken, max(lane.columns, columns)
@@ -246,8 +255,8 @@ class Rows:
 
     def _affords(self, lane: Lane, rows: int, columns: int) -> bool:
         """Whether a lane may come to have so many rows and columns, with a layer of it held twice while it is copied."""
-        budget, needed = self.cache.budget, rows * self.backbone.row_bytes(columns)
-        copied = needed // self.backbone.sizes.parts
+        budget, needed = self.cache.budget, rows * self.backbone.row_bytes(columns, lane.dropped)
+        copied = rows * self.backbone.row_bytes(columns) // self.backbone.sizes.parts
         return budget is None or self.cache.stored + needed - lane.nbytes + copied <= budget
 
     def _lane(self, rows: int, columns: int, prefix: Prefix | None = None) -> Lane:

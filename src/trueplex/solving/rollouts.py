@@ -140,6 +140,10 @@ class Folder:
         """The problems in rounds of so many traces, each of which is sampled whole or is there already."""
         return _rounds(self._problems, self._stops, self.paths, traces)
 
+    def holds(self, row: Row) -> bool:
+        """Whether this trace is stored whole."""
+        return row["index"] in self._stops.get(row["problem"], ())
+
     def keep(self, row: Row) -> bool:
         """Store a stopped trace; False, and nothing else, when it is there already."""
         stops = self._stops.setdefault(row["problem"], set())

@@ -316,7 +316,7 @@ class Scheduler:
 
     def _affordable(self, account: Account, stride: int) -> int:
         """The most tokens up to `stride` that each running trace of the account can pay for, with a probe behind."""
-        if account.budget.tokens is None:
+        if account.budget.tokens is None:  # as of most requests of a server: nothing need be counted, in every step
             return stride
         runs = self._sharing(account)
         rows = sum(len(self._running(run.id)) for run in runs)
