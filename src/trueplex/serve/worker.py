@@ -287,7 +287,7 @@ class Worker:
 
     def _step(self) -> None:
         events, posts = self._scheduler.step(), list[tuple[Job, Told]]()
-        for request in {t.request for t in self._scheduler.batch.traces} | {
+        for request in {*self._scheduler.batch.running} | {
             e.trace.request for e in events if isinstance(e, Stopped)
         }:
             job = self._running[request]
