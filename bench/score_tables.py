@@ -121,3 +121,40 @@ def perturb_parts(found: dict[str, Any]) -> list[str]:
         "end. A useful score drops for the first two and stays for the last." + measured(found),
         table(["suite", "changed", "traces", "before", "after", "fell, %", "change"], rows),
     ]
+
+
+def verifier_study_parts() -> list[str]:
+    """What each change of a verifier's recipe brings: one table for each kind of traces."""
+    found = read("verifier-study.json")
+    if found is None:
+        return [missing("verifier-study.json", "verifier-study")]
+    parts = [
+        "## One change of the verifier at a time\n\nEach goes on from the verifier that ships, from the same rollouts, for as many steps; `scratch` and "
+        "other ranks begin from nothing. All are judged on the same validation traces, none of them a test trace: AUROC "
+        f"within problems, and what a score has more than `otv`, paired by problem.{measured(found)}"
+    ]
+    for mode, judged in found["modes"].items():
+        rows = []
+        for name, f in judged["scorers"].items():
+            made = found["verifiers"].get(name)
+            changed = (
+                ", ".join(f"{k} {v}" for k, v in made["changed"].items() if k != "start")
+                if made
+                else "not trained here"
+            )
+            rows.append([
+                f"`{name}`", changed or "–", *(spread(f["within"][share], 3) for share in ("0.5", "1.0")),
+                *(more(f[gap]) if gap in f else "–" for gap in ("first_minus_this_at_half", "first_minus_this")),
+                percent(f["votes"]["weighted"]),
+            ])  # fmt: skip
+        head = ["score", "changed", "within, at half", "within, at the end", "more at half", "more at the end", "weighted vote, %"]  # fmt: skip
+        parts += [
+            f"**{mode}**: {judged['traces']} traces of {judged['problems']} problems with right and wrong ones",
+            table(head, rows),
+        ]
+    return parts
+
+
+def more(behind: dict[str, float]) -> str:
+    """What a score has more than the first, from what the first has more than it."""
+    return f"{-behind['mean']:+.3f} [{-behind['high']:+.3f}, {-behind['low']:+.3f}]"

@@ -19,7 +19,7 @@ import learning
 from cells import MODES, RESULTS, ROOT, counted, made_by, measured, missing, percent, ranking, read, spread, table
 from deciding_tables import confidence_parts, deciding_parts
 from real_tables import real_line, real_parts
-from score_tables import ablation_parts, scorer_parts
+from score_tables import ablation_parts, scorer_parts, verifier_study_parts
 
 BEGIN, END = "<!-- results: written by bench/tables.py -->", "<!-- end of results -->"
 
@@ -135,7 +135,7 @@ def pages() -> dict[Path, str]:
     results = {mode: found for mode in MODES if (found := read(f"reference-{mode}.json"))}
     parts = ["# Results\n\nWritten by `bench/tables.py` from the files under `results/`; `make results` measures those. Each "
              "table says which version measured it.", *real_parts(), *claim_parts(results), *reference_parts(results), *policy_parts(results),
-             *scorer_parts(), *ablation_parts(), *deciding_parts(), *confidence_parts(), *study_parts(), *speed_parts()]  # fmt: skip
+             *scorer_parts(), *ablation_parts(), *verifier_study_parts(), *deciding_parts(), *confidence_parts(), *study_parts(), *speed_parts()]  # fmt: skip
     written = {ROOT / "docs" / "results.md": "\n\n".join(parts) + "\n"}
     if decided := read("deciding.json"):
         before, _, rest = (ROOT / "README.md").read_text().partition(BEGIN)
