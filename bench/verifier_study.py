@@ -5,21 +5,27 @@
 All verifiers go on from the one that ships, from the same rollouts, for as many steps; those of `SCRATCH` begin from nothing, as
 another rank cannot go on from it. They and the scores that need no training are held against `otv`, problem by problem. A verifier that
 was trained is not trained again, and one that was interrupted is resumed.
+
+What taps and features can bring to a head that adds them up is also found at its best, without a training run: by logistic
+regression on training traces, beside the log-odds of the probe that ships (`LINEAR`).
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from sklearn.linear_model import LogisticRegression
+from torch.nn.functional import rms_norm
 
 from cells import MODES
 from trueplex.data.traces import read_traces
+from trueplex.evals.metrics import within_auroc
 from trueplex.evals.quality import SHARES, Scored, judge
 from trueplex.evals.run import machine
 from trueplex.files import write_json
@@ -30,7 +36,7 @@ from trueplex.train.common.batches import Labelled
 from trueplex.train.verifier import Recipe, mixed, read_labelled, train_verifier
 from trueplex.verify.base import base_pass
 from trueplex.verify.folder import CARD
-from trueplex.verify.free import FREE
+from trueplex.verify.free import FREE, free
 from trueplex.verify.one_token import OneTokenVerifier
 from trueplex.verify.open import open_scorer
 from trueplex.verify.probe import features_at, pad_inputs, probe_pass
@@ -60,6 +66,11 @@ CHANGES: dict[str, dict[str, Any]] = {
     "rank128": {"rank": 128},
 }
 SCRATCH = ("scratch", "rank4", "rank64", "rank128")
+LINEAR = ("probe", "probe + features", "probe + taps", "probe + both")
+FITTED_ON = 80  # training problems of each kind of traces, `FITTED_TRACES` of each; a fifth of them choose the penalty
+FITTED_TRACES = 8
+PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)
+PAIRS = 12  # of a right and a wrong trace, of each problem at each share
 RIVALS = ("deepconf:mean", "deepconf:tail@32", "logprob", "entropy")
 HELD = 128  # traces of training problems that a verifier's card is about; they decide nothing
 ROWS = 32  # traces that are read together
@@ -112,12 +123,106 @@ def scored(
     return {name: Scored(table, 0.0, 0.0, True) for name, table in tables.items()}
 
 
-def judged(backbone: Backbone, runs: Path, mode: str, names: Sequence[str], samples: int) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Shown:
+    """What a linear head is shown of traces at `SHARES`: values [traces, shares, inputs], problems and outcomes [traces]."""
+
+    values: np.ndarray
+    problems: np.ndarray
+    correct: np.ndarray
+
+    @classmethod
+    @torch.inference_mode()
+    def of(cls, verifier: OneTokenVerifier, stored: Sequence[Stored]) -> Shown:
+        """Inputs are the probe's log-odds, the features, and the tapped states with their scale taken out."""
+        values = np.zeros((len(stored), len(SHARES), 1 + len(FREE) + len(TAPS) * verifier.backbone.hidden_size))
+        order = sorted(range(len(stored)), key=lambda i: len(stored[i][1]) + stored[i][0].tokens)
+        for first in range(0, len(order), ROWS):
+            rows = order[first : first + ROWS]
+            traces = [(prompt, trace.steps) for trace, prompt in (stored[i] for i in rows) if trace.steps is not None]
+            counts = [[tokens_at(len(steps), share) for share in SHARES] for _, steps in traces]
+            inputs, _ = pad_inputs(verifier.backbone, traces)
+            base = base_pass(verifier.backbone, inputs, TAPS)
+            at = torch.tensor([[len(p) - 1 + n for n in own] for (p, _), own in zip(traces, counts, strict=True)])
+            states = rms_norm(base.own(at).unflatten(-1, (len(TAPS), -1)), [verifier.backbone.hidden_size])
+            features = [[free(list(FREE), s, n) for n in own] for (_, s), own in zip(traces, counts, strict=True)]
+            parts = (probe_pass(verifier, base, at)[..., None].numpy(), np.array(features), states.flatten(2).numpy())
+            values[rows] = np.concatenate(parts, -1)
+        problems = np.array([t.problem.key % 2**62 for t, _ in stored])
+        return cls(values, problems, np.array([bool(t.correct) for t, _ in stored]))
+
+    def only(self, chosen: np.ndarray) -> Shown:
+        return Shown(self.values[chosen], self.problems[chosen], self.correct[chosen])
+
+    def columns(self, name: str) -> np.ndarray:
+        known = np.arange(self.values.shape[-1])
+        features, taps = (known > 0) & (known <= len(FREE)), known > len(FREE)
+        return (
+            (known == 0)
+            | (features & (name.endswith(("features", "both"))))
+            | (taps & (name.endswith(("taps", "both"))))
+        )
+
+
+def weights_of(shown: Shown, columns: np.ndarray, penalty: float) -> np.ndarray:
+    """Weights [inputs] that rank right above wrong traces of a problem at one share, 0 for other columns."""
+    rng, scale = np.random.default_rng(0), shown.values.std((0, 1)) + 1e-9
+    differences = []
+    for problem in np.unique(shown.problems):
+        right, wrong = (np.flatnonzero((shown.problems == problem) & (shown.correct == side)) for side in (True, False))
+        if len(right) and len(wrong):
+            a, b = rng.choice(right, PAIRS), rng.choice(wrong, PAIRS)
+            differences.append((shown.values[a] - shown.values[b]).reshape(-1, len(scale))[:, columns])
+    pairs = np.concatenate(differences) / scale[columns]
+    side = np.where(np.arange(len(pairs)) % 2, 1, -1)
+    found = LogisticRegression(C=penalty, fit_intercept=False, max_iter=500).fit(pairs * side[:, None], side)
+    weights = np.zeros(len(scale))
+    weights[columns] = found.coef_[0] / scale[columns]
+    return weights
+
+
+def linear(shown: Shown) -> dict[str, np.ndarray]:
+    """The best weights for each of `LINEAR`; the penalty is the one that ranks best on problems that did not fit them."""
+    held, found = shown.problems % 5 == 0, {}
+    for name in LINEAR:
+        columns, judges = shown.columns(name), shown.only(held)
+        ranks: dict[float, float] = {}
+        for penalty in PENALTIES:
+            scores = judges.values @ weights_of(shown.only(~held), columns, penalty)
+            ranks[penalty] = float(np.mean([within_auroc(judges.problems.tolist(), judges.correct.tolist(), scores[:, i].tolist())
+                                            for i in range(len(SHARES))]))  # fmt: skip
+        best = max(ranks, key=lambda p: ranks[p])
+        print(f"{name}: penalty {best}, {ranks}", flush=True)
+        found[name] = weights_of(shown, columns, best)
+    return found
+
+
+def fitted(backbone: Backbone, runs: Path) -> tuple[OneTokenVerifier, dict[str, np.ndarray]]:
+    verifier, stored = OneTokenVerifier.load(reference_path() / "verifier", backbone), []
+    for mode in MODES:
+        own = both_sides(list(read_traces(runs / "rollouts" / mode, origin(None, backbone))), FITTED_TRACES)
+        few = set(list(dict.fromkeys(t.problem.key for t, _ in own))[:FITTED_ON])
+        stored += [(t, p) for t, p in own if t.problem.key in few]
+    print(f"linear heads: {len(stored)} training traces", flush=True)
+    return verifier, linear(Shown.of(verifier, stored))
+
+
+def judged(
+    backbone: Backbone,
+    runs: Path,
+    mode: str,
+    names: Sequence[str],
+    samples: int,
+    heads: tuple[OneTokenVerifier, dict[str, np.ndarray]],
+) -> dict[str, Any]:
     """The figures of all scorers on one kind of validation traces."""
     stored = both_sides(list(read_traces(runs / "validation" / mode, origin(None, backbone))), samples)
     folders = {name: runs / name for name in names} | {SHIPPED: reference_path() / "verifier"}
     verifiers = {name: OneTokenVerifier.load(folder, backbone) for name, folder in folders.items()}
     scores = scored(backbone, verifiers, stored)
+    values = Shown.of(heads[0], stored).values
+    for name, weights in heads[1].items():
+        scores[name] = Scored(1 / (1 + np.exp(-(values @ weights))), 0.0, 0.0, False)
     for name in RIVALS:
         scorer = open_scorer(backbone, name)
         scores[name] = Scored(scorer.score_shares(stored, SHARES), 0.0, 0.0, scorer.bounded)
@@ -139,7 +244,8 @@ def main() -> None:
     options = parser.parse_args()
     names, backbone = options.only.split(","), load("reference", device="cpu")
     train(backbone, options.runs, names, options.epochs)
-    modes = {mode: judged(backbone, options.runs, mode, names, options.samples) for mode in MODES}
+    heads = fitted(backbone, options.runs)
+    modes = {mode: judged(backbone, options.runs, mode, names, options.samples, heads) for mode in MODES}
     changed = {name: {k: list(v) if isinstance(v, tuple) else v for k, v in CHANGES[name].items()} for name in names}
     config = {"epochs": options.epochs, "samples": options.samples, "left_out": [n for n in CHANGES if n not in names]}
     write_json(options.out, {"machine": machine(), "config": config, "changed": changed, "modes": modes}, indent=1)
