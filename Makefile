@@ -197,7 +197,7 @@ ablation-%: $(STAMP)
 # What each part of a verifier brings, one at a time, judged on validation problems alone: what ships is chosen by it.
 VERIFIER_STUDY := $(RUNS)/verifier-study
 
-verifier-study: verifier-data  ## probe tokens, taps, features, labels, rank and data of a verifier, one at a time: [ONLY=otv,taps,…] [EPOCHS=0.25] [SAMPLES=16]; resumable, hours
+verifier-study: verifier-data  ## probe tokens, labels, rank and data of a verifier, one at a time, and what taps and features can add: [ONLY=otv,m4,…] [EPOCHS=0.25] [SAMPLES=16]; resumable, hours
 	OMP_NUM_THREADS=1 $(BIN)/python bench/verifier_study.py --runs $(VERIFIER_STUDY) --out results/verifier-study.json \
 		$(if $(ONLY),--only $(ONLY)) $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(SAMPLES),--samples $(SAMPLES))
 

@@ -6,14 +6,16 @@ All verifiers go on from the one that ships, from the same rollouts, for as many
 another rank cannot go on from it. They and the scores that need no training are held against `otv`, problem by problem. A verifier that
 was trained is not trained again, and one that was interrupted is resumed.
 
-What taps and features can bring to a head that adds them up is also found at its best, without a training run: by logistic
-regression on training traces, beside the log-odds of the probe that ships (`LINEAR`).
+What a head could gain by reading more than its probe, the hidden states of the trace's own last token behind some layers (taps) or the
+numbers that each step leaves behind (features), is found at its best without a training run: by logistic regression on
+training traces, beside the log-odds of the probe that ships (`LINEAR`).
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,19 +37,17 @@ from trueplex.solving.settings import origin
 from trueplex.train.common.batches import Labelled
 from trueplex.train.verifier import Recipe, mixed, read_labelled, train_verifier
 from trueplex.verify.base import base_pass
+from trueplex.verify.combined import FREE
 from trueplex.verify.folder import CARD
-from trueplex.verify.free import FREE, free
 from trueplex.verify.one_token import OneTokenVerifier
 from trueplex.verify.open import open_scorer
-from trueplex.verify.probe import features_at, pad_inputs, probe_pass
+from trueplex.verify.probe import pad_inputs, probe_pass
 from trueplex.verify.stored import Stored, tokens_at
 
 SHIPPED = "as shipped"
 TAPS = (2, 4, 6)  # of six layers
 CHANGES: dict[str, dict[str, Any]] = {
     "otv": {},  # one token, ramp, mean squared error: what the others are held against
-    "taps": {"taps": TAPS},
-    "features": {"features": tuple(FREE)},
     "m4": {"probe_tokens": 4},
     "soft": {"labels": "soft", "loss": "bce"},
     "bce": {"loss": "bce"},
@@ -116,11 +116,23 @@ def scored(
         traces = [(prompt, trace.steps) for trace, prompt in (stored[i] for i in rows) if trace.steps is not None]
         at = [[len(p) - 1 + tokens_at(len(steps), share) for share in SHARES] for p, steps in traces]
         inputs, _ = pad_inputs(backbone, traces)
-        base, positions = base_pass(backbone, inputs, TAPS), torch.tensor(at)
+        base, positions = base_pass(backbone, inputs), torch.tensor(at)
         for name, verifier in verifiers.items():
-            logits = probe_pass(verifier, base, positions, features_at(verifier, traces, at))
-            tables[name][rows] = torch.sigmoid(logits).numpy()
+            tables[name][rows] = torch.sigmoid(probe_pass(verifier, base, positions)).numpy()
     return {name: Scored(table, 0.0, 0.0, True) for name, table in tables.items()}
+
+
+@contextmanager
+def tapped(backbone: Backbone) -> Iterator[list[torch.Tensor]]:
+    """What the layers `TAPS` give within, [B, N, H] each, in order."""
+    given: list[torch.Tensor] = []
+    layers = [backbone.model.model.layers[number - 1] for number in TAPS]
+    handles = [layer.register_forward_hook(lambda module, inputs, output: given.append(output)) for layer in layers]
+    try:
+        yield given
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @dataclass(frozen=True)
@@ -142,11 +154,16 @@ class Shown:
             traces = [(prompt, trace.steps) for trace, prompt in (stored[i] for i in rows) if trace.steps is not None]
             counts = [[tokens_at(len(steps), share) for share in SHARES] for _, steps in traces]
             inputs, _ = pad_inputs(verifier.backbone, traces)
-            base = base_pass(verifier.backbone, inputs, TAPS)
+            with tapped(verifier.backbone) as layers:
+                base = base_pass(verifier.backbone, inputs)
             at = torch.tensor([[len(p) - 1 + n for n in own] for (p, _), own in zip(traces, counts, strict=True)])
-            states = rms_norm(base.own(at).unflatten(-1, (len(TAPS), -1)), [verifier.backbone.hidden_size])
-            features = [[free(list(FREE), s, n) for n in own] for (_, s), own in zip(traces, counts, strict=True)]
-            parts = (probe_pass(verifier, base, at)[..., None].numpy(), np.array(features), states.flatten(2).numpy())
+            chosen = at[..., None].expand(-1, -1, verifier.backbone.hidden_size)
+            states = torch.cat([rms_norm(layer.gather(1, chosen), chosen.shape[-1:]) for layer in layers], -1)
+            features = [
+                [[feature(s, n) for feature in FREE.values()] for n in own]
+                for (_, s), own in zip(traces, counts, strict=True)
+            ]
+            parts = (probe_pass(verifier, base, at)[..., None].numpy(), np.array(features), states.numpy())
             values[rows] = np.concatenate(parts, -1)
         problems = np.array([t.problem.key % 2**62 for t, _ in stored])
         return cls(values, problems, np.array([bool(t.correct) for t, _ in stored]))

@@ -22,16 +22,16 @@ from trueplex.solving.scheduler import Scheduler
 from trueplex.solving.settings import Settings
 from trueplex.types import Problem, Solution, Status, Trace
 from trueplex.verify.confidence import Confidence, ConfidenceScorer
-from trueplex.verify.one_token import OneTokenVerifier, ProbeShape
+from trueplex.verify.one_token import OneTokenVerifier
 from trueplex.verify.probe import OneTokenScorer
 
 SCORE_ERROR = 1e-4
 SHORT = Ending(36, think_tokens=20)
 
 
-def verifier_of(backbone: Backbone, seed: int, taps: tuple[int, ...]) -> OneTokenVerifier:
+def verifier_of(backbone: Backbone, seed: int) -> OneTokenVerifier:
     torch.manual_seed(seed)
-    verifier = OneTokenVerifier(backbone, rank=4, shape=ProbeShape(taps=taps))
+    verifier = OneTokenVerifier(backbone, rank=4)
     with torch.no_grad():
         for parameter in verifier.parameters():
             parameter.normal_(0, 0.1)
@@ -42,9 +42,7 @@ def verifier_of(backbone: Backbone, seed: int, taps: tuple[int, ...]) -> OneToke
 def requests(backbones) -> list[Request]:
     """Every thinking mode, several widths, phases, limits, cadences, policies and scorers, two verifiers among them."""
     qwen = backbones("qwen3")
-    one, two = (
-        OneTokenScorer(verifier_of(qwen, seed, taps), every) for seed, taps, every in ((1, (2,), 6), (2, (1, 2), 9))
-    )
+    one, two = (OneTokenScorer(verifier_of(qwen, seed), every) for seed, every in ((1, 6), (2, 9)))
     tail = ConfidenceScorer(Confidence("deepconf", "tail", 8), 5)
     half = Settings(paths=6, verifier="v", prune="half:12", seed=4)
     return [

@@ -31,7 +31,7 @@ from trueplex.train.common.batches import Labelled, Order, Probes, collate
 from trueplex.train.common.footprint import GIB, Footprint
 from trueplex.train.common.labels import Worth, labels
 from trueplex.train.common.watch import watched
-from trueplex.train.verifier import SHARES, ProbeTask, Recipe, by_hardness, ranking_loss, read_labelled, train_verifier
+from trueplex.train.verifier import ProbeTask, Recipe, by_hardness, ranking_loss, read_labelled, train_verifier
 from trueplex.types import Problem, Steps, Trace
 from trueplex.verify.lora import left_out
 from trueplex.verify.one_token import OneTokenVerifier, ProbeShape, linear_names
@@ -249,28 +249,19 @@ def test_a_probe_of_several_tokens_is_trained_saved_and_loaded(
     qwen: Backbone, traces: list[Labelled], tmp_path: Path
 ) -> None:
     """Every token learns, and the folder says how many there are; what one token cannot have is refused."""
-    taps, features = (2,), ("entropy", "length")
-    recipe = replace(RECIPE, probe_tokens=4, probe_pool="learned", taps=taps, features=features)
+    recipe = replace(RECIPE, probe_tokens=4, probe_pool="learned")
     weights = trained(qwen, traces, recipe, tmp_path)
     start = qwen.model.get_input_embeddings().weight[: qwen.vocabulary].float().mean(0)
     assert weights["probe.token"].shape == (4, qwen.hidden_size)
     assert ((weights["probe.token"] - start).abs().amax(-1) > 1e-4).all() and weights["probe.pool"].abs().min() > 0
     loaded = OneTokenVerifier.load(tmp_path, qwen)
-    assert weights["probe.taps"].abs().min() > 0 and weights["probe.features"].abs().min() > 0
-    lengths = [np.log1p(max(1, np.ceil(share * len(t.steps)))) for t in traces for share in SHARES]
-    assert weights["probe.center"][1].item() == pytest.approx(np.mean(lengths), abs=1e-4)
-    assert loaded.shape == ProbeShape(4, False, "learned", taps, features) and same(
-        dict(loaded.named_parameters()), weights, 0
-    )
+    assert loaded.shape == ProbeShape(4, False, "learned") and same(dict(loaded.named_parameters()), weights, 0)
     card = json.loads((tmp_path / "verifier.json").read_text())
     del card["checksum"]  # as for every file that is edited by hand
     (tmp_path / "verifier.json").write_text(json.dumps(card | {"probe": {"token": 4}}))
     with pytest.raises(VerifierError, match="layers"):
         OneTokenVerifier.load(tmp_path, qwen)
-    with pytest.raises(OptionError, match="layer 3 cannot be tapped: this model has 2"):
-        OneTokenVerifier(qwen, 0, shape=ProbeShape(taps=(3,)))
-    for wrong in ({"probe_tokens": 0}, {"probe_tokens": 99}, {"probe_repeated": True}, {"probe_pool": "learned"}, {"taps": (0,)},
-                  {"taps": (2, 1)}, {"features": ("mood",)}, {"features": ("length", "length")}):  # fmt: skip
+    for wrong in ({"probe_tokens": 0}, {"probe_tokens": 99}, {"probe_repeated": True}, {"probe_pool": "learned"}):
         with pytest.raises(OptionError, match="Try:"):
             Recipe(**wrong)
 
@@ -309,13 +300,10 @@ def test_a_verifier_goes_on_from_another(qwen: Backbone, traces: list[Labelled],
     before = trained(qwen, traces, RECIPE, tmp_path / "first")
     still = replace(RECIPE, lr=1e-30, start=str(tmp_path / "first"))
     assert same(trained(qwen, traces, still, tmp_path / "again"), before, 1e-6)
-    four = trained(qwen, traces, replace(still, probe_tokens=4, taps=(1,)), tmp_path / "four")
+    four = trained(qwen, traces, replace(still, probe_tokens=4), tmp_path / "four")
     assert torch.allclose(four["probe.token"], before["probe.token"].expand(4, -1))
     with pytest.raises(OptionError, match="--rank 4"):
         trained(qwen, traces, replace(still, rank=2), tmp_path / "other")
-    others = replace(still, probe_tokens=4, taps=(2,), start=str(tmp_path / "four"))
-    with pytest.raises(OptionError, match="taps"):
-        trained(qwen, traces, others, tmp_path / "others")
 
 
 def test_ranking_compares_right_with_wrong_traces_of_one_problem() -> None:

@@ -33,19 +33,13 @@ from trueplex.train.verifier import ProbeTask, Recipe, read_labelled, train_veri
 from trueplex.types import Problem, Trace
 from trueplex.verify.one_token import OneTokenVerifier, ProbeShape
 from trueplex.verify.open import open_scorer
-from trueplex.verify.probe import OneTokenScorer, base_pass, features_at, pad_inputs, probe_pass, score_stored
+from trueplex.verify.probe import OneTokenScorer, base_pass, pad_inputs, probe_pass, score_stored
 
 MULTIPLEX = Thinking("multiplex", 3, ending=Ending(24))
 SEEDS = (SEED, 0)
 
 
-FEATURES = ("entropy", "explored", "length")
-SHAPES = (
-    ProbeShape(),
-    ProbeShape(2, taps=(1, 2), features=FEATURES),
-    ProbeShape(4),
-    ProbeShape(4, repeated=True, pool="learned"),
-)
+SHAPES = (ProbeShape(), ProbeShape(2), ProbeShape(4), ProbeShape(4, repeated=True, pool="learned"))
 
 
 def random_verifier(backbone: Backbone, rank: int = 4, shape: ProbeShape = SHAPES[0]) -> OneTokenVerifier:
@@ -53,20 +47,18 @@ def random_verifier(backbone: Backbone, rank: int = 4, shape: ProbeShape = SHAPE
     torch.manual_seed(3)
     verifier = OneTokenVerifier(backbone, rank, shape=shape)
     for name, parameter in verifier.named_parameters():
-        if any(part in name for part in ("lora_B", "token", "pool", "taps", "features")):
+        if "lora_B" in name or "token" in name or "pool" in name:
             torch.nn.init.normal_(parameter, std=0.3)
     return verifier
 
 
-TAPPED = ("lfm2", ProbeShape(taps=(2,)))  # recurrent layers: its probes are read in a pass of their own
 LAYERS = ("qwen3", "gemma3_text", "gpt_oss")  # plain attention, sliding windows, and sinks
 
 
 @pytest.fixture(
     params=[pytest.param((f, SHAPES[0]), marks=pytest.mark.slow if f in LIKE_OTHERS else ()) for f in FAMILIES]
-    + [(f, s) for f in LAYERS for s in SHAPES[1:]]
-    + [TAPPED],
-    ids=lambda one: f"{one[0]}-{one[1].tokens}-{one[1].pool}{'-tapped' * bool(one[1].taps)}",
+    + [(f, s) for f in LAYERS for s in SHAPES[1:]],
+    ids=lambda one: f"{one[0]}-{one[1].tokens}-{one[1].pool}",
 )
 def verifier(backbones: Callable[[str], Backbone], request: pytest.FixtureRequest) -> OneTokenVerifier:
     """Of every family with one probe token; of some with several, and with one that is repeated and pooled."""
@@ -220,24 +212,20 @@ def test_law_7_the_parallel_pass_and_its_gradients_are_those_of_one_probe_at_a_t
     columns = torch.tensor([[int(n) - 1 - 3 * i for i in range(6)] for n in lengths], device=backbone.device)
     targets = torch.rand(columns.shape, generator=torch.Generator().manual_seed(seed)).to(backbone.device)
 
-    features = features_at(verifier, traces, columns.tolist())
-
-    together = probe_pass(verifier, base_pass(backbone, inputs, verifier.taps), columns, features)
+    together = probe_pass(verifier, base_pass(backbone, inputs), columns)
     (torch.sigmoid(together) - targets).square().mean().backward()
-    gradients = {n: p.grad.clone() for n, p in verifier.named_parameters() if p.requires_grad}
+    gradients = {n: p.grad.clone() for n, p in verifier.named_parameters()}
     verifier.zero_grad()
 
     alone = torch.zeros_like(together)
     for row in range(len(traces)):
         for i, column in enumerate(columns[row].tolist()):
-            base = base_pass(backbone, inputs[row : row + 1, : column + 1], verifier.taps)
-            beside = None if features is None else features[row : row + 1, i : i + 1]
-            alone[row, i] = probe_pass(verifier, base, columns[row : row + 1, i : i + 1], beside)[0, 0]
+            base = base_pass(backbone, inputs[row : row + 1, : column + 1])
+            alone[row, i] = probe_pass(verifier, base, columns[row : row + 1, i : i + 1])[0, 0]
     (torch.sigmoid(alone) - targets).square().mean().backward()
     assert (together - alone).abs().max() < 1e-4
     for name, parameter in verifier.named_parameters():
-        if parameter.requires_grad:
-            assert torch.allclose(gradients[name], parameter.grad, atol=1e-5), name
+        assert torch.allclose(gradients[name], parameter.grad, atol=1e-5), name
     assert all(g.abs().sum() > 0 for n, g in gradients.items() if "v_proj" not in n)
     assert all(p.grad is None for p in backbone.model.parameters())
 

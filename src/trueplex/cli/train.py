@@ -152,8 +152,6 @@ class VerifierOptions:
         str,
         typer.Option(help="What the head reads: 'last' (the last probe token) or 'learned' (a learned mean of all)."),
     ] = "last"
-    taps: Annotated[str | None, typer.Option(help="Layers, separated by commas, behind which the head also reads the trace's own last token, e.g. '8,16,24'.", show_default="none")] = None  # fmt: skip
-    features: Annotated[str | None, typer.Option(help="What the head is also told, separated by commas: logprob, least logprob, entropy, recent entropy, highest entropy, confidence, explored, length.", show_default="none")] = None  # fmt: skip
     positions: Annotated[str, typer.Option(help="Positions probed per trace and step, or 'all'.")] = "32"
     labels: Annotated[
         str,
@@ -174,18 +172,14 @@ class VerifierOptions:
         check_count("--positions", self.positions)
         if self.positions != "all" and not self.positions.isdigit():
             raise OptionError(f"positions is {self.positions!r}. Try: a number, or 'all'")
-        taps = listed("--taps", self.taps)
-        if not all(layer.isdecimal() for layer in taps):
-            raise OptionError(f"taps are {self.taps!r}. Try: numbers of layers, separated by commas")
         # By position: rank, target modules, positions, batch, epochs, lr, seed, labels, loss, ranking, balanced, patience,
         # steps between checkpoints, gradient checkpointing, trackers, start, hard negatives, spread, probe tokens, whether repeated, pool,
-        # taps, features, memory.
+        # memory.
         return Recipe(self.rank, listed("--target-modules", self.target_modules), None if self.positions == "all" else int(self.positions),
                       schedule.batch, schedule.epochs, schedule.lr, schedule.seed, self.labels, self.loss, self.ranking,
                       balanced, schedule.patience, schedule.every, self.gradient_checkpointing,
                       tuple(schedule.report_to or ()), str(self.start or ""), self.hard_negatives, self.spread,
-                      self.probe_tokens, self.probe_repeated, self.probe_pool, tuple(map(int, taps)),
-                      listed("--features", self.features), memory)  # fmt: skip
+                      self.probe_tokens, self.probe_repeated, self.probe_pool, memory)  # fmt: skip
 
 
 @command(app, VERIFIER_EXAMPLE)

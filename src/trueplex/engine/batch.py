@@ -316,17 +316,13 @@ class Batch:
         if len(wanted[probe]) == len(traces) and not others and not self.backbone.kinds.recurrent:
             self._forward(probe, stopped=True)
             return
-        taps = sorted({layer for probe, rows in wanted.items() if rows for layer in probe.taps})
-        own = self._forward(stopped=True, taps=taps).unflatten(-1, (1 + len(taps), -1))
+        self._forward(stopped=True)
         for probe, rows in wanted.items():
             if rows:
-                self._read(probe, rows, own[rows][:, [1 + taps.index(layer) for layer in probe.taps]].flatten(1))
+                self._read(probe, rows)
 
-    def _forward(self, probe: ProbeColumn | None = None, stopped: bool = False, taps: Sequence[int] = ()) -> Tensor:
-        """Feed the pending inputs of the running rows, with what has just stopped as well, a probe behind each if there is one.
-
-        Returns the inputs' own hidden states [rows, H · (1 + taps)], in the order of the rows.
-        """
+    def _forward(self, probe: ProbeColumn | None = None, stopped: bool = False) -> None:
+        """Feed the pending inputs of the running rows, with what has just stopped as well, a probe behind each if there is one."""
         rows, n = self._rows, len(self.traces)
         order: list[int] | None = None  # of the rows, as they are
         pieces = rows.pieces()
@@ -337,32 +333,29 @@ class Batch:
         if probe is not None:
             beside = probe.embeddings.to(embeddings.dtype).expand(len(embeddings), -1, -1)
             beside = pad(beside, (0, embeddings.shape[-1] - beside.shape[-1]))
-            with self.backbone.tapping(probe.taps), probe.probing(beside.shape[1]):
+            with self.backbone.lock, probe.probing(beside.shape[1]):
                 logits, hidden = self._pass(pieces, taken, torch.cat([embeddings, beside], 1))
-            own = hidden[:, 0, self.backbone.hidden_size :]
-            self._note(probe, range(n) if order is None else order, hidden[:, 1:], own)
+            self._note(probe, range(n) if order is None else order, hidden[:, 1:])
         else:
-            with self.backbone.tapping(taps):
-                logits, hidden = self._pass(pieces, taken, embeddings)
+            logits, _ = self._pass(pieces, taken, embeddings)
         if order is None:
             rows.logits[:n] = logits
         else:
             running = [at for at, row in enumerate(order) if row < n]
             rows.logits[:n] = logits[running]  # a pass goes lane by lane, as running rows do
         rows.slots.lengths[taken] += 1
-        return hidden[:, 0] if order is None else hidden[np.argsort(order), 0]
 
-    def _read(self, probe: ProbeColumn, rows: Sequence[int], own: Tensor) -> None:
+    def _read(self, probe: ProbeColumn, rows: Sequence[int]) -> None:
         """What a probe reads of these rows, in a pass of its own that writes nothing that counts."""
         order, pieces = self._rows.pieces_of(rows)
         beside = probe.embeddings.to(self.backbone.dtype).expand(len(order), -1, -1)
         with self.backbone.lock, probe.probing(beside.shape[1]):
             _, hidden = self._pass(pieces, order, beside, kept=False)
         at = [order.index(row) for row in rows]
-        self._note(probe, rows, hidden[at], own)
+        self._note(probe, rows, hidden[at])
 
-    def _note(self, probe: ProbeColumn, rows: Sequence[int], hidden: Tensor, own: Tensor) -> None:
-        self._readings[list(rows)] = probe.read(hidden, own).float().cpu().numpy()
+    def _note(self, probe: ProbeColumn, rows: Sequence[int], hidden: Tensor) -> None:
+        self._readings[list(rows)] = probe.read(hidden).float().cpu().numpy()
         traces = self.traces + self.stopped
         for row in rows:
             traces[row].probe_tokens += hidden.shape[1]

@@ -15,15 +15,8 @@ class ProbeColumn(Protocol):
     def embeddings(self) -> Tensor:
         """The probe's input embeddings, [M, H]."""
 
-    @property
-    def taps(self) -> tuple[int, ...]:
-        """Layers of whose output at the trace's own last token `read` is told; see `Backbone.tapping`."""
-
     def probing(self, columns: int) -> AbstractContextManager[None]:
         """What must hold in the model while the last `columns` query columns are probes."""
 
-    def read(self, hidden: Tensor, own: Tensor) -> Tensor:
-        """Hidden states of the probe's columns, [B, M, H or more], the final ones first → readings [B].
-
-        ``own`` [B, taps · H] are the tapped ones of the trace's last token, as it was read without the probe.
-        """
+    def read(self, hidden: Tensor) -> Tensor:
+        """Final hidden states [B, M, H] of the probe's columns → readings [B]."""

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from inspect import signature
@@ -22,7 +21,7 @@ from torch import Tensor
 from trueplex.checksums import is_named
 from trueplex.models import attention
 from trueplex.models.fingerprint import fingerprint_of, former_fingerprint_of, tokenizer_fingerprint
-from trueplex.models.head import Head, head_of, layers_of, transformer_of
+from trueplex.models.head import Head, head_of, transformer_of
 from trueplex.models.inputs import Inputs
 from trueplex.models.kinds import MASKS, kinds_of
 from trueplex.models.lanes import Lane, LaneCache, Pass, Sizes, sizes_of
@@ -78,41 +77,16 @@ class Backbone:
         # Held while the model, or its tokenizer, is at work for one caller: threads and streams take turns, pass by pass.
         self.lock = threading.RLock()
         self._last_hidden: Tensor | None = None
-        self._tapped: list[Tensor] = []
         transformer_of(self.model).register_forward_hook(self._keep_hidden)
 
     def _keep_hidden(self, module: Any, arguments: Any, output: Any) -> None:
         self._last_hidden = output[0]
 
     def last_hidden(self) -> Tensor:
-        """The last hidden states [B, N, H] of the forward pass before, once: they are forgotten here; see `tapping`."""
+        """The last hidden states [B, N, H] of the forward pass before, once: they are forgotten here."""
         hidden, self._last_hidden = self._last_hidden, None
-        tapped, self._tapped = self._tapped, []
         assert hidden is not None, "no forward pass came before"
-        whole = [h.to(self.device) for h in (hidden, *tapped)]  # layers may be on several
-        return torch.cat(whole, -1) if tapped else whole[0]
-
-    @contextmanager
-    def tapping(self, layers: Sequence[int]) -> Iterator[None]:
-        """Within, hidden states [B, q, H] have those behind each of these layers, the first of which is 1, appended.
-
-        They are then [B, q, H · (1 + layers)]. It costs no forward pass: the layers give them anyway.
-
-        Raises:
-            IndexError: the model has fewer layers.
-        """
-        with self.lock:
-            found = layers_of(self.model) if layers else []
-            handles = [found[number - 1].register_forward_hook(self._tap) for number in layers]
-            try:
-                yield
-            finally:
-                self._tapped = []
-                for handle in handles:
-                    handle.remove()
-
-    def _tap(self, module: Any, arguments: Any, output: Any) -> None:
-        self._tapped.append(output if isinstance(output, Tensor) else output[0])
+        return hidden.to(self.device)  # layers may be on several
 
     @property
     def head(self) -> Head:

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
 
 LOGITS = 2**24  # at once: 64 MiB in float32
@@ -31,11 +30,6 @@ class Output(BaseModelOutput):
 def transformer_of(model: Any) -> Any:
     """What of a causal language model gives the last hidden states: all but its output matrix."""
     return model.model if model.base_model is model else model.base_model  # Llama 4 names it unlike its prefix
-
-
-def layers_of(model: Any) -> list[Any]:
-    """The decoder layers of a causal language model, in order: those that transformers can recompute."""
-    return [m for m in transformer_of(model).modules() if isinstance(m, GradientCheckpointingLayer)]
 
 
 def head_of(model: Any) -> Head:

@@ -13,7 +13,6 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -41,8 +40,7 @@ from trueplex.train.values import read_values
 from trueplex.types import Status
 from trueplex.verify.lora import left_out
 from trueplex.verify.one_token import OneTokenVerifier, ProbeShape
-from trueplex.verify.probe import ROWS, base_pass, features_at, probe_pass, score_shares
-from trueplex.verify.stored import tokens_at
+from trueplex.verify.probe import ROWS, base_pass, probe_pass, score_shares
 
 log = logging.getLogger(__name__)
 
@@ -66,8 +64,6 @@ class Recipe:
         probe_tokens: M, how many tokens a probe has: 1 as in OTV, 4 as in STOP.
         probe_repeated: one embedding M times instead of M.
         probe_pool: what the head reads: the ``last`` token, or a ``learned`` mean of all.
-        taps: layers behind which the head also reads the hidden state of the trace's own last token; the first is 1.
-        features: what the head is also told of the trace: `verify.free.FREE` has their names.
         ranking: weight of a loss on pairs, a right and a wrong trace of one problem at the same share of both.
         balanced: as many right as wrong traces of every problem, drawn anew each epoch.
         patience: stop after so many checkpoints without a better AUROC within problems on validation, and
@@ -103,13 +99,11 @@ class Recipe:
     probe_tokens: int = 1
     probe_repeated: bool = False
     probe_pool: str = "last"
-    taps: tuple[int, ...] = ()
-    features: tuple[str, ...] = ()
     memory: float | None = None
 
     @property
     def shape(self) -> ProbeShape:
-        return ProbeShape(self.probe_tokens, self.probe_repeated, self.probe_pool, self.taps, self.features)
+        return ProbeShape(self.probe_tokens, self.probe_repeated, self.probe_pool)
 
     def __post_init__(self) -> None:
         check_numbers(
@@ -206,12 +200,12 @@ class ProbeTask(nn.Module):
         )  # no submodules of the task
 
     def forward(self, inputs: Tensor, columns: Tensor, labels: Tensor, weights: Tensor, correct: Tensor,
-                problems: Tensor, features: Tensor | None = None) -> dict[str, Tensor]:  # fmt: skip
+                problems: Tensor) -> dict[str, Tensor]:  # fmt: skip
         verifier = self.verifier
         self._recompute(False)
-        base = base_pass(verifier.backbone, inputs, verifier.shape.taps)
+        base = base_pass(verifier.backbone, inputs)
         self._recompute(True)
-        logits = probe_pass(verifier, base, columns, features)
+        logits = probe_pass(verifier, base, columns)
         if self.recipe.loss == "mse":
             each = (torch.sigmoid(logits) - labels) ** 2
         else:
@@ -253,7 +247,6 @@ def ranking_loss(logits: Tensor, correct: Tensor, problems: Tensor) -> Tensor:
     return softplus(logits[wrong] - logits[right]).mean()
 
 
-LOOKED = 2000  # traces, spread over all, that say how features are scaled
 SHARES = (0.25, 0.5, 0.75, 1.0)  # of a trace, where a verifier is judged while it learns
 
 
@@ -292,9 +285,6 @@ def train_verifier(
     _check_values(train, recipe)
     torch.manual_seed(recipe.seed)
     verifier = OneTokenVerifier(backbone, recipe.rank, targets=recipe.target_modules, shape=recipe.shape)
-    verifier.standardise(
-        [(t.steps, tokens_at(len(t.steps), share)) for t in train[:: len(train) // LOOKED + 1] for share in SHARES]
-    )
     if recipe.start:
         verifier.begin_from(OneTokenVerifier.load(recipe.start, backbone))
     if recipe.hard_negatives:
@@ -313,7 +303,7 @@ def train_verifier(
     task = ProbeTask(verifier, recipe)
     with verifier.attached():
         run(OrderedTrainer(task, arguments, train_dataset=probes, callbacks=[watch], order=order,
-                           collate=collate(backbone, recipe.labels, _worth(train, recipe), partial(features_at, verifier)),
+                           collate=collate(backbone, recipe.labels, _worth(train, recipe)),
                            divisible=not recipe.ranking, parts=parts), watch, out, recipe.report_to)  # fmt: skip  # pairs are compared across a batch
     task.release()
     if arguments.process_index == 0:

@@ -7,7 +7,6 @@ positions, and never more than there are tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -27,45 +26,33 @@ class Base(Protocol):
     def at(self, positions: Tensor) -> ProbePass:
         """What probes behind positions [B, P] read; those of later calls may not be before those of earlier ones."""
 
-    def own(self, positions: Tensor) -> Tensor:
-        """Tapped hidden states [B, P, taps · H] at positions [B, P], up to which it has read."""
 
-
-def base_pass(backbone: Backbone, inputs: Tensor, taps: Sequence[int] = ()) -> Base:
-    """The base model over inputs [B, N, ...], without LoRA and without gradient; ``taps`` as in `Backbone.tapping`."""
-    return Stepwise(backbone, inputs, taps) if backbone.kinds.recurrent else Whole(backbone, inputs, taps)
-
-
-def _gathered(tapped: Tensor, positions: Tensor) -> Tensor:
-    return tapped.gather(1, positions[..., None].expand(-1, -1, tapped.shape[-1]))
+def base_pass(backbone: Backbone, inputs: Tensor) -> Base:
+    """The base model over inputs [B, N, ...], without LoRA and without gradient."""
+    return Stepwise(backbone, inputs) if backbone.kinds.recurrent else Whole(backbone, inputs)
 
 
 class Whole:
     """All keys and values, by one pass."""
 
-    def __init__(self, backbone: Backbone, inputs: Tensor, taps: Sequence[int]) -> None:
+    def __init__(self, backbone: Backbone, inputs: Tensor) -> None:
         length = inputs.shape[1]
         positions = torch.arange(length, device=inputs.device)[None]
         cache = DynamicCache()  # takes what it is given as it is: nothing is copied, and no room is kept to grow
-        with torch.no_grad(), backbone.tapping(taps):
-            _, hidden = backbone.forward(inputs, positions, cache, length, whole=True)
-            self._tapped = hidden[..., backbone.hidden_size :].clone()  # not the rest
+        with torch.no_grad():
+            backbone.forward(inputs, positions, cache, length, whole=True)
             stored = {n: (layer.keys, layer.values) for n, layer in enumerate(cache.layers)}
             self._read = ProbePass(_expanded(backbone, stored), len(inputs), length, owners=backbone.kinds.owners)
 
     def at(self, positions: Tensor) -> ProbePass:
         return self._read
 
-    def own(self, positions: Tensor) -> Tensor:
-        return _gathered(self._tapped, positions)
-
 
 class Stepwise:
     """The base reads on as positions are asked for."""
 
-    def __init__(self, backbone: Backbone, inputs: Tensor, taps: Sequence[int]) -> None:
-        self._backbone, self._inputs, self._taps, self._read = backbone, inputs, taps, 0
-        self._tapped: list[Tensor] = []
+    def __init__(self, backbone: Backbone, inputs: Tensor) -> None:
+        self._backbone, self._inputs, self._read = backbone, inputs, 0
         self._lane = LaneCache(backbone.kinds).add(len(inputs), inputs.shape[1])
 
     def at(self, positions: Tensor) -> ProbePass:
@@ -84,18 +71,13 @@ class Stepwise:
             stored = {n: (k[:, :, :columns], v[:, :, :columns]) for n, (k, v) in self._lane.layers.items()}
             return ProbePass(_expanded(self._backbone, stored), batch, columns, states=states)
 
-    def own(self, positions: Tensor) -> Tensor:
-        return _gathered(torch.cat(self._tapped, 1), positions)
-
     def _read_to(self, end: int) -> None:
         assert end >= self._read, "positions are asked for in order"
         if end > self._read:
             rows, starts = len(self._inputs), np.full(len(self._inputs), self._read)
-            with self._backbone.tapping(self._taps):
-                _, hidden = self._backbone.decode_pass(
-                    self._lane.cache, [(self._lane, 0, rows)], starts, self._inputs[:, self._read : end]
-                )
-            self._tapped.append(hidden[..., self._backbone.hidden_size :].clone())
+            self._backbone.decode_pass(
+                self._lane.cache, [(self._lane, 0, rows)], starts, self._inputs[:, self._read : end]
+            )
             self._read = end
 
 

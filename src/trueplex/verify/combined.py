@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +24,6 @@ from trueplex.errors import VerifierError
 from trueplex.files import read_json, write_json
 from trueplex.stamps import CHECKSUM
 from trueplex.types import Status, Steps, Trace
-from trueplex.verify.free import FREE, free
 from trueplex.verify.probe import OneTokenScorer
 from trueplex.verify.scorer import Look
 from trueplex.verify.stored import Stored, tokens_at
@@ -32,6 +31,19 @@ from trueplex.verify.stored import Stored, tokens_at
 FILE = "combined.json"
 PROBE = "probe"
 LEAST = 1e-6  # how near to 0 and 1 a probe's score may come before its log-odds are taken
+RECENT = 16  # tokens
+
+FREE: dict[str, Callable[[Steps, int], float]] = {
+    "logprob": lambda steps, n: float(steps.logps[:n, 0].mean()),
+    "least logprob": lambda steps, n: float(steps.logps[:n, 0].min()),
+    "entropy": lambda steps, n: float(steps.entropy[:n].mean()),
+    "recent entropy": lambda steps, n: float(steps.entropy[max(0, n - RECENT) : n].mean()),
+    "highest entropy": lambda steps, n: float(steps.entropy[:n].max()),
+    "confidence": lambda steps, n: float(steps.confidence[:n].mean()),
+    "explored": lambda steps, n: float(1 - steps.consensus[:n].mean()),
+    "length": lambda steps, n: math.log1p(n),
+}
+"""Features by name: functions of a trace's first n steps."""
 FEATURES = (PROBE, *FREE)
 
 
@@ -54,7 +66,7 @@ def phase_of(trace: Trace, steps: Steps, tokens: int, whole: bool) -> Phase:
 def features(steps: Steps, tokens: int, probe: float | None) -> list[float]:
     """The features of a trace's first tokens, in the order of `FEATURES`; a probe's score in [0, 1] by its log-odds."""
     score = min(max(0.5 if probe is None else probe, LEAST), 1 - LEAST)
-    return [math.log(score / (1 - score)), *free(list(FREE), steps, tokens)]
+    return [math.log(score / (1 - score)), *(feature(steps, tokens) for feature in FREE.values())]
 
 
 @dataclass(frozen=True)

@@ -19,16 +19,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import rms_norm
 
 from trueplex.checksums import is_named
 from trueplex.errors import OptionError, VerifierError
 from trueplex.models import placement
 from trueplex.models.backbone import Backbone
-from trueplex.models.head import layers_of, transformer_of
-from trueplex.types import Steps
+from trueplex.models.head import transformer_of
 from trueplex.verify import folder as files
-from trueplex.verify.free import check_free, free
 from trueplex.verify.lora import ProbeLoRAs
 
 PREFIX = "base_model.model."  # PEFT's names are seen from its own wrapper
@@ -44,8 +41,6 @@ class ProbeShape:
         tokens: M, how many probe tokens; 1 is OTV's, 4 is STOP's.
         repeated: one embedding M times, as in STOP, instead of M embeddings.
         pool: what the head reads: the ``last`` token's hidden state, or a ``learned`` mean of all.
-        taps: layers, the first of which is 1, behind which the head also reads the hidden state of the trace's own last token.
-        features: what the head is also told of the trace, by the names of `free.FREE`.
 
     Raises:
         OptionError: a value is out of range, or has no effect with one token.
@@ -54,8 +49,6 @@ class ProbeShape:
     tokens: int = 1
     repeated: bool = False
     pool: str = "last"
-    taps: tuple[int, ...] = ()
-    features: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not 1 <= self.tokens <= MOST_TOKENS:
@@ -64,17 +57,10 @@ class ProbeShape:
             raise OptionError(f"unknown probe-pool {self.pool!r}. Try: one of {', '.join(POOLS)}")
         if self.tokens == 1 and (self.repeated or self.pool != "last"):
             raise OptionError("one probe token is neither repeated nor pooled. Try: --probe-tokens 4")
-        if list(self.taps) != sorted({layer for layer in self.taps if layer > 0}):
-            raise OptionError(f"taps are {', '.join(map(str, self.taps))}. Try: layers in order, each once, from 1")
-        check_free(self.features)
 
 
 class Probe(nn.Module):
-    """The embeddings of the probe tokens, [H] of one or of a repeated one, else [M, H], and the regression head.
-
-    Taps and features add to the head's logit, linearly and at first nothing. The tapped states have their scale taken out,
-    as some layers' are a thousand times those of others; of the features, mean and deviation of the training traces.
-    """
+    """The embeddings of the probe tokens, [H] of one or of a repeated one, else [M, H], and the regression head."""
 
     def __init__(self, hidden_size: int, shape: ProbeShape = ProbeShape()) -> None:
         super().__init__()
@@ -84,33 +70,15 @@ class Probe(nn.Module):
         self.head = nn.Linear(hidden_size, 1)
         if shape.pool == "learned":
             self.pool = nn.Parameter(torch.zeros(shape.tokens))
-        if shape.taps:
-            self.taps = nn.Parameter(torch.zeros(len(shape.taps), hidden_size))
-        if shape.features:
-            self.features = nn.Parameter(torch.zeros(len(shape.features)))
-            self.center = nn.Parameter(torch.zeros(len(shape.features)), requires_grad=False)
-            self.scale = nn.Parameter(torch.ones(len(shape.features)), requires_grad=False)
 
-    def forward(self, hidden: Tensor, own: Tensor | None = None) -> Tensor:
-        """Final hidden states [..., M, H] → logits of the score [...], float32, without what features add.
-
-        Of wider ones the first H count. ``own`` [..., taps · H] are those of the trace's last token.
-        """
-        hidden = hidden[..., : self.head.in_features].to(self.head.weight.dtype)
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Final hidden states [..., M, H] → logits of the score [...], float32."""
+        hidden = hidden.to(self.head.weight.dtype)
         if self.shape.pool == "learned":
             read = (hidden * torch.softmax(self.pool, 0)[:, None]).sum(-2)
         else:
             read = hidden[..., -1, :]
-        logits = self.head(read).squeeze(-1).float()
-        if self.shape.taps:
-            assert own is not None, "the head reads tapped states"
-            states = own.to(self.taps.dtype).unflatten(-1, self.taps.shape)
-            logits = logits + (rms_norm(states, [states.shape[-1]]) * self.taps).sum((-2, -1)).float()
-        return logits
-
-    def told(self, features: Tensor) -> Tensor:
-        """What features [..., F] add to the logits [...]."""
-        return ((features - self.center) / self.scale * self.features).sum(-1)
+        return self.head(read).squeeze(-1).float()
 
 
 class OneTokenVerifier(nn.Module):
@@ -139,10 +107,6 @@ class OneTokenVerifier(nn.Module):
         self._backbone = (backbone,)  # a tuple, so that the base is no submodule of the verifier
         if shape.tokens > 1 and (why := backbone.one_by_one):
             raise OptionError(f"a probe has {shape.tokens} tokens, and {why}. Try: --probe-tokens 1")
-        if shape.taps and shape.taps[-1] > (layers := len(layers_of(backbone.model))):
-            raise OptionError(
-                f"layer {shape.taps[-1]} cannot be tapped: this model has {layers}. Try: --taps {max(1, layers // 2)}"
-            )
         self.rank, self.alpha = rank, float(2 * rank if alpha is None else alpha)
         self.shape = shape
         self.probe = Probe(backbone.hidden_size, shape)
@@ -151,10 +115,10 @@ class OneTokenVerifier(nn.Module):
             self.probe.token.copy_(embeddings[: backbone.vocabulary].float().mean(0))
         self.card: dict[str, Any] = {}
         self.targets = linear_names(backbone, targets) if rank else []
-        linear = {name: backbone.model.get_submodule(name) for name in self.targets}
-        self.adapters = ProbeLoRAs(transformer_of(backbone.model), linear, rank, self.alpha / rank if rank else 0.0)
+        layers = {name: backbone.model.get_submodule(name) for name in self.targets}
+        self.adapters = ProbeLoRAs(transformer_of(backbone.model), layers, rank, self.alpha / rank if rank else 0.0)
         self.to(backbone.device)
-        for adapter, layer in zip(self.adapters.values(), linear.values(), strict=True):
+        for adapter, layer in zip(self.adapters.values(), layers.values(), strict=True):
             adapter.to(layer.weight.device)  # layers may be on several
         self._fingerprint: str | None = None
 
@@ -168,27 +132,15 @@ class OneTokenVerifier(nn.Module):
         own: dict[str, Tensor] = dict(self.named_parameters())
         theirs: dict[str, Tensor] = dict(other.named_parameters())
         theirs = {n: t.expand_as(own[n]) if n == "probe.token" and t.dim() == 1 else t for n, t in theirs.items()}
-        fits = (self.alpha, self.targets) == (other.alpha, other.targets) and all(
-            found in (start, wanted)
-            for found, start, wanted in (
-                (other.shape.tokens, 1, self.shape.tokens),
-                (other.shape.taps, (), self.shape.taps),
-                (other.shape.features, (), self.shape.features),
-            )
+        fits = (self.alpha, self.targets) == (other.alpha, other.targets) and other.shape.tokens in (
+            1,
+            self.shape.tokens,
         )
         if not fits or any(n not in own or own[n].shape != t.shape for n, t in theirs.items()):
             raise OptionError(f"the verifier to start from has rank {other.rank} and {other.shape.tokens} probe tokens, which differs. "
-                              f"Try: --rank {other.rank} --probe-tokens {other.shape.tokens}, and its layers, taps and features")  # fmt: skip
+                              f"Try: --rank {other.rank} --probe-tokens {other.shape.tokens}, and its layers")  # fmt: skip
         for name, tensor in theirs.items():
             own[name].copy_(tensor)
-
-    @torch.no_grad()
-    def standardise(self, shown: Sequence[tuple[Steps, int]]) -> None:
-        """Scale features by their mean and deviation over prefixes of traces, given as (steps, tokens)."""
-        if self.shape.features:
-            values = torch.cat([self.features(steps, [tokens]) for steps, tokens in shown])
-            self.probe.center.copy_(values.mean(0))
-            self.probe.scale.copy_(values.std(0).clamp(min=1e-6))
 
     @property
     def backbone(self) -> Backbone:
@@ -205,10 +157,6 @@ class OneTokenVerifier(nn.Module):
         token = self.probe.token
         return token if token.dim() == 2 else token.expand(self.shape.tokens, -1)
 
-    @property
-    def taps(self) -> tuple[int, ...]:
-        return self.shape.taps
-
     def probing(self, columns: int) -> AbstractContextManager[None]:
         """LoRA acts on the last ``columns`` query columns of every forward pass within."""
         return self.adapters.probing(columns)
@@ -217,18 +165,9 @@ class OneTokenVerifier(nn.Module):
         """The ``context_fn`` that gradient checkpointing needs; see `ProbeLoRAs.recomputing`."""
         return self.adapters.recomputing()
 
-    def read(self, hidden: Tensor, own: Tensor | None = None) -> Tensor:
-        """As `Probe.forward` → scores [...] in [0, 1]; logits, to be `completed`, where the head has features."""
-        logits = self.probe(hidden, own)
-        return logits if self.shape.features else torch.sigmoid(logits)
-
-    def completed(self, readings: Tensor, features: Tensor) -> Tensor:
-        """What was `read` [...], with the trace's features [..., F] → scores [...]."""
-        return torch.sigmoid(readings + self.probe.told(features)) if self.shape.features else readings
-
-    def features(self, steps: Steps, tokens: Sequence[int]) -> Tensor:
-        """The features of a trace after so many tokens each [P, F], on the CPU."""
-        return torch.tensor([free(self.shape.features, steps, n) for n in tokens])
+    def read(self, hidden: Tensor) -> Tensor:
+        """Final hidden states [..., M, H] of probes → scores [...] in [0, 1]."""
+        return torch.sigmoid(self.probe(hidden))
 
     @property
     def fingerprint(self) -> str:
@@ -238,8 +177,6 @@ class OneTokenVerifier(nn.Module):
         digest = hashlib.blake2b(digest_size=12)
         if self.shape.repeated:  # nothing else in the weights tells how often
             digest.update(str(self.shape.tokens).encode())
-        if self.shape.taps or self.shape.features:
-            digest.update(repr((self.shape.taps, self.shape.features)).encode())
         for name, tensor in sorted(self.tensors().items()):
             digest.update(name.encode() + tensor.detach().to("cpu", torch.float32).numpy().tobytes())
         return digest.hexdigest()
@@ -265,7 +202,7 @@ class OneTokenVerifier(nn.Module):
         own = {
             "kind": "one-token-verifier", "rank": self.rank, "alpha": self.alpha, "targets": self.targets,
             "base": self.backbone.name, "base_fingerprint": self.backbone.fingerprint,
-            **({"probe": asdict(self.shape)} if self.shape != ProbeShape() else {}), **(card or {}),
+            **({"probe": asdict(self.shape)} if self.shape.tokens > 1 else {}), **(card or {}),
         }  # fmt: skip
         files.write(Path(folder), self.tensors(), own)
         self.card = own
@@ -303,8 +240,7 @@ class OneTokenVerifier(nn.Module):
             f"the layers of the verifier in {folder} are not those of this base model. Try: train it again"
         )
         try:
-            shape: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in card.probe.items()}
-            verifier = cls(backbone, card.rank, card.alpha, card.targets, ProbeShape(**shape))
+            verifier = cls(backbone, card.rank, card.alpha, card.targets, ProbeShape(**card.probe))
         except (OptionError, TypeError) as error:
             raise differs from error
         own = verifier.tensors()

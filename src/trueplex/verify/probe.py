@@ -46,13 +46,7 @@ class OneTokenScorer:
         return self.verifier
 
     def __call__(self, look: Look) -> Sequence[float] | None:
-        if look.readings is None or not self.verifier.shape.features:
-            return None if look.readings is None else look.readings.tolist()
-        features = [self.verifier.features(steps, [len(steps)]) for steps in look.steps()]
-        device = self.verifier.backbone.device
-        readings = torch.tensor(look.readings, dtype=torch.float32, device=device)
-        with torch.inference_mode():
-            return self.verifier.completed(readings, torch.cat(features).to(device)).tolist()
+        return None if look.readings is None else look.readings.tolist()
 
     def score_shares(self, stored: Sequence[Stored], shares: Sequence[float]) -> np.ndarray:
         """Scores [traces, shares] when the given shares of each trace were written."""
@@ -64,11 +58,11 @@ class OneTokenScorer:
         return 0
 
 
-def probe_pass(verifier: OneTokenVerifier, base: Base, positions: Tensor, features: Tensor | None = None) -> Tensor:
+def probe_pass(verifier: OneTokenVerifier, base: Base, positions: Tensor) -> Tensor:
     """Score logits [B, P] of probes that read positions ≤ t, for t = positions [B, P]; differentiable.
 
     Rows may be padded: a probe never sees a column after its own t. Of several tokens a probe's stand at t + 1, t + 2 …,
-    and the later ones see the earlier ones. ``features`` [B, P, F] where the head is told of some.
+    and the later ones see the earlier ones.
     """
     tokens, read = verifier.shape.tokens, base.at(positions)
     embeddings = verifier.embeddings.to(verifier.backbone.dtype)
@@ -80,31 +74,13 @@ def probe_pass(verifier: OneTokenVerifier, base: Base, positions: Tensor, featur
         _, hidden = verifier.backbone.forward(
             queries, places, None, read.columns, probe_pass=replace(read, tokens=tokens)
         )
-    own = base.own(positions) if verifier.shape.taps else None
-    logits = verifier.probe(hidden.reshape(*positions.shape, tokens, -1), own)
-    return logits if features is None else logits + verifier.probe.told(features)
+    return verifier.probe(hidden.reshape(*positions.shape, tokens, -1))
 
 
 def pad_inputs(backbone: Backbone, traces: Sequence[tuple[Sequence[int], Steps]]) -> tuple[Tensor, np.ndarray]:
     """Inputs [B, N, H] of traces given as (prompt ids, steps), padded behind, and their lengths [B]."""
     inputs = [inputs_of(backbone, prompt, steps) for prompt, steps in traces]
     return torch.nn.utils.rnn.pad_sequence(inputs, batch_first=True), np.array([len(i) for i in inputs])
-
-
-def features_at(
-    verifier: OneTokenVerifier, traces: Sequence[tuple[Sequence[int], Steps]], positions: Sequence[Sequence[int]]
-) -> Tensor | None:
-    """Features [B, P, F] at positions [B, P] of traces given as (prompt ids, steps); None for a head without.
-
-    Positions within the prompt, or in the padding, have those of the nearest token.
-    """
-    if not verifier.shape.features:
-        return None
-    rows = [
-        verifier.features(steps, [min(max(at + 1 - len(prompt), 1), len(steps)) for at in own])
-        for (prompt, steps), own in zip(traces, positions, strict=True)
-    ]
-    return torch.stack(rows).to(verifier.backbone.device)
 
 
 @torch.inference_mode()
@@ -116,12 +92,11 @@ def score_stored(
     ``chunk`` bounds how many positions are probed at once, and with it the memory: they are neighbours, read in order.
     """
     inputs, lengths = pad_inputs(verifier.backbone, traces)
-    base = base_pass(verifier.backbone, inputs, verifier.shape.taps)
+    base = base_pass(verifier.backbone, inputs)
     parts = []
     for first in range(0, inputs.shape[1], chunk):
         positions = torch.arange(first, min(first + chunk, inputs.shape[1]), device=inputs.device)
-        features = features_at(verifier, traces, [positions.tolist()] * len(traces))
-        parts.append(torch.sigmoid(probe_pass(verifier, base, positions.expand(len(traces), -1), features)))
+        parts.append(torch.sigmoid(probe_pass(verifier, base, positions.expand(len(traces), -1))))
     scores = torch.cat(parts, dim=1).cpu().numpy()
     return [
         scores[row, len(prompt) : length] for row, ((prompt, _), length) in enumerate(zip(traces, lengths, strict=True))
@@ -145,8 +120,7 @@ def score_shares(
         batch = [traces[i] for i in chosen]
         inputs, _ = pad_inputs(verifier.backbone, batch)
         at = [[len(p) - 1 + tokens_at(len(steps), share) for share in shares] for p, steps in batch]
-        base = base_pass(verifier.backbone, inputs, verifier.shape.taps)
-        logits = probe_pass(verifier, base, torch.tensor(at, device=inputs.device), features_at(verifier, batch, at))
+        logits = probe_pass(verifier, base_pass(verifier.backbone, inputs), torch.tensor(at, device=inputs.device))
         return torch.sigmoid(logits).tolist()
 
     rows = Fitting(most)([len(prompt) + len(steps) for prompt, steps in traces], work)

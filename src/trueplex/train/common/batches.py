@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -135,22 +135,14 @@ class Order(Sampler[int]):
         return [int(number) for number in rng.permutation(chosen)]
 
 
-Featured = Callable[[Sequence[tuple[Sequence[int], Steps]], Sequence[Sequence[int]]], Tensor | None]
-
-
-def collate(
-    backbone: Backbone, kind: str, worth: Worth | None = None, featured: Featured = lambda traces, positions: None
-) -> Any:
+def collate(backbone: Backbone, kind: str, worth: Worth | None = None) -> Any:
     """Probed traces → inputs [B, N, H], probed columns, labels and weights [B, M], right or wrong [B], problems [B].
-
-    Beside them are features [B, M, F], where ``featured`` gives some (`verify.probe.features_at`).
 
     Rows with fewer probes repeat their last, which then weighs nothing. ``final`` weighs the last probe alone.
     """
 
     def batch(probed: list[Probed]) -> dict[str, Tensor]:
-        traces = [(p.trace.prompt, p.trace.steps) for p in probed]
-        inputs, _ = pad_inputs(backbone, traces)
+        inputs, _ = pad_inputs(backbone, [(p.trace.prompt, p.trace.steps) for p in probed])
         most = max(len(p.positions) for p in probed)
         columns, targets, weights = [], [], []
         for p in probed:
@@ -160,8 +152,7 @@ def collate(
             columns.append(at + len(p.trace.prompt))
             targets.append(labels(kind, length, at, p.trace.correct, p.trace.values, worth))
             weights.append(p.trace.weight * (weight * (at == length - 1) if kind == "final" else weight))
-        features = featured(traces, np.stack(columns).tolist())
-        return ({} if features is None else {"features": features}) | {
+        return {
             "inputs": inputs,
             "columns": torch.from_numpy(np.stack(columns)),
             "labels": torch.from_numpy(np.stack(targets)),

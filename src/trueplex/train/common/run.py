@@ -32,8 +32,6 @@ LATER = {
     "probe_tokens": 1,
     "probe_repeated": False,
     "probe_pool": "last",
-    "taps": (),
-    "features": (),
     "start": "",
     "hard_negatives": False,
     "spread": False,
