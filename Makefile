@@ -213,8 +213,8 @@ verifier-data: $(STAMP)  ## rollouts of training and of validation problems, and
 	OMP_NUM_THREADS=1 $(BIN)/trueplex train values --data $(VERIFIER_STUDY)/rollouts/discrete --n 80 --traces 4 --prefixes 4 --samples 4 --max-batch-size 256
 
 # The score that combines a probe with what is known for nothing, for `reference`.
-combined: $(STAMP)  ## `--verifier combined` of the embedded model, after `make calibration`
-	OMP_NUM_THREADS=1 $(BIN)/trueplex train combined $(foreach m,discrete multiplex,$(SUITES:%=--data $(RUNS)/validation/$m/%))
+combined: verifier-data  ## `--verifier combined` of the embedded model, from validation traces
+	OMP_NUM_THREADS=1 $(BIN)/trueplex train combined $(foreach m,discrete multiplex,--data $(VERIFIER_STUDY)/validation/$m) > results/verifier-combined-reference.json
 
 # What confidence means for the embedded model: learned from validation problems, judged on the stored test problems.
 CALIBRATED := --paths 8 --paths 16 --paths 32 --select weighted --select majority --select best --prune none --prune half:32

@@ -128,22 +128,21 @@ def verifier_study_parts() -> list[str]:
     found = read("verifier-study.json")
     if found is None:
         return [missing("verifier-study.json", "verifier-study")]
+    left_out = ", ".join(f"`{name}`" for name in found["config"]["left_out"])
     parts = [
-        "## One change of the verifier at a time\n\nEach goes on from the verifier that ships, from the same rollouts, for as many steps; `scratch` and "
-        "other ranks begin from nothing. All are judged on the same validation traces, none of them a test trace: AUROC "
-        f"within problems, and what a score has more than `otv`, paired by problem.{measured(found)}"
+        "## One change of a verifier at a time\n\nEach goes on from the verifier that ships, for "
+        f"{found['config']['epochs']:g} of a pass over the same rollouts, and is judged on validation traces, {found['config']['samples']} a problem. AUROC within "
+        "problems, and how much more it is than that of `otv`, which changes nothing, paired by problem. `probe + …`: logistic regression on training "
+        "traces beside the log-odds of the shipped probe, so what a head could gain at best by `features` (numbers that each step leaves behind) or `taps` "
+        "(hidden states of the trace's own last token); their weights are fitted for ranking, so their votes mean little."
+        f"{f' Not trained: {left_out}.' if left_out else ''}{measured(found)}"
     ]
     for mode, judged in found["modes"].items():
         rows = []
         for name, f in judged["scorers"].items():
-            made = found["verifiers"].get(name)
-            changed = (
-                ", ".join(f"{k} {v}" for k, v in made["changed"].items() if k != "start")
-                if made
-                else "not trained here"
-            )
+            changed = ", ".join(f"{k} {v}" for k, v in found["changed"].get(name, {}).items())
             rows.append([
-                f"`{name}`", changed or "–", *(spread(f["within"][share], 3) for share in ("0.5", "1.0")),
+                name, changed or "–", *(spread(f["within"][share], 3) for share in ("0.5", "1.0")),
                 *(more(f[gap]) if gap in f else "–" for gap in ("first_minus_this_at_half", "first_minus_this")),
                 percent(f["votes"]["weighted"]),
             ])  # fmt: skip
