@@ -5,8 +5,8 @@ ifdef QUICK
 REAL_TRAIN ?= chain-easy
 REAL_TEST ?= chain-easy
 REAL_MATH ?= remainder-easy
-REAL_N ?= 12
-REAL_SAMPLES ?= 6
+REAL_N ?= 40
+REAL_SAMPLES ?= 4
 TEST_N ?= 8
 MATH_N ?= 3
 TEST_SAMPLES ?= 10
@@ -144,8 +144,9 @@ MAIN_PARTS = $(foreach s,$(REAL_SETS),sampled-$s=$(REAL)/$s/results.json sampled
 	$(foreach v,$(REAL_VERIFIERS),verifier-$v=$(REAL)/verifier-$v/verifier.json verifier-$v-time=$(REAL)/times/verifier-$v.json calibrated-$v=$(REAL)/calibrated-$v/results.json) \
 	$(foreach r,$(REAL_RIVALS),$r=$(REAL)/$r/reward.json $r-time=$(REAL)/times/$r.json)
 
-real-main: real-votes $(REAL_SETS:%=real-judged-%)  ## the main table of a real model: make real-main MODEL=…
+real-main: real-votes $(REAL_SETS:%=real-judged-%)  ## the main table of a real model, and its report page: make real-main MODEL=…
 	$(BUNDLE) --out $(REAL_RESULTS)/main.json $(MAIN_PARTS)
+	$(TRUEPLEX) report $(REAL)/scored-m1-test $(REAL)/judged-test --out $(REAL)/report.html --figures $(FIGURES)/real --title "trueplex: $(MODEL_NAME)"
 
 # Votes and policies of the verifiers, before any rival is trained.
 real-votes: $(REAL_SCORED) $(REAL_VERIFIERS:%=real-calibrated-%)
@@ -155,8 +156,9 @@ real-votes: $(REAL_SCORED) $(REAL_VERIFIERS:%=real-calibrated-%)
 
 MODES := modes
 MODE_greedy := --greedy
-MODES_FIRST := greedy $(foreach m,discrete multiplex3,$(foreach t,0.4 0.6 1.0,$m-$t))
-MODES_MORE := multiplex2 multiplex6 multiplex3mean soft gumbel
+HEATS ?= $(if $(QUICK),0.6 1.0,0.4 0.6 1.0)
+MODES_FIRST := greedy $(foreach m,discrete multiplex3,$(HEATS:%=$m-%))
+MODES_MORE := multiplex2 soft $(if $(QUICK),,multiplex6 multiplex3mean gumbel)
 mode_of = $(word 1,$(subst -, ,$*))
 heat_of = $(word 2,$(subst -, ,$*))
 
@@ -189,7 +191,7 @@ real-curve: real-test-traces real-verifier-m1 $(CURVE:%=real-curve-%)  ## a veri
 		$(foreach n,$(CURVE),curve-$n=$(REAL)/curve-$n/verifier.json curve-$n-time=$(REAL)/times/curve-$n.json)
 
 # One thing changed at a time. `measured` learns from the values that the process model learned from.
-REAL_ABLATIONS := rank0 rank4 rank64 constant final power mse measured
+REAL_ABLATIONS := rank0 measured $(if $(QUICK),,rank4 rank64 constant final power mse)
 REAL_ABLATION_rank0 := --rank 0
 REAL_ABLATION_rank4 := --rank 4
 REAL_ABLATION_rank64 := --rank 64

@@ -31,11 +31,11 @@ def suite_of(main: dict[str, Any], part: str) -> tuple[str, dict[str, Any]] | No
     return None if found is None else next(iter(found["suites"].items()))
 
 
-def gap_closed(figures: dict[str, Any], method: str) -> float:
-    """How much of what lies between the majority and any path a vote wins, on all problems."""
+def gap_closed(figures: dict[str, Any], method: str) -> float | None:
+    """How much of what lies between the majority and any path a vote wins, on all problems; None where nothing does."""
     any_path = sum(right > 0 for right in figures["right"])
     majority, own = (sum(figures["votes"][name]) for name in ("majority", method))
-    return float((own - majority) / (any_path - majority)) if any_path > majority else float("nan")
+    return float((own - majority) / (any_path - majority)) if any_path > majority else None
 
 
 def vote_rows(main: dict[str, Any], part: str) -> list[list[str]]:
@@ -54,7 +54,8 @@ def vote_rows(main: dict[str, Any], part: str) -> list[list[str]]:
 
 def method_row(f: dict[str, Any], method: str, title: str) -> list[str]:
     cell, gain = f["methods"][method][str(f["samples"])], against(f, method, "majority")
-    closed = f"{100 * gap_closed(f, method):.0f}" if method != "majority" else "–"
+    share = gap_closed(f, method)
+    closed = "–" if share is None or method == "majority" else f"{100 * share:.0f}"
     return [title, percent(cell), points(gain) if gain else "–", closed, f"{cell['tokens']:.0f}"]
 
 
@@ -107,8 +108,12 @@ def set_parts(main: dict[str, Any], name: str) -> list[str]:
         if scored is None:
             continue
         rows = rows or vote_rows(main, f"scored-{which}-{name}")
-        own = [method_row(scored[1], method, f"**{told} by the verifier, {title}**") for method, told in
-               (("weighted", "weighted"), ("weighted:odds", "weighted by the odds"), ("best", "best")) if method in scored[1]["methods"]]  # fmt: skip
+        told = {
+            "weighted": "weighted by the verifier",
+            "weighted:odds": "weighted by the verifier's odds",
+            "best": "best by the verifier",
+        }
+        own = [method_row(scored[1], method, f"**{text}, {title}**") for method, text in told.items() if method in scored[1]["methods"]]  # fmt: skip
         rows[-1:-1] = own
     parts.append(
         table(["answer by", "right, %", "− majority, points", "gap closed, %", "tokens a problem"], rows)
