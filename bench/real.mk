@@ -23,9 +23,11 @@ REAL_VALUES ?= --n 2 --traces 2 --prefixes 2 --samples 2
 REAL_JUDGED ?= --n 3 --samples 4
 CURVE ?= 8 16
 LIVE_N ?= 2
-LIVE_PATHS ?= 4 8
+LIVE_PATHS ?= 4 10
 LEARN_SIZE ?= --problems 24 --steps 1 --prompts 2 --samples 4 --every 1 --val-problems 2 --val-samples 1 --max-tokens 64
 LEARN_TEST ?= --n 2 --samples 2 --max-tokens 64
+TAGGED_SIZE := --n 12 --samples 2
+TAGGED_RECIPE := --examples 8 --epochs 1 --batch 4 --rank 4
 else
 REAL_TRAIN ?= gsm8k-train
 REAL_TEST ?= gsm8k
@@ -85,7 +87,7 @@ real_eval = $(TRUEPLEX) eval --model $(MODEL) --suite $(SUITE_$(1)) $(SIZE_$(1))
 real_traces = $(REAL)/$(1)/$(call suite_folder,$(SUITE_$(1)))
 
 $(REAL_SETS:%=real-%-traces): real-%-traces: real-model
-	$(call real_eval,$*) $(TEST_SAMPLES) --thinking discrete --verifier none --out $(REAL)/$*
+	$(call real_eval,$*) $(TEST_SAMPLES) --thinking discrete --verifier none --methods majority --out $(REAL)/$*
 
 # -- the main table: votes, scores, pruning, calibration, seconds ----------------------------------------------------
 
@@ -174,7 +176,10 @@ real-modes: real-modes-more  ## thinking modes of an untrained real model: make 
 	$(BIN)/python bench/real_modes.py --runs $(REAL)/$(MODES) --name "$(MODEL_NAME)" --out $(REAL_RESULTS)/$(MODES).json
 
 # The same on the fine-tune with thinking tags that `make tagged` makes of MODEL.
-real-modes-tagged: tagged  ## thinking modes of the model with tags: make real-modes-tagged MODEL=…
+real-tags: real-model
+	test -f $(TAGGED)/model/config.json || $(MAKE) tagged TRAIN_DATA=$(REAL_TRAIN)
+
+real-modes-tagged: real-tags  ## thinking modes of the model with tags: make real-modes-tagged MODEL=…
 	$(MAKE) real-modes MODEL=$(TAGGED)/model MODEL_NAME="$(MODEL_NAME), tagged" MODES=modes-tagged
 
 # -- how much data a verifier needs, what it needs of its recipe, and how far it carries -------------------------------
@@ -208,7 +213,7 @@ real-ablation-%: real-rollouts
 
 # Transfer: judged on problems of another kind, and on multiplex traces, of which it has seen none.
 real-multiplex-traces: real-model
-	$(call real_eval,test) $(MODES_SAMPLES) --width 3 --verifier none --out $(REAL)/multiplex
+	$(call real_eval,test) $(MODES_SAMPLES) --width 3 --verifier none --methods majority --out $(REAL)/multiplex
 
 real-ablations: real-test-traces real-math-traces real-multiplex-traces $(REAL_VERIFIERS:%=real-verifier-%) $(REAL_ABLATIONS:%=real-ablation-%)  ## ablations and transfer of a verifier: make real-ablations MODEL=…
 	for set in test math multiplex; do \
@@ -245,5 +250,5 @@ real-learn-%:
 real-learning-of: $(LEARNED:%=real-learn-%)
 	$(BUNDLE) --out $(REAL_RESULTS)/learning.json $(foreach k,$(LEARNED),start-$k=$(REAL)/learning/start-$k/results.json $k=$(REAL)/learning/results/$k.json $k-time=$(REAL)/times/learn-$k.json)
 
-real-learning: tagged  ## GRPO of a real model with thinking tags, discrete and multiplex: make real-learning MODEL=…
+real-learning: real-tags  ## GRPO of a real model with thinking tags, discrete and multiplex: make real-learning MODEL=…
 	$(MAKE) --no-print-directory real-learning-of MODEL=$(TAGGED)/model MODEL_NAME="$(MODEL_NAME), tagged"

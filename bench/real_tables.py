@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cells import measured, missing, percent, read, spread, table
+from cells import ROOT, measured, missing, percent, read, spread, table
 from claims import points
 from real_claims import against, real_claims
 from real_studies import study_parts
@@ -13,6 +13,10 @@ from score_tables import scorer_tables
 FEW = 100  # problems: below it a page says that they are few
 VERIFIERS = {"m1": "one probe token", "m4": "four probe tokens"}
 SETS = ("test", "math")
+PICTURES = {
+    "trajectories-1": "Scores of right and wrong traces while they grow", "tokens-1": "Accuracy against tokens",
+    "reliability": "How often a trace of a score is right", "judged-judged-test": "AUROC within problems along a trace, for every score",
+}  # fmt: skip
 VOTES = {
     "majority": "majority", "weighted:entropy": "weighted by entropy", "weighted:logprob": "weighted by log-probability",
     "weighted:deepconf:mean": "weighted by DeepConf, mean", "weighted:deepconf:tail@64": "weighted by DeepConf, tail of 64",
@@ -80,13 +84,16 @@ def pruned_rows(f: dict[str, Any]) -> list[list[str]]:
 
 
 def real_parts() -> list[str]:
-    """The chapter of a real model: the studies that were run, and a line for each that was not."""
+    """The chapter of a real model: the studies that were run, and last a line about those that were not."""
     main = read("real/main.json")
     parts = [missing("real/main.json", "real-main MODEL=…")] if main is None else []
     for name in SETS if main else ():
         parts += set_parts(main, name)
+    folder = ROOT / "docs" / "real"  # where `make real-main` puts the figures of its report
+    parts += [f"![{title}](real/{name}.svg)" for name, title in PICTURES.items() if (folder / f"{name}.svg").exists()]
     parts += [*(verifier_parts(main) if main else ()), *live_parts(), *study_parts()]
-    return sorted(parts, key=lambda part: part.startswith("No `"))
+    absent = " ".join(part for part in parts if part.startswith("No `"))
+    return [part for part in [*(part for part in parts if not part.startswith("No `")), absent] if part]
 
 
 def set_parts(main: dict[str, Any], name: str) -> list[str]:
