@@ -21,7 +21,9 @@ import cells
 import papers
 import real_modes
 import results
+import serve_tables
 import slow_tests
+import tables
 
 
 def test_a_table_says_its_version_and_mixes_none() -> None:
@@ -44,6 +46,25 @@ def test_a_stage_is_done_by_this_version_and_these_bytes(tmp_path: Path, monkeyp
     assert not results.done(stage, {"one.json": made["one.json"] | {"version": "0.2.0"}})
     file.write_text("{}")
     assert not results.done(stage, made)
+
+
+def test_a_page_shows_the_solved_problem_between_its_comments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cells, "RESULTS", tmp_path)
+    assert serve_tables.solved(whole=True).startswith("No `results/serve-gsm8k.json` yet")
+    found = {
+        "configuration": {"paths": 4, "temperature": 0.6, "max_tokens": 9, "seed": 0, "openai": "2.0"}, "machine": {"trueplex": "0.3.0", "cores": 2},
+        "model": "small", "problem": "1 + 1?", "content": "So it is\n2", "answer": "2", "right": True, "paths that finished": 3,
+        "votes": [{"answer": "2", "paths": 2, "weight": 1.5}, {"answer": "3", "paths": 1, "weight": 0.5}], "usage": {"completion_tokens": 1234}, "seconds": 7.4,
+    }  # fmt: skip
+    (tmp_path / serve_tables.SOLVED).write_text(json.dumps(found))
+    whole, short = serve_tables.solved(whole=True), serve_tables.solved(whole=False)
+    for told in (whole, short):
+        assert "3 of 4 paths finished, and 2 of them say **2**, which is right; 1,234 tokens in 7 s" in told
+    assert (
+        "> So it is\n> 2" in whole and "| 3 | 1 | 0.50 |" in whole and 'model="small"' in whole and "| 3 |" not in short
+    )
+    page = f"before\n{tables.BEGIN.format('transcript')}\nold\n{tables.END.format('transcript')}\nafter\n"
+    assert tables.within(page, "transcript", "new") == page.replace("old", "new")
 
 
 def test_slow_tests_are_counted(tmp_path: Path) -> None:
@@ -69,6 +90,7 @@ def test_every_file_that_the_pages_show_has_a_stage() -> None:
         "serve-load.json",
         "faults.json",
         "soak.json",
+        "hybrid-speed.json",
     }
     left = [str(p.relative_to(results.RESULTS)) for p in results.RESULTS.rglob("*.json") if p not in staged]
     of_a_model = ("real-", "real/", "walkthrough", "test-slow", "training-")  # measured on a model that is named

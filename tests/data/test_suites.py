@@ -52,7 +52,7 @@ def test_presets_are_read_by_datasets(name: str, tmp_path: Path, monkeypatch: py
 
 
 def test_offline_names_the_data_folder() -> None:
-    with pytest.raises(InputError, match=r"--data-dir DIR with DIR/aime24\.jsonl"):
+    with pytest.raises(InputError, match=r"data_dir=DIR with DIR/aime24\.jsonl"):
         problems_of("aime24", None, None, 0)
 
 

@@ -39,7 +39,7 @@ from trueplex.cli.messages import listen, say
 from trueplex.cli.mistakes import bad_value, no_such_command, no_such_option
 from trueplex.cli.options import command
 from trueplex.cli.replicas import with_address
-from trueplex.errors import StoreError, TrueplexError
+from trueplex.errors import StoreError, TrueplexError, in_flags
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FRAMEWORK = ("click", "typer")
@@ -90,6 +90,15 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _ended)
     _streams()
     listen()
+    with in_flags():
+        code = _run()
+    if code == 130:  # typer itself may have turned the interrupt into this code
+        say("interrupted; what was finished is kept")
+    sys.exit(code or 0)
+
+
+def _run() -> Any:
+    """Run the command that was asked for, and return its exit code."""
     try:
         if sys.stdout is None:
             raise StoreError("standard output is closed. Try: leave it open, or send it to /dev/null")
@@ -118,9 +127,7 @@ def main() -> None:
             raise
         told = usage_message(error)
         code = _complain(told) if told else 2  # without any message, the help was shown
-    if code == 130:  # typer itself may have turned the interrupt into this code
-        say("interrupted; what was finished is kept")
-    sys.exit(code or 0)
+    return code
 
 
 def usage_message(error: Any) -> str:

@@ -17,7 +17,7 @@ from trueplex.engine.prefill import inputs_of, prefill, prompt_inputs, step_inpu
 from trueplex.engine.slots import Entry, Limits, Slots
 from trueplex.engine.step import Sampler
 from trueplex.models.backbone import Backbone
-from trueplex.models.lanes import Lane, LaneCache, Prefix, rounded
+from trueplex.models.lanes import GROWTH, Lane, LaneCache, Prefix, rounded
 from trueplex.types import Steps, Trace
 
 LANE_ROWS = {"cpu": 16, "mps": 16, "cuda": 64}  # rows of a lane that traces of several prompts share
@@ -114,15 +114,23 @@ class Rows:
         """Free the rows and the memory of traces that stopped."""
         self.history.free(self.slots.places[len(self.traces) : len(self.traces) + len(self.stopped)])
         self.slots.entries[len(self.traces) :] = None  # of a user's problem nothing stays behind
-        self.stopped = []
+        self.stopped, first = [], 0
         for lane in list(self.cache.lanes):
             if lane.held:
                 del self._members[lane][lane.live :]
                 lane.held = 0
             if not lane.live:
                 self._drop(lane)
-            elif 4 * lane.live <= 3 * lane.rows:
-                lane.resize(lane.live, lane.columns)
+                continue
+            shortest = int(self.slots.lengths[first : first + lane.live].min()) - lane.before
+            first += lane.live
+            lane.resize(
+                lane.live if 4 * lane.live <= 3 * lane.rows else lane.rows, lane.columns, self._unread(shortest)
+            )
+
+    def _unread(self, columns: int) -> int:
+        """Of so many columns, the first that sliding layers need not store, in steps as those by which lanes grow."""
+        return self.backbone.unread(columns - GROWTH) // GROWTH * GROWTH
 
     def _drop(self, lane: Lane) -> None:
         del self._members[lane]
@@ -175,7 +183,7 @@ class Rows:
         """Rows for the new traces of an entry, whose prompt stands in a row of the lane that was read."""
         new, length = _new(entry), len(entry.prompt.ids)
         if self.shares(entry.request, length, len(entry.traces)):
-            prefix = read.share(row, length)
+            prefix = read.share(row, length, self.backbone.unread(length))
             self._prefixes[entry.request] = (prefix, logits)
             lane = self._lane(max(len(new), 1), 0, prefix)
             self._enter(entry, new, lane, logits)
@@ -192,7 +200,7 @@ class Rows:
         columns = rounded(length + 1)
         for lane in self.cache.lanes:
             taken = min(wanted, self._lane_rows - lane.live)
-            if lane is but or lane.prefix or taken < 1:
+            if lane is but or lane.prefix or taken < 1 or lane.dropped > self._unread(length):
                 continue
             needed = lane.columns * lane.live + columns * taken
             rows, longest = lane.live + taken, max(lane.columns, columns)
@@ -204,8 +212,8 @@ class Rows:
 
     def _affords(self, lane: Lane, rows: int, columns: int) -> bool:
         """Whether a lane may come to have so many rows and columns, with a layer of it held twice while it is copied."""
-        budget, needed = self.cache.budget, rows * self.backbone.row_bytes(columns)
-        copied = needed // self.backbone.sizes.parts
+        budget, needed = self.cache.budget, rows * self.backbone.row_bytes(columns, lane.dropped)
+        copied = rows * self.backbone.row_bytes(columns) // self.backbone.sizes.parts
         return budget is None or self.cache.stored + needed - lane.nbytes + copied <= budget
 
     def _lane(self, rows: int, columns: int, prefix: Prefix | None = None) -> Lane:

@@ -120,7 +120,7 @@ def _over_lanes(query: Tensor, new: KeyValue, passing: Pass, module: Any, extras
         before = prefix.layers[layer] if prefix else None
         if expand:
             key, value = expand(key, value)
-            segment.put((key, value), (new[0][segment.span], new[1][segment.span]))
+            segment.put(layer, (key, value), (new[0][segment.span], new[1][segment.span]))
             before = expand(*before) if before else None
         mask = None if mask is None else mask.to(query.device)  # layers may be on several devices
         own = query[segment.span]

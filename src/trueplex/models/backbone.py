@@ -20,10 +20,11 @@ from torch import Tensor
 
 from trueplex.checksums import is_named
 from trueplex.models import attention
+from trueplex.models.families import taken
 from trueplex.models.fingerprint import fingerprint_of, former_fingerprint_of, tokenizer_fingerprint
 from trueplex.models.head import Head, head_of, transformer_of
 from trueplex.models.inputs import Inputs
-from trueplex.models.kinds import MASKS, kinds_of
+from trueplex.models.kinds import MASKS, SLIDING, kinds_of
 from trueplex.models.lanes import Lane, LaneCache, Pass, Sizes, sizes_of
 from trueplex.models.markers import Markers, Tags, given_tags, markers_of, tags_of
 from trueplex.models.rotary import fixed_positions
@@ -149,16 +150,17 @@ class Backbone:
         A column is seen when it is at least `behind` columns (one number, or [q]) before the query's position and, in
         sliding and chunked layers, within the window or the chunk. Additive, in the model's dtype.
         """
-        built = {kind: self._mask(positions, columns, behind, kind) for kind in self.kinds.masks}
+        places = torch.arange(columns, device=positions.device)
+        built = {kind: self._mask(positions, places, behind, kind) for kind in self.kinds.masks}
         if self.kinds.named and built:
             return {name: built.get(MASKS.get(name, name)) for name in self.kinds.named}
         return next(iter(built.values()), None)
 
-    def _mask(self, positions: Tensor, columns: int, behind: int | Tensor, kind: str) -> Tensor:
+    def _mask(self, positions: Tensor, column: Tensor, behind: int | Tensor, kind: str) -> Tensor:
+        """The mask of one kind, over columns that stand at places [n]."""
         position = positions[:, None, :, None]
-        column = torch.arange(columns, device=positions.device)
         hidden = column > position - (behind if isinstance(behind, int) else behind[:, None])
-        if kind == "sliding_attention":
+        if kind == SLIDING:
             hidden |= column <= position - self.config.sliding_window
         elif kind == "chunked_attention":
             hidden |= column < position - position % self.config.attention_chunk_size
@@ -167,7 +169,7 @@ class Backbone:
 
     def forward(self, inputs: Tensor, positions: Tensor, cache: Any, columns: int, whole: bool = False,
                 probe_pass: attention.ProbePass | None = None) -> tuple[Tensor, Tensor]:  # fmt: skip
-        """One pass: inputs [B, q, input size] at positions [B, q] → (logits [B, V] float32, hidden [B, q, H]).
+        """One pass: inputs [B, q, input size] at positions [B, q] → (logits [B, V] in the model's dtype, hidden [B, q, H]).
 
         Logits are those of column 0. ``whole`` says that a plain causal pass from position 0 is meant: where all layers are
         full attention, no mask is built then. With a probe pass, queries read its columns before their probe, and those of
@@ -213,14 +215,15 @@ class Backbone:
             total = segment.lane.before + segment.columns
             for kind in self.kinds.masks:
                 alike = segment.write is not None and (columns == 1 or (segment.write == 0 and not segment.lane.prefix))
-                segment.masks[kind] = (
-                    None if alike and total <= self._reach(kind, total) else self._mask(positions, total, 0, kind)
-                )
+                if alike and total <= self._reach(kind, total):
+                    segment.masks[kind] = None
+                else:
+                    segment.masks[kind] = self._mask(positions, segment.places(kind, self.device), 0, kind)
         return passing
 
     def _reach(self, kind: str, total: int) -> int:
         """How many columns from the beginning on are all seen by a kind of attention."""
-        if kind == "sliding_attention":
+        if kind == SLIDING:
             return self.config.sliding_window
         return self.config.attention_chunk_size if kind == "chunked_attention" else total
 
@@ -234,7 +237,8 @@ class Backbone:
 
     def _run(self, inputs: Tensor, positions: Tensor, cache: Any, mask: Any, extra: dict[str, Any]) -> tuple[Tensor, Tensor]:  # fmt: skip
         if self._takes_positions:
-            extra = {**extra, "past_key_values": cache, "position_ids": positions}
+            given = taken(self.config.model_type, cache)
+            extra = {**extra, "past_key_values": given, "position_ids": positions}
         else:
             extra = {"cache_params": cache}
         with self.lock:
@@ -246,7 +250,7 @@ class Backbone:
                 **extra,
             )
             hidden = self.last_hidden()
-        logits = output.logits[:, 0].float()
+        logits = output.logits[:, 0]
         if self.padded:
             logits[:, self.vocabulary :] = HIDDEN
         return logits, hidden
@@ -265,9 +269,13 @@ class Backbone:
         """Bytes of keys and values of one token, as the model stores them; 0 where it keeps states alone."""
         return self.sizes.token
 
-    def row_bytes(self, columns: int) -> int:
-        """Bytes that a row of so many columns takes, with its states."""
-        return columns * self.sizes.token + self.sizes.states
+    def row_bytes(self, columns: int, dropped: int = 0) -> int:
+        """Bytes that a row of so many columns takes, with its states; sliding layers are without so many of them."""
+        return columns * self.sizes.token - dropped * self.sizes.sliding + self.sizes.states
+
+    def unread(self, tokens: int) -> int:
+        """How many of so many tokens no sliding layer will read again."""
+        return max(0, tokens - self.config.sliding_window) if SLIDING in self.kinds.masks else 0
 
     @cached_property
     def fingerprint(self) -> str:

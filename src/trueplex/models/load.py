@@ -30,6 +30,7 @@ from trueplex.models import hub
 from trueplex.models.backbone import Backbone
 from trueplex.models.check import refuse, self_check
 from trueplex.models.fingerprint import fingerprint_of_files
+from trueplex.models.packed import pack
 from trueplex.models.placement import check_spread, placement
 from trueplex.models.precision import checked_names, quantize_weights, resolve_dtype
 from trueplex.models.prompt import make_prompt
@@ -126,6 +127,7 @@ def load(
                          "Try: choose another model")  # fmt: skip
     if quantize:
         quantize_weights(model, quantize)
+    pack(model)
     backbone = Backbone(name, model, tokenizer)
     if named is not None:
         backbone.fingerprint = named

@@ -315,6 +315,8 @@ class Scheduler:
 
     def _affordable(self, account: Account, stride: int) -> int:
         """The most tokens up to `stride` that each running trace of the account can pay for, with a probe behind."""
+        if account.budget.tokens is None:  # as of most requests of a server: nothing need be counted, in every step
+            return stride
         runs = self._sharing(account)
         rows = sum(self.runs[t.request].account is account for t in self.batch.traces)
         probes = [run.scorer.probe for run in runs if run.scorer is not None and run.scorer.probe is not None]
