@@ -50,6 +50,7 @@ STAGES = (
     Stage("thinking", ("study/*.json",), 21600),
     Stage("study-rl", ("learning/*.json", "learning/start/*.json"), 21600),
     Stage("policy", ("reference-multiplex-policy.json",), 3600),
+    Stage("hybrid", ("hybrid.json",), 2700),
 )
 
 

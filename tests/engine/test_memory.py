@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
 
-from conftest import FAMILIES, SEED, agree, prompts_for
+from conftest import FAMILIES, HYBRIDS, SEED, agree, prompts_for
 from trueplex.decide.budget import Budget
 from trueplex.engine import memory, rows
 from trueplex.engine.batch import Batch
@@ -24,7 +25,10 @@ from trueplex.types import Problem, Status, Stop, Trace
 
 LONG = Thinking("multiplex", 3, ending=Ending(150))
 PATHS = 6
-EVERY = [pytest.param(f, marks=() if f in ("qwen3", "gemma3_text", "gpt_oss") else pytest.mark.slow) for f in FAMILIES]
+EVERY = [
+    pytest.param(f, marks=() if f in ("qwen3", "gemma3_text", "gpt_oss") else pytest.mark.slow)
+    for f in (*FAMILIES, *HYBRIDS)
+]
 
 
 @pytest.fixture
@@ -32,7 +36,7 @@ def tight(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> int:
     """Bytes for about four traces at their full length, where many enter at once."""
     monkeypatch.setattr(memory, "AHEAD", 32)
     longest = max(len(prompt.ids) for prompt in prompts_for(backbone))
-    return 4 * (longest + 150 + 2 * GROWTH) * backbone.token_bytes
+    return 4 * backbone.row_bytes(longest + 150 + 2 * GROWTH)
 
 
 def decode(backbone: Backbone, budget: int | None, thinking: Thinking = LONG, stride: int = 8) -> tuple[Batch, dict[tuple[str, int], Trace]]:  # fmt: skip
@@ -58,6 +62,26 @@ def test_a_small_budget_is_kept_and_changes_no_draw(backbone: Backbone, tight: i
     assert agreeing(backbone, whole, cut)
     assert small.peak_bytes <= tight < free.peak_bytes
     assert small.cache_bytes and not small.admit() and not small.cache_bytes  # all is given back
+
+
+@pytest.mark.parametrize("shared", [1, 2**40], ids=["shared prompts", "own prompts"])
+def test_sliding_layers_store_their_window_alone_and_no_draw_changes(backbones: Callable[[str], Backbone], shared: int, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    """Against the plain twin, where they store everything. The window is 12 tokens; lanes let go of eight columns at a time."""
+    backbone = backbones("gemma3_text")
+    monkeypatch.setattr(rows, "SHARED_BYTES", shared)
+    monkeypatch.setattr(rows, "GROWTH", 8)
+    runs = []
+    for least in (0, 2**20):
+        monkeypatch.setattr(backbone, "unread", lambda tokens, least=least: max(0, tokens - 12 - least))
+        batch = start(backbone, prompts_for(backbone), 2, replace(LONG, ending=Ending(40)), SEED)
+        stored, traces = [], {}
+        for stopped in grow(batch, 8):
+            traces |= {(t.problem.text, t.index): t for t in stopped}
+            stored.append(batch.cache_bytes)
+        runs.append((traces, stored))
+    (windows, less), (whole, more) = runs
+    assert agreeing(backbone, windows, whole)
+    assert all(a <= b for a, b in zip(less, more, strict=True)) and sum(less) < 0.9 * sum(more)
 
 
 def test_running_traces_that_outgrow_the_budget_are_suspended_youngest_first(qwen: Backbone, tight: int, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
@@ -105,7 +129,7 @@ def test_a_path_that_cannot_fit_is_refused_with_the_figures(qwen: Backbone) -> N
         start(qwen, prompts_for(qwen), 1, LONG, memory=50 * qwen.token_bytes)
     qwen.memory = 50 * qwen.token_bytes
     try:
-        with pytest.raises(InputError, match="--memory"):
+        with pytest.raises(InputError, match="more memory"):
             next(stream(qwen, [Problem("What is 1 + 1?")], Settings(2, LONG)))
     finally:
         qwen.memory = None

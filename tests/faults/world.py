@@ -237,6 +237,7 @@ def commands(base: Path, out: Path) -> dict[str, list[str]]:
                                       "--rank", "2", "--target-modules", "q_proj", "--positions", "4", "--thinking", "discrete", "--quiet"],
         "train combined": ["train", "combined", "--data", rolled, "--verifier", "none", "--out", there],
         "calibrate": ["calibrate", rolled, "--verifier", str(out / "verifier"), "--paths", "4", "--error", "0.4", "--out", there],
+        "score": ["score", rolled, "--verifier", str(base / "verifier"), "--probe-every", "8", "--quiet", "--out", there],
         "report": ["report", str(base / "eval"), "--out", str(out / "page.html"), "--markdown", str(out / "page.md")],
         "show": ["show", rolled, "--html", str(out / "page.html")],
         "models": ["models", "qwen3", "--markdown", str(out / "page.md")],

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from trueplex.reference.pretrain import IGNORED, Texts, pretrain
+from trueplex.reference.pretrain import IGNORED, Recipe, Texts, pretrain
 from trueplex.reference.text import build_tokenizer
 
 
@@ -30,11 +30,11 @@ def test_batches_belong_to_the_step_and_prompts_carry_no_loss() -> None:
 
 @pytest.mark.slow
 def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path) -> None:
-    options = {"steps": 6, "decay": 2, "rows": 4, "lr": 1e-3, "seed": 0, "save_every": 3}
-    pretrain(tmp_path / "whole", **options)
+    recipe = Recipe(steps=6, decay=2, rows=4, lr=1e-3, layers="hybrid", save_every=3)
+    pretrain(tmp_path / "whole", recipe)
     shutil.copytree(tmp_path / "whole" / "checkpoints", tmp_path / "cut" / "checkpoints")
     shutil.rmtree(tmp_path / "cut" / "checkpoints" / "checkpoint-6")
-    pretrain(tmp_path / "cut", **options)
+    pretrain(tmp_path / "cut", recipe)
     a, b = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
     assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
     record = json.loads((tmp_path / "cut" / "pretrain.json").read_text())

@@ -110,7 +110,7 @@ def test_wrong_problems_tokenizers_and_full_disks_are_said(tmp_path: Path) -> No
     store.append([to_row(stored_trace(), (1,), Origin("m", "another", "{}"))])
     with pytest.raises(StoreError, match="traces of tokenizer another"):
         traces_of(tmp_path / "t.arrow", "1", "reference")
-    with pytest.raises(InputError, match="holds 1 problems, and --problem is '2'"):
+    with pytest.raises(InputError, match="holds 1 problems, and problem is '2'"):
         traces_of(tmp_path / "t.arrow", "2", "reference")
     with pytest.raises(StoreError, match="cannot write"):
         write_page(Path("/proc/nowhere/p.html"), [written("1")], TOKENIZER)

@@ -13,7 +13,8 @@ ABOUT = """# Which models work
 Written by `trueplex models --markdown docs/models.md`: of each family a tiny random model is built and held to the laws in
 float32. It must pass the self-check; "merged thoughts" is greedy decoding as `generate` does it and merged decoding as a replay reads
 it, "probe" live scores as stored ones, "GRPO" the training pass as the engine, with a gradient. Reading that a family works says
-nothing of how good its models are. The thinking tags are those of published templates.
+nothing of how good its models are. The thinking tags are those of published templates. What a probe reads of a recurrent
+state is measured in [results](results.md#can-a-probe-read-a-recurrent-state).
 
 """
 

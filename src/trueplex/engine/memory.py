@@ -40,24 +40,22 @@ class Memory:
 
     def grown(self, tokens: int) -> int:
         """What is stored when every running row has grown by so many tokens, and a layer of the largest lane twice."""
-        return self._spread(lane_bytes := self._lanes(tokens)) + self._moving(lane_bytes)
+        lanes, row = self._lanes(tokens), self._backbone.row_bytes
+        moving = max((lane.live * row(columns) for lane, columns in lanes), default=0) // self._backbone.sizes.parts
+        prefixes = {id(lane.prefix): lane.prefix.nbytes for lane, _ in lanes if lane.live and lane.prefix}
+        rows = sum(lane.live * row(columns, lane.dropped) for lane, columns in lanes)
+        return rows + sum(prefixes.values()) + self._rows.reader.nbytes + moving
 
-    def _lanes(self, tokens: int) -> list[int]:
-        slots, needs, first = self._rows.slots, [], 0
+    def _lanes(self, tokens: int) -> list[tuple[Lane, int]]:
+        """The lanes, and the columns that each will have."""
+        slots, needs, first = self._rows.slots, list[tuple[Lane, int]](), 0
         for lane in self._rows.cache.lanes:
             own = slice(first, first + lane.live)
             first += lane.live
             ends = np.minimum(slots.lengths[own] + tokens, slots.prompts[own] + slots.limits[own])
             columns = rounded(int(ends.max()) + PROBES - lane.before) if lane.live else 0
-            needs.append(lane.live * self._backbone.row_bytes(max(columns, lane.columns)))
+            needs.append((lane, max(columns, lane.columns)))
         return needs
-
-    def _spread(self, lanes: Sequence[int]) -> int:
-        prefixes = {id(lane.prefix): lane.prefix.nbytes for lane in self._rows.cache.lanes if lane.live and lane.prefix}
-        return sum(lanes) + sum(prefixes.values())
-
-    def _moving(self, lanes: Sequence[int]) -> int:
-        return max(lanes, default=0) // self._backbone.sizes.parts
 
     def over(self, tokens: int) -> bool:
         """Whether rows that grow by so many tokens pass the budget."""
@@ -77,11 +75,12 @@ class Memory:
     def _needs(self, entry: Entry) -> tuple[int, int]:
         """Bytes that an entry needs once, and for each of its traces."""
         prompt, begun = len(entry.prompt.ids), max(t.tokens for t in entry.traces)
-        shared = self._rows.shares(entry.request, prompt, len(entry.traces))
+        shared = self._rows.shares(entry)
         limit = max(self._limit(entry), begun)
         own = min(begun + AHEAD, limit) + PROBES + (0 if shared else prompt)
         each, row = self._backbone.row_bytes(rounded(own)), self._backbone.row_bytes
-        read = 0 if self._rows.has_prefix(entry.request) else row(rounded(prompt)) + (row(prompt) if shared else 0)
+        reading = 0 if self._rows.reader.has(entry) else row(rounded(prompt))
+        read = 0 if self._rows.has_prefix(entry) else reading + (row(prompt) if shared else 0)
         return read + each * len(entry.traces) // self._backbone.sizes.parts, each
 
     def _limit(self, entry: Entry) -> int:
@@ -109,5 +108,5 @@ class Memory:
             self._rows.shrink()
 
     def _wasteful(self, lanes: Sequence[Lane], tokens: int) -> bool:
-        spare = sum((lane.rows - lane.live) * self._backbone.row_bytes(lane.columns) for lane in lanes)
+        spare = sum((lane.rows - lane.live) * self._backbone.row_bytes(lane.columns, lane.dropped) for lane in lanes)
         return self.budget is not None and self.grown(tokens) + 2 * spare > self.budget

@@ -20,10 +20,11 @@ from torch import Tensor
 
 from trueplex.checksums import is_named
 from trueplex.models import attention
+from trueplex.models.families import taken
 from trueplex.models.fingerprint import fingerprint_of, former_fingerprint_of, tokenizer_fingerprint
 from trueplex.models.head import Head, head_of, transformer_of
 from trueplex.models.inputs import Inputs
-from trueplex.models.kinds import MASKS, kinds_of
+from trueplex.models.kinds import MASKS, SLIDING, kinds_of
 from trueplex.models.lanes import Lane, LaneCache, Pass, Sizes, sizes_of
 from trueplex.models.markers import Markers, Tags, given_tags, markers_of, tags_of
 from trueplex.models.rotary import fixed_positions
@@ -72,6 +73,7 @@ class Backbone:
         self._takes_positions = "past_key_values" in signature(self.model.forward).parameters  # Mamba takes none
         self.model.eval().requires_grad_(False)
         self.model.set_attn_implementation(attention.NAME)
+        self.compiled: Any = None  # the `CompiledStep` of decode steps, where one was asked for
         self.memory: int | None = None  # the most bytes of KV of a batch; None is a share of what is free
         self.kept: dict[Any, Any] = {}  # what is loaded for this model and shared, as its verifiers; freed with it
         # Held while the model, or its tokenizer, is at work for one caller: threads and streams take turns, pass by pass.
@@ -149,16 +151,17 @@ class Backbone:
         A column is seen when it is at least `behind` columns (one number, or [q]) before the query's position and, in
         sliding and chunked layers, within the window or the chunk. Additive, in the model's dtype.
         """
-        built = {kind: self._mask(positions, columns, behind, kind) for kind in self.kinds.masks}
+        places = torch.arange(columns, device=positions.device)
+        built = {kind: self._mask(positions, places, behind, kind) for kind in self.kinds.masks}
         if self.kinds.named and built:
             return {name: built.get(MASKS.get(name, name)) for name in self.kinds.named}
         return next(iter(built.values()), None)
 
-    def _mask(self, positions: Tensor, columns: int, behind: int | Tensor, kind: str) -> Tensor:
+    def _mask(self, positions: Tensor, column: Tensor, behind: int | Tensor, kind: str) -> Tensor:
+        """The mask of one kind, over columns that stand at places [n]."""
         position = positions[:, None, :, None]
-        column = torch.arange(columns, device=positions.device)
         hidden = column > position - (behind if isinstance(behind, int) else behind[:, None])
-        if kind == "sliding_attention":
+        if kind == SLIDING:
             hidden |= column <= position - self.config.sliding_window
         elif kind == "chunked_attention":
             hidden |= column < position - position % self.config.attention_chunk_size
@@ -167,14 +170,14 @@ class Backbone:
 
     def forward(self, inputs: Tensor, positions: Tensor, cache: Any, columns: int, whole: bool = False,
                 probe_pass: attention.ProbePass | None = None) -> tuple[Tensor, Tensor]:  # fmt: skip
-        """One pass: inputs [B, q, input size] at positions [B, q] → (logits [B, V] float32, hidden [B, q, H]).
+        """One pass: inputs [B, q, input size] at positions [B, q] → (logits [B, V] in the model's dtype, hidden [B, q, H]).
 
         Logits are those of column 0. ``whole`` says that a plain causal pass from position 0 is meant: where all layers are
         full attention, no mask is built then. With a probe pass, queries read its columns before their probe, and those of
         their own probe up to themselves; where it has states, each probe is a row of the inputs.
         """
         if probe_pass is None:
-            none = self._no_mask(1) if self.kinds.named else None
+            none = self.no_mask(1) if self.kinds.named else None
             return self._run(
                 inputs, positions, cache, none if whole and self.full else self.masks(positions, columns), {}
             )
@@ -186,11 +189,13 @@ class Backbone:
         return self._run(inputs, positions, cache, mask, {"probe_pass": probe_pass})
 
     def decode_pass(self, cache: LaneCache, segments: Sequence[tuple[Lane, int, int]], starts: np.ndarray, inputs: Tensor,
-                    kept: bool = True) -> tuple[Tensor, Tensor]:  # fmt: skip
+                    kept: bool = True, step: object = None) -> tuple[Tensor, Tensor]:  # fmt: skip
         """One pass over rows [first, last) of lanes: inputs [B, q, input size] at positions starts [B] … + q → logits, hidden as above.
 
         The new keys and values are written at those positions; what of them counts, the caller knows. Rows that begin
         at 0 are read causally. The states of recurrent layers become those behind the last input, unless it is not ``kept``.
+        A ``step`` of decoding, which says what stands beside the tokens, a probe or True for nothing, may be compiled; its
+        results are to be used before the next one is taken.
         """
         columns, begun = inputs.shape[1], bool(starts.min() > 0)
         at_once = 1 if begun and self.kinds.recurrent and not self.reads_on else columns
@@ -199,8 +204,14 @@ class Backbone:
             for at in range(0, columns, at_once):
                 cache.passing = passing = self._planned(cache, segments, starts + at, at_once)
                 own = inputs[:, at : at + at_once]
-                parts.append(self._run(own, passing.positions, cache, self._no_mask(at_once), {"passing": passing}))
+                found = self.compiled(own, passing, step) if step is not None and self.compiled is not None else None
+                parts.append(self.plain_pass(own, passing) if found is None else found)
         return parts[0][0], torch.cat([hidden for _, hidden in parts], 1) if len(parts) > 1 else parts[0][1]
+
+    def plain_pass(self, inputs: Tensor, passing: Pass) -> tuple[Tensor, Tensor]:
+        """A planned pass, as the model's own code computes it."""
+        extra = {"passing": passing}
+        return self._run(inputs, passing.positions, passing.cache, self.no_mask(inputs.shape[1]), extra)
 
     def _planned(
         self, cache: LaneCache, segments: Sequence[tuple[Lane, int, int]], starts: np.ndarray, columns: int
@@ -213,18 +224,19 @@ class Backbone:
             total = segment.lane.before + segment.columns
             for kind in self.kinds.masks:
                 alike = segment.write is not None and (columns == 1 or (segment.write == 0 and not segment.lane.prefix))
-                segment.masks[kind] = (
-                    None if alike and total <= self._reach(kind, total) else self._mask(positions, total, 0, kind)
-                )
+                if alike and total <= self._reach(kind, total):
+                    segment.masks[kind] = None
+                else:
+                    segment.masks[kind] = self._mask(positions, segment.places(kind, self.device), 0, kind)
         return passing
 
     def _reach(self, kind: str, total: int) -> int:
         """How many columns from the beginning on are all seen by a kind of attention."""
-        if kind == "sliding_attention":
+        if kind == SLIDING:
             return self.config.sliding_window
         return self.config.attention_chunk_size if kind == "chunked_attention" else total
 
-    def _no_mask(self, columns: int) -> Any:
+    def no_mask(self, columns: int) -> Any:
         """What a model takes as attention_mask where attention finds its own; anything that it need not build itself."""
         if not self.kinds.masks:
             return None
@@ -234,7 +246,8 @@ class Backbone:
 
     def _run(self, inputs: Tensor, positions: Tensor, cache: Any, mask: Any, extra: dict[str, Any]) -> tuple[Tensor, Tensor]:  # fmt: skip
         if self._takes_positions:
-            extra = {**extra, "past_key_values": cache, "position_ids": positions}
+            given = taken(self.config.model_type, cache)
+            extra = {**extra, "past_key_values": given, "position_ids": positions}
         else:
             extra = {"cache_params": cache}
         with self.lock:
@@ -246,10 +259,13 @@ class Backbone:
                 **extra,
             )
             hidden = self.last_hidden()
-        logits = output.logits[:, 0].float()
+        return self.tokens_only(output.logits[:, 0]), hidden
+
+    def tokens_only(self, logits: Tensor) -> Tensor:
+        """Logits [B, V] in which rows of the embeddings that are no token have none."""
         if self.padded:
             logits[:, self.vocabulary :] = HIDDEN
-        return logits, hidden
+        return logits
 
     @cached_property
     def sizes(self) -> Sizes:
@@ -265,9 +281,13 @@ class Backbone:
         """Bytes of keys and values of one token, as the model stores them; 0 where it keeps states alone."""
         return self.sizes.token
 
-    def row_bytes(self, columns: int) -> int:
-        """Bytes that a row of so many columns takes, with its states."""
-        return columns * self.sizes.token + self.sizes.states
+    def row_bytes(self, columns: int, dropped: int = 0) -> int:
+        """Bytes that a row of so many columns takes, with its states; sliding layers are without so many of them."""
+        return columns * self.sizes.token - dropped * self.sizes.sliding + self.sizes.states
+
+    def unread(self, tokens: int) -> int:
+        """How many of so many tokens no sliding layer will read again."""
+        return max(0, tokens - self.config.sliding_window) if SLIDING in self.kinds.masks else 0
 
     @cached_property
     def fingerprint(self) -> str:

@@ -8,6 +8,15 @@ import torch
 from torch import Tensor
 
 
+def taken(family: str, cache: Any) -> Any:
+    """A cache, or None, as the modelling code of a family takes it."""
+    if family != "minimax" or cache is None:
+        return cache
+    from trueplex.models.lightning import LightningCache  # with it comes MiniMax's modelling code
+
+    return LightningCache(cache)
+
+
 def tempered(module: Any, query: Tensor, positions: Tensor) -> Tensor:
     """Queries [B, heads, q, D] of Llama 4, scaled by their own positions [1 or B, q].
 

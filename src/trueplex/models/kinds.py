@@ -13,10 +13,11 @@ from transformers.cache_utils import get_layer_types_and_kwargs
 
 from trueplex.errors import ModelError
 
+SLIDING = "sliding_attention"
 # By kind of layer, the kind of mask that its attention takes
 MASKS = {
-    "full_attention": "full_attention", "sliding_attention": "sliding_attention", "chunked_attention": "chunked_attention",
-    "hybrid": "full_attention", "hybrid_sliding": "sliding_attention",
+    "full_attention": "full_attention", SLIDING: SLIDING, "chunked_attention": "chunked_attention",
+    "hybrid": "full_attention", "hybrid_sliding": SLIDING,
 }  # fmt: skip
 STATES = frozenset({"linear_attention", "conv", "hybrid", "hybrid_sliding"})
 DUMMY = "dummy"
@@ -32,7 +33,6 @@ MISSING = {
 # Families whose layers keep their state elsewhere than in transformers' cache
 ELSEWHERE = {
     "recurrent_gemma": "its layers keep their state in themselves, so that one batch at a time can be read",
-    "minimax": "its modelling code takes a cache class of its own alone",
     "qwen4_exp_text": "its layers look up token ids, and a merged thought is no token",
     "rwkv": "its layers keep their state apart from transformers' cache",
     "xlstm": "its layers keep their state apart from transformers' cache",
@@ -61,6 +61,10 @@ class Kinds:
     def masks(self) -> frozenset[str]:
         """The kinds of masks that some layer's attention takes."""
         return frozenset(MASKS[kind] for kind in self.layers if kind in MASKS)
+
+    def slides(self, number: int) -> bool:
+        """Whether a layer reads a window of the last tokens alone."""
+        return MASKS.get(self.layers[number]) == SLIDING
 
     @property
     def recurrent(self) -> bool:

@@ -4,7 +4,8 @@ A `Lane` holds the keys and values of a few traces, as long as its own longest o
 that keep some (`models.states`); it grows, shrinks and is freed apart from all others. Traces of one prompt may share it as a `Prefix`, stored and read once. Why lanes and not paged
 blocks: attention reads a lane where it lies, by PyTorch's own kernels on any device, while blocks must be gathered (three
 times the bytes of a step) or need a kernel of their own; and what a lane wastes, the difference to its longest
-row, is small, as rows that enter together grow together.
+row, is small, as rows that enter together grow together. Of layers with a sliding window the first columns of a lane are let go
+once all of its rows have left them behind.
 
 It plugs into unmodified transformers models as a `Cache`: a model calls only `update`. Where new keys go, and which rows of
 which lanes are read, is a `Pass`, made before the model is called. What counts of a row is known by the caller alone: a
@@ -25,7 +26,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin, DummyLayer
 
 from trueplex.errors import ModelError
-from trueplex.models.kinds import MASKS, STATES, Kinds
+from trueplex.models.kinds import MASKS, SLIDING, STATES, Kinds
 from trueplex.models.states import StateLayer, States, gather
 
 GROWTH = 64  # columns that a lane gains at once; more would waste memory, fewer would copy more often
@@ -39,9 +40,11 @@ def rounded(columns: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """What a cache stores, in bytes: keys and values of a token, states of a row; and the largest layer's part, one in so many."""
+    """What a cache stores, in bytes: keys and values of a token, those in sliding layers, states of a row; and the largest
+    layer's part, one in so many."""
 
     token: int
+    sliding: int
     states: int
     parts: int
 
@@ -52,9 +55,13 @@ def _bytes(layers: dict[int, KeyValue], states: States) -> int:
 
 @dataclass(slots=True, eq=False)
 class Prefix:
-    """Keys and values [1, kv heads, P, D] by layer of a prompt that lanes share, and the states behind it, which they copy."""
+    """Keys and values [1, kv heads, P, D] by layer of a prompt that lanes share, and the states behind it, which they copy.
+
+    Sliding layers are without the first ``dropped`` columns.
+    """
 
     length: int
+    dropped: int
     layers: dict[int, KeyValue]
     states: States
 
@@ -67,7 +74,7 @@ class Prefix:
 class Lane:
     """Rows [0, rows) of one storage; by layer, keys and values [rows, kv heads, columns, D], behind those of the prefix.
 
-    States [rows, ...] are those behind the last token that was kept.
+    States [rows, ...] are those behind the last token that was kept. Sliding layers are without the first ``dropped`` columns.
 
     Running rows are the first `live` ones. Those of traces that have just stopped stand behind them, until they are freed.
     """
@@ -76,6 +83,7 @@ class Lane:
     rows: int
     prefix: Prefix | None = None
     columns: int = 0
+    dropped: int = 0
     live: int = 0
     held: int = 0
     layers: dict[int, KeyValue] = field(default_factory=dict)
@@ -90,10 +98,15 @@ class Lane:
     def nbytes(self) -> int:
         return _bytes(self.layers, self.states)
 
+    def gone(self, number: int) -> int:
+        """The first columns that a layer is without."""
+        return self.dropped if self.cache.kinds.slides(number) else 0
+
     def layer(self, number: int, new: KeyValue) -> KeyValue:
         """The storage of a layer; made when its first keys and values come, which tell its shape."""
         if number not in self.layers:
-            self.layers[number] = tuple(t.new_zeros(self.rows, t.shape[1], self.columns, t.shape[3]) for t in new)  # type: ignore[assignment]
+            columns = self.columns - self.gone(number)
+            self.layers[number] = tuple(t.new_zeros(self.rows, t.shape[1], columns, t.shape[3]) for t in new)  # type: ignore[assignment]
             self.cache.count(sum(t.nbytes for t in self.layers[number]))
         return self.layers[number]
 
@@ -104,16 +117,20 @@ class Lane:
             self.cache.count(self.states[name].nbytes)
         return self.states[name]
 
-    def resize(self, rows: int, columns: int) -> None:
-        """Keep the first rows and columns, and have room for so many."""
-        if (rows, columns) == (self.rows, self.columns):
-            return
+    def resize(self, rows: int, columns: int, dropped: int = 0) -> None:
+        """Keep the first rows and columns, and have room for so many; sliding layers let go of the first ``dropped`` columns."""
+        before, self.dropped = self.dropped, max(self.dropped, dropped)
+        alike = (rows, columns) == (self.rows, self.columns)
         r, c = min(rows, self.rows), min(columns, self.columns)
         for number, old in self.layers.items():
+            gone = self.gone(number)
+            been = min(before, gone)
+            if alike and gone == been:
+                continue
             new = []
             for tensor in old:
-                kept = tensor.new_zeros(rows, tensor.shape[1], columns, tensor.shape[3])
-                kept[:r, :, :c] = tensor[:r, :, :c]
+                kept = tensor.new_zeros(rows, tensor.shape[1], columns - gone, tensor.shape[3])
+                kept[:r, :, : c - gone] = tensor[:r, :, gone - been : c - been]
                 new.append(kept)
             self.cache.count(sum(t.nbytes for t in new))
             self.cache.count(-sum(t.nbytes for t in old))
@@ -131,30 +148,43 @@ class Lane:
             self.resize(self.rows, rounded(columns))
 
     def take(self, row: int, other: Lane, sources: Tensor, columns: int) -> None:
-        """Rows row, row + 1 … become copies of the source rows [n] of another lane in their first columns."""
+        """Rows row, row + 1 … become copies of the source rows [n] of another lane, which has dropped nothing, in their first columns."""
         self.reserve(columns)
         rows = slice(row, row + len(sources))
         for number, source in other.layers.items():
+            gone = self.gone(number)
             for mine, theirs in zip(self.layer(number, source), source, strict=True):
-                mine[rows, :, :columns] = theirs[sources.to(theirs.device), :, :columns]
+                mine[rows, :, : columns - gone] = theirs[sources.to(theirs.device), :, gone:columns]
         for name, state in other.states.items():
             self.state(name, state)[rows] = state[sources.to(state.device)]
+
+    def copy(self, prefix: Prefix, columns: int) -> None:
+        """The first columns of the first row become those of a prefix; its states, which stand behind all of it, do not."""
+        for number, source in prefix.layers.items():
+            for mine, theirs in zip(self.layer(number, source), source, strict=True):
+                mine[:1, :, :columns] = theirs[:, :, :columns]
+
+    def free(self) -> None:
+        """Give up all that is stored."""
+        self.cache.count(-self.nbytes)
+        self.layers, self.states = {}, {}
 
     def swap(self, some: Sequence[int], others: Sequence[int], columns: int) -> None:
         """Exchange the first columns of rows, and their states, pair by pair."""
         if not some:
             return
         exchanged = torch.tensor([[*some, *others], [*others, *some]])
-        seen = [tensor[:, :, :columns] for layer in self.layers.values() for tensor in layer]
+        seen = [tensor[:, :, : columns - self.gone(n)] for n, layer in self.layers.items() for tensor in layer]
         by_device = {tensor.device: exchanged.to(tensor.device) for tensor in (*seen, *self.states.values())}
         for tensor in (*seen, *self.states.values()):
             places, sources = by_device[tensor.device]  # layers may be on several
             tensor[places] = tensor[sources]
 
-    def share(self, row: int, columns: int) -> Prefix:
-        """A prefix of the first columns of a row."""
-        layers = {n: tuple(t[row : row + 1, :, :columns].clone() for t in layer) for n, layer in self.layers.items()}
-        prefix = Prefix(columns, layers, {name: t[row : row + 1].clone() for name, t in self.states.items()})  # type: ignore[arg-type]
+    def share(self, row: int, columns: int, dropped: int = 0) -> Prefix:
+        """A prefix of the first columns of a row; in sliding layers, without the first ``dropped`` of them."""
+        first = {n: dropped if self.cache.kinds.slides(n) else 0 for n in self.layers}
+        layers = {n: tuple(t[row : row + 1, :, first[n] : columns].clone() for t in layer) for n, layer in self.layers.items()}  # fmt: skip
+        prefix = Prefix(columns, dropped, layers, {name: t[row : row + 1].clone() for name, t in self.states.items()})  # type: ignore[arg-type]
         self.cache.count(prefix.nbytes)
         return prefix
 
@@ -167,7 +197,7 @@ class Segment:
         write: the column behind the prefix at which all of them write, or None where each has its own.
         columns: how many columns behind the prefix are read.
         slots, at: the segment's rows as a column, and the columns behind the prefix [rows, q] that they write; of ragged rows.
-        masks: by kind of layer, additive [1 or rows, 1, q, prefix + columns]; None where every row sees everything, or
+        masks: by kind of layer, additive [1 or rows, 1, q, prefix + columns], as far as they are stored; None where every row sees everything, or
             in a plain causal pass.
     """
 
@@ -184,22 +214,29 @@ class Segment:
     def store(self, layer: int, key: Tensor, value: Tensor) -> None:
         """Write new keys and values [rows, kv heads, q, D] of a layer."""
         stored = self.lane.layer(layer, (key, value))
-        self.put(tuple(t[self.first : self.last] for t in stored), (key, value))  # type: ignore[arg-type]
+        self.put(layer, tuple(t[self.first : self.last] for t in stored), (key, value))  # type: ignore[arg-type]
 
-    def put(self, rows: KeyValue, new: KeyValue) -> None:
-        """Write new keys and values [rows, heads, q, D] into those of these rows [rows, heads, columns, D]."""
+    def put(self, layer: int, rows: KeyValue, new: KeyValue) -> None:
+        """Write new keys and values [rows, heads, q, D] into those of these rows [rows, heads, columns, D], as a layer stores them."""
+        gone = self.lane.gone(layer)
         for kept, fresh in zip(rows, new, strict=True):
             if self.write is not None:
-                kept[:, :, self.write : self.write + fresh.shape[2]] = fresh
+                kept[:, :, self.write - gone : self.write - gone + fresh.shape[2]] = fresh
             else:
                 assert self.slots is not None and self.at is not None
-                slots, at = self.slots.to(kept.device), self.at.to(kept.device)  # layers may be on several
+                slots, at = self.slots.to(kept.device), self.at.to(kept.device) - gone  # layers may be on several
                 kept[slots, :, at] = fresh.transpose(1, 2)
 
     def read(self, layer: int) -> KeyValue:
-        """Keys and values [rows, kv heads, columns, D] behind the prefix."""
-        keys, values = self.lane.layers[layer]
-        return keys[self.first : self.last, :, : self.columns], values[self.first : self.last, :, : self.columns]
+        """Keys and values [rows, kv heads, columns, D] behind the prefix, as far as the layer stores them."""
+        (keys, values), columns = self.lane.layers[layer], self.columns - self.lane.gone(layer)
+        return keys[self.first : self.last, :, :columns], values[self.first : self.last, :, :columns]
+
+    def places(self, kind: str, device: torch.device) -> Tensor:
+        """Where the columns stand that attention of a kind reads, of the prefix and behind it."""
+        every, before = torch.arange(self.lane.before + self.columns, device=device), self.lane.before
+        prefix = self.lane.prefix.dropped if self.lane.prefix else 0
+        return torch.cat([every[prefix:before], every[before + self.lane.dropped :]]) if kind == SLIDING else every
 
 
 @dataclass(slots=True)
@@ -209,6 +246,7 @@ class Pass:
     segments: list[Segment]
     positions: Tensor
     kinds: Kinds
+    cache: LaneCache
     layer: int = -1  # the last one that stored something: attention comes right after
 
     def owner(self, layer: int) -> int:
@@ -293,8 +331,7 @@ class LaneCache(Cache):
     def drop(self, lane: Lane) -> None:
         """Free a lane, and its prefix with the last lane that shares it."""
         self.lanes.remove(lane)
-        self.count(-lane.nbytes)
-        lane.layers, lane.states = {}, {}
+        lane.free()
         if lane.prefix and not any(other.prefix is lane.prefix for other in self.lanes):
             self.count(-lane.prefix.nbytes)
 
@@ -316,7 +353,7 @@ class LaneCache(Cache):
                 segment.at = positions[segment.span] - lane.before
             planned.append(segment)
             row += last - first
-        return Pass(planned, positions, self.kinds)
+        return Pass(planned, positions, self.kinds, self)
 
     @contextmanager
     def running(self, pieces: Sequence[tuple[Lane, int, int]], begun: bool, kept: bool) -> Iterator[None]:
@@ -343,9 +380,10 @@ class LaneCache(Cache):
 
 def sizes_of(lane: Lane) -> Sizes:
     """The sizes of what a lane of one row has stored by now."""
-    tokens = [sum(t.nbytes for t in layer) // lane.columns for layer in lane.layers.values()]
+    by_layer = {n: sum(t.nbytes for t in layer) // lane.columns for n, layer in lane.layers.items()}
+    tokens, sliding = [*by_layer.values()], sum(b for n, b in by_layer.items() if lane.cache.kinds.slides(n))
     states = Counter[int]()
     for (number, _, _), state in lane.states.items():
         states[number] += state.nbytes
     parts = [sum(some) // max(some) for some in (tokens, [*states.values()]) if sum(some)]
-    return Sizes(sum(tokens), states.total(), min(parts))
+    return Sizes(sum(tokens), sliding, states.total(), min(parts))

@@ -3,6 +3,7 @@
     python -m trueplex.reference.build --base runs/base --verifier runs/verifier
     python -m trueplex.reference.build --policy runs/policy/run/best/adapter
     python -m trueplex.reference.build --verifier runs/policy/verifier --of reference-multiplex
+    python -m trueplex.reference.build --base runs/hybrid/base --out runs/hybrid/model
 
 The model and the policy, an adapter to it, are written in bf16, the model with its settings (no added instruction, at most 640 new tokens), a
 verifier without its checkpoints. A verifier belongs to the bf16 weights, so build the model first,
@@ -65,10 +66,13 @@ def main() -> None:
     parser.add_argument("--base", type=Path, help="folder of a pre-trained model")
     parser.add_argument("--policy", type=Path, help="adapter folder of a policy trained from the embedded model")
     parser.add_argument("--verifier", type=Path, help="folder of a trained verifier")
+    parser.add_argument(
+        "--out", type=Path, default=reference_path(), help="folder for the model of --base, if it is not to ship"
+    )
     parser.add_argument("--of", choices=SHIPPED, default=REFERENCE, help="which model that ships the verifier is for")
     options = parser.parse_args()
     if options.base:
-        build_model(options.base, reference_path())
+        build_model(options.base, options.out)
     if options.policy:
         build_policy(options.policy, reference_path(POLICY))
     if options.verifier:

@@ -1,6 +1,7 @@
-"""Pre-train the embedded model from scratch, on CPU or GPU, resumable at any checkpoint.
+"""Pre-train the embedded model, or a sibling with recurrent layers, from scratch, on CPU or GPU, resumable at any checkpoint.
 
     python -m trueplex.reference.pretrain --out runs/base --steps 4500
+    python -m trueplex.reference.pretrain --out runs/hybrid --layers hybrid --begun --steps 80 --decay 40
 
 Every batch is a pure function of (seed, step), so a resumed run sees the texts it would have
 seen. Prompts carry no loss. The schedule is warmup, stable, decay: in its stable phase a run can be resumed
@@ -12,19 +13,20 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
 
 import torch
 from torch.utils.data import Dataset
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM, Trainer, TrainingArguments
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Trainer, TrainingArguments
 
 from trueplex.data.embedded.tasks import SUITES, tasks
+from trueplex.models.load import reference_path
+from trueplex.reference.sibling import LAYERS, SHAPE, begin_from, new_model
 from trueplex.reference.text import build_tokenizer, render
 from trueplex.train.common.state import last_checkpoint
 
-SHAPE = {"hidden_size": 128, "num_hidden_layers": 6, "intermediate_size": 384, "num_attention_heads": 4,
-         "num_key_value_heads": 2, "head_dim": 32}  # fmt: skip
 BATCHES_A_DRAW = 8  # texts are drawn for this many batches at once and sorted by length: less padding
 IGNORED = -100
 
@@ -84,43 +86,58 @@ class Texts(Dataset):
         return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
 
-def new_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen3ForCausalLM:
-    torch.manual_seed(seed)
-    return Qwen3ForCausalLM(
-        Qwen3Config(
-            vocab_size=len(tokenizer), tie_word_embeddings=True, max_position_embeddings=2048,
-            eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, bos_token_id=None,
-            initializer_range=0.04, **SHAPE,
-        )
-    )  # fmt: skip
+@dataclass(frozen=True)
+class Recipe:
+    """How a model is pre-trained.
+
+    Attributes:
+        steps, decay: optimizer steps in all, and the last of them, over which the learning rate decays.
+        rows: texts a step, on average.
+        lr, warmup: peak learning rate, and the steps until it is reached.
+        layers: ``attention``, as the embedded model has it, or ``hybrid``, where every other layer is linear attention.
+        begun: begin with the embedded model, but for the attention of every other layer (`sibling`).
+    """
+
+    steps: int = 4500
+    decay: int = 1000
+    rows: int = 64
+    lr: float = 2e-3
+    warmup: int = 200
+    seed: int = 0
+    layers: str = "attention"
+    begun: bool = False
+    save_every: int = 250
 
 
-def fixed_tokenizer(out: Path) -> PreTrainedTokenizerFast:
-    """The tokenizer of a run: built once, then read from its folder, as it changes with the tasks' texts."""
+def fixed_tokenizer(out: Path, begun: bool) -> PreTrainedTokenizerFast:
+    """The tokenizer of a run: the embedded model's, or built once, then read from its folder, as it changes with the tasks' texts."""
     if not (out / "tokenizer.json").exists():
-        build_tokenizer().save_pretrained(out)
+        (PreTrainedTokenizerFast.from_pretrained(reference_path()) if begun else build_tokenizer()).save_pretrained(out)
     return PreTrainedTokenizerFast.from_pretrained(out)
 
 
-def pretrain(out: Path, steps: int, decay: int, rows: int, lr: float, seed: int, save_every: int = 250) -> None:
+def pretrain(out: Path, recipe: Recipe) -> None:
     """Train, checkpointing under `out`/checkpoints, and write the model folder to `out`."""
-    tokenizer = fixed_tokenizer(out)
-    texts = Texts(tokenizer, steps, rows, seed)
+    tokenizer = fixed_tokenizer(out, recipe.begun)
+    texts = Texts(tokenizer, recipe.steps, recipe.rows, recipe.seed)
     cpu = not torch.cuda.is_available()
     arguments = TrainingArguments(
-        output_dir=str(out / "checkpoints"), max_steps=steps, per_device_train_batch_size=1,
-        learning_rate=lr, adam_beta2=0.98, weight_decay=0.05, max_grad_norm=1.0, warmup_steps=200,
+        output_dir=str(out / "checkpoints"), max_steps=recipe.steps, per_device_train_batch_size=1,
+        learning_rate=recipe.lr, adam_beta2=0.98, weight_decay=0.05, max_grad_norm=1.0, warmup_steps=recipe.warmup,
         lr_scheduler_type="warmup_stable_decay",
-        lr_scheduler_kwargs={"num_decay_steps": decay, "min_lr_ratio": 0.02},
-        train_sampling_strategy="sequential", save_steps=save_every, save_total_limit=2, logging_steps=50,
-        seed=seed, use_cpu=cpu, bf16=not cpu, report_to="none", remove_unused_columns=False,
+        lr_scheduler_kwargs={"num_decay_steps": recipe.decay, "min_lr_ratio": 0.02},
+        train_sampling_strategy="sequential", save_steps=recipe.save_every, save_total_limit=2, logging_steps=50,
+        seed=recipe.seed, use_cpu=cpu, bf16=not cpu, report_to="none", remove_unused_columns=False,
     )  # fmt: skip
-    trainer = Trainer(new_model(tokenizer, seed), arguments, train_dataset=texts, data_collator=lambda x: x[0])
+    model = new_model(tokenizer, recipe.seed, recipe.layers)
+    if recipe.begun:
+        begin_from(model, AutoModelForCausalLM.from_pretrained(reference_path()))
+    trainer = Trainer(model, arguments, train_dataset=texts, data_collator=lambda x: x[0])
     started, last = time.time(), last_checkpoint(out / "checkpoints")
     trainer.train(resume_from_checkpoint=last)
     trainer.model.to(torch.bfloat16).save_pretrained(out)
     record = {
-        "steps": steps, "decay": decay, "rows": rows, "lr": lr, "seed": seed, "shape": SHAPE,
+        **asdict(recipe), "shape": SHAPE, "parameters": model.num_parameters(),
         "seconds_of_last_run": round(time.time() - started), "torch": torch.__version__,
         "device": "cpu" if cpu else torch.cuda.get_device_name(), "log": trainer.state.log_history,
     }  # fmt: skip
@@ -130,13 +147,23 @@ def pretrain(out: Path, steps: int, decay: int, rows: int, lr: float, seed: int,
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and the model")
-    parser.add_argument("--steps", type=int, default=4500, help="total optimizer steps")
-    parser.add_argument("--decay", type=int, default=1000, help="last steps, over which the learning rate decays")
-    parser.add_argument("--rows", type=int, default=64, help="texts a step, on average")
-    parser.add_argument("--lr", type=float, default=2e-3, help="peak learning rate")
+    parser.add_argument("--steps", type=int, default=Recipe.steps, help="total optimizer steps")
+    parser.add_argument(
+        "--decay", type=int, default=Recipe.decay, help="last steps, over which the learning rate decays"
+    )
+    parser.add_argument("--rows", type=int, default=Recipe.rows, help="texts a step, on average")
+    parser.add_argument("--lr", type=float, default=Recipe.lr, help="peak learning rate")
+    parser.add_argument(
+        "--warmup", type=int, default=Recipe.warmup, help="first steps, over which the learning rate rises"
+    )
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    pretrain(options.out, options.steps, options.decay, options.rows, options.lr, options.seed)
+    parser.add_argument("--save-every", type=int, default=Recipe.save_every, help="steps between checkpoints")
+    parser.add_argument("--layers", choices=LAYERS, default=Recipe.layers, help="what its layers are")
+    parser.add_argument(
+        "--begun", action="store_true", help="begin with the embedded model, but for the attention of every other layer"
+    )
+    options = vars(parser.parse_args())
+    pretrain(options.pop("out"), Recipe(**options))
 
 
 if __name__ == "__main__":

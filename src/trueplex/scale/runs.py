@@ -39,7 +39,7 @@ def rollout(runner: Runner, job: Job, problems: Sequence[Problem], out: str | Pa
         work = [one for left in folder.left() for one in cut(left, job.settings, runner)]
         for about, _, done in spread(runner, job, work):
             if done is None:
-                folder.claim(about.config, about.scorer)
+                folder.claim(about.config, about.scorer, grows=True)
             else:
                 _keep(folder, done, progress)
     return folder.path

@@ -1,0 +1,93 @@
+"""Can a probe read a recurrent state? What `make hybrid` measured, in one file, and its chapter of docs/results.md.
+
+python bench/hybrid.py runs/hybrid/*/test/results.json --out results/hybrid.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from cells import measured, missing, percent, read, spread, table, write
+from trueplex.models.load import reference_path
+
+KEPT = ("problems", "samples", "ids", "pass", "tokens", "auroc_within", "auroc_within_entropy")
+TITLES = {
+    "attention": "attention in every layer",
+    "hybrid": "linear attention in every other layer",
+    "recurrent": "linear attention in every layer",
+}
+ENDS = 5  # entries of the log, over which the last loss is a mean
+
+
+def gathered(results: list[Path]) -> dict[str, Any]:
+    """The models that were judged, by what their layers are: how each was made, and its figures by suite."""
+    models, machine = {}, {}
+    for path in results:
+        run = path.parent.parent
+        made, card, result = (
+            json.loads(p.read_text()) for p in (run / "base/pretrain.json", run / "verifier/verifier.json", path)
+        )
+        losses = [entry["loss"] for entry in made["log"] if "loss" in entry][-ENDS:]
+        machine = result["machine"]
+        models[run.name] = {
+            **{name: made[name] for name in ("parameters", "steps", "decay", "warmup", "rows", "lr", "seed", "begun")},
+            "loss": round(sum(losses) / len(losses), 4), "traces": card["traces"], "recipe": card["recipe"], "config": result["config"],
+            "suites": {suite: {name: f[name] for name in KEPT} for suite, f in result["suites"].items()},
+        }  # fmt: skip
+    return {"machine": machine, "models": models}
+
+
+def hybrid_parts() -> list[str]:
+    """The chapter: how good the models are, and how well a verifier of each ranks the traces of a problem."""
+    title = "## Can a probe read a recurrent state?\n\n"
+    found = read("hybrid.json")
+    if found is None:
+        return [title + missing("hybrid.json", "hybrid")]
+    models = {name: found["models"][name] for name in TITLES if name in found["models"]}
+    made, embedded = next(iter(models.values())), json.loads((reference_path() / "pretrain.json").read_text())
+    first = next(iter(made["suites"].values()))
+    sizes = ", ".join(f"{TITLES[name]}: {m['parameters'] / 1e6:.2f} M parameters, loss {m['loss']:.3f}, verifier from {m['traces']:,} traces" for name, m in models.items())  # fmt: skip
+    return [
+        f"{title}Siblings of the embedded model, on its tasks and of its size, some of whose layers are gated delta networks as Qwen3.5 has "
+        f"them, and its verifier's recipe on rollouts of each. All were pre-trained in the same way, for {made['steps']:,} steps of {made['rows']} texts "
+        f"(the embedded model: {embedded['steps']:,} of {embedded['rows']}), so the attention model here is no match for the embedded one either: compare the columns. {sizes}. "
+        f"{first['problems']} test problems a suite, {first['samples']} discrete traces each; AUROC within problems by the live scores of the "
+        "verifier, at half of a trace and at its end; entropy is the best that costs nothing to train. Half of the hybrid's layers still have keys "
+        "and values, so its column says that a verifier works on such a model, not that it reads its states alone." + measured(found),
+        table(["suite", "layers", "pass@1, %", "AUROC, at half", "at the end", "by entropy"],
+              [[suite, TITLES[name], *cells(m["suites"][suite])] for suite in made["suites"] for name, m in models.items()]),
+        *speed_parts(),
+    ]  # fmt: skip
+
+
+def speed_parts() -> list[str]:
+    """The hybrid, a tiny Qwen3.5, against `generate`."""
+    speed = read("hybrid-speed.json")
+    if speed is None:
+        return [missing("hybrid-speed.json", "hybrid-speed")]
+    return [
+        f"Speed of the hybrid with transformers' own slow path, as no fast kernels are installed:{measured(speed)}",
+        table(["tokens per second, as a ratio", "median", "range of the paired runs"],
+              [[name, f"{f['ratio']:.2f}", f"{f['lowest']:.2f}–{f['highest']:.2f}"] for name, f in speed["rates"].items()]),
+    ]  # fmt: skip
+
+
+def cells(f: dict[str, Any]) -> list[str]:
+    """The figures of a suite; a dash where no problem had right and wrong traces."""
+    ranked = (f["auroc_within"]["0.5"], f["auroc_within"]["1.0"], f["auroc_within_entropy"])
+    return [percent(f["pass"]["1"]), *("–" if figure is None else spread(figure, 2) for figure in ranked)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", type=Path, nargs="+", help="results.json in the folders test of the runs")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    write(gathered(options.results), options.out)
+
+
+if __name__ == "__main__":
+    main()
