@@ -31,11 +31,20 @@ from trueplex.train.common.batches import Labelled, Order, Probes, collate
 from trueplex.train.common.footprint import GIB, Footprint
 from trueplex.train.common.labels import Worth, labels
 from trueplex.train.common.watch import watched
-from trueplex.train.verifier import ProbeTask, Recipe, by_hardness, ranking_loss, read_labelled, train_verifier
+from trueplex.train.verifier import (
+    ProbeTask,
+    Recipe,
+    by_hardness,
+    ranking_loss,
+    read_labelled,
+    standardise,
+    train_verifier,
+)
 from trueplex.types import Problem, Steps, Trace
+from trueplex.verify.base import base_pass
 from trueplex.verify.lora import left_out
-from trueplex.verify.one_token import OneTokenVerifier, ProbeShape, linear_names
-from trueplex.verify.probe import OneTokenScorer, score_stored
+from trueplex.verify.one_token import OneTokenVerifier, Probe, ProbeShape, linear_names
+from trueplex.verify.probe import OneTokenScorer, probe_pass, score_stored
 
 RECIPE = Recipe(rank=4, positions=4, batch_size=8, epochs=1, lr=1e-2, every=3)
 
@@ -228,6 +237,32 @@ def test_recomputing_activations_changes_no_gradient(
     assert same(gradients[0], gradients[1], 1e-6)
 
 
+def test_a_head_begins_with_standardised_states_and_ends_with_plain_ones(
+    qwen: Backbone, traces: list[Labelled], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At first all scores are a half and what the head reads is centred; what is saved is a plain head with the same scores."""
+    verifier, probes = OneTokenVerifier(qwen, 4), Probes(traces, 4, 0)
+    batch = collate(qwen, "ramp")([probes[i] for i in range(len(traces))])
+    read: list[torch.Tensor] = []
+    standardise(verifier, probes, collate(qwen, "ramp"), 3)
+    verifier.probe.head.register_forward_pre_hook(lambda head, given: read.append(given[0].flatten(0, -2)))
+    logits = probe_pass(verifier, base_pass(qwen, batch["inputs"]), batch["columns"])
+    assert len(traces) <= 64 and logits.abs().max() == 0
+    assert read[0].mean(0).abs().max() < 1e-3 and (read[0].std(0) - 1).abs().max() < 0.1
+    torch.nn.init.normal_(verifier.probe.head.weight)
+    before = probe_pass(verifier, base_pass(qwen, batch["inputs"]), batch["columns"])
+    verifier.probe.fold()
+    after = probe_pass(verifier, base_pass(qwen, batch["inputs"]), batch["columns"])
+    assert before.abs().max() > 1 and torch.allclose(before, after, atol=1e-3, rtol=1e-3)
+    assert verifier.probe.center.abs().max() == 0 and (verifier.probe.spread == 1).all()
+    folded: list[float] = []
+    fold = Probe.fold
+    monkeypatch.setattr(Probe, "fold", lambda probe: folded.append(float(probe.center.abs().max())) or fold(probe))
+    trained(qwen, traces, RECIPE, tmp_path / "yes")
+    trained(qwen, traces, replace(RECIPE, standardise=False), tmp_path / "no")
+    assert folded[0] > 0 and folded[1] == 0
+
+
 def test_patience_stops_early_and_keeps_the_best(
     qwen: Backbone, traces: list[Labelled], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -239,7 +274,7 @@ def test_patience_stops_early_and_keeps_the_best(
         return {"within_auroc@1.0": next(figures)}
 
     monkeypatch.setattr("trueplex.train.verifier.quality", judged)
-    best = trained(qwen, traces, replace(RECIPE, epochs=9, patience=2), tmp_path)
+    best = trained(qwen, traces, replace(RECIPE, epochs=9, patience=2, standardise=False), tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "validation.jsonl").read_text().splitlines()]
     assert [r["within_auroc@1.0"] for r in lines] == [0.6, 0.9, 0.8, 0.7]
     assert same(best, kept[1])

@@ -77,7 +77,9 @@ def figures(name: str, out: Path) -> list[dict[str, float]]:
     traces = labelled(backbone)
     try:
         if name == "verifier":
-            train_verifier(backbone, traces, traces, Recipe(4, (), 4, 4, 1.0, 1e-2, every=9, ranking=0.5), out)
+            train_verifier(
+                backbone, traces, traces, Recipe(4, (), 4, 4, 1.0, 1e-2, every=9, ranking=0.5, standardise=False), out
+            )
         else:
             train_reward(backbone, traces, traces, RewardRecipe("outcome", 4, 4, 1.0, 1e-2, every=9), out)
     finally:

@@ -164,6 +164,7 @@ class VerifierOptions:
         float, typer.Option(help="Weight of a ranking loss between right and wrong traces of a problem.")
     ] = 0.0
     gradient_checkpointing: Annotated[bool, typer.Option("--gradient-checkpointing", help="Recompute activations in the backward pass: slower, in less memory.")] = False  # fmt: skip
+    standardise: Annotated[bool, typer.Option("--standardise/--no-standardise", help="Let the head read states centred and scaled by what a few traces give.")] = True  # fmt: skip
     keep_base: Annotated[Path | None, typer.Option(help="Folder that keeps what the base model reads of each trace, so that later epochs and other recipes need not run it again; its size is said.", show_default="keeps nothing")] = None  # fmt: skip
 
     def recipe(self, schedule: ScheduleOptions, balanced: bool, memory: float | None) -> Any:
@@ -175,12 +176,12 @@ class VerifierOptions:
             raise OptionError(f"positions is {self.positions!r}. Try: a number, or 'all'")
         # By position: rank, target modules, positions, batch, epochs, lr, seed, labels, loss, ranking, balanced, patience,
         # steps between checkpoints, gradient checkpointing, trackers, start, hard negatives, spread, probe tokens, whether repeated, pool,
-        # memory.
+        # memory, whether the head's inputs are standardised.
         return Recipe(self.rank, listed("--target-modules", self.target_modules), None if self.positions == "all" else int(self.positions),
                       schedule.batch, schedule.epochs, schedule.lr, schedule.seed, self.labels, self.loss, self.ranking,
                       balanced, schedule.patience, schedule.every, self.gradient_checkpointing,
                       tuple(schedule.report_to or ()), str(self.start or ""), self.hard_negatives, self.spread,
-                      self.probe_tokens, self.probe_repeated, self.probe_pool, memory)  # fmt: skip
+                      self.probe_tokens, self.probe_repeated, self.probe_pool, memory, self.standardise)  # fmt: skip
 
 
 @command(app, VERIFIER_EXAMPLE)

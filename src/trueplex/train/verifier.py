@@ -35,6 +35,7 @@ from trueplex.train.common.labels import MONTE_CARLO, SOFT, Worth, known
 from trueplex.train.common.memory import OrderedTrainer
 from trueplex.train.common.recipe import check_numbers, check_seed, check_trackers
 from trueplex.train.common.run import about, arguments_for, dtype_of, leave_together, run
+from trueplex.train.common.state import last_checkpoint
 from trueplex.train.common.watch import Watch, watched
 from trueplex.train.values import read_values
 from trueplex.types import Status
@@ -73,6 +74,8 @@ class Recipe:
         report_to: where figures are shown: ``tensorboard``, ``wandb``, ``trackio``.
         memory: most GiB that a pass over a batch may take beside the weights; a batch is read in parts that fit. None:
             a batch is read whole, and in parts once memory has run out.
+        standardise: the head reads states centred and scaled by what a few traces give before it learns (`Probe.standardise`);
+            not where it goes on from a ``start``.
 
     Raises:
         OptionError: a value is out of range, or an option has no effect here.
@@ -100,6 +103,7 @@ class Recipe:
     probe_repeated: bool = False
     probe_pool: str = "last"
     memory: float | None = None
+    standardise: bool = True
 
     @property
     def shape(self) -> ProbeShape:
@@ -300,18 +304,40 @@ def train_verifier(
         )
     parts, rows = _within(backbone, [*train, *validation], recipe, arguments)
     watch = Watch(lambda: quality(verifier, watched(validation), rows), verifier, out, recipe.patience)
-    task = ProbeTask(verifier, recipe)
+    task, batch_of = ProbeTask(verifier, recipe), collate(backbone, recipe.labels, _worth(train, recipe))
+    if recipe.standardise and not recipe.start and last_checkpoint(out / "checkpoints") is None:
+        standardise(verifier, probes, batch_of, rows)
     with verifier.attached():
-        run(OrderedTrainer(task, arguments, train_dataset=probes, callbacks=[watch], order=order,
-                           collate=collate(backbone, recipe.labels, _worth(train, recipe)),
+        run(OrderedTrainer(task, arguments, train_dataset=probes, callbacks=[watch], order=order, collate=batch_of,
                            divisible=not recipe.ranking, parts=parts), watch, out, recipe.report_to)  # fmt: skip  # pairs are compared across a batch
     task.release()
     if arguments.process_index == 0:
+        verifier.probe.fold()
         measured = quality(verifier.eval(), validation, rows)
         verifier.save(out, {"data": data, "traces": len(train), "dtype": dtype_of(backbone), "recipe": asdict(recipe),
                             "validation": measured})  # fmt: skip
     leave_together(arguments)
     return verifier
+
+
+STANDARD = 64  # traces that the head's inputs are standardised by
+
+
+@torch.no_grad()
+def standardise(
+    verifier: OneTokenVerifier, probes: Probes, batch_of: Callable[[list[Probed]], dict[str, Tensor]], rows: int
+) -> None:
+    """Standardise what the head reads by probes of some traces, the same in every process; ``rows`` are read together at most."""
+    chosen = np.random.default_rng(probes.seed).permutation(len(probes))[:STANDARD].tolist()
+    seen: list[Tensor] = []
+    hook = verifier.probe.head.register_forward_pre_hook(lambda head, given: seen.append(given[0].flatten(0, -2)))
+    try:
+        for first in range(0, len(chosen), min(rows, 8)):
+            batch = batch_of([probes[number] for number in chosen[first : first + min(rows, 8)]])
+            probe_pass(verifier, base_pass(verifier.backbone, batch["inputs"]), batch["columns"])
+    finally:
+        hook.remove()
+    verifier.probe.standardise(torch.cat(seen))
 
 
 def _worth(train: Sequence[Labelled], recipe: Recipe) -> Worth | None:

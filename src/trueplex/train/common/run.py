@@ -35,6 +35,7 @@ LATER = {
     "start": "",
     "hard_negatives": False,
     "spread": False,
+    "standardise": False,
 }
 
 
