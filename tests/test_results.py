@@ -95,6 +95,7 @@ def test_every_file_that_the_pages_show_has_a_stage() -> None:
         "learning-speed.json",
         "serve.json",
         "serve-load.json",
+        "serve-gsm8k.json",
         "faults.json",
         "soak.json",
         "hybrid-speed.json",

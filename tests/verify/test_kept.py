@@ -95,7 +95,7 @@ def test_what_cannot_be_kept(
     with pytest.raises(StoreError, match="cannot write"):
         keep_reads(qwen, file, 10)
     monkeypatch.setattr(kept, "disk_usage", lambda folder: type("Usage", (), {"free": 10}))
-    with pytest.raises(OptionError, match=r"has room for .* without --keep-base"):
+    with pytest.raises(OptionError, match=r"has room for .* without keep_base"):
         keep_reads(qwen, tmp_path, 10**6)
     recurrent = replace(qwen)
     recurrent.kinds = type("Kinds", (), {"recurrent": True})
