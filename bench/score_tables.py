@@ -58,14 +58,18 @@ def scorer_tables(result: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+READERS = ("orm", "prm", "genrm")
+
+
 def scorer_title(name: str) -> str:
     """`runs/rivals/one-token` is the verifier from the rivals' rollouts, and so on; the names of untrained scores as they are."""
-    model = short(name)
+    reads = name.partition(":")[0] in READERS
+    model = short(name).rpartition(":")[2] if reads else short(name)
     kinds = {"one-token": "**OTV**, from the same rollouts", "plain": "**OTV**, from the same rollouts",
              "one-token-measured": "**OTV**, the same, measured labels", "auto": "OTV, as shipped", "outcome": "outcome model",
              "process": "process model", "generative": "GenRM", "verifier-m1": "**OTV**, one probe token",
              "verifier-m4": "**OTV**, four probe tokens"}  # fmt: skip
-    return kinds.get(model, f"`{model}`")
+    return kinds.get(model, f"`{name}`" if reads else f"`{model}`")
 
 
 def ablation_parts() -> list[str]:
