@@ -127,6 +127,9 @@ def perturb_parts(found: dict[str, Any]) -> list[str]:
     ]
 
 
+REMOVED = " `taps` and `features` of `otv`'s kind were trained as inputs of the head by commit 9ae7ebc; as they brought nothing there, that code was removed."
+
+
 def verifier_study_parts() -> list[str]:
     """What each change of a verifier's recipe brings: one table for each kind of traces."""
     found = read("verifier-study.json")
@@ -139,7 +142,7 @@ def verifier_study_parts() -> list[str]:
         "problems, and how much more it is than that of `otv`, which changes nothing, paired by problem. `probe + …`: logistic regression on training "
         "traces beside the log-odds of the shipped probe, so what a head could gain at best by `features` (numbers that each step leaves behind) or `taps` "
         "(hidden states of the trace's own last token); their weights are fitted for ranking, so their votes mean little."
-        f"{f' Not trained: {left_out}.' if left_out else ''}{measured(found)}"
+        f"{f' Not trained: {left_out}.' if left_out else ''}{REMOVED if 'taps' in found['changed'] else ''}{measured(found)}"
     ]
     for mode, judged in found["modes"].items():
         rows = []
