@@ -1,11 +1,11 @@
 # Can a probe read a recurrent state? Siblings of the embedded model, one with linear attention in every other layer and its twin with
 # full attention there, pre-trained, rolled out, verified and judged in the same way. Both begin with the embedded model but for
-# those layers. The sizes fit into 45 minutes of one shared core; from scratch and as long as the embedded model:
-# HYBRID_STEPS="--steps 3800 --decay 1050" HYBRID_ROLLOUTS="--n 3600 --samples 16".
+# those layers. The sizes fit into 45 minutes of one idle core; from scratch and as long as the embedded model:
+# HYBRID_STEPS="--steps 3800 --decay 1050" HYBRID_ROLLOUTS="--n 600 --samples 32".
 HYBRIDS ?= hybrid attention
 HYBRID := $(RUNS)/hybrid
-HYBRID_STEPS ?= --begun --steps 80 --decay 40 --warmup 10 --rows 16 --lr 1e-3
-HYBRID_ROLLOUTS ?= --n 100 --samples 8
+HYBRID_STEPS ?= --begun --steps 600 --decay 200 --warmup 20 --rows 32 --lr 1e-3
+HYBRID_ROLLOUTS ?= --n 160 --samples 8
 HYBRID_RECIPE ?= --epochs 1
 HYBRID_TEST ?= --n 15 --samples 12
 HYBRID_RUN := OMP_NUM_THREADS=1 $(BIN)

@@ -11,15 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from cells import measured, missing, percent, read, spread, table, write
-from trueplex.models.load import reference_path
+from trueplex.reference.sibling import LAYERS
 
 KEPT = ("problems", "samples", "ids", "pass", "tokens", "auroc_within", "auroc_within_entropy")
-TITLES = {
-    "attention": "attention in every layer",
-    "hybrid": "linear attention in every other layer",
-    "recurrent": "linear attention in every layer",
-}
-ENDS = 5  # entries of the log, over which the last loss is a mean
 
 
 def gathered(results: list[Path]) -> dict[str, Any]:
@@ -30,11 +24,10 @@ def gathered(results: list[Path]) -> dict[str, Any]:
         made, card, result = (
             json.loads(p.read_text()) for p in (run / "base/pretrain.json", run / "verifier/verifier.json", path)
         )
-        losses = [entry["loss"] for entry in made["log"] if "loss" in entry][-ENDS:]
         machine = result["machine"]
         models[run.name] = {
             **{name: made[name] for name in ("parameters", "steps", "decay", "warmup", "rows", "lr", "seed", "begun")},
-            "loss": round(sum(losses) / len(losses), 4), "traces": card["traces"], "recipe": card["recipe"], "config": result["config"],
+            "traces": card["traces"], "recipe": card["recipe"], "config": result["config"],
             "suites": {suite: {name: f[name] for name in KEPT} for suite, f in result["suites"].items()},
         }  # fmt: skip
     return {"machine": machine, "models": models}
@@ -46,19 +39,27 @@ def hybrid_parts() -> list[str]:
     found = read("hybrid.json")
     if found is None:
         return [title + missing("hybrid.json", "hybrid")]
-    models = {name: found["models"][name] for name in TITLES if name in found["models"]}
-    made, embedded = next(iter(models.values())), json.loads((reference_path() / "pretrain.json").read_text())
+    models = {name: found["models"][name] for name in LAYERS if name in found["models"]}
+    made = next(iter(models.values()))
     first = next(iter(made["suites"].values()))
-    sizes = ", ".join(f"{TITLES[name]}: {m['parameters'] / 1e6:.2f} M parameters, loss {m['loss']:.3f}, verifier from {m['traces']:,} traces" for name, m in models.items())  # fmt: skip
+    sizes = "; ".join(
+        f"{name}: {m['parameters'] / 1e6:.2f} M parameters, verifier from {m['traces']:,} traces"
+        for name, m in models.items()
+    )
+    began = (
+        "Both began with the embedded model, but for the attention of those layers, which was random, and learned on"
+        if made["begun"] else "Both learned from scratch"
+    )  # fmt: skip
     return [
-        f"{title}Siblings of the embedded model, on its tasks and of its size, some of whose layers are gated delta networks as Qwen3.5 has "
-        f"them, and its verifier's recipe on rollouts of each. All were pre-trained in the same way, for {made['steps']:,} steps of {made['rows']} texts "
-        f"(the embedded model: {embedded['steps']:,} of {embedded['rows']}), so the attention model here is no match for the embedded one either: compare the columns. {sizes}. "
-        f"{first['problems']} test problems a suite, {first['samples']} discrete traces each; AUROC within problems by the live scores of the "
-        "verifier, at half of a trace and at its end; entropy is the best that costs nothing to train. Half of the hybrid's layers still have keys "
-        "and values, so its column says that a verifier works on such a model, not that it reads its states alone." + measured(found),
+        f"{title}Two siblings of the embedded model, for its tasks and of about its size. In the hybrid every other layer is a gated delta "
+        f"network, as in Qwen3.5, which keeps a state and no keys and values; its twin has full attention there. {began}, for {made['steps']:,} "
+        f"steps of {made['rows']} texts, the same ones in the same order. Verifiers by the embedded model's recipe, on rollouts of each. {sizes}. "
+        f"{first['problems']} test problems a suite, {first['samples']} discrete traces each; AUROC within problems of the verifier's live "
+        "scores, at half of a trace and at its end, and of the traces' mean entropy, which needs no training. The hybrid's other layers have keys and "
+        "values, so this tells what a verifier loses on such a model, not what it would read of states alone."
+        + measured(found),
         table(["suite", "layers", "pass@1, %", "AUROC, at half", "at the end", "by entropy"],
-              [[suite, TITLES[name], *cells(m["suites"][suite])] for suite in made["suites"] for name, m in models.items()]),
+              [[suite, name, *cells(m["suites"][suite])] for suite in made["suites"] for name, m in models.items()]),
         *speed_parts(),
     ]  # fmt: skip
 

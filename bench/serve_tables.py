@@ -22,17 +22,19 @@ def solved(whole: bool) -> str:
     if found is None:
         return missing(SOLVED, "serve-gsm8k MODEL=…")
     asked, votes = found["configuration"], found["votes"]
+    cores, load = found["machine"]["cores"], found["load average"][0]
+    beside = "" if load <= cores + 0.5 else f", with other jobs beside it (load {load})"
     said = (
         f'{found["model"]} behind `trueplex serve`, asked through OpenAI\'s Python client ({asked["openai"]}) with `"trueplex": '
         f'{{"paths": {asked["paths"]}}}`:\n\n> {found["problem"]}\n\n{found["paths that finished"]} of {asked["paths"]} paths finished, and '
         f"{votes[0]['paths'] if votes else 0} of them say **{found['answer']}**, which is {'right' if found['right'] else 'wrong'}; "
-        f"{found['usage']['completion_tokens']:,} tokens in {found['seconds']:.0f} s on {found['machine']['cores']} CPU cores."
+        f"{found['usage']['completion_tokens']:,} tokens in {found['seconds']:.0f} s on {cores} CPU cores{beside}."
     )
     if not whole:
         return (
             f"A GSM8K problem: {said}{measured(found)} [The request and the answer](docs/serve.md#a-problem-of-gsm8k)."
         )
-    content = "\n".join(f"> {line}".rstrip() for line in found["content"].strip().splitlines())
+    content = f"```text\n{found['content'].strip()}\n```"
     rows = [[vote["answer"], str(vote["paths"]), f"{vote['weight']:.2f}"] for vote in votes]
     return "\n\n".join([
         ASKED.format(model=found["model"], **{name: asked[name] for name in ("temperature", "max_tokens", "seed", "paths")}),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -43,11 +44,12 @@ def main() -> None:
         seconds = time.perf_counter() - began
     told: dict[str, Any] = answer.trueplex  # type: ignore[attr-defined]
     found = {
-        "configuration": {**vars(options), "model": name, "data": Path(options.data).name, "out": options.out.name, "openai": openai.__version__}, "machine": machine(),
+        "configuration": {**{k: v for k, v in vars(options).items() if k != "out"}, "model": name, "data": Path(options.data).name, "openai": openai.__version__}, "machine": machine(),
         "model": answer.model, "problem": problem.text, "content": answer.choices[0].message.content, "answer": told["answer"],
         "right": grade(told["answer"], problem.answers or ()).correct, "agreement": told["agreement"], "votes": told["votes"],
         "paths that finished": sum(path["status"] == "finished" for path in told["paths"]),
-        "usage": answer.usage.model_dump() if answer.usage else None, "seconds": round(seconds, 1),
+        "usage": answer.usage.model_dump(exclude_none=True) if answer.usage else None, "seconds": round(seconds, 1),
+        "load average": [round(one, 1) for one in os.getloadavg()],
     }  # fmt: skip
     write_json(options.out, found, indent=1)
     print(json.dumps(found, indent=1))

@@ -54,14 +54,20 @@ def test_a_page_shows_the_solved_problem_between_its_comments(tmp_path: Path, mo
     found = {
         "configuration": {"paths": 4, "temperature": 0.6, "max_tokens": 9, "seed": 0, "openai": "2.0"}, "machine": {"trueplex": "0.3.0", "cores": 2},
         "model": "small", "problem": "1 + 1?", "content": "So it is\n2", "answer": "2", "right": True, "paths that finished": 3,
-        "votes": [{"answer": "2", "paths": 2, "weight": 1.5}, {"answer": "3", "paths": 1, "weight": 0.5}], "usage": {"completion_tokens": 1234}, "seconds": 7.4,
+        "votes": [{"answer": "2", "paths": 2, "weight": 1.5}, {"answer": "3", "paths": 1, "weight": 0.5}], "usage": {"completion_tokens": 1234}, "seconds": 7.4, "load average": [9.5, 1, 1],
     }  # fmt: skip
     (tmp_path / serve_tables.SOLVED).write_text(json.dumps(found))
     whole, short = serve_tables.solved(whole=True), serve_tables.solved(whole=False)
     for told in (whole, short):
-        assert "3 of 4 paths finished, and 2 of them say **2**, which is right; 1,234 tokens in 7 s" in told
+        assert (
+            "3 of 4 paths finished, and 2 of them say **2**, which is right; 1,234 tokens in 7 s on 2 CPU cores, with other jobs beside it (load 9.5)."
+            in told
+        )
     assert (
-        "> So it is\n> 2" in whole and "| 3 | 1 | 0.50 |" in whole and 'model="small"' in whole and "| 3 |" not in short
+        "```text\nSo it is\n2\n```" in whole
+        and "| 3 | 1 | 0.50 |" in whole
+        and 'model="small"' in whole
+        and "| 3 |" not in short
     )
     page = f"before\n{tables.BEGIN.format('transcript')}\nold\n{tables.END.format('transcript')}\nafter\n"
     assert tables.within(page, "transcript", "new") == page.replace("old", "new")
@@ -85,6 +91,7 @@ def test_every_file_that_the_pages_show_has_a_stage() -> None:
         "mistakes.json",
         "mixing.json",
         "verifier-combined.json",
+        "verifier-combined-reference.json",
         "learning-speed.json",
         "serve.json",
         "serve-load.json",

@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from trueplex.models.load import reference_path
 from trueplex.reference.pretrain import IGNORED, Recipe, Texts, pretrain
+from trueplex.reference.sibling import LAYERS, begin_from, new_model
 from trueplex.reference.text import build_tokenizer
 
 
@@ -26,6 +29,16 @@ def test_batches_belong_to_the_step_and_prompts_carry_no_loss() -> None:
         assert (labels[: opened + 1] == IGNORED).all() and (labels[length:] == IGNORED).all()
         assert torch.equal(labels[opened + 1 : length], ids[opened + 1 : length])
         assert ids[length - 1] == tokenizer.eos_token_id
+
+
+def test_a_sibling_computes_what_it_has_from_the_embedded_model() -> None:
+    embedded = AutoModelForCausalLM.from_pretrained(reference_path(), dtype=torch.float32)
+    tokenizer, hidden, kept = PreTrainedTokenizerFast.from_pretrained(reference_path()), torch.randn(2, 5, 128), []
+    for model in (embedded, *(new_model(tokenizer, 0, layers) for layers in LAYERS)):
+        begin_from(model, embedded)
+        places = model.model.rotary_emb(hidden, torch.arange(5)[None])
+        kept.append(model.model.layers[1](hidden, position_embeddings=places, attention_mask=None))
+    assert all(torch.allclose(kept[0], other, atol=1e-5) for other in kept[1:])
 
 
 @pytest.mark.slow

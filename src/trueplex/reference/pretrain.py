@@ -1,7 +1,7 @@
 """Pre-train the embedded model, or a sibling with recurrent layers, from scratch, on CPU or GPU, resumable at any checkpoint.
 
     python -m trueplex.reference.pretrain --out runs/base --steps 4500
-    python -m trueplex.reference.pretrain --out runs/hybrid --layers hybrid --begun --steps 80 --decay 40
+    python -m trueplex.reference.pretrain --out runs/hybrid --layers hybrid --begun --steps 600 --decay 200
 
 Every batch is a pure function of (seed, step), so a resumed run sees the texts it would have
 seen. Prompts carry no loss. The schedule is warmup, stable, decay: in its stable phase a run can be resumed
