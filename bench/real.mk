@@ -24,8 +24,8 @@ REAL_JUDGED ?= --n 3 --samples 4
 CURVE ?= 8 16
 LIVE_N ?= 2
 LIVE_PATHS ?= 4 10
-LEARN_SIZE ?= --problems 24 --steps 1 --prompts 2 --samples 4 --every 1 --val-problems 2 --val-samples 1 --max-tokens 64
-LEARN_TEST ?= --n 2 --samples 2 --max-tokens 64
+LEARN_SIZE ?= --problems 24 --steps 1 --prompts 2 --samples 4 --every 1 --val-problems 2 --val-samples 1 --max-tokens 96
+LEARN_TEST ?= --n 2 --samples 2 --max-tokens 96
 TAGGED_SIZE := --n 12 --samples 2
 TAGGED_RECIPE := --examples 8 --epochs 1 --batch 4 --rank 4
 else
@@ -242,9 +242,9 @@ LEARN_k3 := --width 3
 LEARN_RECIPE ?= --rank 16 --lr 2e-5 --micro-tokens 1024
 
 real-learn-%:
-	test -d $(REAL)/learning/$*/model || $(TIMED)/learn-$*.json train policy --model $(MODEL) --data $(REAL_TRAIN) $(LEARN_$*) $(LEARN_SIZE) $(LEARN_RECIPE) --quiet --out $(REAL)/learning/$*
+	test -d $(REAL)/learning/$*/adapter || $(TIMED)/learn-$*.json train policy --model $(MODEL) --data $(REAL_TRAIN) $(LEARN_$*) $(LEARN_SIZE) $(LEARN_RECIPE) --quiet --out $(REAL)/learning/$*
 	$(TRUEPLEX) eval --model $(MODEL) --suite $(REAL_TEST) $(LEARN_$*) $(LEARN_TEST) --verifier none --methods majority --out $(REAL)/learning/start-$*
-	$(TRUEPLEX) eval --model $(REAL)/learning/$*/model --suite $(REAL_TEST) $(LEARN_$*) $(LEARN_TEST) --verifier none --methods majority --out $(REAL)/learning/$*/test
+	$(TRUEPLEX) eval --model $(REAL)/learning/$*/adapter --suite $(REAL_TEST) $(LEARN_$*) $(LEARN_TEST) --verifier none --methods majority --out $(REAL)/learning/$*/test
 	$(BIN)/python bench/learning.py --run $(REAL)/learning/$* --into $(REAL)/learning/results
 
 real-learning-of: $(LEARNED:%=real-learn-%)

@@ -4,7 +4,7 @@
 
 Majorities over each number of paths, and over the largest the weighted vote and pruning policies; probes, scheduling and votes
 are counted. Each is held against a plain majority that is given the same seconds, between two numbers of paths on a straight
-line. An interrupted run is resumed by the same command.
+line; a run that takes longer than the largest majority is held against that one. An interrupted run is resumed by the same command.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def compared(rows: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     plain = [s for name, s in spent.items() if name.startswith("majority")]
     out = {}
     for name, own in spent.items():
-        same = at_budget(plain, own.tokens.mean())
+        same = at_budget(plain, min(float(own.tokens.mean()), max(float(s.tokens.mean()) for s in plain)))
         out[name] = {
             "right": figure(own.right.tolist()), "seconds": figure(own.tokens.tolist()),
             "tokens": figure([float(r["tokens"]) for r in rows[name]]),

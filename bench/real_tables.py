@@ -185,7 +185,8 @@ def live_parts() -> list[str]:
         rows.append([f"`{name}`", percent(f["right"]), spread(f["seconds"], 1), f"{f['tokens']['mean']:.0f}", points(same) if same else "–"])  # fmt: skip
     return [
         f"### In seconds\n\n{live['problems']} problems of {live['suite']} with {live['model']}, one at a time: whole runs, with probes and votes. "
-        f"{few(live['problems'])}" + measured(live),
+        f"{few(live['problems'])}".rstrip()
+        + measured(live),
         table(["run", "right, %", "seconds a problem", "tokens", "− majority given the same seconds"], rows),
     ]
 
