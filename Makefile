@@ -54,7 +54,7 @@ RL_TEST := --n 12 --samples 256
 QUIET :=
 endif
 
-.PHONY: results hybrid hybrid-speed docs package walkthrough tagged bench-real real faults soak load serve-speed replicas demo test test-slow lint types pages bench fresh measure scorers ablations calibration deciding verifier verifier-study combined study thinking study-rl policy train-real clean stored-discrete stored-multiplex
+.PHONY: results hybrid hybrid-speed docs package walkthrough tagged bench-real real faults soak load serve-speed serve-gsm8k replicas demo test test-slow lint types pages bench fresh measure scorers ablations calibration deciding verifier verifier-study combined study thinking study-rl policy train-real clean stored-discrete stored-multiplex
 
 # torch comes first and by its pinned version, so that nothing else pulls in another build.
 $(STAMP): pyproject.toml constraints.txt
@@ -108,8 +108,8 @@ pages: $(STAMP)  ## whether the pages with figures are what results/ says
 	$(BIN)/python bench/tables.py --check
 	$(BIN)/python bench/learning.py --check
 
-faults: $(STAMP)  ## kills, flipped bits, cut-off files, full disks, wrong command lines; half an hour
-	OMP_NUM_THREADS=1 $(BIN)/python tests/faults/run_faults.py --out results/faults.json
+faults: $(STAMP)  ## kills, full disks, second runs, flipped bits, cut-off files, wrong command lines; resumable, an hour; SHORT=1: a minute
+	OMP_NUM_THREADS=1 $(BIN)/python tests/faults/run_faults.py $(if $(SHORT),--short,--out results/faults.json)
 
 soak: $(STAMP)  ## 2,000 solve calls in 8 threads: memory stays flat, and nothing changes
 	OMP_NUM_THREADS=1 $(BIN)/python bench/soak.py --out results/soak.json
@@ -119,6 +119,10 @@ load: $(STAMP)  ## a server under load: 200 clients for five minutes, 50 that va
 
 serve-speed: $(STAMP)  ## what a server costs against solve, and the time to its first event: make serve-speed [MODEL=…]; wants an idle machine
 	$(BIN)/python bench/serve.py --model $(or $(MODEL),reference) --out results/serve.json
+
+serve-gsm8k: $(STAMP)  ## a GSM8K problem by 16 paths through OpenAI's client, as README shows it: make serve-gsm8k MODEL=… [SERVE_DATA=…]; minutes
+	$(if $(MODEL),,$(error serve-gsm8k needs MODEL. Try: make serve-gsm8k MODEL=Qwen/Qwen2.5-Coder-0.5B-Instruct))
+	$(BIN)/python bench/transcript.py --model $(MODEL) --data $(or $(SERVE_DATA),gsm8k) --number 2 --out results/serve-gsm8k.json
 
 replicas: $(STAMP)  ## 20 kills in rollouts, one under 100 clients, and two replicas against one (wants an idle machine)
 	$(BIN)/python bench/replicas.py --out results/replicas.json
@@ -335,7 +339,7 @@ policy: $(STAMP)  ## `reference-multiplex`, from learning to its test; resumable
 	cp $(POLICY)/test/results.json results/reference-multiplex-policy.json
 
 # Both trainers on a model of yours, or on any other: seconds and peak memory. ROLLOUTS: stored traces of it, else some are rolled out.
-TRAIN_DATA ?= gsm8k
+TRAIN_DATA ?= gsm8k-train
 
 train-real: $(STAMP)  ## LoRA GRPO and a verifier on a real model: make train-real MODEL=… [TRAIN_DATA=…] [ROLLOUTS=…]
 	$(if $(MODEL),,$(error train-real needs MODEL. Try: make train-real MODEL=Qwen/Qwen2.5-0.5B-Instruct))
@@ -356,5 +360,4 @@ tagged: $(STAMP)  ## give a real model thinking tags: make tagged MODEL=… ; re
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
 
-include bench/real.mk
-include bench/hybrid.mk
+include bench/real.mk bench/papers.mk bench/hybrid.mk

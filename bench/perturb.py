@@ -1,10 +1,11 @@
 """How a verifier's score reacts to a changed text: right traces, read again with one change.
 
     python bench/perturb.py --stored runs/deciding/discrete --out results/perturb.json
+    python bench/perturb.py --model ./my-model --verifier ./my-verifier --stored runs/real/test --suites gsm8k
 
 Three changes. `slip`: one digit of the thought becomes another, and the trace goes on as it did. `answer`: one digit of the
-final answer becomes another, so that the trace is wrong. `wording`: the problem is told otherwise and means the same
-(another name; the other way of saying "remainder"), where the suite has such words. A useful score falls for the
+final answer becomes another, so that the trace is wrong; of a trace without thinking tags, one of its last digits. `wording`: the
+problem is told otherwise and means the same (another name; the other way of saying "remainder"; else, with a model that is asked in plain words, a request in front). A useful score falls for the
 first two and stays for the last. Scores at the end of the trace; intervals are over problems.
 Prints a table and, last, one JSON line.
 """
@@ -37,6 +38,8 @@ from trueplex.types import Problem, Trace
 from trueplex.verify.open import open_scorer
 from trueplex.verify.stored import Stored
 
+ANSWER = 12  # last tokens of a text that is not divided into thought and answer: "… is \\boxed{18}."
+
 Change = Callable[[Random, Stored], Stored | None]
 
 
@@ -59,19 +62,26 @@ def changes(backbone: Backbone) -> dict[str, Change]:
         assert trace.steps is not None
         return [t for t in range(first, last) if int(trace.steps.ids[t, 0]) in ids]
 
+    def answer_of(trace: Trace) -> int:
+        """Where the answer begins: behind the thinking, or near the end of a text that is not divided."""
+        divided = 0 < trace.thinking_tokens < trace.tokens
+        return trace.thinking_tokens if divided else max(0, trace.tokens - ANSWER)
+
     def slip(rng: Random, stored: Stored) -> Stored | None:
         trace, prompt = stored
-        changed = digit_changed(rng, trace, ids, digits_of(trace, 0, trace.thinking_tokens))
+        changed = digit_changed(rng, trace, ids, digits_of(trace, 0, answer_of(trace)))
         return changed and (changed, prompt)
 
     def answer(rng: Random, stored: Stored) -> Stored | None:
         trace, prompt = stored
-        changed = digit_changed(rng, trace, ids, digits_of(trace, trace.thinking_tokens, trace.tokens))
+        changed = digit_changed(rng, trace, ids, digits_of(trace, answer_of(trace), trace.tokens))
         return changed and (changed, prompt)
 
     def wording(rng: Random, stored: Stored) -> Stored | None:
         trace, _ = stored
         text = reworded(rng, trace.problem.text)
+        if text is None and backbone.instruction:  # a model that is asked in plain words
+            text = f"Please solve this problem. {trace.problem.text}"
         return None if text is None else (trace, make_prompt(Problem(text), backbone).ids)
 
     return {"slip": slip, "answer": answer, "wording": wording}
@@ -101,16 +111,19 @@ def figures(problems: list[int], before: np.ndarray, after: np.ndarray) -> dict[
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stored", type=Path, required=True, help="folder of an evaluation of the reference suites")
+    parser.add_argument("--model", default="reference")
+    parser.add_argument("--verifier", default="auto")
+    parser.add_argument("--stored", type=Path, required=True, help="folder of an evaluation")
+    parser.add_argument("--suites", nargs="+", default=SUITES, help="its suites")
     parser.add_argument("--out", type=Path, help="also write the figures to this JSON file")
     parser.add_argument("--problems", type=int, default=60, help="most problems a suite")
     parser.add_argument("--traces", type=int, default=8, help="right traces of each")
     options = parser.parse_args()
-    backbone = load("reference", device="cpu")
-    scorer = open_scorer(backbone, "auto")
+    backbone = load(options.model, device="cpu")
+    scorer = open_scorer(backbone, options.verifier)
     result: dict[str, dict[str, Any]] = {}
     table = Table("suite", "changed", "traces", "score before", "after", "fell", "change")
-    for suite in SUITES:
+    for suite in options.suites:
         kept: dict[str, list[Stored]] = {}
         for trace, prompt in read_traces(options.stored / suite, origin(None, backbone)):
             mine = (

@@ -1,85 +1,237 @@
-"""The tables of a real model: what `make real` measured."""
+"""The tables of a real model: what `make real-main` measured, and `make real-live`."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from cells import measured, missing, percent, read, spread, table
-from score_tables import scorer_tables, scorer_title
+from claims import points
+from real_claims import against, real_claims
+from real_studies import study_parts
+from score_tables import scorer_tables
 
 FEW = 100  # problems: below it a page says that they are few
-
-
-def real_results() -> tuple[dict[str, Any], dict[str, Any]] | None:
-    """What `make real` wrote: votes on test problems, and scores of the same traces."""
-    test, scores = read("real/test.json"), read("real/scores.json")
-    return None if test is None or scores is None else (test, scores)
-
-
-def named(test: dict[str, Any]) -> str:
-    return str(test["config"]["model"]).rpartition("/")[2]
+VERIFIERS = {"m1": "one probe token", "m4": "four probe tokens"}
+SETS = ("test", "math")
+VOTES = {
+    "majority": "majority", "weighted:entropy": "weighted by entropy", "weighted:logprob": "weighted by log-probability",
+    "weighted:deepconf:mean": "weighted by DeepConf, mean", "weighted:deepconf:tail@64": "weighted by DeepConf, tail of 64",
+    "weighted:deepconf:bottom@64": "weighted by DeepConf, bottom groups of 64", "weighted:deepconf:lowest@64": "weighted by DeepConf, lowest group of 64",
+    "best:entropy": "best by entropy", "best:deepconf:tail@64": "best by DeepConf, tail of 64",
+}  # fmt: skip
 
 
 def few(problems: int) -> str:
     return "These are few problems: read the intervals. " if problems < FEW else ""
 
 
-def real_parts() -> list[str]:
-    """The chapter of a real model."""
-    found = real_results()
+def suite_of(main: dict[str, Any], part: str) -> tuple[str, dict[str, Any]] | None:
+    """The one suite of a part, by its name; None where the part is not there."""
+    found = main["parts"].get(part)
+    return None if found is None else next(iter(found["suites"].items()))
+
+
+def gap_closed(figures: dict[str, Any], method: str) -> float:
+    """How much of what lies between the majority and any path a vote wins, on all problems."""
+    any_path = sum(right > 0 for right in figures["right"])
+    majority, own = (sum(figures["votes"][name]) for name in ("majority", method))
+    return float((own - majority) / (any_path - majority)) if any_path > majority else float("nan")
+
+
+def vote_rows(main: dict[str, Any], part: str) -> list[list[str]]:
+    """One path, the votes that need no training, and any path."""
+    found = suite_of(main, part)
     if found is None:
-        return [missing("real/scores.json", "real MODEL=…")]
-    test, scores = found
-    (suite, f), config = next(iter(test["suites"].items())), test["config"]
+        return []
+    _, f = found
     n = str(f["samples"])
-    rows = [["one path", percent(f["pass"]["1"])], [f"majority of {n}", percent(f["methods"]["majority"][n])]]
-    rows += [[f"weighted by {scorer_title(name)}", percent(judged["votes"]["weighted"])] for name, judged in next(iter(scores["suites"].values()))["scorers"].items()]  # fmt: skip
-    rows.append([f"any of {n} paths", percent(f["pass"][n])])
-    return [
-        f"## A real model: {suite} with {named(test)}\n\n{f['problems']} test problems, {n} traces each, discrete, temperature "
-        f"{config['sampling']['temperature']}, at most {config['ending']['max_tokens']} tokens ({100 * f['truncated']:.0f} % are cut off), {config['dtype']} "
-        f"on {config['device']}. {few(f['problems'])}Verifiers were trained on other problems, by `make real`." + measured(test, scores),
-        table(["answer by", "right, %"], rows),
-        verifier_table(),
-        scorer_tables(scores),
-    ]  # fmt: skip
+    rows = [["one path", percent(f["pass"]["1"]), "–", "–", f"{f['tokens']['mean']:.0f}"]]
+    for method, title in VOTES.items():
+        if method in f["methods"]:
+            rows.append(method_row(f, method, title))
+    return [*rows, [f"any of {n} paths", percent(f["pass"][n]), "–", "–", "–"]]
 
 
-def verifier_table() -> str:
-    """What the verifiers learned from, and how good they were on problems held out from training."""
+def method_row(f: dict[str, Any], method: str, title: str) -> list[str]:
+    cell, gain = f["methods"][method][str(f["samples"])], against(f, method, "majority")
+    closed = f"{100 * gap_closed(f, method):.0f}" if method != "majority" else "–"
+    return [title, percent(cell), points(gain) if gain else "–", closed, f"{cell['tokens']:.0f}"]
+
+
+def pruned_rows(f: dict[str, Any]) -> list[list[str]]:
+    """Every policy behind the verifier's vote: against the vote over all paths, in points and in tokens."""
+    n = str(f["samples"])
+    whole = f["methods"]["weighted"][n]
     rows = []
-    for name in ("m1", "m4"):
-        card = read(f"real/verifier-{name}.json")
-        if card is not None:
-            recipe, held = card["recipe"], card["validation"]
-            rows.append([str(recipe["probe_tokens"]), str(card["traces"]), str(recipe["rank"]), f"{recipe['epochs']:g}",
-                         *(f"{held[f'within_auroc@{share}']:.2f}" for share in ("0.5", "1.0"))])  # fmt: skip
-    head = ["probe tokens", "traces learned from", "rank", "epochs", "AUROC within, held out, at half", "at the end"]
-    return table(head, rows)
+    for name in (name for name in f["methods"] if "~" in name):
+        cell, lost = f["methods"][name][n], against(f, name, "weighted")
+        gain = against(f, name, "majority")
+        rows.append(
+            [
+                f"`{name}`",
+                percent(cell),
+                f"{100 * cell['tokens'] / whole['tokens']:.0f}",
+                points(lost) if lost else "–",
+                points(gain) if gain else "–",
+            ]
+        )
+    return rows  # fmt: skip
+
+
+def real_parts() -> list[str]:
+    """The chapter of a real model: the studies that were run, and a line for each that was not."""
+    main = read("real/main.json")
+    parts = [missing("real/main.json", "real-main MODEL=…")] if main is None else []
+    for name in SETS if main else ():
+        parts += set_parts(main, name)
+    parts += [*(verifier_parts(main) if main else ()), *live_parts(), *study_parts()]
+    return sorted(parts, key=lambda part: part.startswith("No `"))
+
+
+def set_parts(main: dict[str, Any], name: str) -> list[str]:
+    """One set of test problems: votes, pruning, scores, calibration."""
+    found = suite_of(main, f"sampled-{name}")
+    if found is None:
+        return []
+    suite, f = found
+    config = main["parts"][f"sampled-{name}"]["config"]
+    parts = [
+        f"## A real model: {suite} with {main['model']}\n\n{f['problems']} test problems, {f['samples']} traces each, discrete, temperature "
+        f"{config['sampling']['temperature']}, at most {config['ending']['max_tokens']} tokens ({100 * f['truncated']:.0f} % are cut off), {config['dtype']} "
+        f"on {config['device']}, seed {config['seed']}. {few(f['problems'])}Verifiers learned from rollouts of other problems{', of another kind' if name == 'math' else ''}. "
+        "\"Gap closed\" is the share of what lies between the majority and any path." + measured(main)
+    ]  # fmt: skip
+    rows = []
+    for which, title in VERIFIERS.items():
+        scored = suite_of(main, f"scored-{which}-{name}")
+        if scored is None:
+            continue
+        rows = rows or vote_rows(main, f"scored-{which}-{name}")
+        own = [method_row(scored[1], method, f"**{told} by the verifier, {title}**") for method, told in
+               (("weighted", "weighted"), ("weighted:odds", "weighted by the odds"), ("best", "best")) if method in scored[1]["methods"]]  # fmt: skip
+        rows[-1:-1] = own
+    parts.append(
+        table(["answer by", "right, %", "− majority, points", "gap closed, %", "tokens a problem"], rows)
+        if rows
+        else ""
+    )
+    for which, title in VERIFIERS.items():
+        scored = suite_of(main, f"scored-{which}-{name}")
+        if scored is not None:
+            parts += [
+                f"### Pruned, {suite}, {title}\n\nPolicies simulated on the same traces, scored every {main['parts'][f'scored-{which}-{name}']['config']['probe_every']} "
+                "tokens as a live run scores them; tokens with probes.",
+                table(["vote and policy", "right, %", "tokens, % of the full vote", "− full vote, points", "− majority, points"], pruned_rows(scored[1])),
+            ]  # fmt: skip
+    judged = main["parts"].get(f"judged-{name}")
+    if judged:
+        first = next(iter(judged["suites"].values()))
+        parts += [
+            f"### Scores on the same traces, {suite}\n\n{first['problems']} problems, at most {judged['config']['samples']} traces each. AUROC within problems; "
+            "trained rivals learned from the verifiers' rollouts; time and operations are for ten readings of a trace.",
+            scorer_tables(judged),
+        ]  # fmt: skip
+    return [part for part in parts if part]
+
+
+def verifier_parts(main: dict[str, Any]) -> list[str]:
+    """What the verifiers learned from, what that took, and how far their confidence is to be trusted."""
+    rows, runs = [], []
+    for which in VERIFIERS:
+        card, took = (main["parts"].get(f"verifier-{which}{end}") for end in ("", "-time"))
+        if card is None:
+            continue
+        recipe, held = card["recipe"], card["validation"]
+        rows.append([str(recipe["probe_tokens"]), str(card["traces"]), str(recipe["rank"]), f"{recipe['epochs']:g}",
+                     *(f"{held[f'within_auroc@{share}']:.2f}" for share in ("0.25", "0.5", "0.75", "1.0")), f"{held['ece@1.0']:.2f}",
+                     f"{took['seconds'] / 3600:.1f}" if took else "–", f"{took['peak_gib']:.1f}" if took else "–"])  # fmt: skip
+        calibrated = main["parts"].get(f"calibrated-{which}")
+        for r in calibrated["runs"] if calibrated else ():
+            how, wrong = r["condition"], r["error_among_answered"]
+            runs.append([VERIFIERS[which], str(how["paths"]), how["prune"], str(r["problems"]), f"{100 * r['right']:.1f}", f"{r['ece']:.3f}",
+                         f"{100 * r['answered']:.0f}", "–" if wrong is None else f"{100 * wrong:.1f}"])  # fmt: skip
+    parts = []
+    if rows:
+        head = ["probe tokens", "traces learned from", "rank", "epochs", "AUROC within, held out, at 25 %", "50 %", "75 %", "the end", "calibration error", "hours", "GiB at most"]  # fmt: skip
+        parts += ["### The verifiers, and what they took to train", table(head, rows)]
+    if runs:
+        parts += [
+            "### `--max-error 0.1`\n\nFitted on half of the test problems and judged on the other half.",
+            table(["verifier", "paths", "prune", "problems", "right, %", "calibration error", "answered, %", "wrong among them, %"], runs),
+        ]  # fmt: skip
+    return parts
+
+
+def live_parts() -> list[str]:
+    """Accuracy against seconds."""
+    live = read("real/live.json")
+    if live is None:
+        return [missing("real/live.json", "real-live MODEL=…")]
+    rows = []
+    for name, f in live["methods"].items():
+        same = f["minus majority of the same seconds"]
+        rows.append([f"`{name}`", percent(f["right"]), spread(f["seconds"], 1), f"{f['tokens']['mean']:.0f}", points(same) if same else "–"])  # fmt: skip
+    return [
+        f"### In seconds\n\n{live['problems']} problems of {live['suite']} with {live['model']}, one at a time: whole runs, with probes and votes. "
+        f"{few(live['problems'])}" + measured(live),
+        table(["run", "right, %", "seconds a problem", "tokens", "− majority given the same seconds"], rows),
+    ]
 
 
 def real_line() -> str:
-    """For the README: one sentence with what a verifier did for a real model; empty without results."""
-    found = real_results()
-    if found is None:
+    """For the README: the main table of a real model in four lines; empty without results."""
+    main = read("real/main.json")
+    scored = main and (suite_of(main, "scored-m4-test") or suite_of(main, "scored-m1-test"))
+    if not scored:
         return ""
-    test, scores = found
-    suite, f = next(iter(test["suites"].items()))
-    judged = next(iter(scores["suites"].values()))["scorers"]
-    n = str(f["samples"])
-    best = max((name for name in judged if name.rpartition("/")[2].startswith("verifier-")), key=lambda name: judged[name]["within"]["1.0"]["mean"])  # fmt: skip
-    chosen = judged[best]
-    free = max(
-        (name for name in judged if "verifier-" not in name), key=lambda name: judged[name]["within"]["1.0"]["mean"]
-    )
+    suite, f = scored
+    rows = [row[:2] + row[4:] for row in vote_rows(main, "scored-m1-test") if row[0].startswith(("one path", "majority", "any"))]  # fmt: skip
+    rows[-1:-1] = [
+        method_row(f, "weighted", "weighted by a one-token verifier")[:2] + method_row(f, "weighted", "")[4:]
+    ]
+    for name in ("weighted~half:16/4", "weighted~half:32/4+auto"):
+        if name in f["methods"]:
+            row = method_row(f, name, f"the same, `{name.partition('~')[2]}`")
+            rows[-1:-1] = [row[:2] + row[4:]]
     return (
-        f"\n\nOn a real model, {named(test)}, {suite}, {f['problems']} problems with {n} paths: one path {percent(f['pass']['1'])} %, majority "
-        f"{percent(f['methods']['majority'][n])} %, weighted by a verifier from {read_traces(best)} traces {percent(chosen['votes']['weighted'])} %, any path "
-        f"{percent(f['pass'][n])} %. AUROC within problems: verifier {spread(chosen['within']['1.0'], 2)}, best free score (`{free}`) "
-        f"{spread(judged[free]['within']['1.0'], 2)}. {few(f['problems'])}".rstrip() + measured(test, scores)
-    )  # fmt: skip
+        f"\n\nOn a real model, {main['model']}, {suite}, {f['problems']} problems with {f['samples']} paths "
+        f"([all tables](docs/results.md)):\n\n{table(['answer by', 'right, %', 'tokens a problem'], rows)}\n\n{few(f['problems'])}".rstrip()
+        + measured(main)
+    )
 
 
-def read_traces(name: str) -> str:
-    card = read(f"real/{name.rpartition('/')[2]}.json")
-    return "?" if card is None else str(card["traces"])
+def real_claim_parts() -> list[str]:
+    """What holds, what fails, and what cannot be told, on the real model, beside the papers' own figures."""
+    rows = real_claims()
+    if not rows:
+        return []
+    return [
+        "## What the papers claim, on a real model\n\nDifferences in points over the same problems, with 95 % bootstrap intervals. A claim holds "
+        "where the whole interval is on its side of zero, fails where it is on the other, and is open otherwise. The papers' models are eight "
+        "to sixty times larger, and think in tags: their figures stand beside ours, not against them.",
+        table(["claim", "here", "in the paper"], rows),
+    ]
+
+
+def afternoon() -> str:
+    """What a verifier took, and what it gave, for the how-to."""
+    main = read("real/main.json")
+    if main is None:
+        return "Nothing is measured yet: `make real-main MODEL=…` does all of the above, and more."
+    rows = []
+    for name in SETS:
+        found, took = suite_of(main, f"sampled-{name}"), main["parts"].get(f"sampled-{name}-time")
+        if found and took:
+            spent = next(iter(took.values()))
+            rows.append([f"sampling {found[0]}", f"{found[1]['problems']} problems × {found[1]['samples']}, {spent['tokens'] / 1e6:.1f} million tokens",
+                         f"{spent['seconds'] / 3600:.1f}", f"{spent['tokens'] / spent['seconds']:.0f} tokens a second"])  # fmt: skip
+    for which, title in VERIFIERS.items():
+        card, took = (main["parts"].get(f"verifier-{which}{end}") for end in ("", "-time"))
+        if card and took:
+            rows.append([f"training, {title}", f"{card['traces']} traces, {card['recipe']['epochs']:g} epochs at most", f"{took['seconds'] / 3600:.1f}",
+                         f"{took['peak_gib']:.1f} GiB"])  # fmt: skip
+    where = main["machine"]
+    return (
+        f"{main['model']}, {where['cores']} cores of {where['processor']}{', ' + where['accelerator'] if where['accelerator'] else ''}."
+        f"{measured(main)}\n\n{table(['step', 'size', 'hours', 'rate or memory'], rows)}\n\nWhat it gave stands in [results](results.md)."
+    )

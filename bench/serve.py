@@ -3,8 +3,8 @@
     python bench/serve.py --out results/serve.json                              # the embedded model
     python bench/serve.py --model FOLDER --out results/serve.json               # beside it, under the folder's name
 
-Wants an idle machine. The server runs in a process of its own; its clients are threads here, so that their cost counts. Options
-are mixed. `bench/load.py` measures what many clients make of it.
+Wants an idle machine. The server runs in a process of its own; its clients, one a request, are threads here that share a
+connection pool, so that their cost counts. Options are mixed. `bench/load.py` measures what many clients make of it.
 """
 
 from __future__ import annotations
@@ -49,19 +49,23 @@ def bodies(count: int, most: int) -> list[dict[str, Any]]:
     return [{"problem": text, "seed": n % 7, "max_tokens": most, **WAYS[n % len(WAYS)]} for n, text in enumerate(texts)]
 
 
-def asked(url: str, body: dict[str, Any]) -> tuple[int, float, dict[str, Any]]:
+def asked(http: httpx.Client, body: dict[str, Any]) -> tuple[int, float, dict[str, Any]]:
     began = time.perf_counter()
-    answer = httpx.post(f"{url}/v1/solve", json=body, timeout=1200)
+    answer = http.post("/v1/solve", json=body)
     return answer.status_code, time.perf_counter() - began, answer.json()
 
 
-def first_event(url: str) -> float:
-    """Seconds to the first event of an idle server, milliseconds of the client included."""
+def first_event(http: httpx.Client) -> float:
+    """Seconds to the first event of an idle server, milliseconds of the client included; the rest is waited for, so that it is idle again."""
     began = time.perf_counter()
     body = {"problem": "What is 1 + 1?", "max_tokens": 4, "paths": 2, "stream": True}
-    with httpx.stream("POST", f"{url}/v1/solve", json=body, timeout=60) as stream:
-        next(stream.iter_lines())
-        return time.perf_counter() - began
+    with http.stream("POST", "/v1/solve", json=body) as stream:
+        lines = stream.iter_lines()
+        next(lines)
+        seconds = time.perf_counter() - began
+        for _ in lines:
+            pass
+    return seconds
 
 
 def alone(model: str, wanted: list[dict[str, Any]]) -> tuple[float, list[trueplex.Solution]]:
@@ -84,12 +88,15 @@ def alone(model: str, wanted: list[dict[str, Any]]) -> tuple[float, list[trueple
 def measured(options: argparse.Namespace) -> dict[str, Any]:
     """One server and its clients, then the same work without either."""
     wanted = bodies(options.requests, options.max_tokens)
-    with started(options.model) as (url, _):
-        firsts = [first_event(url) for _ in range(22)][2:]
-        asked(url, wanted[0])
+    with (
+        started(options.model) as (url, _),
+        httpx.Client(base_url=url, timeout=1200, limits=httpx.Limits(max_connections=None)) as http,
+    ):
+        firsts = [first_event(http) for _ in range(22)][2:]
+        asked(http, wanted[0])
         began = time.perf_counter()
-        with ThreadPoolExecutor(options.clients) as threads:
-            answered = list(threads.map(lambda body: asked(url, body), wanted))
+        with ThreadPoolExecutor(options.requests) as threads:
+            answered = list(threads.map(lambda body: asked(http, body), wanted))
         seconds = time.perf_counter() - began
     by_itself, solutions = alone(options.model, wanted)
     good = [n for n, (status, _, _) in enumerate(answered) if status == 200]
@@ -108,8 +115,9 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="reference")
-    parser.add_argument("--clients", type=int, default=16)
-    parser.add_argument("--requests", type=int, default=32)
+    parser.add_argument(
+        "--requests", type=int, default=32, help="as many clients ask at once, as solve has all of them at once, too"
+    )
     parser.add_argument("--max-tokens", type=int, default=100)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()

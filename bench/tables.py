@@ -1,9 +1,9 @@
-"""Write docs/results.md, and the table in README.md, from the files under results/.
+"""Write docs/results.md, and what README.md and docs/serve.md show of results, from the files under results/.
 
     python bench/tables.py            write them
     python bench/tables.py --check    exit 1 when they are not what the files say
 
-No number in either page is typed by hand. A results file that is not there yet gives no table, and one line says so.
+No number there is typed by hand. A results file that is not there yet gives no table, and one line says so.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ import learning
 from cells import MODES, RESULTS, ROOT, counted, made_by, measured, missing, percent, ranking, read, spread, table
 from deciding_tables import confidence_parts, deciding_parts
 from hybrid import hybrid_parts
-from real_tables import real_line, real_parts
+from real_tables import afternoon as afternoon_table
+from real_tables import real_claim_parts, real_line, real_parts
 from score_tables import ablation_parts, scorer_parts
+from serve_tables import serve_parts, solved
 
-BEGIN, END = "<!-- results: written by bench/tables.py -->", "<!-- end of results -->"
+BEGIN, END = "<!-- {}: written by bench/tables.py -->", "<!-- end of {} -->"
 
 
 def methods(figures: dict[str, Any]) -> dict[str, Any]:
@@ -135,14 +137,24 @@ def describe(result: dict[str, Any]) -> str:
 def pages() -> dict[Path, str]:
     results = {mode: found for mode in MODES if (found := read(f"reference-{mode}.json"))}
     parts = ["# Results\n\nWritten by `bench/tables.py` from the files under `results/`; `make results` measures those. Each "
-             "table says which version measured it.", *real_parts(), *claim_parts(results), *reference_parts(results), *policy_parts(results),
-             *scorer_parts(), *ablation_parts(), *deciding_parts(), *confidence_parts(), *study_parts(), *hybrid_parts(), *speed_parts()]  # fmt: skip
-    written = {ROOT / "docs" / "results.md": "\n\n".join(parts) + "\n"}
+             "table says which version measured it.", *real_claim_parts(), *real_parts(), *claim_parts(results), *reference_parts(results), *policy_parts(results),
+             *scorer_parts(), *ablation_parts(), *deciding_parts(), *confidence_parts(), *study_parts(), *hybrid_parts(), *speed_parts(),
+             *serve_parts()]  # fmt: skip
+    readme, serve, afternoon = (ROOT / page for page in ("README.md", "docs/serve.md", "docs/afternoon.md"))
+    written = {ROOT / "docs" / "results.md": "\n\n".join(parts) + "\n", serve: within(serve.read_text(), "transcript", solved(whole=True)),
+               readme: within(readme.read_text(), "transcript", solved(whole=False)),
+               afternoon: within(afternoon.read_text(), "results", afternoon_table())}  # fmt: skip
     if decided := read("deciding.json"):
-        before, _, rest = (ROOT / "README.md").read_text().partition(BEGIN)
-        _, _, after = rest.partition(END)
-        written[ROOT / "README.md"] = f"{before}{BEGIN}\n{readme_table(decided)}\n{END}{after}"
+        written[readme] = within(written[readme], "results", readme_table(decided))
     return written
+
+
+def within(page: str, name: str, text: str) -> str:
+    """A page with other text between the two comments of that name."""
+    begin, end = BEGIN.format(name), END.format(name)
+    before, _, rest = page.partition(begin)
+    _, _, after = rest.partition(end)
+    return f"{before}{begin}\n{text}\n{end}{after}"
 
 
 def study() -> dict[str, Any]:

@@ -11,33 +11,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
+import timed
 from trueplex.errors import InputError
 from trueplex.evals.run import machine
 from trueplex.files import write_json
 
-GIB = 2**30
-
 
 def run(*arguments: str) -> dict[str, Any]:
-    """Run a command of trueplex; its seconds, those of the CPU, which do not count pauses, and its peak memory. Raises InputError where it fails."""
-    print("trueplex", *arguments, flush=True)
-    started = time.perf_counter()
-    child = os.posix_spawn(sys.executable, [sys.executable, "-m", "trueplex", *arguments], dict(os.environ))
-    _, status, usage = os.wait4(child, 0)
-    if code := os.waitstatus_to_exitcode(status):
+    """What a command of trueplex took; the seconds of the CPU do not count pauses. Raises InputError where it fails."""
+    code, took = timed.run(*arguments)
+    if code:
         raise InputError(f"trueplex {' '.join(arguments[:2])} ended with code {code}. Try: its message above")
-    peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return {
-        "seconds": round(time.perf_counter() - started, 1),
-        "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 1),
-        "peak_gib": round(peak / GIB, 2),
-    }
+    return took
 
 
 def policy(given: argparse.Namespace, out: Path) -> dict[str, Any]:
@@ -73,7 +61,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
     parser.add_argument(
-        "--data", default="gsm8k", help="problems with answers, as `trueplex train policy --data` takes"
+        "--data", default="gsm8k-train", help="problems with answers, as `trueplex train policy --data` takes"
     )
     parser.add_argument(
         "--rollouts", help="a folder of `trueplex rollout` of the same model; else 40 problems are rolled out"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -32,21 +33,23 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     problem = problems_of(options.data, None, options.number, 0, default_split="test")[options.number - 1]
-    with started(options.model) as (url, _):
+    name = Path(options.model).name
+    with started(options.model, "--served-name", name) as (url, _):
         client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", timeout=3600, max_retries=0)
         began = time.perf_counter()
         answer = client.chat.completions.create(
-            model=client.models.list().data[0].id, messages=[{"role": "user", "content": problem.text}], temperature=options.temperature,
+            model=name, messages=[{"role": "user", "content": problem.text}], temperature=options.temperature,
             max_tokens=options.max_tokens, seed=options.seed, extra_body={"trueplex": {"paths": options.paths}},
         )  # fmt: skip
         seconds = time.perf_counter() - began
     told: dict[str, Any] = answer.trueplex  # type: ignore[attr-defined]
     found = {
-        "configuration": {k: v for k, v in vars(options).items() if k != "out"} | {"openai": openai.__version__}, "machine": machine(),
+        "configuration": {**{k: v for k, v in vars(options).items() if k != "out"}, "model": name, "data": Path(options.data).name, "openai": openai.__version__}, "machine": machine(),
         "model": answer.model, "problem": problem.text, "content": answer.choices[0].message.content, "answer": told["answer"],
         "right": grade(told["answer"], problem.answers or ()).correct, "agreement": told["agreement"], "votes": told["votes"],
         "paths that finished": sum(path["status"] == "finished" for path in told["paths"]),
-        "usage": answer.usage.model_dump() if answer.usage else None, "seconds": round(seconds, 1),
+        "usage": answer.usage.model_dump(exclude_none=True) if answer.usage else None, "seconds": round(seconds, 1),
+        "load average": [round(one, 1) for one in os.getloadavg()],
     }  # fmt: skip
     write_json(options.out, found, indent=1)
     print(json.dumps(found, indent=1))

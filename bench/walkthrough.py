@@ -92,10 +92,11 @@ def walk(planned: list[Step], shown: dict[str, str]) -> tuple[list[dict[str, obj
             (Path(folder) / name).write_text(text)
         for step in planned:
             began = time.monotonic()
-            ran = subprocess.run(
-                step.command, shell=True, cwd=folder, env=os.environ | {"PATH": path}, capture_output=True, text=True
-            )
-            said, seconds = ran.stdout + ran.stderr, round(time.monotonic() - began, 1)
+            ran = subprocess.run(  # both outputs as one, in the order in which they come
+                step.command, shell=True, cwd=folder, env=os.environ | {"PATH": path, "PYTHONUNBUFFERED": "1"}, stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT, text=True,
+            )  # fmt: skip
+            said, seconds = ran.stdout, round(time.monotonic() - began, 1)
             fine = ran.returncode in step.codes and "Traceback" not in said
             print(f"{'ok' if fine else 'STUMBLE':8} {seconds:7.1f} s  {step.title}", flush=True)
             told.append(

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from trueplex import locks as locking
 from trueplex.errors import StoreError
-from trueplex.files import read_json, write_bytes, write_json, write_text, write_with
+from trueplex.files import read_json, write_bytes, write_json, write_text, write_with, writing
 from trueplex.locks import lock, locks
 from trueplex.stamps import stamped
 
@@ -135,6 +135,17 @@ def test_a_disk_that_is_full_for_weights_is_one_line(writer: str, tmp_path: Path
     with pytest.raises(StoreError, match=r"cannot write .*w\.bin.*Try: ") as stop:
         write_with(tmp_path / "w.bin", write)
     assert "\n" not in str(stop.value) and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), OSError(27, "File too large"),
+                                   RuntimeError("[enforce fail at inline_container.cc:659] . unexpected pos 64 vs 0")])  # fmt: skip
+def test_what_a_library_cannot_write_is_one_line(error: Exception, tmp_path: Path) -> None:
+    """A checkpoint of transformers on a full disk was a traceback, by whichever library wrote it."""
+    with pytest.raises(StoreError, match=r"cannot write .*Try: "), writing(tmp_path):
+        raise error
+    for other in (RuntimeError("a bug"), FileNotFoundError(2, "No such file"), StoreError("as it is")):
+        with pytest.raises(type(other), match=f"^{other}$".replace("[", r"\[")), writing(tmp_path):
+            raise other
 
 
 # -- locks --------------------------------------------------------------------------------------------------------
@@ -327,6 +338,12 @@ def test_what_works_in_a_folder_works_there_alone(tmp_path: Path, monkeypatch: p
     assert work(tmp_path / "x", lambda: 3) == 3 and work(None, lambda: work(None)) is None
     with pytest.raises(StoreError, match="in use by this process"):
         work(tmp_path / "x", lambda: work(tmp_path / "x"))
+    whole = locks("out", side=".whole.lock")(
+        lambda out: work(out, lambda: 4)
+    )  # of works that lock the folder themselves
+    with lock(tmp_path / "x", True, ".whole.lock"), pytest.raises(StoreError, match="x is in use by this process"):
+        whole(tmp_path / "x")
+    assert whole(tmp_path / "x") == 4 and list((tmp_path / "x").iterdir()) == []
     monkeypatch.setenv("RANK", "1")  # the first of several processes holds the lock for all
     work(tmp_path / "x", lambda: work(tmp_path / "x"))
 

@@ -19,7 +19,7 @@ import secrets
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,6 +33,7 @@ T = TypeVar("T")
 HINTS = {
     errno.ENOSPC: "free some space, or choose another disk",
     errno.EDQUOT: "free some space, or choose another disk",
+    errno.EFBIG: "raise the limit of the size of files, or choose another disk",
     errno.EACCES: "choose a place that you may use, or change its permissions",
     errno.EPERM: "choose a place that you may use, or change its permissions",
     errno.EROFS: "choose a place that is not read-only",
@@ -92,30 +93,44 @@ def write_with(path: str | Path, write: Callable[[Path], None]) -> None:
         StoreError: the path cannot be written, or the disk is full; what was there stays.
     """
     try:
-        if is_special(path):
-            _write_into(Path(path), write)
-            return
-        target = Path(os.path.realpath(path))
-        if target.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".tmp-{os.getpid()}-{secrets.token_hex(4)}{target.suffix[:16]}")
-        try:
-            write(temporary)
-            _sync(temporary)
-            if target.exists():
-                shutil.copymode(target, temporary)
-            os.replace(temporary, target)
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
-        _sync(target.parent)
+        with writing(path):
+            if is_special(path):
+                _write_into(Path(path), write)
+            else:
+                _replace(Path(os.path.realpath(path)), write)
     except StoreError:
         raise
     except (OSError, ValueError) as error:  # ValueError: a name with a null byte, or that no file can have
         raise failure("write", path, error) from error
+
+
+def _replace(target: Path, write: Callable[[Path], None]) -> None:
+    if target.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".tmp-{os.getpid()}-{secrets.token_hex(4)}{target.suffix[:16]}")
+    try:
+        write(temporary)
+        _sync(temporary)
+        if target.exists():
+            shutil.copymode(target, temporary)
+        os.replace(temporary, target)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    _sync(target.parent)
+
+
+@contextlib.contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Within, what a library cannot write is one StoreError about ``path``: for a full disk each has errors of its own."""
+    try:
+        yield
+    except StoreError:
+        raise
     except Exception as error:
-        if type(error).__name__ in FOREIGN or any(sign in str(error) for sign in TORCH_WRITER):
+        known = isinstance(error, OSError) and error.errno in HINTS
+        if known or type(error).__name__ in FOREIGN or any(sign in str(error) for sign in TORCH_WRITER):
             raise failure("write", path, error) from error
         raise
 

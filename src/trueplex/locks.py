@@ -36,7 +36,7 @@ class Holder:
 class Lock:
     """An advisory lock on a file or a folder, held from its creation until `release`, or until the process ends.
 
-    It is `flock` on a side file: ``NAME.lock`` for a file, ``.lock`` inside a folder. With ``folder`` the path is one,
+    It is `flock` on a side file: ``NAME.lock`` for a file, ``side`` inside a folder. With ``folder`` the path is one,
     which is made where it is missing. Releasing removes the side file. After a
     kill it stays behind, unlocked, and the next run takes it over. Where the system or the disk has no such locks
     (Windows, some network disks) that is logged once, and two runs at a time are not noticed. Threads of one process
@@ -46,22 +46,22 @@ class Lock:
         StoreError: another run holds it (which, where and since when is told), or the side file cannot be made.
     """
 
-    def __init__(self, path: str | Path, folder: bool = False) -> None:
+    def __init__(self, path: str | Path, folder: bool = False, side: str = ".lock") -> None:
         self.path = Path(path)
         self._release: Callable[[], Any] = lambda: None
         try:
             if is_special(path):
                 return
             target = Path(os.path.realpath(path))
-            side = target / ".lock" if folder or target.is_dir() else target.with_name(target.name + ".lock")
-            side.parent.mkdir(parents=True, exist_ok=True)
-            handle = _locked(side, self.path)
+            beside = target / side if folder or target.is_dir() else target.with_name(target.name + ".lock")
+            beside.parent.mkdir(parents=True, exist_ok=True)
+            handle = _locked(beside, self.path)
         except StoreError:
             raise
         except (OSError, ValueError) as error:
             raise failure("write", path, error) from error
         if handle is not None:
-            self._release = weakref.finalize(self, _unlock, handle, side, os.getpid())
+            self._release = weakref.finalize(self, _unlock, handle, beside, os.getpid())
 
     def release(self) -> None:
         """Give the lock back; a second time does nothing."""
@@ -74,15 +74,15 @@ class Lock:
         self.release()
 
 
-def lock(path: str | Path, folder: bool = False) -> Lock:
+def lock(path: str | Path, folder: bool = False, side: str = ".lock") -> Lock:
     """Lock a file, or a folder, for this run: ``with lock(out, folder=True): …``. Raises StoreError as `Lock`."""
-    return Lock(path, folder)
+    return Lock(path, folder, side)
 
 
-def locks(folder: str) -> Callable[[Work], Work]:
+def locks(folder: str, side: str = ".lock") -> Callable[[Work], Work]:
     """Decorates what writes into a folder, the argument so called: a second run says who is at work there, and stops.
 
-    Of several processes under torchrun the first holds the lock. Without a folder (None) nothing is locked.
+    What calls such a function for the same folder takes another ``side``. Of several processes under torchrun the first holds the lock. Without a folder (None) nothing is locked.
     """
 
     def decorate(work: Work) -> Work:
@@ -93,7 +93,7 @@ def locks(folder: str) -> Callable[[Work], Work]:
             out = signature.bind(*arguments, **named).arguments.get(folder)
             if out is None or os.environ.get("RANK", "0") != "0":
                 return work(*arguments, **named)
-            with lock(out, folder=True):
+            with lock(out, True, side):
                 return work(*arguments, **named)
 
         return alone  # type: ignore[return-value]

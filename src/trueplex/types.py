@@ -32,7 +32,7 @@ class Problem:
     """A question, and the answers that count as right where they are known.
 
     Raises:
-        InputError: the text is empty, or not valid Unicode.
+        InputError: the text is empty, or something is not valid Unicode.
     """
 
     text: str
@@ -42,10 +42,12 @@ class Problem:
     def __post_init__(self) -> None:
         if not self.text.strip():
             raise InputError("the problem is empty. Try: give some text, '-' or @FILE.jsonl")
-        try:
-            self.text.encode()
-        except UnicodeEncodeError as error:
-            raise InputError(f"the problem is not valid Unicode at character {error.start}. Try: give UTF-8") from error
+        told = (("the problem", self.text), ("its id", self.id), *(("an answer", one) for one in self.answers or ()))
+        for what, text in told:
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise InputError(f"{what} is not valid Unicode at character {error.start}. Try: give UTF-8") from error
 
     @property
     def key(self) -> int:

@@ -13,7 +13,7 @@ def test_doctor_tells_how_a_model_thinks_what_it_costs_and_what_scores_it(truepl
     )
     assert (
         "tokens/s on 1 path" in told["speed"]
-        and "KiB of KV cache a token" in told["memory"]
+        and told["memory"] == "3 KiB of KV cache a token: 2 MiB for a path of 640 tokens, 30 MiB for 16 of them"
         and "calibrated" in told["verifier"]
     )
 

@@ -118,6 +118,7 @@ MISTAKES = [
     (["eval", "--suite", "s" * 300 + ".jsonl", "--out", "/tmp/never"], "cannot read"),
     (["show", "/nowhere.jsonl"], "cannot read /nowhere.jsonl"),
     (["solve", PROBLEM, "--save", "/proc/nowhere/t.jsonl"], "cannot write"),
+    (["bench", "sample", "--out", "/proc/nowhere/b.json"], "cannot write"),
     (["problems", "nope"], "unknown suite"),
     (["grade", "/nowhere.jsonl"], "cannot read"),
     (["rollout", "--data", "nope", "--out", "/tmp/never"], "no suite or file"),

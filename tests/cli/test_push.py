@@ -83,7 +83,10 @@ def test_what_cannot_be_pushed_is_one_line(trueplex: Run, verifier: Path, tmp_pa
     ):
         code, out, err = trueplex("push", *arguments)
         assert (code, out) == (2, "") and told in err and "Try:" in err
-    (verifier / "adapter_model.safetensors").unlink()
+    weights = verifier / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")  # that would have been sent
+    assert "are not those that its verifier.json" in trueplex("push", str(verifier), "me/mine", "--dry-run")[2]
+    weights.unlink()
     assert "no *.safetensors weights" in trueplex("push", str(verifier), "me/mine", "--dry-run")[2]
 
 

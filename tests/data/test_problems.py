@@ -22,6 +22,7 @@ from trueplex.data.rows import RowError, stem_of, suffix_of
 from trueplex.data.suites import label, problems_of
 from trueplex.errors import InputError, OptionError
 from trueplex.grading.answers import grade
+from trueplex.types import Problem
 
 FOLDER = Path(os.environ.get("TRUEPLEX_BENCHMARKS", Path(__file__).parents[3] / "shared" / "benchmarks"))
 SIZES = {
@@ -216,6 +217,13 @@ def test_ids_are_text_numbers_or_places(tmp_path: Path) -> None:
     problems, told = read_file(str(tmp_path / "p.jsonl"))
     assert [p.id for p in problems] == ["7", "p/2", "p/3", "é"]
     assert len(told) == 2 and "neither text nor a number" in told[0] and "not valid Unicode" in told[1]
+
+
+@pytest.mark.parametrize("told", [("\ud800",), ("P", "\ud800"), ("P", "", ("1", "\ud800"))])
+def test_no_problem_has_text_that_could_not_be_stored(told: tuple) -> None:
+    """It failed where its traces were written, when all tokens were spent."""
+    with pytest.raises(InputError, match=r"is not valid Unicode at character 0\. Try:"):
+        Problem(*told)
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ ROWS = {
     "minerva": ({"question": "P", "answer": "4.5e33"}, ("4.5e33",)),
     "olympiadbench": ({"id": 1606, "question": "P", "final_answer": ["2", ], "unit": None}, ("2",)),
     "gsm8k": ({"question": "P", "answer": "2 + 16 = <<2+16=18>>18\n#### 18"}, ("18",)),
+    "gsm8k-train": ({"question": "P", "answer": "2 + 16 = <<2+16=18>>18\n#### 18"}, ("18",)),
     "dapo-math-17k": ({"prompt": "P", "solution": "34", "data_source": "math_dapo"}, ("34",)),
 }  # fmt: skip
 
@@ -51,7 +52,7 @@ def test_presets_are_read_by_datasets(name: str, tmp_path: Path, monkeypatch: py
 
 
 def test_offline_names_the_data_folder() -> None:
-    with pytest.raises(InputError, match=r"--data-dir DIR with DIR/aime24\.jsonl"):
+    with pytest.raises(InputError, match=r"data_dir=DIR with DIR/aime24\.jsonl"):
         problems_of("aime24", None, None, 0)
 
 

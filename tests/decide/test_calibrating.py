@@ -19,7 +19,7 @@ from trueplex.decide import voting
 from trueplex.decide.calibration import Band, Calibration, condition, features, way_of_thinking
 from trueplex.engine.sampling import Sampling
 from trueplex.engine.thinking import Thinking
-from trueplex.errors import InputError
+from trueplex.errors import InputError, VerifierError
 from trueplex.models.load import load, reference_path
 from trueplex.solving.loop import Solved, stream
 from trueplex.solving.scorers import choose_calibration, choose_scorer
@@ -140,6 +140,15 @@ def test_the_command_keeps_what_solve_then_needs(trueplex, rollouts: Path, tmp_p
     assert [row["condition"]["paths"] for row in kept["runs"]] == [4] and "machine" in kept
     code, out, said = trueplex(*solving)
     assert code in (0, 1) and json.loads(out)["config"]["calibrated"], said
+    stored = json.loads((verifier / "calibration.json").read_text())
+    del stored["checksum"]
+    backbone = load("reference", device="cpu")
+    scorer, settings = choose_scorer(backbone, Settings(verifier=str(verifier)))
+    for other in ({}, stored["belongs"] | {"model": "another"}, stored["belongs"] | {"verifier": "another"}):
+        (verifier / "calibration.json").write_text(json.dumps(stored | {"belongs": other}))
+        with pytest.raises(VerifierError, match=r"was made for another (model|verifier)"):  # not silently uncalibrated
+            choose_calibration(backbone, scorer, settings)
+    (verifier / "calibration.json").write_text(json.dumps(stored))
     # What was not promised for is refused, with the way out.
     code, _, said = trueplex(*solving[:-4], "--paths", "5", "--json", "--quiet", "--max-error", "0.3")
     assert code == 2 and "exactly these options" in said

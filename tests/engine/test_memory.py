@@ -147,7 +147,7 @@ def test_a_path_that_cannot_fit_is_refused_with_the_figures(qwen: Backbone) -> N
         start(qwen, prompts_for(qwen), 1, LONG, memory=50 * qwen.token_bytes)
     qwen.memory = 50 * qwen.token_bytes
     try:
-        with pytest.raises(InputError, match="--memory"):
+        with pytest.raises(InputError, match="more memory"):
             next(stream(qwen, [Problem("What is 1 + 1?")], Settings(2, LONG)))
     finally:
         qwen.memory = None

@@ -18,7 +18,7 @@ from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
-from world import HANG, Ended, in_process
+from world import HANG, WALL, Ended, in_process
 
 TOGETHER = 25  # command lines in one child
 MEMORY = 12 << 30  # bytes of address space beyond which a child gets no more
@@ -32,11 +32,14 @@ TEXTS = ["", " ", "auto", "none", "reference", "half:32", "half:0", "half:999999
          "FILE.gguf", "o/n:x.gguf", "\udcff", "\x00", "é" * 200, "x" * 5000, "-", "--", "@", "@/dev/null", "@nothing.jsonl", "@/", "/dev/null", "/dev/full", "/proc/self/mem", ".", "..", "/",
          "/root/no/where", "key=value", "key", "=", "enable_thinking=false", "k={", "multiplex", "discrete", "soft", "stochastic-soft", "gumbel", "dirichlet", "mean", "test", "train",
          "chain-easy", "countdown-hard", "math500", "svg", "png", "<think>", "</think>", "What is 1 + 1?", "{\"a\": [", "[]", "null"]  # fmt: skip
-COMMANDS = ["solve", "show", "problems", "grade", "eval", "eval-verifier", "report", "rollout", "calibrate", "train verifier", "train reward", "train values", "train policy"]  # fmt: skip
+COMMANDS = ["solve", "show", "problems", "grade", "eval", "eval-verifier", "report", "rollout", "calibrate", "serve", "models", "doctor", "bench", "push", "verifier info", "verifier list",
+            "train verifier", "train reward", "train values", "train policy", "train combined"]  # fmt: skip
+SLOW = ("train", "doctor", "bench", "models")
 # So that a line that is right ends soon; a fuzzed option of the same name comes later and counts.
 SMALL = {"solve": ["--paths", "2", "--max-tokens", "6"], "rollout": ["--n", "1", "--samples", "2", "--max-tokens", "6"], "problems": ["--n", "2"],
          "eval": ["--n", "1", "--samples", "2", "--max-tokens", "6"], "train policy": ["--steps", "1", "--prompts", "1", "--samples", "2", "--problems", "2", "--val-problems", "1", "--max-tokens", "6"],
-         "train verifier": ["--epochs", "0.01"], "train reward": ["--epochs", "0.01", "--kind", "outcome"], "train values": ["--n", "1", "--samples", "1"]}  # fmt: skip
+         "train verifier": ["--epochs", "0.01"], "train reward": ["--epochs", "0.01", "--kind", "outcome"], "train values": ["--n", "1", "--samples", "1"],
+         "serve": ["--port", "0"], "bench": ["sample", "--tokens", "4", "--repeats", "1", "--batch-size", "2", "--vocabulary", "64"], "push": ["--dry-run"]}  # fmt: skip
 SAFE = [
     "",
     ".",
@@ -72,7 +75,7 @@ def options() -> dict[str, list[Any]]:
 
 def line(drawn: random.Random, known: dict[str, list[Any]], base: Path) -> list[str]:
     """A command line: a command, what it needs, and some options with values that are mostly wrong."""
-    name = drawn.choices(COMMANDS, [1 if c.startswith("train") else 3 for c in COMMANDS])[0]  # training is slow
+    name = drawn.choices(COMMANDS, [1 if c.startswith(SLOW) else 3 for c in COMMANDS])[0]
     inputs = [
         str(base / file)
         for file in ("few", "problems.jsonl", "eval", "trained", "verifier", "made/solve/t.jsonl", "nothing", "")
@@ -87,9 +90,15 @@ def line(drawn: random.Random, known: dict[str, list[Any]], base: Path) -> list[
         "eval-verifier": inputs[0],
         "report": inputs[2],
         "calibrate": inputs[0],
+        "models": "qwen3",
+        "push": inputs[4],
+        "verifier info": inputs[4],
+        "verifier list": str(base),
     }
     if (first := needed.get(name)) is not None and drawn.random() < 0.9:
         words.append(first if drawn.random() < 0.7 else drawn.choice([*TEXTS, *inputs]))
+    if name == "push":
+        words.append("OWNER/NAME" if drawn.random() < 0.7 else drawn.choice(TEXTS))
     for option in known[name]:
         flag = next((o for o in option.opts if o.startswith("--")), None)
         if flag is None or not (option.required or drawn.random() < 1.2 / len(known[name])):
@@ -117,7 +126,7 @@ def line(drawn: random.Random, known: dict[str, list[Any]], base: Path) -> list[
 
 
 def ended(words: Sequence[str]) -> Ended:
-    """How a command line ends in this process, which may use `HANG` seconds of processor time."""
+    """How a command line ends in this process, which may use `HANG` seconds of the processor and `WALL` of any kind."""
     out, err = (
         io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="surrogateescape", write_through=True) for _ in range(2)
     )
@@ -125,20 +134,30 @@ def ended(words: Sequence[str]) -> Ended:
 
     def late(number: int, frame: Any) -> None:
         nonlocal sign
-        sign = signal.SIGXCPU
+        sign = number
         raise TimeoutError("".join(traceback.format_stack(frame)[-3:]))
 
-    signal.signal(signal.SIGPROF, late)
-    signal.setitimer(signal.ITIMER_PROF, HANG)
+    for clock, number, seconds in (
+        (signal.ITIMER_PROF, signal.SIGPROF, HANG),
+        (signal.ITIMER_REAL, signal.SIGALRM, WALL),
+    ):
+        signal.signal(number, late)
+        signal.setitimer(clock, seconds)
     with redirect_stdout(out), redirect_stderr(err):
         code = in_process(words)
-    signal.setitimer(signal.ITIMER_PROF, 0)
+    for clock in (signal.ITIMER_PROF, signal.ITIMER_REAL):
+        signal.setitimer(clock, 0)
     texts = [stream.buffer.getvalue().decode(errors="replace") for stream in (out, err)]  # type: ignore[attr-defined]
     return Ended(code, sign, *texts, 0.0)
 
 
-def _some(lines: Sequence[list[str]], folder: Path) -> int:
+def _some(lines: Sequence[list[str]], folder: Path, shipped: Path) -> int:
     """Run command lines one by one, and note how each ended before the next: the child may not live to the end."""
+    from trueplex.models import load
+    from trueplex.serve import running
+
+    load.reference_path = lambda name=load.REFERENCE: shipped / load.SHIPPED[name]  # some commands write there
+    running.run = lambda *server: None  # which would serve for ever
     os.chdir(folder)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     sys.stdin = open(os.devnull)  # noqa: SIM115
@@ -150,12 +169,13 @@ def _some(lines: Sequence[list[str]], folder: Path) -> int:
     return 0
 
 
-def fuzz(base: Path, work: Path, count: int, seed: int) -> dict[str, Any]:
+def fuzz(base: Path, work: Path, count: int, seed: str) -> dict[str, Any]:
     """So many command lines, in children that run some each: the number of each way to end, and the faults."""
     from world import in_child
 
     drawn, known = random.Random(f"{seed} fuzz"), options()
-    base = Path(shutil.copytree(base, work, ignore=shutil.ignore_patterns("checkpoints")))  # some commands write there
+    shutil.rmtree(work, ignore_errors=True)
+    base = Path(shutil.copytree(base, work, ignore=shutil.ignore_patterns("checkpoints")))  # some commands write here
     left = [line(drawn, known, base) for _ in range(count)]
     outcomes: Counter[str] = Counter()
     faults: list[str] = []
@@ -164,7 +184,7 @@ def fuzz(base: Path, work: Path, count: int, seed: int) -> dict[str, Any]:
             some = left[:TOGETHER]
             died: str | None = None
             try:
-                in_child(lambda some=some, folder=folder: _some(some, Path(folder)))  # type: ignore[misc]
+                in_child(lambda some=some, folder=folder: _some(some, Path(folder), base / "shipped"))  # type: ignore[misc]
             except RuntimeError as error:
                 died = str(error)
             noted: list[Any] = []
@@ -180,4 +200,4 @@ def fuzz(base: Path, work: Path, count: int, seed: int) -> dict[str, Any]:
             outcomes["died"] += 1
             done += 1
         left = left[done:]
-    return {"lines": count, "outcomes": dict(outcomes), "faults": faults}
+    return {"outcomes": dict(outcomes), "faults": faults}

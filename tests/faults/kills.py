@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from world import commands, hushed, prepare, run
+from world import HELD, UNHELD, commands, hushed, prepare, run
 
 NOBODY = 65534
 VARYING = ("machine", "seconds", "milliseconds", "rollout_tokens_a_second", "checksum", "train_runtime")
@@ -61,6 +61,7 @@ def final(out: Path) -> dict[str, Any]:
             "calibration.json",
             "verifier.json",
             "reward.json",
+            "combined.json",
             "validation.jsonl",
             "metrics.jsonl",
         ):
@@ -162,13 +163,38 @@ def fill(base: Path, work: Path, name: str, times: int, seed: int) -> dict[str, 
 
 
 def forbid(base: Path, work: Path, name: str) -> dict[str, Any]:
-    """Give a command, as a user without rights, a folder that is read-only."""
+    """Give a command, as a user without rights, a folder that is read-only, and then one that it may not even read."""
+    counts: Counter[str] = Counter()
+    faults: list[str] = []
+    for place, of_folder, of_file in (("read-only", 0o555, 0o444), ("unreadable", 0o000, 0o000)):
+        series = Series(base, work, name)
+        paths = [series.out, *series.out.rglob("*")]
+        for path in paths:
+            path.chmod(of_folder if path.is_dir() else of_file)
+        ended = run(series.arguments, before=lambda: os.seteuid(NOBODY) if os.geteuid() == 0 else None)
+        for path in paths:
+            path.chmod(0o755)
+        counts[f"{place}: exit code {ended.code}"] += 1
+        if wrong := ended.fault or (None if ended.code == 2 else f"exit code {ended.code}"):
+            faults.append(f"{name}: a folder that is {place}: {wrong}")
+    return {"counts": dict(counts), "faults": faults}
+
+
+def hold(base: Path, work: Path, name: str) -> dict[str, Any]:
+    """Run a command where another run is at work: it says so, and changes nothing."""
+    from trueplex.locks import lock
+
     series = Series(base, work, name)
-    shutil.rmtree(work, ignore_errors=True)
-    prepare(base, series.out, name)
-    for path in (series.out, *series.out.rglob("*")):
-        path.chmod(0o555 if path.is_dir() else 0o444)
-    series.disturbed(before=lambda: os.seteuid(NOBODY) if os.geteuid() == 0 else None)
-    if series.counts["exit code 2"] != 1:
-        series.faults.append(f"{name}: a read-only folder gives {dict(series.counts)}")
+    if name in UNHELD:
+        return {"counts": {}, "faults": []}
+    place, side = HELD.get(name, ("out", None))
+    before = final(series.out)
+    with lock(series.out / place, place == "out", side or ".lock"):
+        ended = run(series.arguments)
+    series.counts[f"exit code {ended.code}"] += 1
+    series._note(
+        ended.fault or (None if "is in use by process" in ended.err else f"two runs in one place: {ended.err[-300:]}")
+    )
+    if final(series.out) != before:
+        series._note("changed what another run holds")
     return {"counts": dict(series.counts), "faults": series.faults}

@@ -26,7 +26,9 @@ from typing import Any
 
 import torch
 
-HANG = 10  # seconds of processor time after which a command counts as hanging
+# Hangs are counted in seconds of the processor, so that other work on the machine makes none.
+HANG = 10  # of a wrong command line
+LONG = 60  # of a whole command that is killed or given a full disk: training takes its time
 WALL = 300  # seconds of any kind: a command that waits for ever uses no processor
 TRACED = 70  # exit code of a command that ended with a traceback
 
@@ -46,8 +48,10 @@ class Ended:
         """What is wrong with how it ended, killed or not; None for an answer or one line of refusal."""
         if self.code == TRACED or "Traceback" in self.err:
             return "traceback: " + (self.err.strip().splitlines() or [""])[-1]
-        if self.signal in (signal.SIGXCPU, signal.SIGALRM):
-            return f"hang over {HANG} s"
+        if self.signal in (signal.SIGXCPU, signal.SIGPROF, signal.SIGALRM):
+            return (
+                f"hang over { {signal.SIGPROF: HANG, signal.SIGXCPU: LONG}.get(signal.Signals(self.signal), WALL) } s"
+            )
         if self.signal not in (0, signal.SIGKILL):
             return f"signal {self.signal}"
         if self.signal == 0 and self.code not in (0, 1, 2, 130):
@@ -65,7 +69,7 @@ def refusal(err: str) -> bool:
 
 def warm() -> None:
     """Import all of the package, and load the embedded models once for all children."""
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    os.environ |= {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
     torch.set_num_threads(1)
     import trueplex
     from trueplex.errors import MissingExtra
@@ -125,7 +129,7 @@ def run(arguments: Sequence[str], kill_after: float | None = None, before: Calla
                 os.dup2(end, number)
             os.closerange(3, 256)
             sys.stdout, sys.stderr = (io.TextIOWrapper(open(n, "wb", closefd=False)) for n in (1, 2))  # noqa: SIM115
-            resource.setrlimit(resource.RLIMIT_CPU, (6 * HANG, 6 * HANG))  # training takes its time
+            resource.setrlimit(resource.RLIMIT_CPU, (LONG, LONG))
             before()
             code = in_process(arguments)
             sys.stdout.flush()
@@ -223,9 +227,14 @@ def commands(base: Path, out: Path) -> dict[str, list[str]]:
         "train values": ["train", "values", "--data", there, "--n", "3", "--traces", "2", "--prefixes", "1", "--samples", "2", "--quiet"],
         "train policy": ["train", "policy", "--data", "chain-easy", "--problems", "8", "--val-problems", "2", "--val-samples", "1", "--steps", "3", "--prompts", "2", "--samples", "2",
                          "--every", "1", "--rank", "2", "--target-modules", "q_proj", "--lr", "1e-3", "--thinking", "discrete", *SHORT, "--quiet", "--out", there],
+        "train verifier --problems": ["train", "verifier", "--problems", "countdown-easy", "--n", "8", "--samples", "4", "--out", there, "--epochs", "1", "--every", "1", "--batch", "8",
+                                      "--rank", "2", "--target-modules", "q_proj", "--positions", "4", "--quiet"],
+        "train combined": ["train", "combined", "--data", rolled, "--verifier", "none", "--out", there],
         "calibrate": ["calibrate", rolled, "--verifier", str(out / "verifier"), "--paths", "4", "--error", "0.4", "--out", there],
+        "score": ["score", rolled, "--verifier", str(base / "verifier"), "--probe-every", "8", "--quiet", "--out", there],
         "report": ["report", str(base / "eval"), "--out", str(out / "page.html"), "--markdown", str(out / "page.md")],
         "show": ["show", rolled, "--html", str(out / "page.html")],
+        "models": ["models", "qwen3", "--markdown", str(out / "page.md")],
     }  # fmt: skip
 
 
@@ -245,40 +254,49 @@ def prepare(base: Path, out: Path, name: str) -> None:
         shutil.copytree(base / source, out / target)
 
 
+# What another run holds when it is at work in the same place: a path in `out`, and the side file in a folder.
+HELD = {"solve": ("t.jsonl", None), "train values": ("out/values.jsonl", None), "train combined": ("out/combined.json", None), "report": ("page.md", None),
+        "train verifier --problems": ("out", ".problems.lock")}  # fmt: skip
+UNHELD = ("show", "models")  # what they write takes no time
+
+
 def build(base: Path, names: Sequence[str], problems: int) -> dict[str, float]:
     """Make ``base``: a folder of every kind; the seconds that these commands took. Stored traces are of so many problems."""
     import shutil
 
-    from trueplex.models.load import reference_path
+    from trueplex.models.load import SHIPPED, reference_path
 
     base.mkdir(parents=True, exist_ok=True)
     (base / "problems.jsonl").write_text(PROBLEMS)
+    for name, folder in SHIPPED.items():
+        shutil.copytree(reference_path(name), base / "shipped" / folder)
     shutil.copytree(reference_path() / "verifier", base / "verifier")
     seconds = {}
     for folder, suite, n in (("rolled", "countdown-easy", str(problems)), ("few", "countdown-easy", "6")):
-        expect(
-            run(
-                [
-                    "rollout",
-                    "--data",
-                    suite,
-                    "--split",
-                    "validation",
-                    "--n",
-                    n,
-                    "--samples",
-                    "4",
-                    "--verifier",
-                    "auto",
-                    "--probe-every",
-                    "16",
-                    "--quiet",
-                    "--out",
-                    str(base / folder),
-                ]
-            )
-        )
-    places = {"eval": "eval", "train verifier": "trained", "train reward": "reward", "train policy": "policy"}
+        rolls = [
+            "rollout",
+            "--data",
+            suite,
+            "--split",
+            "validation",
+            "--n",
+            n,
+            "--samples",
+            "4",
+            "--verifier",
+            "auto",
+            "--probe-every",
+            "16",
+            "--quiet",
+        ]
+        expect(run([*rolls, "--out", str(base / folder)]))
+    places = {
+        "eval": "eval",
+        "train verifier": "trained",
+        "train reward": "reward",
+        "train policy": "policy",
+        "train combined": "combined",
+    }
     for name in names:
         out = base / "made" / name.replace(" ", "-")
         prepare(base, out, name)

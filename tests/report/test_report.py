@@ -173,6 +173,9 @@ def test_what_is_no_result_is_said(tmp_path: Path) -> None:
         ("{", "cannot read"),
         ("[1]", "no results of eval"),
         ('{"suites": {"a": {"pass": {}}}}', "earlier version"),
+        ('{"suites": {"a": 3}}', "x.json: the results lack what a report shows"),
+        ('{"suites": {"a": {"pass": {}, "curves": []}}, "config": 3}', "x.json: the results lack"),
+        ('{"suites": {"a": {"pass": {}, "curves": []}}}', "KeyError: 'config'"),
     ):
         (tmp_path / "x.json").write_text(text)
         with pytest.raises(TrueplexError, match=says):

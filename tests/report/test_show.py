@@ -110,7 +110,7 @@ def test_wrong_problems_tokenizers_and_full_disks_are_said(tmp_path: Path) -> No
     store.append([to_row(stored_trace(), (1,), Origin("m", "another", "{}"))])
     with pytest.raises(StoreError, match="traces of tokenizer another"):
         traces_of(tmp_path / "t.arrow", "1", "reference")
-    with pytest.raises(InputError, match="holds 1 problems, and --problem is '2'"):
+    with pytest.raises(InputError, match="holds 1 problems, and problem is '2'"):
         traces_of(tmp_path / "t.arrow", "2", "reference")
     with pytest.raises(StoreError, match="cannot write"):
         write_page(Path("/proc/nowhere/p.html"), [written("1")], TOKENIZER)
@@ -151,8 +151,13 @@ def test_problems_are_found_by_the_order_of_their_file_or_by_id_and_marked(tmp_p
     )
     assert code == 0 and "✓ right" in out
     assert about(save).model == "reference-multiplex"  # so `show` needs no --model
+    beside = save.with_name("t.jsonl.about.json")
     for which, text in (("1", rows[0][0]), ("2", rows[1][0]), ("q-2", rows[1][0])):
         code, shown, told = trueplex("show", str(save), "--problem", which)
         assert code == 0 and text in " ".join(shown.split()) and ("right: 0" in told or "wrong: 0" in told)
     code, _, told = trueplex("show", str(save), "--problem", "q-9")
     assert code == 2 and "an id such as q-3, q-2" in told
+    for damaged in ('{"model": 3, "problems": []}', '{"model": "reference", "problems": ["1"]}', "["):
+        beside.write_text(damaged)
+        code, _, told = trueplex("show", str(save), "--model", "reference-multiplex")
+        assert code == 0 and "problems are in the order of their traces" in told

@@ -14,7 +14,7 @@ from trueplex.scale.cluster import _check_room, _knock, _WithoutRay
 
 def test_more_replicas_than_there_is_room_for_are_refused() -> None:
     _check_room({"CPU": 4.0, "GPU": 2.0}, 4, 0.5)
-    with pytest.raises(OptionError, match=r"3 replicas of 1 GPUs need 3, and the cluster has 2.*smaller --gpus-per-replica"):  # fmt: skip
+    with pytest.raises(OptionError, match=r"3 replicas of 1 GPUs need 3, and the cluster has 2.*smaller gpus_per_replica"):  # fmt: skip
         _check_room({"CPU": 4.0, "GPU": 2.0}, 3, 1)
     with pytest.raises(OptionError, match="5 replicas of 1 CPUs need 5, and the cluster has 4"):
         _check_room({"CPU": 4.0}, 5, 0)

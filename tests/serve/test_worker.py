@@ -18,11 +18,12 @@ from served import PROBLEM, Served
 from trueplex.engine.limits import Ending
 from trueplex.engine.thinking import Thinking
 from trueplex.models.backbone import Backbone
+from trueplex.serve.worker import Job
 from trueplex.solving.events import Solved
 from trueplex.solving.request import Request
 from trueplex.solving.scheduler import Scheduler
 from trueplex.solving.settings import Settings
-from trueplex.types import Problem
+from trueplex.types import Problem, Trace
 from trueplex.verify.one_token import OneTokenVerifier
 from trueplex.verify.probe import OneTokenScorer
 
@@ -118,6 +119,17 @@ def test_many_clients_of_mixed_options_get_what_each_would_get_alone(served: Ser
         assert told["answer"] == own.answer
 
 
+def test_a_stream_that_tells_little_is_told_little() -> None:
+    """Lines of status stand 32 tokens apart, and every token of every path was copied for them."""
+    job = Job(Request(Problem(PROBLEM)), every=32)
+    told = []
+    for tokens in range(1, 100):
+        if job.due(Trace(job.request.problem, 0, 0, tokens=tokens)):
+            job.grown[0] = tokens
+            told.append(tokens)
+    assert told == [1, 32, 64, 96]
+
+
 def test_scorers_of_different_cadence_may_read_by_one_probe(qwen: Backbone) -> None:
     """The later one's wishes replaced the earlier one's, whose paths then had no score."""
     torch.manual_seed(1)
@@ -157,8 +169,12 @@ def test_options_that_nobody_follows_give_their_place_away(qwen: Backbone) -> No
             paths=2, verifier="none", thinking=Thinking("discrete", ending=Ending(4 + number, stop=(f"{number}",)))
         )
         scheduler.submit(Request(Problem("Find it."), settings))
-    solved = [e.solution for e in scheduler.events() if isinstance(e, Solved)]
+    solved, groups = [], set[int]()
+    for event in scheduler.events():
+        solved += [event.solution] if isinstance(event, Solved) else []
+        groups.add(len(scheduler.batch._sample._groups))
     assert len(solved) == 12 and len(scheduler.batch._sample.options) <= 4
+    assert groups == {1}, "where they end has no part in how rows are drawn"
     for s in solved:
         assert all(t.tokens <= s.config["max_tokens"] for t in s.traces)
 

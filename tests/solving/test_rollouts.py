@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -48,8 +49,20 @@ def test_rollouts_are_resumed_not_repeated(qwen: Backbone, tmp_path: Path) -> No
     kept = [sorted(((t.problem.text, t.index, t.steps.ids.tolist(), t.text, t.status) for t, _ in read_traces(path)))
             for path in (whole, again)]  # fmt: skip
     assert kept[0] == kept[1]
-    with pytest.raises(StoreError, match="another configuration"):
+    with pytest.raises(StoreError, match=r"another configuration \(problems\)"):
         rollout(qwen, problems[:3], settings, tmp_path / "cut")
+
+
+def test_rollouts_grow_by_more_problems(qwen: Backbone, tmp_path: Path) -> None:
+    problems = [Problem(f"Problem {i}", answers=("1",)) for i in range(3)]
+    settings = Settings(paths=2, thinking=Thinking("discrete", ending=Ending(6)), verifier="none")
+    seen: list[tuple[int, int]] = []
+    few = [row["text"] for row in read(rollout(qwen, problems[:2], settings, tmp_path), ("text",))]
+    more = rollout(qwen, problems, settings, tmp_path, progress=lambda done, tokens: seen.append((done, tokens)))
+    assert seen[0] == (4, 0) and sum(done for done, _ in seen[1:]) == 2  # what was stored is not made again
+    assert [row["text"] for row in read(more, ("text",))][:4] == few
+    with pytest.raises(StoreError, match=r"another configuration \(seed\)"):
+        rollout(qwen, problems, replace(settings, seed=1), tmp_path)
 
 
 @pytest.mark.slow

@@ -360,7 +360,7 @@ def test_out_of_memory_says_what_to_do(
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
 
     monkeypatch.setattr(policy_update, "log_probs", full)
-    with pytest.raises(TrueplexError, match=r"out of memory in the forward.*--micro-tokens"):
+    with pytest.raises(TrueplexError, match=r"out of memory in the forward.*micro_tokens"):
         trained(fresh, RECIPE, tmp_path)
 
 

@@ -302,7 +302,7 @@ def test_a_verifier_goes_on_from_another(qwen: Backbone, traces: list[Labelled],
     assert same(trained(qwen, traces, still, tmp_path / "again"), before, 1e-6)
     four = trained(qwen, traces, replace(still, probe_tokens=4), tmp_path / "four")
     assert torch.allclose(four["probe.token"], before["probe.token"].expand(4, -1))
-    with pytest.raises(OptionError, match="--rank 4"):
+    with pytest.raises(OptionError, match="rank=4"):
         trained(qwen, traces, replace(still, rank=2), tmp_path / "other")
 
 
@@ -484,7 +484,7 @@ def test_a_budget_below_one_trace_is_refused_with_the_figures(
     ):
         with pytest.raises(
             OptionError,
-            match=rf"{what}.* GiB in training \(\d+ tokens, \d+ probes each\) and --memory is .*Try: more --memory",
+            match=rf"{what}.* GiB in training \(\d+ tokens, \d+ probes each\) and memory is .*Try: more memory",
         ):
             train_verifier(qwen, traces, traces, replace(RECIPE, memory=1e-6, **change), tmp_path / what[:9])
 

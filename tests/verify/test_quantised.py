@@ -74,5 +74,5 @@ def test_law_6_and_a_verifier_learns_beside_quantised_weights(int8: Backbone, tm
     loaded = OneTokenVerifier.load(tmp_path / "verifier", int8)
     with loaded.attached():
         assert torch.equal(int8.model(input_ids=ids).logits, before)
-    with pytest.raises(ModelError, match=r"cannot be trained from quantised weights.*Try: without --quantize"):
+    with pytest.raises(ModelError, match=r"cannot be trained from quantised weights.*Try: without quantize"):
         train_reward(int8, traces, traces, RewardRecipe(), tmp_path / "reward")

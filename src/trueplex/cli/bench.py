@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -14,6 +15,8 @@ from trueplex.cli.groups import ModelOptions, Seed
 from trueplex.cli.messages import say
 from trueplex.cli.options import Within, listed
 from trueplex.errors import MissingExtra, OptionError
+from trueplex.files import write_json
+from trueplex.locks import lock
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -101,14 +104,24 @@ def bench(
     out: Annotated[Path | None, typer.Option(help="Also write all figures to this JSON file.", show_default=False)] = None,
 ) -> None:  # fmt: skip
     """Measure speed and memory as ratios of one run, on an idle machine; print tables and, last, one JSON line."""
-    from rich.console import Console
-
-    from trueplex.evals.run import machine
-    from trueplex.files import write_json
-
     asked = tuple(dict.fromkeys(parts or USUAL))
     if wrong := [part for part in asked if part not in PARTS]:
         raise OptionError(f"there is nothing to measure by the name {wrong[0]!r}. Try: {', '.join(PARTS)}")
+    with (
+        lock(out) if out is not None else nullcontext()
+    ):  # where nothing can be written, that is known before it is measured
+        told = _bench(model, options, asked)
+        print(json.dumps(told))  # before it is written: a disk that is full by now loses no figure
+        if out is not None:
+            write_json(out, told, indent=1)
+
+
+def _bench(model: ModelOptions, options: BenchOptions, asked: tuple[str, ...]) -> dict[str, Any]:
+    """All figures; their tables are printed as they come."""
+    from rich.console import Console
+
+    from trueplex.evals.run import machine
+
     loaders, rows = options.loaders(model), options.batch_size or [64]
     told: dict[str, Any] = {"machine": machine(), "traces": ", ".join(map(str, rows)), "tokens": options.tokens}
     console, rival, measured = Console(width=120), None, dict[str, Any]()
@@ -125,10 +138,7 @@ def bench(
         rival, measured[name] = rival or backbone, found
         for table in _tables(name, found):
             console.print(table)
-    told |= next(iter(measured.values())) if options.precisions is None else {"precisions": measured}
-    if out is not None:
-        write_json(out, told, indent=1)
-    print(json.dumps(told))
+    return told | (next(iter(measured.values())) if options.precisions is None else {"precisions": measured})
 
 
 def _measured(bench: Bench, load: Load, parts: tuple[str, ...]) -> dict[str, Any]:

@@ -93,13 +93,14 @@ def _speed(backbone: Backbone) -> Iterator[tuple[str, str]]:
 
 
 def _memory(backbone: Backbone) -> str:
-    config = backbone.config
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    token = 2 * backbone.layers * heads * width * backbone.dtype.itemsize
     longest = min(backbone.default_max_tokens, backbone.max_positions)
-    return (f"{token / 1024:.0f} KiB of KV cache a token: {token * longest / 2**20:.0f} MiB for a path of {longest} tokens, "
-            f"{16 * token * longest / 2**30:.1f} GiB for 16 of them")  # fmt: skip
+    path = backbone.row_bytes(longest)
+    return (f"{backbone.token_bytes / 1024:.0f} KiB of KV cache a token: {_size(path)} for a path of {longest} tokens, "
+            f"{_size(PATHS * path)} for {PATHS} of them")  # fmt: skip
+
+
+def _size(nbytes: int) -> str:
+    return f"{nbytes / 2**20:.0f} MiB" if nbytes < 2**30 else f"{nbytes / 2**30:.1f} GiB"
 
 
 def _verifier(backbone: Backbone) -> str:

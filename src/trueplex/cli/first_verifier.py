@@ -12,6 +12,7 @@ import typer
 from trueplex.cli.groups import LimitOptions, ModelOptions, Quiet, ThinkingOptions
 from trueplex.cli.options import Within
 from trueplex.errors import OptionError
+from trueplex.locks import locks
 
 if TYPE_CHECKING:
     import torch
@@ -32,6 +33,7 @@ class ProblemOptions:
     quiet: Quiet = False  # fmt: skip
 
 
+@locks("out", side=".problems.lock")  # its training locks the folder itself
 def make(
     source: ProblemOptions, model: ModelOptions, recipe: Any, dtype: torch.dtype | None, out: Path,
     thinking: ThinkingOptions, limits: LimitOptions, answer: str | None,

@@ -29,6 +29,7 @@ from trueplex.cli import (
     push,
     report,
     rollout,
+    score,
     serve,
     show,
     solve,
@@ -38,7 +39,7 @@ from trueplex.cli.messages import listen, say
 from trueplex.cli.mistakes import bad_value, no_such_command, no_such_option
 from trueplex.cli.options import command
 from trueplex.cli.replicas import with_address
-from trueplex.errors import StoreError, TrueplexError
+from trueplex.errors import StoreError, TrueplexError, in_flags
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FRAMEWORK = ("click", "typer")
@@ -74,6 +75,7 @@ command(app, families.EXAMPLE, "models", SOLVE)(families.families)
 command(app, grade.EXAMPLE, panel=MEASURE)(grade.grade)
 command(app, evaluate.EXAMPLE, "eval", MEASURE)(evaluate.evaluate)
 command(app, evaluate.VERIFIER_EXAMPLE, "eval-verifier", MEASURE)(evaluate.evaluate_verifier)
+command(app, score.EXAMPLE, panel=MEASURE)(score.score)
 command(app, report.EXAMPLE, panel=MEASURE)(report.report)
 command(app, bench.EXAMPLE, panel=MEASURE)(bench.bench)
 command(app, rollout.EXAMPLE, panel=LEARN)(rollout.rollout)
@@ -88,6 +90,15 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _ended)
     _streams()
     listen()
+    with in_flags():
+        code = _run()
+    if code == 130:  # typer itself may have turned the interrupt into this code
+        say("interrupted; what was finished is kept")
+    sys.exit(code or 0)
+
+
+def _run() -> Any:
+    """Run the command that was asked for, and return its exit code."""
     try:
         if sys.stdout is None:
             raise StoreError("standard output is closed. Try: leave it open, or send it to /dev/null")
@@ -116,9 +127,7 @@ def main() -> None:
             raise
         told = usage_message(error)
         code = _complain(told) if told else 2  # without any message, the help was shown
-    if code == 130:  # typer itself may have turned the interrupt into this code
-        say("interrupted; what was finished is kept")
-    sys.exit(code or 0)
+    return code
 
 
 def usage_message(error: Any) -> str:

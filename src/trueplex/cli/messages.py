@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import sys
+import warnings
 
 
 class OneLine(logging.Handler):
@@ -34,8 +35,13 @@ def say(message: str) -> None:
 
 
 def listen() -> None:
-    """Let the package's loggers be heard; of several processes, the first one speaks for all."""
+    """Let the package's loggers be heard; of several processes, the first one speaks for all.
+
+    What transformers and peft warn those of who call them is no message for a user, unless PYTHONWARNINGS asks for it.
+    """
     logger = logging.getLogger("trueplex")
     logger.handlers = [OneLine()]
     logger.propagate = False
     logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
+    if not sys.warnoptions:
+        warnings.filterwarnings("ignore", module=r"(transformers|peft)\.")

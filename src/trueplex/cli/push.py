@@ -44,12 +44,15 @@ def push(
     """Publish what was trained on the Hugging Face hub, with a card: base, data, quality, intended use."""
     from trueplex.models import hub
     from trueplex.report.cards import read_card
+    from trueplex.verify.folder import read
 
     if not hub.is_id(repository):
         raise InputError(f"{repository!r} is no name on the hub. Try: OWNER/NAME")
     found = read_card(folder)
     if not any(path.suffix == ".safetensors" for path in found.files):
         raise InputError(f"{folder} holds no *.safetensors weights. Try: the folder that training wrote")
+    if found.kind == "verifier":
+        read(folder)  # whose weights are those that its card was written for
     text = found.text(repository, card.base, card.license, card.use)
     if card.dry_run:
         for path in found.files:

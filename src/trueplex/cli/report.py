@@ -56,29 +56,27 @@ def report(
     with ExitStack() as held:
         for path, folder in targets:
             held.enter_context(lock(path, folder))
-        _report(sources, options)
-
-
-def _report(sources: list[Path], options: ReportOptions) -> None:
-    from trueplex.report.drawing import saved
-    from trueplex.report.page import markdown, page
-    from trueplex.report.read import read
-    from trueplex.report.sections import sections
-
-    material = read(sources)
-    parts = list(sections(material))
-    written = []
-    if options.out is not None:
-        written.append(_write(options.out, page(parts, options.title, material).encode()))
-    if options.markdown is not None:
-        written.append(_write(options.markdown, markdown(parts, options.title, material).encode()))
-    if options.figures is not None:
-        form = options.format or "svg"
-        for picture in (picture for part in parts for picture in part.pictures):
-            written.append(_write(options.figures / f"{picture.name}.{form}", saved(picture.figure(), form)))
+        written = _report(sources, options)
     log.info(f"wrote {', '.join(map(str, written))}")
 
 
-def _write(path: Path, content: bytes) -> Path:
-    write_bytes(path, content)
-    return path
+def _report(sources: list[Path], options: ReportOptions) -> list[Path]:
+    """Write what is asked for; the files."""
+    from trueplex.report.drawing import saved
+    from trueplex.report.page import markdown, page
+    from trueplex.report.read import as_results, read
+    from trueplex.report.sections import sections
+
+    material, form, written = read(sources), options.format or "svg", dict[Path, bytes]()
+    with as_results(sources):
+        parts = list(sections(material))
+        if options.out is not None:
+            written[options.out] = page(parts, options.title, material).encode()
+        if options.markdown is not None:
+            written[options.markdown] = markdown(parts, options.title, material).encode()
+        if options.figures is not None:
+            for picture in (picture for part in parts for picture in part.pictures):
+                written[options.figures / f"{picture.name}.{form}"] = saved(picture.figure(), form)
+    for path, content in written.items():
+        write_bytes(path, content)
+    return list(written)

@@ -16,7 +16,9 @@ log = logging.getLogger(__name__)
 EXAMPLE = "trueplex rollout --model ./my-model --data train.jsonl --samples 16 --n 1000 --out rollouts/"
 
 Data = Annotated[str, typer.Option(help="A suite by name (reference, dapo-math-17k, math500, …), FILE.jsonl, FILE.parquet, or OWNER/NAME[:CONFIGURATION] on the hub.")]  # fmt: skip
-Out = Annotated[Path, typer.Option(help="Folder for the traces; an interrupted run is resumed there.")]
+Out = Annotated[
+    Path, typer.Option(help="Folder for the traces; an interrupted run is resumed there, also with a larger --n.")
+]
 
 
 def rollout(

@@ -164,6 +164,7 @@ class VerifierOptions:
         float, typer.Option(help="Weight of a ranking loss between right and wrong traces of a problem.")
     ] = 0.0
     gradient_checkpointing: Annotated[bool, typer.Option("--gradient-checkpointing", help="Recompute activations in the backward pass: slower, in less memory.")] = False  # fmt: skip
+    keep_base: Annotated[Path | None, typer.Option(help="Folder that keeps what the base model reads of each trace, so that later epochs and other recipes need not run it again; its size is said.", show_default="keeps nothing")] = None  # fmt: skip
 
     def recipe(self, schedule: ScheduleOptions, balanced: bool, memory: float | None) -> Any:
         """The recipe. Raises OptionError where an option is out of range or could not act."""
@@ -189,11 +190,14 @@ def verifier(
 ) -> None:  # fmt: skip
     """Train a one-token verifier for a model from its graded traces, or from nothing but --problems. Also runs under torchrun."""
     from trueplex.train.verifier import train_verifier
+    from trueplex.verify.kept import keep_reads
 
     recipe = which.recipe(schedule, traces.balanced, model.memory)
     if source.problems is not None:
-        if traces.data or traces.validation:
-            raise OptionError("--problems are rolled out first, --data are rollouts already. Try: give one of them")
+        if traces.data or traces.validation or which.keep_base:
+            raise OptionError(
+                "--problems are rolled out first, and --data and --keep-base are for rollouts that are there. Try: give one of them"
+            )
         first_verifier.make(source, model, recipe, schedule.dtype, traces.out, thinking, limits, traces.answer)
         return
     first_verifier.refuse_unused(source, thinking, limits)
@@ -204,6 +208,8 @@ def verifier(
     backbone = model.load(schedule.dtype)
     learned, held = traces.read(backbone)
     learned = _valued(learned, which.labels)
+    if which.keep_base:
+        keep_reads(backbone, which.keep_base, sum(map(len, (*learned, *held))))
     trained = train_verifier(backbone, learned, held, recipe, traces.out, traces.names)
     if trained.card:  # of several processes, the first one wrote it
         print(json.dumps(trained.card["validation"]))
@@ -236,8 +242,10 @@ def combined(
 ) -> None:  # fmt: skip
     """Fit a score that combines a verifier's probe with log-probability, entropy and length, for --verifier combined."""
     from trueplex.data.traces import read_traces
+    from trueplex.locks import lock
     from trueplex.solving.settings import origin
     from trueplex.train.combined import fit
+    from trueplex.verify.combined import FILE
     from trueplex.verify.one_token import OneTokenVerifier
     from trueplex.verify.open import verifier_folder
     from trueplex.verify.probe import OneTokenScorer
@@ -245,8 +253,9 @@ def combined(
     backbone = model.load()
     folder = verifier_folder(backbone, "auto" if verifier == "none" else verifier)
     probe = None if verifier == "none" else OneTokenScorer(OneTokenVerifier.load(folder, backbone))
-    made = fit(backbone, [one for path in data for one in read_traces(path, origin(None, backbone))], probe)
-    made.save(out or folder)
+    with lock((out or folder) / FILE):
+        made = fit(backbone, [one for path in data for one in read_traces(path, origin(None, backbone))], probe)
+        made.save(out or folder)
     print(json.dumps({"weights": made.weights, "fitted": made.fitted}))
 
 

@@ -6,13 +6,15 @@ A folder of rollouts has its manifest; a file that `solve --save` writes has ``N
 from __future__ import annotations
 
 import contextlib
-import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trueplex.errors import StoreError
-from trueplex.files import is_special, write_json
+from trueplex.errors import StoreError, reason
+from trueplex.files import is_special, read_json, write_json
+
+log = logging.getLogger(__name__)
 
 MANIFEST = "rollout.json"  # of a folder of rollouts
 
@@ -23,6 +25,29 @@ class About:
 
     model: str | None = None
     order: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Noted:
+    """The file beside a store."""
+
+    model: str
+    problems: list[int]
+
+
+@dataclass(frozen=True)
+class _Config:
+    """What is read here of the options in a manifest."""
+
+    model: str
+
+
+@dataclass(frozen=True)
+class _Manifest:
+    """What is read here of a folder's manifest."""
+
+    config: _Config
+    problems: list[int]
 
 
 def _beside(path: Path) -> Path:
@@ -39,15 +64,17 @@ def note(path: Path, model: str, keys: Sequence[int]) -> None:
 
 
 def about(path: Path) -> About:
-    """What is known of a store, be it a file or a folder of rollouts."""
+    """What is known of a store, be it a file or a folder of rollouts; nothing, and a warning, where that cannot be read."""
     manifest = (path if path.is_dir() else path.parent) / MANIFEST
     try:
         if _beside(path).exists():
-            told = json.loads(_beside(path).read_text())
-            return About(told["model"], tuple(told["problems"]))
+            noted = read_json(_beside(path), _Noted)
+            return About(noted.model, tuple(noted.problems))
         if manifest.exists() and (path.is_dir() or path.name == "traces.arrow"):
-            told = json.loads(manifest.read_text())
-            return About(told["config"]["model"], tuple(told["problems"]))
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # it only helps to find things
+            told = read_json(manifest, _Manifest)
+            return About(told.config.model, tuple(told.problems))
+    except StoreError as error:
+        log.warning(f"{reason(error)}; problems are in the order of their traces")
+    except OSError:  # a name that no file can have: whoever reads the store says so
+        pass
     return About()

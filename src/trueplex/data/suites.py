@@ -45,6 +45,7 @@ PRESETS = {
     # Text-only English mathematics with a final answer, a list of one text.
     "olympiadbench": Preset("Hothan/OlympiadBench", "train", "question", "final_answer", "OE_TO_maths_en_COMP"),
     "gsm8k": Preset("openai/gsm8k", "test", "question", "answer", "main"),  # rationales that end in #### 18
+    "gsm8k-train": Preset("openai/gsm8k", "train", "question", "answer", "main"),
     # What the OTV paper rolls out: DAPO-Math-17k, each problem once (the original repeats them a hundredfold).
     "dapo-math-17k": Preset("open-r1/DAPO-Math-17k-Processed", "train", "prompt", "solution", "all"),
 }

@@ -91,7 +91,7 @@ def from_row(row: Row) -> tuple[Trace, tuple[int, ...]]:
             list(zip(row["score_tokens"], row["scores"], strict=True)), steps, row["text"], row["answer"], row["correct"],
         )  # fmt: skip
         return trace, tuple(row["prompt_ids"])
-    except (KeyError, ValueError, TypeError, OverflowError) as error:
+    except (KeyError, ValueError, TypeError, AttributeError, OverflowError) as error:
         raise StoreError(f"a stored trace is malformed ({error!r}). Try: make it again with this version") from error
 
 

@@ -43,6 +43,7 @@ class Admission:
 
     def withdraw(self, requests: Collection[int], reason: str) -> list[Trace]:
         """Forget what waits of these requests; the traces among it that were suspended for memory end, and are returned."""
+        self._rows.reader.forget(requests)
         suspended = [trace for trace in self.suspended if trace.request in requests]
         for trace in suspended:
             trace.status, trace.reason = Status.TRUNCATED, reason
@@ -52,21 +53,30 @@ class Admission:
         return suspended
 
     def entering(self, ready: Callable[[int], bool]) -> list[Entry]:
-        """Take out what may enter now of the entries whose requests are ready."""
-        entering, kept, free = list[Entry](), list[Entry](), self.most - len(self._rows.traces)
+        """Take out what may enter now of the entries whose requests are ready.
+
+        A long prompt may have to be read first, beside the running rows; rows and memory are kept for its traces meanwhile.
+        """
+        entering, read, kept, free = list[Entry](), list[Entry](), list[Entry](), self.most - len(self._rows.traces)
         while self.waiting and free:
             entry = self.waiting.popleft()
             if not ready(entry.request):
                 kept.append(entry)
                 continue
             idle = not self._rows.traces and not entering
-            fits = min(free, self._memory.room(entry, entering))
+            fits = min(free, self._memory.room(entry, [*entering, *read]))
             if fits < len(entry.traces) and entry.together:
                 if not idle:
                     kept.append(entry)
                     break  # who came later may not overtake
                 log.warning(f"{len(entry.traces)} paths that are compared with each other do not fit into "
                             f"{gib(self._memory.budget or 0)} of KV cache: comparing {max(fits, 1)} at a time")  # fmt: skip
+            if fits and self._rows.reads_first(entry):
+                kept.append(entry)
+                if self._rows.reader.has(entry):
+                    read.append(entry)
+                    free -= fits
+                continue
             if fits := max(fits, int(idle)):  # one fits, as `submit` saw
                 entering.append(entry.split(fits))
                 free -= fits
@@ -79,8 +89,11 @@ class Admission:
     def make_room(self, tokens: int) -> None:
         """Suspend the youngest traces until the others can grow by so many tokens within the memory.
 
-        Traces of a request that compares them are suspended together, unless no other request runs.
+        Traces of a request that compares them are suspended together, unless no other request runs. Before all, a prompt that
+        is being read is given up: it came last.
         """
+        if self._memory.over(tokens):
+            self._rows.reader.forget()
         while len(self._rows.traces) > 1 and self._memory.over(tokens):
             traces, slots = self._rows.traces, self._rows.slots
             row = int(slots.entered[: len(traces)].argmax())
@@ -96,9 +109,9 @@ class Admission:
         self._memory.make_room(tokens)
 
     def entries(self, traces: Sequence[Trace]) -> dict[int, Entry]:
-        """The entries that running traces came with, by their ids."""
-        own = {id(trace) for trace in traces}
-        return {id(t): e for t, e in zip(self._rows.traces, self._rows.slots.entries, strict=False) if id(t) in own}
+        """The entries that traces which run or have just stopped came with, by their ids."""
+        own, rows = {id(trace) for trace in traces}, [*self._rows.traces, *self._rows.stopped]
+        return {id(t): e for t, e in zip(rows, self._rows.slots.entries, strict=False) if id(t) in own}
 
     def suspend(self, traces: Sequence[Trace], entries: Mapping[int, Entry]) -> None:
         """Let traces that have left, whose entries are given by their ids, wait before all others, request by request."""

@@ -48,19 +48,20 @@ class Batch:
         rows: traces decoded together, at most; None is the device's own number. Traces that must enter together and
             are more raise it.
         memory: the most bytes of KV; None is the backbone's own, or a share of what is free.
+        chunked: read long prompts in chunks, one after every step, so that running traces do not wait for them (`engine.reading`).
 
     Attributes:
         prompt_tokens: by request, how many tokens of its prompt were read: once for all traces that enter together.
     """
 
-    def __init__(self, backbone: Backbone, rows: int | None = None, memory: int | None = None) -> None:
+    def __init__(self, backbone: Backbone, rows: int | None = None, memory: int | None = None, chunked: bool = False) -> None:  # fmt: skip
         self.backbone = backbone
         self.prompt_tokens: Counter[int] = Counter()
         self._readings = np.zeros(0)  # of all rows, NaN where no probe read
         self._stops = lru_cache(64)(partial(StopStrings, backbone.tokenizer))  # by strings
         self._sample = Sampler(backbone)
         budget = memory or backbone.memory or free_share(backbone.device)
-        self._rows = Rows(backbone, self._sample, budget)
+        self._rows = Rows(backbone, self._sample, budget, chunked)
         self._memory = Memory(backbone, self._rows, budget)
         self._admission = Admission(self._rows, self._memory, rows or ROWS.get(backbone.device.type, ROWS["cpu"]))
 
@@ -71,6 +72,11 @@ class Batch:
     def traces(self) -> list[Trace]:
         """The running traces, in row order."""
         return self._rows.traces
+
+    @property
+    def running(self) -> Mapping[int, Sequence[Trace]]:
+        """The same by request."""
+        return self._rows.running
 
     @property
     def stopped(self) -> list[Trace]:
@@ -172,11 +178,10 @@ class Batch:
             ModelError: the model gave logits that are not finite, or the memory does not suffice for one trace.
         """
         before = [(trace, trace.tokens) for trace in self.traces]
-        entries = self._admission.entries(self.traces)
         try:
             return self._advance(stride, probes)
         except (MemoryError, RuntimeError) as error:
-            self._retreat(before, entries, error)
+            self._retreat(before, error)
             return []
 
     def _advance(self, stride: int, probes: Probes | None) -> list[Trace]:
@@ -190,10 +195,12 @@ class Batch:
                 self._forward_and_read(probes)
             elif self.traces:
                 self._forward()
+            with uninterrupted():
+                self._rows.reader.more(len(self.traces))
             if last:
                 break
-        for trace, tokens in zip(self.traces, self._rows.slots.tokens, strict=False):
-            trace.tokens = int(tokens)
+        for trace, tokens in zip(self.traces, self._rows.slots.tokens.tolist(), strict=False):
+            trace.tokens = tokens
         return stopped
 
     @torch.inference_mode()
@@ -227,9 +234,10 @@ class Batch:
 
     # -- out of memory ----------------------------------------------------------------------------
 
-    def _retreat(self, before: Sequence[tuple[Trace, int]], entries: Mapping[int, Entry], error: Exception) -> None:
+    def _retreat(self, before: Sequence[tuple[Trace, int]], error: Exception) -> None:
         """Suspend all traces as they stood before a stride, those that stopped within it included, and go on with less."""
-        stored = self.cache_bytes
+        stored, entries = self.cache_bytes, self._admission.entries([trace for trace, _ in before])
+        self._rows.reader.forget()
         self._rows.leave(list(self.traces), drawn=True)
         for trace, tokens in before:
             assert trace.steps is not None
@@ -243,6 +251,7 @@ class Batch:
     def _give_up(self, entering: Sequence[Entry], error: Exception) -> None:
         """Let entries wait again that could not be placed; a smaller budget also reads fewer prompts at once."""
         stored = self.cache_bytes if self.traces else (self._memory.budget or 0)
+        self._rows.reader.forget()
         self._rows.abandon([trace for entry in entering for trace in entry.traces])
         self._smaller(stored, error)
         self._admission.waiting.extendleft(reversed(entering))
@@ -334,7 +343,7 @@ class Batch:
             beside = probe.embeddings.to(embeddings.dtype).expand(len(embeddings), -1, -1)
             beside = pad(beside, (0, embeddings.shape[-1] - beside.shape[-1]))
             with self.backbone.lock, probe.probing(beside.shape[1]):
-                logits, hidden = self._pass(pieces, taken, torch.cat([embeddings, beside], 1))
+                logits, hidden = self._pass(pieces, taken, torch.cat([embeddings, beside], 1), probe)
             self._note(probe, range(n) if order is None else order, hidden[:, 1:])
         else:
             logits, _ = self._pass(pieces, taken, embeddings)
@@ -350,7 +359,7 @@ class Batch:
         order, pieces = self._rows.pieces_of(rows)
         beside = probe.embeddings.to(self.backbone.dtype).expand(len(order), -1, -1)
         with self.backbone.lock, probe.probing(beside.shape[1]):
-            _, hidden = self._pass(pieces, order, beside, kept=False)
+            _, hidden = self._pass(pieces, order, beside, probe, kept=False)
         at = [order.index(row) for row in rows]
         self._note(probe, rows, hidden[at])
 
@@ -361,10 +370,14 @@ class Batch:
             traces[row].probe_tokens += hidden.shape[1]
 
     def _pass(
-        self, pieces: Sequence[Piece], rows: slice | Sequence[int], inputs: Tensor, kept: bool = True
-    ) -> tuple[Tensor, Tensor]:
+        self, pieces: Sequence[Piece], rows: slice | Sequence[int], inputs: Tensor, probe: ProbeColumn | None = None,
+        kept: bool = True,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """One forward pass over pieces of lanes: inputs [B, q, ...] behind what counts → logits [B, V], hidden [B, q, H]."""
-        return self.backbone.decode_pass(self._rows.cache, pieces, self._rows.slots.lengths[rows], inputs, kept)
+        starts = self._rows.slots.lengths[rows]
+        return self.backbone.decode_pass(
+            self._rows.cache, pieces, starts, inputs, kept, True if probe is None else probe
+        )
 
 
 class Look:

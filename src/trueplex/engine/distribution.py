@@ -3,7 +3,8 @@
 What is drawn and remembered of a step needs no array as large as the logits besides one of exponentials, which is made a
 few rows at a time, so that it stays in the processor's cache. `engine.sampling` is the plain way to the same draws.
 
-Shapes: B rows, V tokens in N blocks, K draws. All arithmetic is float32.
+Shapes: B rows, V tokens in N blocks, K draws. Logits stay in the model's dtype, and become float32 where they are read: all
+arithmetic is float32.
 """
 
 from __future__ import annotations
@@ -26,7 +27,6 @@ class Distribution:
     def __init__(self, logits: Tensor, temperature: float = 1.0) -> None:
         self.vocabulary, self.temperature = logits.shape[-1], temperature
         self._scale = 1.0 if temperature == 0 else 1.0 / temperature
-        logits = logits.float()
         if missing := -self.vocabulary % BLOCK:
             logits = torch.nn.functional.pad(logits, (0, missing), value=HIDDEN)
         self._blocks = logits.unflatten(-1, (-1, BLOCK))
@@ -34,20 +34,22 @@ class Distribution:
 
     def _read(self) -> None:
         """The highest logit and the mass of every block and row, and the entropy."""
-        rows = len(self._blocks)
-        step = (
-            max(1, AT_ONCE // self._blocks[0].numel()) if self._blocks.device.type == "cpu" and rows else max(rows, 1)
-        )
-        parts = [self._read_rows(self._blocks[first : first + step]) for first in range(0, max(rows, 1), step)]
+        rows, block = len(self._blocks), max(1, self._blocks[:1].numel())
+        at_once = max(1, AT_ONCE // block) if self._blocks.device.type == "cpu" else max(1, rows)
+        scratch = self._blocks.new_empty((2, min(at_once, rows), *self._blocks.shape[1:]), dtype=torch.float32)
+        parts = [
+            self._read_rows(self._blocks[first : first + at_once], scratch) for first in range(0, max(rows, 1), at_once)
+        ]
         self._tops, self._masses, self._highest, self._log_mass, self._log_mass_1, self.entropy = (
             parts[0] if len(parts) == 1 else [torch.cat(own) for own in zip(*parts, strict=True)]
         )
 
-    def _read_rows(self, blocks: Tensor) -> tuple[Tensor, ...]:
-        tops = blocks.amax(-1)
+    def _read_rows(self, blocks: Tensor, scratch: Tensor) -> tuple[Tensor, ...]:
+        below, shares = scratch[:, : len(blocks)]
+        tops = blocks.amax(-1).float()
         highest = tops.amax(-1)
-        below = blocks - highest[:, None, None]
-        shares = (below * self._scale if self._scale != 1 else below).exp()
+        torch.sub(blocks, highest[:, None, None], out=below)
+        shares = torch.mul(below, self._scale, out=shares).exp_()
         masses = shares.sum(-1)
         mass = masses.sum(-1)
         entropy = mass.log() - self._scale * torch.linalg.vecdot(shares.flatten(1), below.flatten(1)) / mass
@@ -56,7 +58,7 @@ class Distribution:
 
     def logps(self, ids: Tensor, temperature: float | None = None) -> Tensor:
         """Log-probabilities [B, C] of ids [B, C], at this temperature; or at 1, where that is asked for."""
-        return self._logps(self._blocks.flatten(1).gather(1, ids), temperature == 1)
+        return self._logps(self._blocks.flatten(1).gather(1, ids).float(), temperature == 1)
 
     def _logps(self, logits: Tensor, plain: bool = False) -> Tensor:
         below = logits - self._highest[:, None]
@@ -64,7 +66,7 @@ class Distribution:
 
     def all_logps(self) -> Tensor:
         """Log-probabilities [B, V]."""
-        return self._logps(self._blocks.flatten(1)[:, : self.vocabulary])
+        return self._logps(self._blocks.flatten(1)[:, : self.vocabulary].float())
 
     def argmax(self) -> Tensor:
         """The most likely id [B, 1]."""
@@ -75,7 +77,7 @@ class Distribution:
         """The ids [B, C] of the most likely tokens, falling; C = min(count, V)."""
         count, blocks = min(count, self.vocabulary), self._blocks.shape[1]
         if 2 * count >= blocks:
-            return self._blocks.flatten(1).topk(count, dim=-1).indices
+            return self._blocks.flatten(1).float().topk(count, dim=-1).indices
         chosen = self._tops.topk(count, dim=-1).indices  # a block that is not among them has nothing among the top
         places = self._of(chosen).flatten(1).topk(count, dim=-1).indices
         return chosen.gather(1, places // BLOCK) * BLOCK + places % BLOCK
@@ -101,5 +103,5 @@ class Distribution:
         return block * BLOCK + place[..., 0].clamp_(max=BLOCK - 1)
 
     def _of(self, blocks: Tensor) -> Tensor:
-        """The logits [B, C, BLOCK] of blocks [B, C]."""
-        return self._blocks.gather(1, blocks[..., None].expand(-1, -1, BLOCK))
+        """The logits [B, C, BLOCK] float32 of blocks [B, C]."""
+        return self._blocks.gather(1, blocks[..., None].expand(-1, -1, BLOCK)).float()

@@ -43,7 +43,8 @@ class Memory:
         lanes, row = self._lanes(tokens), self._backbone.row_bytes
         moving = max((lane.live * row(columns) for lane, columns in lanes), default=0) // self._backbone.sizes.parts
         prefixes = {id(lane.prefix): lane.prefix.nbytes for lane, _ in lanes if lane.live and lane.prefix}
-        return sum(lane.live * row(columns, lane.dropped) for lane, columns in lanes) + sum(prefixes.values()) + moving
+        rows = sum(lane.live * row(columns, lane.dropped) for lane, columns in lanes)
+        return rows + sum(prefixes.values()) + self._rows.reader.nbytes + moving
 
     def _lanes(self, tokens: int) -> list[tuple[Lane, int]]:
         """The lanes, and the columns that each will have."""
@@ -74,11 +75,12 @@ class Memory:
     def _needs(self, entry: Entry) -> tuple[int, int]:
         """Bytes that an entry needs once, and for each of its traces."""
         prompt, begun = len(entry.prompt.ids), max(t.tokens for t in entry.traces)
-        shared = self._rows.shares(entry.request, prompt, len(entry.traces))
+        shared = self._rows.shares(entry)
         limit = max(self._limit(entry), begun)
         own = min(begun + AHEAD, limit) + PROBES + (0 if shared else prompt)
         each, row = self._backbone.row_bytes(rounded(own)), self._backbone.row_bytes
-        read = 0 if self._rows.has_prefix(entry.request) else row(rounded(prompt)) + (row(prompt) if shared else 0)
+        reading = 0 if self._rows.reader.has(entry) else row(rounded(prompt))
+        read = 0 if self._rows.has_prefix(entry) else reading + (row(prompt) if shared else 0)
         return read + each * len(entry.traces) // self._backbone.sizes.parts, each
 
     def _limit(self, entry: Entry) -> int:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from trueplex.engine.history import History
 from trueplex.engine.prefill import inputs_of, prefill, prompt_inputs, step_inputs
+from trueplex.engine.reading import Reader, Reading
 from trueplex.engine.slots import Entry, Limits, Slots
 from trueplex.engine.step import Sampler
 from trueplex.models.backbone import Backbone
@@ -24,6 +25,7 @@ LANE_ROWS = {"cpu": 16, "mps": 16, "cuda": 64}  # rows of a lane that traces of 
 SHARED_BYTES = (
     2**20
 )  # a prompt is stored once where that spares so many bytes a layer; less does not pay for its kernels
+COPIED_BYTES = 2**18  # a layer: what two prompts have in common is copied, and not read again, where it is so much
 WASTE = 1.25  # a row joins a lane unless the lane would then hold this many times what its rows need
 
 Piece = tuple[Lane, int, int]  # rows [first, last) of a lane
@@ -35,18 +37,23 @@ class Rows:
     Attributes:
         traces: the running traces, in row order.
         stopped: those that stopped since the last `release`, in the order of their rows, behind the running ones.
+        running: the running traces by request.
+        reader: of the prompt that is read in chunks, where that is wanted.
     """
 
-    def __init__(self, backbone: Backbone, sampler: Sampler, budget: int | None) -> None:
+    def __init__(self, backbone: Backbone, sampler: Sampler, budget: int | None, chunked: bool = False) -> None:
         self.backbone, self._sampler = backbone, sampler
         self.cache = LaneCache(backbone.kinds, budget)
+        self.reader = Reader(backbone, self.cache, chunked)
         self.slots, self.history = Slots(backbone.markers), History(backbone.device)
         self.traces: list[Trace] = []
         self.stopped: list[Trace] = []
+        self.running: dict[int, list[Trace]] = {}
         self.logits = torch.empty(0, backbone.config.vocab_size, device=backbone.device)
         self.pending = torch.empty(0, backbone.input_size, dtype=backbone.dtype, device=backbone.device)
         self._members: dict[Lane, list[Trace]] = {}  # in the order of slots: running, then stopped
-        self._prefixes: dict[int, tuple[Prefix, Tensor]] = {}  # by request, while a lane has it: and its logits [V]
+        # By the ids of a prompt, while a lane has it: and its logits [V]. Equal prompts of several requests share it.
+        self._prefixes: dict[tuple[int, ...], tuple[Prefix, Tensor]] = {}
         self._limits = Limits(backbone.max_positions, backbone.default_max_tokens)
         self._lane_rows = LANE_ROWS.get(backbone.device.type, LANE_ROWS["cpu"])
 
@@ -100,7 +107,9 @@ class Rows:
         where = {id(trace): row for row, trace in enumerate([*self.traces, *self.stopped])}
         running = [trace for lane in self.cache.lanes for trace in self._members[lane][: lane.live]]
         order = [where[id(trace)] for trace in (*running, *stopped)]
-        self.traces, self.stopped = running, stopped
+        self.traces, self.stopped, self.running = running, stopped, {}
+        for trace in running:
+            self.running.setdefault(trace.request, []).append(trace)
         self.slots.version += 1
         if order == list(range(len(order))):
             return
@@ -136,7 +145,7 @@ class Rows:
         del self._members[lane]
         self.cache.drop(lane)
         alive = {id(other.prefix) for other in self.cache.lanes}
-        self._prefixes = {request: known for request, known in self._prefixes.items() if id(known[0]) in alive}
+        self._prefixes = {ids: known for ids, known in self._prefixes.items() if id(known[0]) in alive}
 
     def shrink(self) -> None:
         """Give back whatever no running row needs."""
@@ -145,27 +154,34 @@ class Rows:
 
     # -- traces enter -----------------------------------------------------------------------------
 
-    def shares(self, request: int, prompt: int, traces: int) -> bool:
-        """Whether traces of a request with a prompt of so many tokens share it."""
-        spared = (traces - 1) * prompt * self.backbone.token_bytes // self.backbone.layers
-        return request in self._prefixes or spared >= SHARED_BYTES
+    def shares(self, entry: Entry) -> bool:
+        """Whether the traces of an entry share its prompt."""
+        spared = (len(entry.traces) - 1) * len(entry.prompt.ids) * self.backbone.token_bytes // self.backbone.layers
+        return spared >= SHARED_BYTES or self.has_prefix(entry)
 
-    def has_prefix(self, request: int) -> bool:
-        """Whether the prompt of a request is stored already."""
-        return request in self._prefixes
+    def has_prefix(self, entry: Entry) -> bool:
+        """Whether its prompt is stored already."""
+        return entry.prompt.ids in self._prefixes
+
+    def reads_first(self, entry: Entry) -> bool:
+        """Whether an entry has to wait until its prompt was read in chunks, beside the running rows."""
+        return bool(self.traces) and self._reads(entry) and self.reader.later(entry, self._known)
 
     def place(self, entries: Sequence[Entry]) -> list[Entry]:
         """Give rows to the traces of entries; returns the entries whose prompts were read for it, once for all their traces."""
         self._reserve(entries)
-        unread = [entry for entry in entries if self._reads(entry)]
-        if unread:
-            inputs, known = [prompt_inputs(self.backbone, entry.prompt.ids) for entry in unread], iter(unread)
+        unread = self._to_read(entries)
+        alone = [entry for entry in unread if self.reader.has(entry) or self._known(entry)]
+        if together := [entry for entry in unread if entry not in alone]:
+            inputs, known = [prompt_inputs(self.backbone, entry.prompt.ids) for entry in together], iter(together)
             for lane, logits in prefill(self.backbone, self.cache, inputs):
                 for row in range(lane.rows):
                     self._place_new(next(known), lane, row, logits[row])
+        for entry in alone:
+            self._place_alone(entry)
         for entry in entries:
             if entry not in unread and (new := _new(entry)):
-                prefix, logits = self._prefixes[entry.request]
+                prefix, logits = self._prefixes[entry.prompt.ids]
                 self._enter(entry, new, self._lane(len(new), 0, prefix), logits)
         for entry in entries:
             if resumed := [t for t in entry.traces if t.steps is not None]:
@@ -175,16 +191,43 @@ class Rows:
 
     def _reads(self, entry: Entry) -> bool:
         """Whether the prompt must be read by itself: for new traces, or to be shared by resumed ones."""
-        return entry.request not in self._prefixes and bool(
-            _new(entry) or self.shares(entry.request, len(entry.prompt.ids), len(entry.traces))
-        )
+        return not self.has_prefix(entry) and bool(_new(entry) or self.shares(entry))
+
+    def _to_read(self, entries: Sequence[Entry]) -> list[Entry]:
+        """The entries whose prompt must be read; of equal ones that are shared, the first."""
+        unread, coming = list[Entry](), set[tuple[int, ...]]()
+        for entry in entries:
+            if entry.prompt.ids not in coming and self._reads(entry):
+                unread.append(entry)
+                if self.shares(entry):
+                    coming.add(entry.prompt.ids)
+        return unread
+
+    def _known(self, entry: Entry) -> tuple[Prefix, int] | None:
+        """The stored prompt that has most of its beginning in common with that of an entry, and how much, if that is worth copying."""
+        least = COPIED_BYTES * self.backbone.layers // max(self.backbone.token_bytes, 1)
+        if self.backbone.kinds.recurrent or len(entry.prompt.ids) < least:  # states stand behind a whole prompt alone
+            return None
+        whole = [ids for ids, (prefix, _) in self._prefixes.items() if not prefix.dropped]
+        common = {ids: _common(ids, entry.prompt.ids) for ids in whole}
+        best = max(common, key=lambda ids: common[ids], default=())
+        return (self._prefixes[best][0], common[best]) if common.get(best, 0) > least else None
+
+    def _place_alone(self, entry: Entry) -> None:
+        """Rows for the new traces of an entry whose prompt is read by itself: a part of it has been, or of another one like it."""
+        own = self.reader.has(entry)
+        reading = self.reader.take() if own else Reading(self.backbone, self.cache, entry, self._known(entry))
+        try:
+            self._place_new(entry, reading.lane, 0, reading.finish())
+        finally:
+            reading.lane.free()
 
     def _place_new(self, entry: Entry, read: Lane, row: int, logits: Tensor) -> None:
         """Rows for the new traces of an entry, whose prompt stands in a row of the lane that was read."""
         new, length = _new(entry), len(entry.prompt.ids)
-        if self.shares(entry.request, length, len(entry.traces)):
+        if self.shares(entry):
             prefix = read.share(row, length, self.backbone.unread(length))
-            self._prefixes[entry.request] = (prefix, logits)
+            self._prefixes[entry.prompt.ids] = (prefix, logits)
             lane = self._lane(max(len(new), 1), 0, prefix)
             self._enter(entry, new, lane, logits)
             return
@@ -223,7 +266,7 @@ class Rows:
 
     def _place_resumed(self, entry: Entry, traces: list[Trace]) -> None:
         """Read suspended traces again, behind their prompt where that is shared, in lanes that stay."""
-        prefix = self._prefixes[entry.request][0] if entry.request in self._prefixes else None
+        prefix = self._prefixes[entry.prompt.ids][0] if self.has_prefix(entry) else None
         inputs = [
             step_inputs(self.backbone, t.steps) if prefix else inputs_of(self.backbone, entry.prompt.ids, t.steps)
             for t in traces
@@ -295,6 +338,11 @@ class Rows:
 
 def _new(entry: Entry) -> list[Trace]:
     return [trace for trace in entry.traces if trace.steps is None]
+
+
+def _common(some: Sequence[int], others: Sequence[int]) -> int:
+    """How many tokens both begin with."""
+    return next((i for i, (a, b) in enumerate(zip(some, others, strict=False)) if a != b), min(len(some), len(others)))
 
 
 def _extended(old: Tensor, rows: int) -> Tensor:

@@ -13,6 +13,7 @@ from trueplex.engine.constraint import Constraint, Constraints
 from trueplex.engine.distribution import Distribution
 from trueplex.engine.random import uniforms_on
 from trueplex.engine.resident import Resident
+from trueplex.engine.sampling import Sampling
 from trueplex.engine.slots import Slots
 from trueplex.engine.thinking import Step, Thinking, choose, multiplex, one_hot, retold, think, widened
 from trueplex.errors import ModelError
@@ -23,7 +24,7 @@ from trueplex.types import Trace
 
 @dataclass(slots=True, frozen=True)
 class Group:
-    """Rows that are drawn alike; ``places`` [n], their numbers on the model's device, is None for all rows."""
+    """Rows that are drawn alike, by these options; ``places`` [n], their numbers on the model's device, is None for all rows."""
 
     thinking: Thinking
     answering: bool
@@ -55,7 +56,7 @@ class Sampler:
         self._ends = np.array(sorted(backbone.ends), dtype=np.int64)
         self._groups: list[Group] = []
         self._grouped = (-1, -1)  # the version and the number of rows that `_groups` is of
-        self._width = 1
+        self._width, self._closes = 1, False
         self._markers = backbone.markers
         self.resident = Resident(backbone.device)
         self.constraints = Constraints(backbone.markers)
@@ -68,7 +69,7 @@ class Sampler:
         return self.options.index(thinking)
 
     def __call__(self, logits: Tensor, slots: Slots, traces: Sequence[Trace]) -> Drawn:
-        """The next step from logits [B, V] float32 of the rows of `traces`.
+        """The next step from logits [B, V] of the rows of `traces`.
 
         Raises:
             ModelError: logits are not finite.
@@ -127,14 +128,22 @@ class Sampler:
         return multiplex(own, draws, group.thinking.answering) if group.answering else think(own, draws, group.thinking)
 
     def _regroup(self, slots: Slots, n: int) -> None:
-        """Find the groups anew: rows have come, gone, changed places or begun to answer."""
+        """Find the groups anew: rows have come, gone, changed places or begun to answer.
+
+        Where a row ends has no part in how it is drawn, nor has how it thought once it answers.
+        """
         names = 2 * slots.options[:n] + slots.answering[:n]
-        found = np.unique(names)
+        alike: dict[Thinking | Sampling, list[int]] = {}
+        for name in np.unique(names).tolist():
+            thinking = self.options[name // 2]
+            alike.setdefault(thinking.answering if name % 2 else thinking.drawing, []).append(name)
         self._groups = []
-        for name in found.tolist():
-            places = None if len(found) == 1 else self._places(names == name)
-            self._groups.append(Group(self.options[name // 2], bool(name % 2), places))
-        self._width = max(group.thinking.k for group in self._groups)
+        for own in alike.values():
+            places = None if len(alike) == 1 else self._places(np.isin(names, own))
+            self._groups.append(Group(self.options[own[0] // 2], bool(own[0] % 2), places))
+        followed = [self.options[option] for option in np.unique(slots.options[:n]).tolist()]
+        self._width = max(thinking.k for thinking in followed)
+        self._closes = any(thinking.ending.closes for thinking in followed)
         self._grouped = (slots.version, n)
 
     def _refuse_infinite(self, entropy: np.ndarray, slots: Slots, traces: Sequence[Trace]) -> None:
@@ -152,7 +161,7 @@ class Sampler:
     def _forced(self, entropy: np.ndarray, slots: Slots, thinking: np.ndarray) -> np.ndarray:
         """The thinking rows [B] bool in which the closing marker is to be written, or is being written."""
         n = len(thinking)
-        if self._markers is None or not any(group.thinking.ending.closes for group in self._groups):
+        if self._markers is None or not self._closes:
             return np.zeros(n, dtype=bool)
         cold = thinking & slots.cool(entropy)
         begun = slots.written[:n] > 0

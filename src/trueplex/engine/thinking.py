@@ -135,6 +135,11 @@ class Thinking:
         return self.answer_sampling or self.sampling
 
     @property
+    def drawing(self) -> Thinking | Sampling:
+        """What of it says how a thinking step is drawn; a discrete one is drawn as an answer's is. Rows that differ in the rest share a draw."""
+        return self.sampling if self.mode == "discrete" else replace(self, answer_sampling=None, ending=Ending())
+
+    @property
     def merge_kind(self) -> str | None:
         return (self.merge or "weighted") if self.mode == "multiplex" else None
 

@@ -158,7 +158,11 @@ class Clock:
         write_json(self.path, self.all, indent=1)
 
 
+def readable(result: dict[str, Any]) -> str:
+    """Results as JSON with a checksum; lists of numbers and small objects on one line, for people."""
+    return re.sub(r"\[(?:[\s\d.,-]|null)+\]|\{[^{}\[\]]{,200}\}", lambda m: " ".join(m[0].split()), json.dumps(stamped(result), indent=1))  # fmt: skip
+
+
 def write_results(result: dict[str, Any], out: Path) -> None:
-    """Write `out`/results.json, whole or not at all; lists of numbers and small objects on one line, for people."""
-    text = re.sub(r"\[(?:[\s\d.,-]|null)+\]|\{[^{}\[\]]{,200}\}", lambda m: " ".join(m[0].split()), json.dumps(stamped(result), indent=1))  # fmt: skip
-    write_text(out / RESULTS, text + "\n")
+    """Write `out`/results.json, whole or not at all."""
+    write_text(out / RESULTS, readable(result) + "\n")

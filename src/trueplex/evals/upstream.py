@@ -12,6 +12,7 @@ from trueplex.errors import InputError
 from trueplex.evals.methods import choose
 from trueplex.evals.run import machine, write_results
 from trueplex.evals.summary import summarise
+from trueplex.locks import locks
 from trueplex.solving.endpoint import TOP, Server
 from trueplex.solving.events import Stopped
 from trueplex.solving.settings import Settings
@@ -22,6 +23,7 @@ TRACES = "traces.jsonl"
 OF_TOKENS = ("entropy", "explored", "auroc_within_entropy", "curves")  # figures that need those of the alternatives
 
 
+@locks("out")
 def evaluate(
     server: Server, suites: Mapping[str, Sequence[Problem]], settings: Settings, out: Path,
     progress: Callable[[int, int], None], methods: Sequence[str] | None = None, read_truncated: bool = False,

@@ -8,6 +8,9 @@ many probes, each at a position of its own, read one stored trace at once.
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +28,7 @@ from trueplex.models.lanes import KeyValue, Pass
 from trueplex.models.states import ProbedCache, States
 
 NAME = "trueplex"
+_outside = threading.local()
 PACKED_COLUMNS = 8  # beyond this many query columns the stock kernel is as good
 
 
@@ -73,6 +77,13 @@ class ProbePass:
         return out.reshape(rows, -1, *out.shape[2:])
 
 
+@dataclass(slots=True)
+class _Layer:
+    """All that attention over lanes asks a module for."""
+
+    layer_idx: int
+
+
 def _beside(rows: Tensor, batch: int) -> Tensor:
     """Probes that are rows [B · P, heads, M, D] as the columns of B rows: [B, heads, P · M, D]."""
     return rows.unflatten(0, (batch, -1)).transpose(1, 2).flatten(2, 3)
@@ -92,11 +103,13 @@ def attention(
     Of what else models hand over, ``softcap`` (Gemma 2) bounds the scores by tanh, and ``s_aux`` (GPT-OSS) are sinks
     [heads]: scores that take their share of the softmax and give nothing. No fused kernel knows them, so they are computed
     plainly. The engine hands over ``passing`` (`Backbone.decode_pass`), whose lanes hold the keys and values, the new
-    ones included, and ``probe_pass`` (`Backbone.forward`).
+    ones included, ``probe_pass`` (`Backbone.forward`), or ``outside``, in a graph of the compiler that attention is no part of.
     """
-    passing, probe_pass = extra.pop("passing", None), extra.pop("probe_pass", None)
+    passing, probe_pass, outside = (extra.pop(name, None) for name in ("passing", "probe_pass", "outside"))
     softcap, s_aux = extra.pop("softcap", None), extra.pop("s_aux", None)
     extras = Extras(query.shape[-1] ** -0.5 if scaling is None else scaling, softcap, s_aux)
+    if outside:
+        return torch.ops.trueplex.over_lanes(query, key, value, s_aux, extras.scale, softcap, module.layer_idx), None
     if passing is not None:
         return _over_lanes(tempered(module, query, passing.positions), (key, value), passing, module, extras), None
     if probe_pass is not None:
@@ -134,6 +147,31 @@ def _over_lanes(query: Tensor, new: KeyValue, passing: Pass, module: Any, extras
             parts.append(_rows(own, key, value, mask, extras))
     out = parts[0] if len(parts) == 1 else torch.cat(parts)
     return out.transpose(1, 2).contiguous()
+
+
+@contextmanager
+def reading(passing: Pass) -> Iterator[None]:
+    """Attention outside of a compiled graph reads by this pass, which the graph cannot hand over."""
+    _outside.passing = passing
+    try:
+        yield
+    finally:
+        del _outside.passing
+
+
+def _over_lanes_outside(query: Tensor, key: Tensor, value: Tensor, sinks: Tensor | None, scale: float, softcap: float | None,
+                        layer: int) -> Tensor:  # fmt: skip
+    """Store new keys and values and attend, [B, q, heads, D], where the graph may have more rows than the pass: those are 0."""
+    passing: Pass = _outside.passing
+    rows, passing.layer = passing.segments[-1].span.stop, layer
+    for segment in passing.segments:
+        segment.store(layer, key[segment.span], value[segment.span])
+    out = _over_lanes(query[:rows], (key, value), passing, _Layer(layer), Extras(scale, softcap, sinks))
+    return out if rows == len(query) else torch.cat([out, out.new_zeros(len(query) - rows, *out.shape[1:])])
+
+
+def _shape_of_outside(query: Tensor, key: Tensor, value: Tensor, *others: Any) -> Tensor:
+    return query.new_empty(query.shape[0], query.shape[2], query.shape[1], value.shape[-1])
 
 
 def _rows(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, extras: Extras) -> Tensor:
@@ -189,6 +227,16 @@ def _plainly(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, ext
     out = torch.einsum("bhgmn,bhnd->bhgmd", extras.shares(scores).to(value.dtype), value)
     return out.reshape(batch, heads, columns, -1)
 
+
+# An operator that the compiler neither looks into nor, on CUDA, captures: it cuts its graphs there.
+CUTS = hasattr(torch._C.Tag, "cudagraph_unsafe")
+_library = torch.library.Library("trueplex", "FRAGMENT")
+_library.define(
+    "over_lanes(Tensor query, Tensor key, Tensor value, Tensor? sinks, float scale, float? softcap, int layer) -> Tensor",
+    tags=(torch._C.Tag.cudagraph_unsafe,) if CUTS else (),
+)
+_library.impl("over_lanes", _over_lanes_outside, "CompositeExplicitAutograd")
+torch.library.register_fake("trueplex::over_lanes", _shape_of_outside)
 
 # Without a mask function of the same name, transformers would drop padding and causality silently.
 AttentionInterface.register(NAME, attention)

@@ -73,6 +73,7 @@ class Backbone:
         self._takes_positions = "past_key_values" in signature(self.model.forward).parameters  # Mamba takes none
         self.model.eval().requires_grad_(False)
         self.model.set_attn_implementation(attention.NAME)
+        self.compiled: Any = None  # the `CompiledStep` of decode steps, where one was asked for
         self.memory: int | None = None  # the most bytes of KV of a batch; None is a share of what is free
         self.kept: dict[Any, Any] = {}  # what is loaded for this model and shared, as its verifiers; freed with it
         # Held while the model, or its tokenizer, is at work for one caller: threads and streams take turns, pass by pass.
@@ -169,14 +170,14 @@ class Backbone:
 
     def forward(self, inputs: Tensor, positions: Tensor, cache: Any, columns: int, whole: bool = False,
                 probe_pass: attention.ProbePass | None = None) -> tuple[Tensor, Tensor]:  # fmt: skip
-        """One pass: inputs [B, q, input size] at positions [B, q] → (logits [B, V] float32, hidden [B, q, H]).
+        """One pass: inputs [B, q, input size] at positions [B, q] → (logits [B, V] in the model's dtype, hidden [B, q, H]).
 
         Logits are those of column 0. ``whole`` says that a plain causal pass from position 0 is meant: where all layers are
         full attention, no mask is built then. With a probe pass, queries read its columns before their probe, and those of
         their own probe up to themselves; where it has states, each probe is a row of the inputs.
         """
         if probe_pass is None:
-            none = self._no_mask(1) if self.kinds.named else None
+            none = self.no_mask(1) if self.kinds.named else None
             return self._run(
                 inputs, positions, cache, none if whole and self.full else self.masks(positions, columns), {}
             )
@@ -188,11 +189,13 @@ class Backbone:
         return self._run(inputs, positions, cache, mask, {"probe_pass": probe_pass})
 
     def decode_pass(self, cache: LaneCache, segments: Sequence[tuple[Lane, int, int]], starts: np.ndarray, inputs: Tensor,
-                    kept: bool = True) -> tuple[Tensor, Tensor]:  # fmt: skip
+                    kept: bool = True, step: object = None) -> tuple[Tensor, Tensor]:  # fmt: skip
         """One pass over rows [first, last) of lanes: inputs [B, q, input size] at positions starts [B] … + q → logits, hidden as above.
 
         The new keys and values are written at those positions; what of them counts, the caller knows. Rows that begin
         at 0 are read causally. The states of recurrent layers become those behind the last input, unless it is not ``kept``.
+        A ``step`` of decoding, which says what stands beside the tokens, a probe or True for nothing, may be compiled; its
+        results are to be used before the next one is taken.
         """
         columns, begun = inputs.shape[1], bool(starts.min() > 0)
         at_once = 1 if begun and self.kinds.recurrent and not self.reads_on else columns
@@ -201,8 +204,14 @@ class Backbone:
             for at in range(0, columns, at_once):
                 cache.passing = passing = self._planned(cache, segments, starts + at, at_once)
                 own = inputs[:, at : at + at_once]
-                parts.append(self._run(own, passing.positions, cache, self._no_mask(at_once), {"passing": passing}))
+                found = self.compiled(own, passing, step) if step is not None and self.compiled is not None else None
+                parts.append(self.plain_pass(own, passing) if found is None else found)
         return parts[0][0], torch.cat([hidden for _, hidden in parts], 1) if len(parts) > 1 else parts[0][1]
+
+    def plain_pass(self, inputs: Tensor, passing: Pass) -> tuple[Tensor, Tensor]:
+        """A planned pass, as the model's own code computes it."""
+        extra = {"passing": passing}
+        return self._run(inputs, passing.positions, passing.cache, self.no_mask(inputs.shape[1]), extra)
 
     def _planned(
         self, cache: LaneCache, segments: Sequence[tuple[Lane, int, int]], starts: np.ndarray, columns: int
@@ -227,7 +236,7 @@ class Backbone:
             return self.config.sliding_window
         return self.config.attention_chunk_size if kind == "chunked_attention" else total
 
-    def _no_mask(self, columns: int) -> Any:
+    def no_mask(self, columns: int) -> Any:
         """What a model takes as attention_mask where attention finds its own; anything that it need not build itself."""
         if not self.kinds.masks:
             return None
@@ -250,10 +259,13 @@ class Backbone:
                 **extra,
             )
             hidden = self.last_hidden()
-        logits = output.logits[:, 0].float()
+        return self.tokens_only(output.logits[:, 0]), hidden
+
+    def tokens_only(self, logits: Tensor) -> Tensor:
+        """Logits [B, V] in which rows of the embeddings that are no token have none."""
         if self.padded:
             logits[:, self.vocabulary :] = HIDDEN
-        return logits, hidden
+        return logits
 
     @cached_property
     def sizes(self) -> Sizes:

@@ -135,15 +135,15 @@ def measure(backbone: Backbone, text: Sequence[int]) -> Measured:
         except ValueError:  # an architecture that has eager attention alone
             other = plain("eager", named(merged), 2)
         routed = any(getattr(backbone.config, name, None) for name in ROUTED)
-        noise = _difference(truth, other, routed)
+        noise = difference(truth, other, routed)
         few = last + 3
         read = plain("eager", {"input_ids": ids[:, :few]})
-        embedded = _difference(read, plain("eager", named(embeddings[:, :few])), routed)
+        embedded = difference(read, plain("eager", named(embeddings[:, :few])), routed)
     finally:
         model.set_attn_implementation(attention.NAME)
     decoded = _decode(backbone, merged)
     rows = (truth[:, LAG:], truth[:, :DECODED])
-    apart = max(_difference(t[0], d, routed) for t, d in zip(rows, decoded, strict=True))
+    apart = max(difference(t[0], d, routed) for t, d in zip(rows, decoded, strict=True))
     return Measured(noise, embedded, apart, _reads_on(backbone, merged) if backbone.kinds.recurrent else 0.0)
 
 
@@ -174,7 +174,7 @@ def _reads_on(backbone: Backbone, inputs: Tensor) -> float:
         row, length = [(cache.add(1, inputs.shape[1]), 0, 1)], inputs.shape[1] - DECODED
         backbone.decode_pass(cache, row, np.zeros(1, dtype=np.int64), inputs[:, :length])
         found.append(backbone.decode_pass(cache, row, np.array([length]), inputs[:, length:])[1])
-    return _difference(found[0], found[1], routed=False)
+    return difference(found[0], found[1], routed=False)
 
 
 def _text(backbone: Backbone) -> list[int]:
@@ -183,7 +183,7 @@ def _text(backbone: Backbone) -> list[int]:
     return list((ids * (SHORTEST // len(ids) + 1))[: max(SHORTEST, min(len(ids), LONGEST))])
 
 
-def _difference(expected: Tensor, actual: Tensor, routed: bool) -> float:
+def difference(expected: Tensor, actual: Tensor, routed: bool) -> float:
     """How far logits [..., positions, V] lie apart, over their spread: the root mean square of the positions.
 
     Of a mixture of experts it is the median position: rounding sends a token to another expert now and then, which is noise.

@@ -158,6 +158,17 @@ class Lane:
         for name, state in other.states.items():
             self.state(name, state)[rows] = state[sources.to(state.device)]
 
+    def copy(self, prefix: Prefix, columns: int) -> None:
+        """The first columns of the first row become those of a prefix; its states, which stand behind all of it, do not."""
+        for number, source in prefix.layers.items():
+            for mine, theirs in zip(self.layer(number, source), source, strict=True):
+                mine[:1, :, :columns] = theirs[:, :, :columns]
+
+    def free(self) -> None:
+        """Give up all that is stored."""
+        self.cache.count(-self.nbytes)
+        self.layers, self.states = {}, {}
+
     def swap(self, some: Sequence[int], others: Sequence[int], columns: int) -> None:
         """Exchange the first columns of rows, and their states, pair by pair."""
         if not some:
@@ -235,6 +246,7 @@ class Pass:
     segments: list[Segment]
     positions: Tensor
     kinds: Kinds
+    cache: LaneCache
     layer: int = -1  # the last one that stored something: attention comes right after
 
     def owner(self, layer: int) -> int:
@@ -319,8 +331,7 @@ class LaneCache(Cache):
     def drop(self, lane: Lane) -> None:
         """Free a lane, and its prefix with the last lane that shares it."""
         self.lanes.remove(lane)
-        self.count(-lane.nbytes)
-        lane.layers, lane.states = {}, {}
+        lane.free()
         if lane.prefix and not any(other.prefix is lane.prefix for other in self.lanes):
             self.count(-lane.prefix.nbytes)
 
@@ -342,7 +353,7 @@ class LaneCache(Cache):
                 segment.at = positions[segment.span] - lane.before
             planned.append(segment)
             row += last - first
-        return Pass(planned, positions, self.kinds)
+        return Pass(planned, positions, self.kinds, self)
 
     @contextmanager
     def running(self, pieces: Sequence[tuple[Lane, int, int]], begun: bool, kept: bool) -> Iterator[None]:

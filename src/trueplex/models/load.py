@@ -29,7 +29,9 @@ from trueplex.files import read_json
 from trueplex.models import hub
 from trueplex.models.backbone import Backbone
 from trueplex.models.check import refuse, self_check
+from trueplex.models.compiled import compiled_step
 from trueplex.models.fingerprint import fingerprint_of_files
+from trueplex.models.packed import pack
 from trueplex.models.placement import check_spread, placement
 from trueplex.models.precision import checked_names, quantize_weights, resolve_dtype
 from trueplex.models.prompt import make_prompt
@@ -84,6 +86,7 @@ def load(
     quantize: str | None = None,
     memory: float | None = None,
     device_map: str | None = None,
+    compile: str = "auto",
 ) -> Backbone:
     """Load a model by ``reference``, ``reference-multiplex``, local folder or hub id, and check that it can be driven here.
 
@@ -92,9 +95,9 @@ def load(
 
     Args:
         dtype: ``auto`` (also None), ``float32``, ``bfloat16``, ``float16``, or torch's own; see `precision.resolve_dtype`.
-        device_map: ``auto`` spreads the layers over this process's accelerators; ``tp`` shares every layer among the
-            processes of torchrun; see `placement`.
+        device_map: ``auto`` spreads the layers over accelerators, ``tp`` shares each among torchrun's processes; see `placement`.
         quantize: ``int8`` or ``int4``: the weights of all linear layers but the output are held so, by torchao.
+        compile: ``on`` compiles the decode step when it is first taken (`models.compiled`), ``auto`` does on CUDA, ``off`` does not.
         memory: GiB of KV cache that traces may take together; None is half of the memory that is free on CPU, and 80 % on CUDA.
 
     Raises:
@@ -104,7 +107,7 @@ def load(
         OptionError: an unknown dtype or quantisation, or a memory that is no positive number.
         MissingExtra: the package that reads GGUF, or that quantises, is not installed.
     """
-    checked_names(dtype, quantize)
+    checked_names(dtype, quantize, compile)
     if memory is not None and not 0 < memory < float("inf"):
         raise OptionError(f"memory is {memory}. Try: a number of GiB above 0, such as 2.5")
     place = _usable(device or default_device())
@@ -126,12 +129,14 @@ def load(
                          "Try: choose another model")  # fmt: skip
     if quantize:
         quantize_weights(model, quantize)
+    pack(model)
     backbone = Backbone(name, model, tokenizer)
     if named is not None:
         backbone.fingerprint = named
     _check_vocabulary(backbone)
     self_check(backbone)
     tell(backbone.config, name)
+    backbone.compiled = compiled_step(backbone, compile)
     backbone.memory = None if memory is None else int(memory * 2**30)
     return backbone
 

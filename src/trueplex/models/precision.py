@@ -11,11 +11,14 @@ from trueplex.errors import MissingExtra, ModelError, OptionError, reason
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 QUANTIZATIONS = ("int8", "int4")
+COMPILE = ("auto", "on", "off")
 GROUP = 32  # weights of a row that share a scale in int4
 
 
-def checked_names(dtype: str | torch.dtype | None, quantize: str | None) -> None:
-    """Raise OptionError for a dtype or a quantisation that is not known."""
+def checked_names(dtype: str | torch.dtype | None, quantize: str | None, compile: str) -> None:
+    """Raise OptionError for a dtype, a quantisation or a way of compiling that is not known."""
+    if compile not in COMPILE:
+        raise OptionError(f"compile is {compile!r}. Try: {', '.join(COMPILE)}")
     if dtype is not None and dtype != "auto" and dtype not in DTYPES and dtype not in DTYPES.values():
         raise OptionError(f"unknown dtype {str(dtype)!r}. Try: auto, {', '.join(DTYPES)}")
     if quantize is not None and quantize not in QUANTIZATIONS:

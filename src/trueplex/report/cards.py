@@ -6,12 +6,13 @@ that training left in the folder or beside it; what is not known is said to be u
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trueplex.errors import InputError
+from trueplex.checksums import check_seal
+from trueplex.errors import InputError, reason
+from trueplex.files import read_json
 
 FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")  # what is published of a folder
 USES = {
@@ -81,16 +82,23 @@ class Card:
 
 
 def read_card(folder: Path) -> Card:
-    """What a folder holds. Raises InputError where it is nothing that trueplex trained, or its card cannot be read."""
+    """What a folder holds.
+
+    Raises:
+        InputError: it is nothing that trueplex trained, its card cannot be read, or a file is not as its checksum says.
+    """
     try:
+        check_seal(folder)
         if (folder / "verifier.json").is_file():
-            return _verifier(folder, json.loads((folder / "verifier.json").read_text()))
+            return _verifier(folder, read_json(folder / "verifier.json", dict[str, Any]))
         if (folder / "reward.json").is_file():
-            return _reward(folder, json.loads((folder / "reward.json").read_text()))
+            return _reward(folder, read_json(folder / "reward.json", dict[str, Any]))
         if any((folder / name).is_file() for name in ("adapter_config.json", "config.json")):
             return _policy(folder)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"the card in {folder} cannot be read ({error!r}). Try: copy or train it again") from error
+        raise InputError(
+            f"the card in {folder} cannot be read ({reason(error)}). Try: copy or train it again"
+        ) from error
     raise InputError(f"{folder} holds neither a verifier nor a model. Try: a folder that `trueplex train` wrote")
 
 
@@ -111,13 +119,15 @@ def _policy(folder: Path) -> Card:
     base, facts, quality = None, {}, {}
     run = next((path for path in (folder.parent, folder.parent.parent) if (path / "recipe.json").is_file()), None)
     if run is not None:
-        told = json.loads((run / "recipe.json").read_text())
+        from trueplex.train.common.state import NUMBER, read_lines  # the trainer is seconds of importing
+
+        told = read_json(run / "recipe.json", dict[str, Any])
         base = told["model"]
         facts = {"weights of the base, by fingerprint": told["fingerprint"], "recipe": told["recipe"]}
-        judged = [json.loads(line) for line in (run / "validation.jsonl").read_text().splitlines()]
+        judged = read_lines(run / "validation.jsonl", {"right": NUMBER})
         quality = {f"right at step {row['step']}": row["right"] for row in judged[:1] + judged[1:][-1:]}
     elif (folder / "adapter_config.json").is_file():
-        base = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
+        base = read_json(folder / "adapter_config.json", dict[str, Any])["base_model_name_or_path"]
     return Card(folder, "policy", base, None, facts, quality)
 
 

@@ -9,12 +9,13 @@ whatever writes such a file gets its curves drawn.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trueplex.errors import InputError
+from trueplex.errors import InputError, TrueplexError, reason
 from trueplex.evals.run import RESULTS, TIMING, read_timing
 from trueplex.files import read_json
 
@@ -77,12 +78,26 @@ def read(paths: Sequence[Path]) -> Material:
         if not files:
             raise InputError(f"{path} holds no {RESULTS} and no other results. Try: give a folder that eval wrote")
         before = len(material.runs)
-        for file in files:
-            _add(material, file)
-        # A folder of files has no order of its own: discrete thinking first, limited thinking last.
-        material.runs[before:] = sorted(material.runs[before:], key=_place)
-    _tell_apart(material.runs)
+        with as_results([path]):
+            for file in files:
+                _add(material, file)
+            # A folder of files has no order of its own: discrete thinking first, limited thinking last.
+            material.runs[before:] = sorted(material.runs[before:], key=_place)
+    with as_results(paths):
+        _tell_apart(material.runs)
     return material
+
+
+@contextmanager
+def as_results(paths: Sequence[Path]) -> Iterator[None]:
+    """What is missing in results, or is of another type than `trueplex eval` writes, becomes one InputError."""
+    try:
+        yield
+    except TrueplexError:
+        raise
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
+        raise InputError(f"{', '.join(map(str, paths))}: the results lack what a report shows, or hold it as another type "
+                         f"({type(error).__name__}: {reason(error)}). Try: run the same eval again, which reuses the stored traces") from error  # fmt: skip
 
 
 def _place(run: Run) -> tuple[int, str, int]:

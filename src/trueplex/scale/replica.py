@@ -117,7 +117,7 @@ class Replica:
             self._open(job)
             self.about = self._about(job, heard)
         except TrueplexError as error:
-            self.failed = Failed(type(error).__name__, str(error))
+            self.failed = Failed(type(error).__name__, error.args[0])
         finally:
             logger.removeHandler(heard)
 
@@ -150,7 +150,7 @@ class Replica:
         try:
             yield from self._think(work)
         except TrueplexError as error:
-            yield Failed(type(error).__name__, str(error))
+            yield Failed(type(error).__name__, error.args[0])
 
     def _think(self, work: Work) -> Iterator[Done]:
         fitting: list[int] = []

@@ -14,6 +14,7 @@ from trueplex.engine.batch import ROWS
 from trueplex.errors import InputError, OptionError
 from trueplex.evals.methods import choose
 from trueplex.evals.run import Figures
+from trueplex.locks import locks
 from trueplex.scale.replica import About, Done, Job, Work
 from trueplex.scale.spread import Runner, spread
 from trueplex.solving.rollouts import ROUND, Folder, Round
@@ -38,12 +39,13 @@ def rollout(runner: Runner, job: Job, problems: Sequence[Problem], out: str | Pa
         work = [one for left in folder.left() for one in cut(left, job.settings, runner)]
         for about, _, done in spread(runner, job, work):
             if done is None:
-                folder.claim(about.config, about.scorer)
+                folder.claim(about.config, about.scorer, grows=True)
             else:
                 _keep(folder, done, progress)
     return folder.path
 
 
+@locks("out")
 def evaluate(
     runner: Runner, job: Job, suites: Mapping[str, Sequence[Problem]], out: Path, progress: Progress,
     methods: Sequence[str] | None = None, read_truncated: bool = False,

@@ -132,7 +132,11 @@ class Endpoints:
                 raise Refusal(400, "top_logprobs cannot be streamed (they are computed once a path has ended). Try: "
                               "stream: false, or top_logprobs: 0", "top_logprobs", "invalid_value")  # fmt: skip
             return await self._streamed(
-                request, body, asked, lambda job: chat.stream(job, lambda s: service.likeliest(asked, s, top))
+                request,
+                body,
+                asked,
+                lambda job: chat.stream(job, lambda s: service.likeliest(asked, s, top)),
+                chat.every,
             )
 
         async def answered() -> Any:
@@ -263,12 +267,17 @@ class Endpoints:
             raise of_error(error, _fields(body)) from error
 
     async def _streamed(
-        self, request: Request, body: Any, asked: Asked, events: Callable[[Any], AsyncIterator[dict[str, Any]]]
+        self,
+        request: Request,
+        body: Any,
+        asked: Asked,
+        events: Callable[[Any], AsyncIterator[dict[str, Any]]],
+        every: int = 1,
     ) -> Response:
-        """A stream of events. What is refused before the first one is refused by status."""
+        """A stream of events, which are told of running paths as `Job.every`. What is refused before the first one is refused by status."""
 
         async def stream() -> AsyncGenerator[dict[str, Any], None]:
-            async with self.service.running(asked, watched=True) as job:
+            async with self.service.running(asked, every) as job:
                 await job.accepted()
                 async for event in events(job):
                     yield event

@@ -26,6 +26,12 @@ class Chat:
     def __init__(self, backbone: Backbone, name: str, body: ChatBody, asked: Asked, aside: Callable[..., Any]) -> None:
         self.backbone, self.name, self.body, self.asked, self.aside = backbone, name, body, asked, aside
         self.id, self.created = f"chatcmpl-{uuid.uuid4().hex}", int(time.time())
+        self._live_paths = body.trueplex is not None and body.trueplex.stream_paths == "live"
+
+    @property
+    def every(self) -> int:
+        """Tokens of a path between two things that a stream has to say of it."""
+        return 1 if self._live_paths or self.asked.single else STATUS_EVERY
 
     def whole(self, solution: Solution, likeliest: dict[int, Likeliest] | None = None) -> dict[str, Any]:
         choices = [
@@ -54,9 +60,7 @@ class Chat:
         """``rest`` gives the most likely tokens, where they were asked for, by the model's own thread."""
         for index in range(self.asked.choices):
             yield self._chunk(index, {"role": "assistant", "content": ""})
-        extension = self.body.trueplex
-        live = extension is not None and extension.stream_paths == "live"
-        way = self._live if live else self._tokens if self.asked.single else self._status
+        way = self._live if self._live_paths else self._tokens if self.asked.single else self._status
         solution = None
         async for chunk in way(job):
             if isinstance(chunk, Solution):
@@ -64,7 +68,7 @@ class Chat:
             else:
                 yield chunk
         assert solution is not None
-        if live or not self.asked.single:
+        if self._live_paths or not self.asked.single:
             async for chunk in self._answer(solution, await rest(solution)):
                 yield chunk
         if self.body.stream_options and self.body.stream_options.include_usage:

@@ -54,7 +54,7 @@ class Metrics:
             self.first.observe(now - job.created)
         elif isinstance(event, Grown):
             if event.path in job.times:
-                self.between.observe(now - job.times[event.path])
+                self.between.observe((now - job.times[event.path]) / len(event.steps))
             job.times[event.path] = now
         elif isinstance(event, Done):
             self._solved(event.solution, now - job.created)

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from trueplex.errors import InputError, OptionError, TrueplexError, VerifierError
+from trueplex.errors import InputError, OptionError, TrueplexError, VerifierError, in_python
 
 KINDS = {
     400: "invalid_request_error",
@@ -90,15 +90,14 @@ def of_error(error: Exception, fields: Iterable[str] = ()) -> Refusal:
     """
     if isinstance(error, Refusal):
         return error
-    if isinstance(error, OptionError | InputError):
-        told = " ".join(str(error).split())
-        return Refusal(
-            400, told, _named(told, fields) or ("messages" if isinstance(error, InputError) else None), "invalid_value"
-        )
-    if isinstance(error, VerifierError):
-        return Refusal(400, " ".join(str(error).split()), "trueplex.verifier", "invalid_value")
     if isinstance(error, TrueplexError):
-        return Refusal(500, " ".join(str(error).split()), None, "failed")
+        told = in_python(" ".join(str(error).split()))  # fields are spelled as arguments are
+        if isinstance(error, OptionError | InputError):
+            named = _named(told, fields) or ("messages" if isinstance(error, InputError) else None)
+            return Refusal(400, told, named, "invalid_value")
+        if isinstance(error, VerifierError):
+            return Refusal(400, told, "trueplex.verifier", "invalid_value")
+        return Refusal(500, told, None, "failed")
     return Refusal(
         500,
         f"the request failed ({type(error).__name__}). Try: again, and report it with its x-request-id",
@@ -108,8 +107,8 @@ def of_error(error: Exception, fields: Iterable[str] = ()) -> Refusal:
 
 
 def _named(message: str, fields: Iterable[str]) -> str | None:
-    """The field that the message names first; options are spelled with dashes in some."""
-    told = message.partition(" Try: ")[0].replace("--", "").replace("-", "_")
+    """The field that the message names first; some spell it with a dash."""
+    told = message.partition(" Try: ")[0].replace("-", "_")
     for word, name in SPOKEN.items():
         told = told.replace(word, name)
     found = [

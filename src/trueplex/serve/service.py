@@ -54,8 +54,10 @@ class Service:
         self._aside.shutdown(wait=False, cancel_futures=True)
 
     @asynccontextmanager
-    async def running(self, asked: Asked, watched: bool = False) -> AsyncIterator[Job]:
+    async def running(self, asked: Asked, every: int | None = None) -> AsyncIterator[Job]:
         """A job for the request. Whatever ends the block, be it that the client has gone, frees its rows.
+
+        ``every``: how often it tells of running paths, as `Job.every`.
 
         Raises:
             Refusal: 429 where too many are waiting.
@@ -70,7 +72,7 @@ class Service:
                 "queue_full",
                 {"retry-after": str(later)},
             )
-        job = Job(asked.request, watched)
+        job = Job(asked.request, every)
         self.worker.submit(job)
         try:
             yield job

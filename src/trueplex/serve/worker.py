@@ -107,14 +107,14 @@ class Job:
     """A request on its way, as its client sees it.
 
     Attributes:
-        watched: whether the client wants to know of paths while they run.
+        every: the client is told of a running path at its first token, and at every multiple of so many; None: of none.
         told: what happened, in order; the last is `Done` or `Failed`.
         created: the moment of `time.monotonic` at which it came.
         times: when each path last grew.
     """
 
     request: Request
-    watched: bool = False
+    every: int | None = None
     told: asyncio.Queue[Told] = field(default_factory=asyncio.Queue)
     created: float = field(default_factory=time.monotonic)
     times: dict[int, float] = field(default_factory=dict)
@@ -125,6 +125,12 @@ class Job:
     scored: dict[int, int] = field(default_factory=dict)
     ended: set[int] = field(default_factory=set)
     _first: Told | None = None
+
+    def due(self, trace: Trace) -> bool:
+        """Whether the client is to be told now of a running path that it watches; asked by the model's thread."""
+        assert self.every is not None
+        known = self.grown.get(trace.index, 0)
+        return trace.tokens > known and (not known or trace.tokens // self.every > known // self.every)
 
     async def accepted(self) -> None:
         """Wait until the scheduler has taken it. Raises what it refuses it with."""
@@ -296,7 +302,7 @@ class Worker:
                 posts += [
                     (j, Alarm(event.alarm))
                     for j in self._running.values()
-                    if j.watched and j.request.problem is event.problem
+                    if j.every and j.request.problem is event.problem
                 ]
             elif isinstance(event, Solved):
                 posts.append((self._running.pop(event.request), Done(event.solution)))
@@ -305,8 +311,8 @@ class Worker:
     def _watch(self, posts: list[tuple[Job, Told]]) -> None:
         """New steps and scores of the running paths that somebody watches."""
         batch, running = self._scheduler.batch, self._running
-        watched = {id(t): running[t.request] for t in batch.traces if running[t.request].watched}
-        look = batch.look(lambda t: id(t) in watched and t.tokens > watched[id(t)].grown.get(t.index, 0))
+        watched = {id(t): running[t.request] for t in batch.traces if running[t.request].every}
+        look = batch.look(lambda t: id(t) in watched and watched[id(t)].due(t))
         jobs = [watched[id(t)] for t in look.traces]
         since = [job.grown.get(t.index, 0) for job, t in zip(jobs, look.traces, strict=True)]
         for job, trace, steps in zip(jobs, look.traces, look.steps(since), strict=True):
@@ -322,7 +328,7 @@ class Worker:
         job.scored[trace.index] = max(known, len(trace.scores))
 
     def _stopped(self, job: Job, trace: Trace, posts: list[tuple[Job, Told]]) -> None:
-        if not job.watched or trace.index in job.ended:
+        if not job.every or trace.index in job.ended:
             return
         job.ended.add(trace.index)
         assert trace.steps is not None

@@ -53,8 +53,8 @@ def rollout(
 ) -> Path:  # fmt: skip
     """Sample `settings.paths` traces of every problem into `out`/traces.arrow; returns that path.
 
-    Taken up again, no work is repeated and every trace has the draws that it would have had. With ``exact`` it has
-    the same bits, too, and what is repeated is the interrupted round, at most ROUND batches of rows.
+    Taken up again, also with more problems, no work is repeated and every trace has the draws that it would have had. With
+    ``exact`` the problems are the same and it has the same bits, too, and what is repeated is the interrupted round, at most ROUND batches of rows.
 
     ``progress`` is called with the number of traces newly stored and of tokens newly thought.
 
@@ -66,7 +66,8 @@ def rollout(
     source = origin(settings.thinking, backbone, decided_answer(settings))
     rows = settings.rows or ROWS.get(backbone.device.type, ROWS["cpu"])
     with Folder(out, problems, settings.schedule.most) as folder:
-        folder.claim(configuration(settings, backbone), scorer.fingerprint if scorer else None, backbone.renamed)
+        folder.claim(configuration(settings, backbone), scorer.fingerprint if scorer else None, backbone.renamed,
+                     grows=not exact)  # fmt: skip
         progress(folder.stored, 0)
         for chosen, begun in folder.rounds(ROUND * rows) if exact else folder.left():
             prompts = {p.key: make_prompt(p, backbone).ids for p in chosen}
@@ -122,13 +123,14 @@ class Folder:
             self._store.close()
 
     def claim(
-        self, config: dict, scorer: str | None, renamed: Callable[[Any, Path], Any] = lambda told, where: told
-    ) -> None:
+        self, config: dict, scorer: str | None, renamed: Callable[[Any, Path], Any] = lambda told, where: told,
+        grows: bool = False,
+    ) -> None:  # fmt: skip
         """Write the manifest of a new folder. Raises StoreError where an old one holds rollouts of something else.
 
-        ``renamed`` is `Backbone.renamed`, which knows the names of version 0.2.
+        A folder that ``grows`` may hold fewer of the problems. ``renamed`` is `Backbone.renamed`, which knows the names of version 0.2.
         """
-        _claim(self.out, {"config": config, "problems": self._keys, "scorer": scorer}, renamed)
+        _claim(self.out, {"config": config, "problems": self._keys, "scorer": scorer}, renamed, grows)
 
     def left(self) -> Iterator[Round]:
         """At once, all problems whose traces are not all there, with what is stored of them."""
@@ -137,6 +139,10 @@ class Folder:
     def rounds(self, traces: int) -> Iterator[Round]:
         """The problems in rounds of so many traces, each of which is sampled whole or is there already."""
         return _rounds(self._problems, self._stops, self.paths, traces)
+
+    def holds(self, row: Row) -> bool:
+        """Whether this trace is stored whole."""
+        return row["index"] in self._stops.get(row["problem"], ())
 
     def keep(self, row: Row) -> bool:
         """Store a stopped trace; False, and nothing else, when it is there already."""
@@ -244,14 +250,25 @@ class Manifest:
     scorer: str | None = None
 
 
-def _claim(out: Path, manifest: dict[str, Any], renamed: Callable[[Any, Path], Any]) -> None:
-    """Write the manifest of a new folder, or check that an old one says the same."""
+def _claim(out: Path, manifest: dict[str, Any], renamed: Callable[[Any, Path], Any], grows: bool) -> None:
+    """Write the manifest of a new folder, or check that an old one says the same; where it ``grows``, of fewer problems."""
     path = out / MANIFEST
     if path.exists():
         read_json(path, Manifest)
         told, own = renamed(read_json(path, dict[str, Any]), path), json.loads(json.dumps(manifest))
         told["config"].setdefault("answer", "boxed")  # what 0.2 found
-        if told != {name: own[name] for name in own if name in told}:  # an older folder may not tell all
-            raise StoreError(f"{out} holds rollouts of another configuration. Try: give another --out folder")
-        return
+        more = grows and set(told["problems"]) < set(own["problems"])
+        if more:
+            told["problems"] = own["problems"]
+        compared = {name: own[name] for name in own if name in told}  # an older folder may not tell all
+        if told != compared:
+            what = [
+                *(n for n in own["config"] if told["config"].get(n) != own["config"][n]),
+                *(n for n in compared if told[n] != own[n]),
+            ]
+            raise StoreError(
+                f"{out} holds rollouts of another configuration ({what[0]}). Try: give another --out folder"
+            )
+        if not more:
+            return
     write_json(path, manifest)

@@ -29,7 +29,8 @@ class Scheduler:
         rows: traces decoded together, at most; None is the device's own number, and more where a request's traces
             must begin together and are more.
         stride: most tokens of a step; None goes to the next look of any request. It changes no trace and no look, only
-            how soon requests can come and go.
+            how soon requests can come and go. Where one is given, somebody waits for every token, and long prompts are read in
+            chunks between them.
 
     Attributes:
         runs: the requests that are not solved yet, by id.
@@ -37,7 +38,7 @@ class Scheduler:
 
     def __init__(self, backbone: Backbone, rows: int | None = None, stride: int | None = None) -> None:
         self.backbone, self._fixed, self._most_stride = backbone, rows is not None, stride
-        self.batch = Batch(backbone, rows)
+        self.batch = Batch(backbone, rows, chunked=stride is not None)
         self.runs: dict[int, Run] = {}
         self._new: list[Run] = []
         self._next = 0
@@ -149,7 +150,7 @@ class Scheduler:
 
     def _stride(self) -> tuple[int, set[int]]:
         """Tokens to the next look that some request wants, as far as its account goes, and the requests that are due then."""
-        running = self._by_request()
+        running = self.batch.running
         wanted = min(self.runs[request].to_next_look for request in running)
         affordable = {id(account): self._affordable(account, wanted) for account in self._accounts()}
         stride = min(affordable.values())
@@ -169,22 +170,21 @@ class Scheduler:
 
     def _advance(self, stride: int, due: set[int]) -> list[Trace]:
         """Grow all traces by a stride, read what is due, and count the steps of every request that runs."""
-        running = self._by_request()
+        running = self.batch.running
         probes: dict[ProbeColumn, Wants] = {}
         for scorer, wants in self._scorers(due):
             if scorer.probe is not None:  # scorers of different cadence may read by one probe
                 probes[scorer.probe] = _either(wants, probes.get(scorer.probe))
         stopped = self.batch.advance(stride, probes)
-        left = self._by_request()
         for request in running:  # one without running traces starts from scratch
-            self.runs[request].clock = self.runs[request].clock + stride if request in left else 0
+            self.runs[request].clock = self.runs[request].clock + stride if request in self.batch.running else 0
         return stopped
 
     def _scorers(self, due: set[int]) -> list[tuple[Scorer, Wants]]:
         """Each scorer with the traces that it is to score: those of due requests, and whatever has just stopped."""
         requests: dict[int, set[int]] = {}
         scorers: dict[int, Scorer] = {}
-        for request in dict.fromkeys(t.request for t in self.batch.traces + self.batch.stopped):
+        for request in self._present():
             if scorer := self.runs[request].scorer:
                 scorers[id(scorer)] = scorer
                 requests.setdefault(id(scorer), set()).add(request)
@@ -209,7 +209,11 @@ class Scheduler:
         return broke
 
     def _look(self, wants: Wants, broke: Sequence[Account]) -> Look:
-        return self.batch.look(lambda t: wants(t) and self.runs[t.request].account not in broke)
+        return (
+            self.batch.look(wants)
+            if not broke
+            else self.batch.look(lambda t: wants(t) and self.runs[t.request].account not in broke)
+        )
 
     def _affords(self, account: Account, scorer: Scorer, wants: Wants) -> bool:
         """Whether an account has enough for a look; where it has not, what was never scored cannot weigh in a vote."""
@@ -227,14 +231,14 @@ class Scheduler:
 
     def _prune(self, due: set[int]) -> Iterator[Stop]:
         """What the policies stop of the due requests."""
-        for request, traces in self._by_request().items():
+        for request, traces in self.batch.running.items():
             if request in due:
                 yield from self.runs[request].prune(traces)
 
     def _raise_alarms(self, due: set[int]) -> Generator[Event, None, list[Trace]]:
         """Let alarms stop what they must; returns the traces that they stopped."""
         gone: list[Trace] = []
-        for request, traces in self._by_request().items():
+        for request, traces in self.batch.running.items():
             if request not in due or request not in self.runs:
                 continue
             for raised in alarms.raised(self.runs[request].rules, traces):
@@ -262,7 +266,7 @@ class Scheduler:
             run.closed = True
         requests = {run.id for run in runs}
         suspended = self.batch.withdraw(requests, reason)
-        running = [t for t in self.batch.traces if t.request in requests]
+        running = [trace for request in requests for trace in self._running(request)]
         yield from self._record([*suspended, *self.batch.stop(Stop(t, Status.TRUNCATED, reason) for t in running)])
         for run in runs:
             run.started = len(run.traces)
@@ -292,21 +296,18 @@ class Scheduler:
     # -- who is who -------------------------------------------------------------------------------
 
     def _running(self, request: int) -> list[Trace]:
-        return [trace for trace in self.batch.traces if trace.request == request]
+        return list(self.batch.running.get(request, ()))
 
-    def _by_request(self) -> dict[int, list[Trace]]:
-        groups: dict[int, list[Trace]] = {}
-        for trace in self.batch.traces:
-            groups.setdefault(trace.request, []).append(trace)
-        return groups
+    def _present(self) -> Iterable[int]:
+        """The requests whose traces run or have just stopped."""
+        return dict.fromkeys([*self.batch.running, *(trace.request for trace in self.batch.stopped)])
 
     def _sharing(self, account: Account) -> list[Run]:
         return [run for run in self.runs.values() if run.account is account]
 
     def _accounts(self) -> Iterable[Account]:
         """The accounts of requests whose traces run or have just stopped."""
-        traces = self.batch.traces + self.batch.stopped
-        return {id(a): a for a in (self.runs[t.request].account for t in traces if t.request in self.runs)}.values()
+        return {id(a): a for a in (self.runs[r].account for r in self._present() if r in self.runs)}.values()
 
     def _spent(self, account: Account) -> int:
         """Tokens and probes of all its traces so far."""
@@ -315,8 +316,10 @@ class Scheduler:
 
     def _affordable(self, account: Account, stride: int) -> int:
         """The most tokens up to `stride` that each running trace of the account can pay for, with a probe behind."""
+        if account.budget.tokens is None:  # as of most requests of a server: nothing need be counted, in every step
+            return stride
         runs = self._sharing(account)
-        rows = sum(self.runs[t.request].account is account for t in self.batch.traces)
+        rows = sum(len(self._running(run.id)) for run in runs)
         probes = [run.scorer.probe for run in runs if run.scorer is not None and run.scorer.probe is not None]
         probed = max((len(probe.embeddings) for probe in probes), default=0)
         return account.budget.stride(stride, self._spent(account), rows, probed)

@@ -10,7 +10,7 @@ from typing import Any
 from trueplex.decide import alarms
 from trueplex.decide.calibration import FILE, Calibration
 from trueplex.engine.thinking import AUTO
-from trueplex.errors import OptionError, VerifierError
+from trueplex.errors import OptionError, VerifierError, spelled
 from trueplex.models.backbone import Backbone
 from trueplex.models.load import folder_of
 from trueplex.solving.settings import Settings, decided_answer
@@ -35,13 +35,17 @@ def choose_scorer(backbone: Backbone, settings: Settings) -> tuple[Scorer | None
     asked, settings = settings, settings.resolved(backbone)
     if asked.thinking.mode == AUTO and backbone.markers is None:
         log.info(
-            f"{backbone.name!r} has no thinking tags, so its thinking is discrete; --thinking multiplex merges all the same"
+            spelled(
+                f"{backbone.name!r} has no thinking tags, so its thinking is discrete; --thinking multiplex merges all the same"
+            )
         )
     if settings.verifier == "none":
         return None, settings
     if settings.verifier == "auto" and settings.kind.free and not verifier_folder(backbone, "auto").is_dir():
         log.info(
-            f"no verifier for {backbone.name!r}: of free texts, the one whose entropy is lowest is chosen (--verifier entropy)"
+            spelled(
+                f"no verifier for {backbone.name!r}: of free texts, the one whose entropy is lowest is chosen (--verifier entropy)"
+            )
         )
         settings = replace(settings, verifier="entropy")
     if settings.verifier == "auto" and not verifier_folder(backbone, "auto").is_dir():
@@ -50,8 +54,8 @@ def choose_scorer(backbone: Backbone, settings: Settings) -> tuple[Scorer | None
         except OptionError as error:
             raise OptionError(f"there is no verifier for {backbone.name!r} (train one with `trueplex train verifier`, or score by "
                               f"--verifier deepconf): {error}") from error  # fmt: skip
-        log.warning(f"no verifier for {backbone.name!r}: using a plain majority vote (train one with `trueplex train verifier`, or "
-            "score by --verifier deepconf)")  # fmt: skip
+        log.warning(spelled(f"no verifier for {backbone.name!r}: using a plain majority vote (train one with `trueplex train verifier`, "
+                            "or score by --verifier deepconf)"))  # fmt: skip
         return None, replace(plain, select="majority")
     scorer = open_given(backbone, settings.verifier, settings.probe_every)
     return scorer, replace(settings, verifier=settings.names["verifier"])
@@ -70,12 +74,14 @@ def choose_calibration(backbone: Backbone, scorer: Scorer | None, settings: Sett
     found, own = _calibration_in(folder, backbone), belongs(backbone, scorer, settings.names["verifier"])
     if found is None:
         return None
-    for part, told in backbone.renamed(found.belongs, folder / FILE).items():
-        if own.get(part) == told:
+    told_of = backbone.renamed(found.belongs, folder / FILE)
+    for part, right in own.items():
+        told = told_of.get(part)
+        if told == right:
             continue
         if part == "verifier" and not isinstance(scorer, OneTokenScorer):
             return None  # of another untrained score, which is no mistake
-        raise VerifierError(f"{folder / FILE} was made for another {part} ({told}), and this one is {own.get(part)}. Try: run "
+        raise VerifierError(f"{folder / FILE} was made for another {part} ({told}), and this one is {right}. Try: run "
                             "`trueplex calibrate` again, or remove it")  # fmt: skip
     return found
 

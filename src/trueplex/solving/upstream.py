@@ -19,7 +19,7 @@ from typing import Any
 from trueplex.decide import adaptive as schedule
 from trueplex.decide import pruning, voting
 from trueplex.decide.rules import Consensus, DeepConf, Standing
-from trueplex.errors import OptionError
+from trueplex.errors import OptionError, spelled
 from trueplex.solving.answering import label
 from trueplex.solving.endpoint import TOP, EndpointError, Said, Server, check, deadline
 from trueplex.solving.events import Advanced, Event, Solved, Stopped
@@ -52,7 +52,9 @@ def chosen(settings: Settings) -> Settings:
         except OptionError as error:
             raise OptionError(f"an endpoint has no verifier of its own: {error}. Try: --verifier deepconf") from error
         log.info(
-            "an endpoint has no verifier of its own: using a plain majority vote (--verifier deepconf weighs by token confidence)"
+            spelled(
+                "an endpoint has no verifier of its own: using a plain majority vote (--verifier deepconf weighs by token confidence)"
+            )
         )
     verifier = settings.names["verifier"]
     score = confidence.parse(verifier)

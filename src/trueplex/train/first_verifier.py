@@ -22,6 +22,7 @@ from trueplex.models.backbone import Backbone
 from trueplex.solving.answering import stored_kind
 from trueplex.solving.rollouts import rollout, summary
 from trueplex.solving.scorers import belongs
+from trueplex.solving.scoring import score_as_live
 from trueplex.solving.settings import DEFAULT_STRIDE, Settings, origin
 from trueplex.train.calibrate import fit, votes_of
 from trueplex.train.common.batches import Labelled
@@ -29,7 +30,7 @@ from trueplex.train.verifier import Recipe, train_verifier
 from trueplex.types import Problem, Trace
 from trueplex.verify.one_token import OneTokenVerifier
 from trueplex.verify.open import open_scorer
-from trueplex.verify.probe import OneTokenScorer, score_shares, score_stored
+from trueplex.verify.probe import OneTokenScorer, score_shares
 from trueplex.verify.stored import Stored
 
 log = logging.getLogger(__name__)
@@ -112,7 +113,7 @@ def first_verifier(
     train_verifier(backbone, _labelled(learned), _labelled(_teaching(held)), recipe, out, str(out / "rollouts"))
     scorer = open_scorer(backbone, str(out), DEFAULT_STRIDE)
     assert isinstance(scorer, OneTokenScorer)
-    _score(scorer, held)
+    score_as_live(scorer, held)
     _calibrate(backbone, held, path, replace(settings, verifier=str(out), select="weighted"), scorer, out)
     if held_problems < FEW:
         log.info(
@@ -156,15 +157,6 @@ def _shared(stored: Sequence[Stored]) -> tuple[list[Stored], list[Stored]]:
 def _labelled(stored: Sequence[Stored]) -> list[Labelled]:
     return [Labelled(prompt, trace.steps, bool(trace.correct), trace.problem.key, trace.problem.text)
             for trace, prompt in stored if trace.steps is not None and trace.tokens]  # fmt: skip
-
-
-def _score(scorer: OneTokenScorer, stored: Sequence[Stored]) -> None:
-    """Give stored traces the scores that they would have had live."""
-    for trace, prompt in stored:
-        if trace.steps is not None and trace.tokens:
-            (scores,) = score_stored(scorer.verifier, [(prompt, trace.steps)])
-            looks = (*range(scorer.every, trace.tokens, scorer.every), trace.tokens)
-            trace.scores = [(at, float(scores[at - 1])) for at in looks]
 
 
 def _calibrate(

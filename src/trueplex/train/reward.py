@@ -27,7 +27,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from trueplex.checksums import seal
 from trueplex.errors import InputError, ModelError, OptionError
 from trueplex.evals.metrics import within_auroc
-from trueplex.files import write_json
+from trueplex.files import write_json, writing
 from trueplex.locks import locks
 from trueplex.models.backbone import Backbone
 from trueplex.models.load import reading, unmark_gguf, unreported, weights_of, weights_only
@@ -293,8 +293,9 @@ def train_reward(
     if arguments.process_index == 0:
         model = (wrapped.merge_and_unload() if wrapped else learner.rewarding.model).to(backbone.dtype)
         measured = judge(validation)  # of what is written: merged, in the base's precision
-        model.save_pretrained(out)
-        learner.rewarding.tokenizer.save_pretrained(out)
+        with writing(out):
+            model.save_pretrained(out)
+            learner.rewarding.tokenizer.save_pretrained(out)
         process = {"form": FORM, "steps": recipe.steps or "lines"} if recipe.kind == "process" else {}
         card = {"kind": recipe.kind, **process, "base": backbone.name, "base_fingerprint": backbone.fingerprint, "data": data,
                 "traces": len(examples), "dtype": dtype_of(backbone), "recipe": asdict(recipe), "validation": measured}  # fmt: skip

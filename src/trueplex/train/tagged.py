@@ -27,13 +27,16 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
-from transformers.trainer_utils import get_last_checkpoint
 
+from trueplex.checksums import seal
 from trueplex.data.traces import read_traces
 from trueplex.errors import InputError, ModelError
+from trueplex.files import writing
+from trueplex.locks import locks
 from trueplex.models.load import default_device, loading, locate, reading, unmark_gguf, weights_only
 from trueplex.models.markers import template_of
 from trueplex.models.precision import resolve_dtype
+from trueplex.train.common.state import last_checkpoint
 
 TAGS = ("<think>", "</think>")
 OPENING = "{%- if add_generation_prompt %}{{- '" + TAGS[0] + "\\n' }}{%- endif %}"  # at the end of a chat template
@@ -125,10 +128,11 @@ def train(model: Any, tokenizer: Any, ids: Sequence[int], examples: Sequence[dic
     )  # fmt: skip
     padding = DataCollatorForSeq2Seq(tokenizer, padding=True)
     trainer = Trainer(learner, asked, train_dataset=list(examples), data_collator=padding)  # type: ignore[arg-type]
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)) if folder.is_dir() else None)
+    trainer.train(resume_from_checkpoint=last_checkpoint(folder))
     return learner.merge_and_unload().eval()
 
 
+@locks("out")
 def make(name: str, store: Path, recipe: Recipe, out: Path, device: str | None = None) -> Path:
     """The folder of the model with tags. Raises as `with_tags`, `examples_of` and `models.load.load`."""
     place = device or default_device()
@@ -140,10 +144,12 @@ def make(name: str, store: Path, recipe: Recipe, out: Path, device: str | None =
     unmark_gguf(model)
     set_seed(recipe.seed)
     ids = with_tags(model, tokenizer)
-    merged = train(model, tokenizer, ids, examples_of(store, tokenizer, recipe), recipe, out)
-    merged.generation_config.eos_token_id = tokenizer.eos_token_id
-    merged.save_pretrained(out / "model")
-    tokenizer.save_pretrained(out / "model")
+    with writing(out):
+        merged = train(model, tokenizer, ids, examples_of(store, tokenizer, recipe), recipe, out)
+        merged.generation_config.eos_token_id = tokenizer.eos_token_id
+        merged.save_pretrained(out / "model")
+        tokenizer.save_pretrained(out / "model")
+    seal(out / "model")
     return out / "model"
 
 

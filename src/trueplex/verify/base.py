@@ -7,6 +7,7 @@ positions, and never more than there are tokens.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,6 +19,7 @@ from trueplex.models.attention import ProbePass
 from trueplex.models.backbone import Backbone
 from trueplex.models.lanes import KeyValue, LaneCache
 from trueplex.models.states import States
+from trueplex.verify.kept import KEPT, KeptReads
 
 
 class Base(Protocol):
@@ -32,17 +34,23 @@ def base_pass(backbone: Backbone, inputs: Tensor) -> Base:
     return Stepwise(backbone, inputs) if backbone.kinds.recurrent else Whole(backbone, inputs)
 
 
-class Whole:
+def _read_whole(backbone: Backbone, inputs: Tensor) -> dict[int, KeyValue]:
     """All keys and values, by one pass."""
+    length = inputs.shape[1]
+    positions = torch.arange(length, device=inputs.device)[None]
+    cache = DynamicCache()  # takes what it is given as it is: nothing is copied, and no room is kept to grow
+    backbone.forward(inputs, positions, cache, length, whole=True)
+    return _expanded(backbone, {n: (layer.keys, layer.values) for n, layer in enumerate(cache.layers)})
+
+
+class Whole:
+    """All keys and values, by one pass or as `verify.kept` has them."""
 
     def __init__(self, backbone: Backbone, inputs: Tensor) -> None:
-        length = inputs.shape[1]
-        positions = torch.arange(length, device=inputs.device)[None]
-        cache = DynamicCache()  # takes what it is given as it is: nothing is copied, and no room is kept to grow
+        kept: KeptReads | None = backbone.kept.get(KEPT)
         with torch.no_grad():
-            backbone.forward(inputs, positions, cache, length, whole=True)
-            stored = {n: (layer.keys, layer.values) for n, layer in enumerate(cache.layers)}
-            self._read = ProbePass(_expanded(backbone, stored), len(inputs), length, owners=backbone.kinds.owners)
+            stored = kept(inputs, partial(_read_whole, backbone)) if kept else _read_whole(backbone, inputs)
+        self._read = ProbePass(stored, inputs.shape[0], inputs.shape[1], owners=backbone.kinds.owners)
 
     def at(self, positions: Tensor) -> ProbePass:
         return self._read

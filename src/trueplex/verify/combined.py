@@ -15,14 +15,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from trueplex.engine.probing import ProbeColumn
-from trueplex.errors import VerifierError
+from trueplex.errors import VerifierError, reason
 from trueplex.files import read_json, write_json
-from trueplex.stamps import CHECKSUM
 from trueplex.types import Status, Steps, Trace
 from trueplex.verify.probe import OneTokenScorer
 from trueplex.verify.scorer import Look
@@ -101,7 +100,6 @@ class Combination:
 
     def save(self, folder: Path) -> None:
         """Write ``combined.json`` into a folder."""
-        folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / FILE, asdict(self), indent=1)
 
     @classmethod
@@ -111,20 +109,19 @@ class Combination:
         Raises:
             VerifierError: there is none, or it cannot be read.
         """
+        path = folder / FILE
+        if not path.is_file():
+            raise VerifierError(f"{folder} holds no {FILE}. Try: `trueplex train combined`, or --verifier auto")
         try:
-            made = cls(**{k: v for k, v in read_json(folder / FILE, dict[str, Any]).items() if k != CHECKSUM})
+            made = read_json(path, cls)
             for answered in (False, True):
                 made([0.0] * len(FEATURES), Phase(True, answered))
             if unknown := {name for weights in made.weights.values() for name in weights} - set(FEATURES):
                 raise ValueError(f"it weighs {', '.join(sorted(unknown))}")
             return made
-        except FileNotFoundError as error:
+        except (OSError, ValueError, KeyError) as error:
             raise VerifierError(
-                f"{folder} holds no {FILE}. Try: `trueplex train combined`, or --verifier auto"
-            ) from error
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise VerifierError(
-                f"{folder / FILE} cannot be read ({error}). Try: run `trueplex train combined` again"
+                f"{path} cannot be read ({reason(error)}). Try: run `trueplex train combined` again"
             ) from error
 
 

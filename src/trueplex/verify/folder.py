@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from trueplex.errors import VerifierError, reason
-from trueplex.files import read_json, write_json, write_text, write_with
+from trueplex.files import read_json, write_json, write_text, write_with, writing
 from trueplex.models.fingerprint import fingerprint_of
 
 WEIGHTS, CARD = "adapter_model.safetensors", "verifier.json"
@@ -90,10 +90,12 @@ def write(folder: Path, tensors: Mapping[str, Tensor], card: dict[str, Any]) -> 
         )
     kept = {name: t.detach().to("cpu", torch.float32).contiguous() for name, t in tensors.items()}
     write_with(folder / WEIGHTS, lambda file: save_file(kept, file, metadata={"format": "pt"}))
-    LoraConfig(
+    config = LoraConfig(
         r=card["rank"] or 1, lora_alpha=card["alpha"], target_modules=list(card["targets"]), modules_to_save=["probe"],  # type: ignore[arg-type]
         task_type="CAUSAL_LM", base_model_name_or_path=card["base"], inference_mode=True,
-    ).save_pretrained(str(folder))  # fmt: skip
+    )  # fmt: skip
+    with writing(folder):
+        config.save_pretrained(str(folder))
     write_json(folder / CARD, card | {"weights": fingerprint_of(kept)}, indent=1)
     write_text(folder / "README.md", _readme(card))
 

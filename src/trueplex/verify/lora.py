@@ -74,11 +74,13 @@ class ProbeLoRA(nn.Module):
         if x.ndim == 2 and len(x) != self.state.rows * queries:
             raise ModelError("a verifier's LoRA is on a layer that reads a part of the tokens, as an expert does. Try: "
                              "--target-modules with the names of other layers")  # fmt: skip
-        # Shared experts are given the columns of all rows as one: row after row, as they stand here.
-        grouped, x = out.view(-1, queries, out.shape[-1]), x.reshape(-1, queries, x.shape[-1])
-        if columns == 1 and out.dtype == self.lora_A.dtype and not torch.is_grad_enabled():
-            last = grouped[:, -1]  # a decode step's one probe: two small products and nothing else
-            last.addmm_(linear(x[:, -1], self.lora_A), self.lora_B.t(), alpha=self.scale)
+        grouped = out
+        if x.ndim != 3:  # shared experts are given the columns of all rows as one: row after row, as they stand here
+            grouped, x = out.view(-1, queries, out.shape[-1]), x.reshape(-1, queries, x.shape[-1])
+        down = self.lora_A
+        if columns == 1 and out.dtype == down.dtype and not torch.is_grad_enabled():
+            # a decode step's one probe: two small products and nothing else
+            grouped[:, -1].addmm_(linear(x[:, -1], down), self.lora_B.t(), alpha=self.scale)
         else:
             grouped[:, -columns:] += self._added(x[:, -columns:]).to(out.dtype)
         return out
@@ -97,7 +99,7 @@ class ProbeLoRAs(nn.ModuleDict):
         )
         self._layers = tuple(layers.values())  # a tuple, so that the base's layers are no submodules
         self._transformer = (transformer,)
-        self._handles: list[RemovableHandle] = []
+        self._handle: RemovableHandle
         self._users = 0
 
     @contextmanager
@@ -108,19 +110,19 @@ class ProbeLoRAs(nn.ModuleDict):
         """
         if not self._users:
             (transformer,) = self._transformer
-            self._handles = [transformer.register_forward_pre_hook(self._state.note, with_kwargs=True)] + [
-                layer.register_forward_hook(adapter.forward)
-                for layer, adapter in zip(self._layers, self.values(), strict=True)
-            ]
+            self._handle = transformer.register_forward_pre_hook(self._state.note, with_kwargs=True)
+            # As `register_forward_hook` does it, without a handle for each of some hundred layers in every step.
+            for layer, adapter in zip(self._layers, self.values(), strict=True):
+                layer._forward_hooks[self._handle.id] = adapter.forward
         self._users += 1
         try:
             yield
         finally:
             self._users -= 1
             if not self._users:
-                for handle in self._handles:
-                    handle.remove()
-                self._handles = []
+                for layer in self._layers:
+                    del layer._forward_hooks[self._handle.id]
+                self._handle.remove()
 
     @contextmanager
     def probing(self, columns: int) -> Iterator[None]:

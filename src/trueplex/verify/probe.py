@@ -103,7 +103,6 @@ def score_stored(
     ]
 
 
-@torch.inference_mode()
 def score_shares(
     verifier: OneTokenVerifier, traces: Sequence[tuple[Sequence[int], Steps]], shares: Sequence[float],
     most: int = ROWS,
@@ -115,13 +114,29 @@ def score_shares(
     Raises:
         ModelError: a single trace does not fit into memory.
     """
+    at = [[tokens_at(len(steps), share) for share in shares] for _, steps in traces]
+    return np.array(score_at(verifier, traces, at, most), dtype=np.float32).reshape(len(traces), len(shares))
+
+
+@torch.inference_mode()
+def score_at(
+    verifier: OneTokenVerifier, traces: Sequence[tuple[Sequence[int], Steps]], at: Sequence[Sequence[int]],
+    most: int = ROWS,
+) -> list[list[float]]:  # fmt: skip
+    """Scores of traces, given as (prompt ids, steps), after each of the rising numbers of tokens that are given for each.
+
+    At ``most`` so many traces are read together.
+
+    Raises:
+        ModelError: a single trace does not fit into memory.
+    """
 
     def work(chosen: list[int]) -> list[list[float]]:
-        batch = [traces[i] for i in chosen]
-        inputs, _ = pad_inputs(verifier.backbone, batch)
-        at = [[len(p) - 1 + tokens_at(len(steps), share) for share in shares] for p, steps in batch]
-        logits = probe_pass(verifier, base_pass(verifier.backbone, inputs), torch.tensor(at, device=inputs.device))
-        return torch.sigmoid(logits).tolist()
+        inputs, _ = pad_inputs(verifier.backbone, [traces[i] for i in chosen])
+        looks = max(len(at[i]) for i in chosen)
+        places = [[len(traces[i][0]) - 1 + n for n in (*at[i], *[at[i][-1]] * (looks - len(at[i])))] for i in chosen]
+        logits = probe_pass(verifier, base_pass(verifier.backbone, inputs), torch.tensor(places, device=inputs.device))
+        scores = torch.sigmoid(logits).tolist()
+        return [row[: len(at[i])] for i, row in zip(chosen, scores, strict=True)]
 
-    rows = Fitting(most)([len(prompt) + len(steps) for prompt, steps in traces], work)
-    return np.array(rows, dtype=np.float32).reshape(len(traces), len(shares))
+    return Fitting(most)([len(prompt) + len(steps) for prompt, steps in traces], work)

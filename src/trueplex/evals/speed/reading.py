@@ -8,8 +8,11 @@ from typing import Any
 
 import torch
 
+from trueplex.engine.batch import Batch
 from trueplex.engine.grow import start
+from trueplex.engine.limits import Ending
 from trueplex.engine.slots import Entry
+from trueplex.engine.thinking import Thinking
 from trueplex.evals.speed import rivals
 from trueplex.evals.speed.bench import Bench, endless
 from trueplex.evals.speed.pairs import paired
@@ -17,12 +20,12 @@ from trueplex.evals.speed.roofline import synchronise
 from trueplex.types import Problem, Prompt, Trace
 
 LENGTHS = (512, 4000)  # tokens of a prompt
-BEFORE, WHILE = 16, 32  # steps of running traces, before a long prompt comes and from then on
+BEFORE, BEHIND = 16, 4  # steps of running traces, before a long prompt comes and behind its entrance
 
 
 def prefill(bench: Bench) -> dict[str, Any]:
     """Tokens a second of reading a prompt against the model's own forward pass, and steps while a long one is admitted."""
-    most = bench.backbone.max_positions - BEFORE - WHILE - 1
+    most = bench.backbone.max_positions - BEFORE - BEHIND - 1
     lengths = sorted({min(length, most, 8 * bench.tokens if bench.tokens < 64 else length) for length in LENGTHS})
     rates = {}
     for length in lengths:
@@ -60,17 +63,20 @@ def _forward(bench: Bench, prompt: Prompt) -> float:
 
 def _admitted(bench: Bench, length: int) -> dict[str, float]:
     """Milliseconds of a step of the running traces: the median before, and from when a prompt of so many tokens comes."""
-    rows, long = max(bench.rows), long_prompt(bench, length)
-    thinking = type(bench)(bench.backbone, bench.rows, BEFORE + WHILE).thinking("discrete")
+    rows, short, long = max(bench.rows), bench.prompts[0], long_prompt(bench, length)
+    thinking = Thinking("discrete", ending=Ending(BEFORE + length))  # nothing ends before it was read
     with endless(bench.backbone):
-        batch = start(bench.backbone, bench.prompts[:1], rows, thinking, bench.seed, rows + 1)
+        batch = Batch(bench.backbone, rows + 1, chunked=True)
+        batch.submit(Entry(0, short, thinking, [Trace(short.problem, i, bench.seed) for i in range(rows)]))
         seconds = [_step(batch) for _ in range(BEFORE)]
         batch.submit(Entry(1, long, thinking, [Trace(long.problem, 0, bench.seed, request=1)]))
-        seconds += [_step(batch) for _ in range(WHILE)]
+        while len(batch.traces) == rows:
+            seconds.append(_step(batch))
+        seconds += [_step(batch) for _ in range(BEHIND)]
     median, after = statistics.median(seconds[1:BEFORE]), sorted(seconds[BEFORE:])
     figures = {"median": median, "95th percentile": after[int(0.95 * len(after))], "longest": after[-1]}
     return {"tokens": length, "rows": rows, **{f"{name}, ms": round(1000 * s, 3) for name, s in figures.items()},
-            "longest / median": round(after[-1] / median, 2)}  # fmt: skip
+            "95th percentile / median": round(figures["95th percentile"] / median, 2)}  # fmt: skip
 
 
 def _step(batch: Any) -> float:

@@ -16,7 +16,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from trueplex.checksums import is_named
 from trueplex.errors import InputError, OptionError
-from trueplex.files import read_json, write_json
+from trueplex.files import read_json, write_json, writing
 from trueplex.models.backbone import Backbone
 from trueplex.train.common.batches import Labelled
 from trueplex.train.common.finite import check_finite
@@ -88,7 +88,7 @@ def run(trainer: Trainer, watch: Watch, out: Path, report_to: Sequence[str]) -> 
 
     Raises:
         TrueplexError: memory ran out, or the weights are not finite.
-        StoreError: what an earlier run left cannot be read.
+        StoreError: what an earlier run left cannot be read, or a checkpoint cannot be written.
     """
     last = last_checkpoint(Path(trainer.args.output_dir))
     state = read_json(Path(last) / TRAINER_STATE_NAME, TrainerState) if last else TrainerState(0)
@@ -98,7 +98,8 @@ def run(trainer: Trainer, watch: Watch, out: Path, report_to: Sequence[str]) -> 
     if last and state.global_step >= state.max_steps:
         trainer._load_from_checkpoint(last)  # type: ignore[arg-type]  # train() would look whether it is at its end only after a further step
     else:
-        trainer.train(resume_from_checkpoint=last)
+        with writing(out):
+            trainer.train(resume_from_checkpoint=last)
     watch.restore()
     check_finite(trainer.model.named_parameters(), trainer.state.global_step or state.global_step)
 

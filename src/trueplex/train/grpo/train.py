@@ -27,7 +27,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from trueplex.engine.fitting import ran_out
 from trueplex.errors import TrueplexError
-from trueplex.files import read_json
+from trueplex.files import read_json, writing
 from trueplex.grading.calls import spelled
 from trueplex.grading.kinds import BOXED, answer_kind
 from trueplex.locks import locks
@@ -306,7 +306,8 @@ def _train(trainer: PolicyTrainer) -> None:
     for callback in trackers(trainer.recipe.report_to, trainer.out, trainer.args, resumed):
         trainer.add_callback(callback)
     try:
-        trainer.train(resume_from_checkpoint=last)
+        with writing(trainer.out):
+            trainer.train(resume_from_checkpoint=last)
     except (MemoryError, RuntimeError) as error:
         if not ran_out(error):
             raise

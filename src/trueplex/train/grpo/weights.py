@@ -11,6 +11,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 
 from trueplex.checksums import seal
 from trueplex.errors import ModelError
+from trueplex.files import writing
 from trueplex.models.backbone import Backbone
 from trueplex.models.precision import quantised
 from trueplex.train.common.sharded import full_state
@@ -84,11 +85,12 @@ def save(backbone: Backbone, model: Any, out: Path, writes: bool) -> Path:
     """
     folder, state = folder_of(model, out), full_state(model)
     if writes:
-        if folder.name == MODEL:
-            model.save_pretrained(str(folder), state_dict=state)
-            backbone.tokenizer.save_pretrained(folder)
-        else:  # no embeddings are trained, and PEFT would ask the hub whether the vocabulary has grown
-            model.save_pretrained(str(folder), state_dict=state, save_embedding_layers=False)
+        with writing(folder):
+            if folder.name == MODEL:
+                model.save_pretrained(str(folder), state_dict=state)
+                backbone.tokenizer.save_pretrained(folder)
+            else:  # no embeddings are trained, and PEFT would ask the hub whether the vocabulary has grown
+                model.save_pretrained(str(folder), state_dict=state, save_embedding_layers=False)
         seal(folder)
     return folder
 

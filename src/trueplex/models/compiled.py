@@ -1,0 +1,174 @@
+"""The forward pass of a decode step as one compiled graph: what a layer does between two attentions becomes a few kernels.
+
+Attention is an operator of ours to the compiler (`models.attention`): it reads the lanes where they lie, as the plain step
+does, whatever their lengths are. So a graph depends on how many rows and query columns a step has, and on nothing else, and one
+graph serves all numbers of rows; on CUDA it is recorded as CUDA graphs (``mode="reduce-overhead"``), cut at attention, once for each
+bucket of rows. Prompts are read plainly.
+
+What is left out: capture of attention, which would need masks and lanes of fixed sizes.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from inspect import signature
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache
+
+from trueplex.errors import reason
+from trueplex.models import attention
+from trueplex.models.backbone import Backbone
+from trueplex.models.check import BOUNDS, difference
+from trueplex.models.lanes import Pass
+
+log = logging.getLogger(__name__)
+
+MOST = (
+    4  # kinds of passes that are compiled, those with each probe apart: further ones are plain, as compiling takes long
+)
+CHECKED = 4  # first passes of a bucket that are computed plainly, too; CUDA graphs are replayed from the third on
+
+
+class Through(Cache):
+    """What the model is given in place of the cache: attention stores keys and values by itself."""
+
+    def __init__(self) -> None:
+        super().__init__(layers=[])
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        return key_states, value_states
+
+    def get_seq_length(self, *args: Any) -> int:
+        return 0
+
+
+def bucket(rows: int, device: str) -> int:
+    """The rows of the graph that a step of so many rows takes: powers of two and halfway between them on CUDA."""
+    if device != "cuda":
+        return max(rows, 2)  # one row would be a graph of its own
+    power = 1 << max(1, (rows - 1).bit_length())
+    return 3 * power // 4 if 4 <= rows <= 3 * power // 4 else power
+
+
+class CompiledStep:
+    """A model's decode step, compiled when it is first taken, or plain where the model does not compile.
+
+    Args:
+        backend: of torch.compile.
+
+    Attributes:
+        passes: how many were computed by a graph.
+        off: why none is any more; empty while they are.
+    """
+
+    def __init__(self, backbone: Backbone, backend: str = "inductor") -> None:
+        self._backbone, self.passes = backbone, 0
+        self._kinds: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
+        self._checked: Counter[tuple[int, ...]] = Counter()
+        self._cache, self._first = Through(), torch.zeros(1, dtype=torch.long, device=backbone.device)
+        self.off = _unfit(backbone)
+        options: dict[str, Any] = {"backend": backend, "fullgraph": True, "dynamic": False}
+        if backbone.device.type == "cuda" and backend == "inductor" and attention.CUTS:
+            options["mode"] = "reduce-overhead"
+        if "isolate_recompiles" in signature(torch.compile).parameters:  # graphs of other models are none of this one's
+            options |= {"isolate_recompiles": True, "recompile_limit": 4 * MOST}
+        self._graph = torch.compile(self._forward, **options)
+        if self.off:
+            self._say(self.off)
+
+    def __call__(self, inputs: Tensor, passing: Pass, beside: object) -> tuple[Tensor, Tensor] | None:
+        """What the plain pass gives for inputs [B, q, input size]; None where it has to be made.
+
+        ``beside``: the probe whose columns stand behind the tokens, or True for none. What is given is to be used before the next
+        call, which may write over it.
+        """
+        kind = 0 if beside is True else self._kinds.setdefault(beside, len(self._kinds) + 1)
+        if self.off or kind >= MOST:
+            return None
+        name = (kind, inputs.shape[1], bucket(len(inputs), inputs.device.type))
+        if self._checked[name] < 0:
+            return None
+        begun, first = time.perf_counter(), not any(known[:2] == name[:2] for known in self._checked)
+        if first:
+            log.info(
+                f"compiling the decode step of {self._backbone.name}, which may take some minutes; --compile off does without"
+            )
+        try:
+            logits, hidden = self._padded(inputs, passing, kind, name[2])
+        except torch.OutOfMemoryError as error:
+            self._checked[name] = -1
+            log.warning(f"steps of {name[2]} rows are not compiled ({reason(error, 100)})")
+            return None
+        except Exception as error:  # the compiler, its own compiler and modelling code raise what they like
+            self._say(reason(error, 100))
+            return None
+        if first:
+            log.info(f"compiled it in {time.perf_counter() - begun:.0f} s")
+        self.passes += 1
+        return (
+            self._compared(logits, hidden, inputs, passing, name) if self._checked[name] < CHECKED else (logits, hidden)
+        )
+
+    def _padded(self, inputs: Tensor, passing: Pass, kind: int, rows: int) -> tuple[Tensor, Tensor]:
+        count, columns = inputs.shape[:2]
+        positions = passing.positions.expand(count, columns)
+        if rows > count:
+            inputs = torch.cat([inputs, inputs.new_zeros(rows - count, *inputs.shape[1:])])
+            positions = torch.cat([positions, positions.new_zeros(rows - count, columns)])
+        inputs, positions = inputs.contiguous(), positions.contiguous()
+        for tensor in (inputs, positions):
+            torch._dynamo.mark_dynamic(tensor, 0)
+        if inputs.device.type == "cuda":
+            torch.compiler.cudagraph_mark_step_begin()
+        with self._backbone.lock, attention.reading(passing):
+            logits, hidden = self._graph(inputs, positions, self._backbone.no_mask(columns), kind)
+        return self._backbone.tokens_only(logits[:count]), hidden[:count]
+
+    def _forward(self, inputs: Tensor, positions: Tensor, mask: Any, kind: int) -> tuple[Tensor, Tensor]:
+        """The graph. It is one for each ``kind``: the compiler does not see which hooks of probes are on the layers."""
+        output = self._backbone.model(
+            inputs_embeds=inputs, position_ids=positions, attention_mask=mask, past_key_values=self._cache, use_cache=True,
+            logits_to_keep=self._first, outside=True,
+        )  # fmt: skip
+        return output.logits[:, 0], self._backbone.last_hidden()
+
+    def _compared(self, logits: Tensor, hidden: Tensor, inputs: Tensor, passing: Pass, name: tuple[int, ...]) -> tuple[Tensor, Tensor] | None:  # fmt: skip
+        """The plain pass, after it was compared with the compiled one; None, and no more of these, where they differ."""
+        self._checked[name] += 1
+        plain, tokens = self._backbone.plain_pass(inputs, passing), self._backbone.vocabulary
+        pairs = (plain[0][:, :tokens], logits[:, :tokens]), (plain[1], hidden)
+        apart = max(difference(a.float(), b.float(), routed=False) for a, b in pairs)
+        if not apart <= BOUNDS[self._backbone.dtype][1]:
+            self._say(f"it differs from the plain one by {apart:.2g}")
+        return plain
+
+    def _say(self, why: str) -> None:
+        self.off = why
+        log.warning(f"the decode step of {self._backbone.name} is not compiled ({why}): it is computed plainly")
+
+
+def compiled_step(backbone: Backbone, wanted: str) -> CompiledStep | None:
+    """The compiled step of a model where that is ``on``, or ``auto`` and the model on CUDA."""
+    on = wanted == "on" or (wanted == "auto" and backbone.device.type == "cuda")
+    return CompiledStep(backbone) if on else None
+
+
+def _unfit(backbone: Backbone) -> str:
+    """What keeps the decode step of a model from being compiled, as far as it is known before it is tried; else nothing."""
+    if backbone.kinds.recurrent:
+        return "recurrent layers write their states while they are read"
+    if backbone.kinds.owners:
+        return "some layers read the keys and values of others"
+    names = {
+        name
+        for module in backbone.model.modules()
+        for name in ("expand_kv", "attn_temperature_tuning")
+        if hasattr(module, name)
+    }
+    return f"its attention is of a kind of its own ({', '.join(sorted(names))})" if names else ""
