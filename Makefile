@@ -8,7 +8,7 @@ export HF_HUB_OFFLINE ?= 1
 
 # Where what is measured goes, how much of it is measured, and on what. `make study QUICK=1` is a handful of everything, for CI.
 ifdef QUICK
-ifneq ($(filter bench measure deciding calibration verifier verifier-study verifier-study-% combined ablations ablation-% policy,$(MAKECMDGOALS)),)
+ifneq ($(filter bench measure deciding calibration verifier verifier-study verifier-data combined ablations ablation-% policy,$(MAKECMDGOALS)),)
 $(error QUICK is for the study and its parts, and would write a handful of figures over whole ones. Try: make study QUICK=1)
 endif
 RUNS := runs/study-quick
@@ -54,7 +54,7 @@ RL_TEST := --n 12 --samples 256
 QUIET :=
 endif
 
-.PHONY: results hybrid hybrid-speed docs package walkthrough tagged bench-real real faults soak load serve-speed serve-gsm8k replicas demo test test-slow lint types pages bench fresh measure scorers ablations calibration deciding verifier verifier-study combined study thinking study-rl policy train-real clean stored-discrete stored-multiplex
+.PHONY: results hybrid hybrid-speed docs package walkthrough tagged bench-real real faults soak load serve-speed serve-gsm8k replicas demo test test-slow lint types pages bench fresh measure scorers ablations calibration deciding verifier verifier-study verifier-data combined study thinking study-rl policy train-real clean stored-discrete stored-multiplex
 
 # torch comes first and by its pinned version, so that nothing else pulls in another build.
 $(STAMP): pyproject.toml constraints.txt
@@ -198,37 +198,23 @@ ablations: $(ABLATIONS:%=ablation-%)  ## ranks, labels, what a verifier learned 
 ablation-%: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/trueplex train verifier $(or $(ABLATION_DATA_$*),$(RIVAL_DATA)) --balanced --epochs 0.5 $(ABLATION_$*) --out $(RUNS)/ablations/$*
 
-# What each part of a verifier brings, one at a time, on the rollouts and values of `make scorers`: tokens of the probe, labels, rank, data.
-# Judged on the validation problems of `make calibration` alone, as what ships is chosen by it.
-VERIFIERS := otv m2 m4 m6 repeated4 pooled4 bce measured soft soft4 hard spread ranking rank4 rank64 rank128 refreshed
-VERIFIER_m2 := --probe-tokens 2
-VERIFIER_m4 := --probe-tokens 4
-VERIFIER_m6 := --probe-tokens 6
-VERIFIER_repeated4 := --probe-tokens 4 --probe-repeated
-VERIFIER_pooled4 := --probe-tokens 4 --probe-pool learned
-VERIFIER_bce := --loss bce
-VERIFIER_measured := --labels measured --loss bce
-VERIFIER_soft := --labels soft --loss bce
-VERIFIER_soft4 := --labels soft --loss bce --probe-tokens 4
-VERIFIER_hard := --hard-negatives
-VERIFIER_spread := --spread
-VERIFIER_ranking := --ranking 0.5
-VERIFIER_rank4 := --rank 4
-VERIFIER_rank64 := --rank 64
-VERIFIER_rank128 := --rank 128
-VERIFIER_refreshed := --start src/trueplex/reference/model/verifier --lr 3e-4
-VALIDATION := $(foreach m,discrete multiplex,$(SUITES:%=--validation $(RUNS)/validation/$m/%))
+# What each part of a verifier brings, one at a time, judged on validation problems alone: what ships is chosen by it.
+VERIFIER_STUDY := $(RUNS)/verifier-study
 
-verifier-study: $(VERIFIERS:%=verifier-study-%)  ## probe tokens, labels, rank and data of a verifier, one at a time; after `make scorers` and `make calibration`; resumable, hours
-	$(BIN)/python bench/verifier_study.py --runs $(RUNS)/verifier-study --out results/verifier-study.json
+verifier-study: verifier-data  ## probe tokens, labels, rank and data of a verifier, one at a time, and what taps and features can add: [ONLY=otv,m4,…] [EPOCHS=0.25] [SAMPLES=16]; resumable, hours
+	OMP_NUM_THREADS=1 $(BIN)/python bench/verifier_study.py --runs $(VERIFIER_STUDY) --out results/verifier-study.json \
+		$(if $(ONLY),--only $(ONLY)) $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(SAMPLES),--samples $(SAMPLES))
 
-verifier-study-%: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/trueplex train verifier $(RIVAL_DATA) $(VALIDATION) --balanced --rank 16 --epochs 1 \
-		$(VERIFIER_$*) --out $(RUNS)/verifier-study/$*
+verifier-data: $(STAMP)  ## rollouts of training and of validation problems, and values of some, for `make verifier-study`
+	for mode in discrete multiplex; do \
+		$(ROLLOUT) --thinking $$mode --data reference --n 360 --samples 16 --seed 3 --out $(VERIFIER_STUDY)/rollouts/$$mode || exit $$?; done
+	$(ROLLOUT) --thinking discrete --data reference --split validation --n 120 --samples 16 --seed 4 --out $(VERIFIER_STUDY)/validation/discrete
+	$(ROLLOUT) --thinking multiplex --data reference --split validation --n 60 --samples 16 --seed 4 --out $(VERIFIER_STUDY)/validation/multiplex
+	OMP_NUM_THREADS=1 $(BIN)/trueplex train values --data $(VERIFIER_STUDY)/rollouts/discrete --n 80 --traces 4 --prefixes 4 --samples 4 --max-batch-size 256
 
 # The score that combines a probe with what is known for nothing, for `reference`.
-combined: $(STAMP)  ## `--verifier combined` of the embedded model, after `make calibration`
-	OMP_NUM_THREADS=1 $(BIN)/trueplex train combined $(foreach m,discrete multiplex,$(SUITES:%=--data $(RUNS)/validation/$m/%))
+combined: verifier-data  ## `--verifier combined` of the embedded model, from validation traces
+	OMP_NUM_THREADS=1 $(BIN)/trueplex train combined $(foreach m,discrete multiplex,--data $(VERIFIER_STUDY)/validation/$m) > results/verifier-combined-reference.json
 
 # What confidence means for the embedded model: learned from validation problems, judged on the stored test problems.
 CALIBRATED := --paths 8 --paths 16 --paths 32 --select weighted --select majority --select best --prune none --prune half:32

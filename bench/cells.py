@@ -57,14 +57,16 @@ def percent(figure: dict[str, float], interval: bool = True) -> str:
     return f"{text} [{100 * figure['low']:.0f}, {100 * figure['high']:.0f}]" if interval else text
 
 
-def spread(figure: dict[str, float], digits: int) -> str:
-    """A figure with its interval, in its own unit."""
+def spread(figure: dict[str, float] | None, digits: int) -> str:
+    """A figure with its interval, in its own unit; a dash where no problem could tell."""
+    if figure is None:
+        return "–"
     return f"{figure['mean']:.{digits}f} [{figure['low']:.{digits}f}, {figure['high']:.{digits}f}]"
 
 
-def ranking(figure: dict[str, float] | float) -> str:
+def ranking(figure: dict[str, float] | float | None) -> str:
     """An AUROC over all traces with its interval, which results files of before it had one do not hold."""
-    return spread(figure, 2) if isinstance(figure, dict) else f"{figure:.2f}"
+    return f"{figure:.2f}" if isinstance(figure, float) else spread(figure, 2)
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:

@@ -5,8 +5,8 @@ ifdef QUICK
 REAL_TRAIN ?= chain-easy
 REAL_TEST ?= chain-easy
 REAL_MATH ?= remainder-easy
-REAL_N ?= 12
-REAL_SAMPLES ?= 6
+REAL_N ?= 40
+REAL_SAMPLES ?= 4
 TEST_N ?= 8
 MATH_N ?= 3
 TEST_SAMPLES ?= 10
@@ -17,15 +17,17 @@ MODES_SAMPLES ?= 3
 MORE_N ?= 2
 MORE_SAMPLES ?= 2
 MODES_TOKENS ?= 96
-REAL_RECIPE ?= --rank 4 --positions 8 --batch 8 --loss bce --lr 2e-4 --epochs 1 --every 50
+REAL_RECIPE ?= --rank 4 --positions 8 --batch 8 --loss bce --lr 2e-4 --epochs 1 --every 50 --keep-base $(REAL)/base
 RIVAL_RECIPE_REAL ?= --rank 4 --batch 8 --lr 2e-4 --epochs 1
 REAL_VALUES ?= --n 2 --traces 2 --prefixes 2 --samples 2
 REAL_JUDGED ?= --n 3 --samples 4
 CURVE ?= 8 16
 LIVE_N ?= 2
-LIVE_PATHS ?= 4 8
+LIVE_PATHS ?= 4 10
 LEARN_SIZE ?= --problems 24 --steps 1 --prompts 2 --samples 4 --every 1 --val-problems 2 --val-samples 1 --max-tokens 64
 LEARN_TEST ?= --n 2 --samples 2 --max-tokens 64
+TAGGED_SIZE := --n 12 --samples 2
+TAGGED_RECIPE := --examples 8 --epochs 1 --batch 4 --rank 4
 else
 REAL_TRAIN ?= gsm8k-train
 REAL_TEST ?= gsm8k
@@ -85,7 +87,7 @@ real_eval = $(TRUEPLEX) eval --model $(MODEL) --suite $(SUITE_$(1)) $(SIZE_$(1))
 real_traces = $(REAL)/$(1)/$(call suite_folder,$(SUITE_$(1)))
 
 $(REAL_SETS:%=real-%-traces): real-%-traces: real-model
-	$(call real_eval,$*) $(TEST_SAMPLES) --thinking discrete --verifier none --out $(REAL)/$*
+	$(call real_eval,$*) $(TEST_SAMPLES) --thinking discrete --verifier none --methods majority --out $(REAL)/$*
 
 # -- the main table: votes, scores, pruning, calibration, seconds ----------------------------------------------------
 
@@ -144,8 +146,9 @@ MAIN_PARTS = $(foreach s,$(REAL_SETS),sampled-$s=$(REAL)/$s/results.json sampled
 	$(foreach v,$(REAL_VERIFIERS),verifier-$v=$(REAL)/verifier-$v/verifier.json verifier-$v-time=$(REAL)/times/verifier-$v.json calibrated-$v=$(REAL)/calibrated-$v/results.json) \
 	$(foreach r,$(REAL_RIVALS),$r=$(REAL)/$r/reward.json $r-time=$(REAL)/times/$r.json)
 
-real-main: real-votes $(REAL_SETS:%=real-judged-%)  ## the main table of a real model: make real-main MODEL=…
+real-main: real-votes $(REAL_SETS:%=real-judged-%)  ## the main table of a real model, and its report page: make real-main MODEL=…
 	$(BUNDLE) --out $(REAL_RESULTS)/main.json $(MAIN_PARTS)
+	$(TRUEPLEX) report $(REAL)/scored-m1-test $(REAL)/judged-test --out $(REAL)/report.html --figures $(FIGURES)/real --title "trueplex: $(MODEL_NAME)"
 
 # Votes and policies of the verifiers, before any rival is trained.
 real-votes: $(REAL_SCORED) $(REAL_VERIFIERS:%=real-calibrated-%)
@@ -155,8 +158,9 @@ real-votes: $(REAL_SCORED) $(REAL_VERIFIERS:%=real-calibrated-%)
 
 MODES := modes
 MODE_greedy := --greedy
-MODES_FIRST := greedy $(foreach m,discrete multiplex3,$(foreach t,0.4 0.6 1.0,$m-$t))
-MODES_MORE := multiplex2 multiplex6 multiplex3mean soft gumbel
+HEATS ?= $(if $(QUICK),0.6 1.0,0.4 0.6 1.0)
+MODES_FIRST := greedy $(foreach m,discrete multiplex3,$(HEATS:%=$m-%))
+MODES_MORE := multiplex2 soft $(if $(QUICK),,multiplex6 multiplex3mean gumbel)
 mode_of = $(word 1,$(subst -, ,$*))
 heat_of = $(word 2,$(subst -, ,$*))
 
@@ -172,7 +176,10 @@ real-modes: real-modes-more  ## thinking modes of an untrained real model: make 
 	$(BIN)/python bench/real_modes.py --runs $(REAL)/$(MODES) --name "$(MODEL_NAME)" --out $(REAL_RESULTS)/$(MODES).json
 
 # The same on the fine-tune with thinking tags that `make tagged` makes of MODEL.
-real-modes-tagged: tagged  ## thinking modes of the model with tags: make real-modes-tagged MODEL=…
+real-tags: real-model
+	test -f $(TAGGED)/model/config.json || $(MAKE) tagged TRAIN_DATA=$(REAL_TRAIN)
+
+real-modes-tagged: real-tags  ## thinking modes of the model with tags: make real-modes-tagged MODEL=…
 	$(MAKE) real-modes MODEL=$(TAGGED)/model MODEL_NAME="$(MODEL_NAME), tagged" MODES=modes-tagged
 
 # -- how much data a verifier needs, what it needs of its recipe, and how far it carries -------------------------------
@@ -189,7 +196,7 @@ real-curve: real-test-traces real-verifier-m1 $(CURVE:%=real-curve-%)  ## a veri
 		$(foreach n,$(CURVE),curve-$n=$(REAL)/curve-$n/verifier.json curve-$n-time=$(REAL)/times/curve-$n.json)
 
 # One thing changed at a time. `measured` learns from the values that the process model learned from.
-REAL_ABLATIONS := rank0 rank4 rank64 constant final power mse measured
+REAL_ABLATIONS := rank0 measured $(if $(QUICK),,rank4 rank64 constant final power mse)
 REAL_ABLATION_rank0 := --rank 0
 REAL_ABLATION_rank4 := --rank 4
 REAL_ABLATION_rank64 := --rank 64
@@ -206,7 +213,7 @@ real-ablation-%: real-rollouts
 
 # Transfer: judged on problems of another kind, and on multiplex traces, of which it has seen none.
 real-multiplex-traces: real-model
-	$(call real_eval,test) $(MODES_SAMPLES) --width 3 --verifier none --out $(REAL)/multiplex
+	$(call real_eval,test) $(MODES_SAMPLES) --width 3 --verifier none --methods majority --out $(REAL)/multiplex
 
 real-ablations: real-test-traces real-math-traces real-multiplex-traces $(REAL_VERIFIERS:%=real-verifier-%) $(REAL_ABLATIONS:%=real-ablation-%)  ## ablations and transfer of a verifier: make real-ablations MODEL=…
 	for set in test math multiplex; do \
@@ -243,5 +250,5 @@ real-learn-%:
 real-learning-of: $(LEARNED:%=real-learn-%)
 	$(BUNDLE) --out $(REAL_RESULTS)/learning.json $(foreach k,$(LEARNED),start-$k=$(REAL)/learning/start-$k/results.json $k=$(REAL)/learning/results/$k.json $k-time=$(REAL)/times/learn-$k.json)
 
-real-learning: tagged  ## GRPO of a real model with thinking tags, discrete and multiplex: make real-learning MODEL=…
+real-learning: real-tags  ## GRPO of a real model with thinking tags, discrete and multiplex: make real-learning MODEL=…
 	$(MAKE) --no-print-directory real-learning-of MODEL=$(TAGGED)/model MODEL_NAME="$(MODEL_NAME), tagged"

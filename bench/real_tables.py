@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cells import measured, missing, percent, read, spread, table
+from cells import ROOT, measured, missing, percent, read, spread, table
 from claims import points
 from real_claims import against, real_claims
 from real_studies import study_parts
@@ -13,6 +13,10 @@ from score_tables import scorer_tables
 FEW = 100  # problems: below it a page says that they are few
 VERIFIERS = {"m1": "one probe token", "m4": "four probe tokens"}
 SETS = ("test", "math")
+PICTURES = {
+    "trajectories-1": "Scores of right and wrong traces while they grow", "tokens-1": "Accuracy against tokens",
+    "reliability": "How often a trace of a score is right", "judged-judged-test": "AUROC within problems along a trace, for every score",
+}  # fmt: skip
 VOTES = {
     "majority": "majority", "weighted:entropy": "weighted by entropy", "weighted:logprob": "weighted by log-probability",
     "weighted:deepconf:mean": "weighted by DeepConf, mean", "weighted:deepconf:tail@64": "weighted by DeepConf, tail of 64",
@@ -31,11 +35,11 @@ def suite_of(main: dict[str, Any], part: str) -> tuple[str, dict[str, Any]] | No
     return None if found is None else next(iter(found["suites"].items()))
 
 
-def gap_closed(figures: dict[str, Any], method: str) -> float:
-    """How much of what lies between the majority and any path a vote wins, on all problems."""
+def gap_closed(figures: dict[str, Any], method: str) -> float | None:
+    """How much of what lies between the majority and any path a vote wins, on all problems; None where nothing does."""
     any_path = sum(right > 0 for right in figures["right"])
     majority, own = (sum(figures["votes"][name]) for name in ("majority", method))
-    return float((own - majority) / (any_path - majority)) if any_path > majority else float("nan")
+    return float((own - majority) / (any_path - majority)) if any_path > majority else None
 
 
 def vote_rows(main: dict[str, Any], part: str) -> list[list[str]]:
@@ -54,7 +58,8 @@ def vote_rows(main: dict[str, Any], part: str) -> list[list[str]]:
 
 def method_row(f: dict[str, Any], method: str, title: str) -> list[str]:
     cell, gain = f["methods"][method][str(f["samples"])], against(f, method, "majority")
-    closed = f"{100 * gap_closed(f, method):.0f}" if method != "majority" else "–"
+    share = gap_closed(f, method)
+    closed = "–" if share is None or method == "majority" else f"{100 * share:.0f}"
     return [title, percent(cell), points(gain) if gain else "–", closed, f"{cell['tokens']:.0f}"]
 
 
@@ -79,13 +84,16 @@ def pruned_rows(f: dict[str, Any]) -> list[list[str]]:
 
 
 def real_parts() -> list[str]:
-    """The chapter of a real model: the studies that were run, and a line for each that was not."""
+    """The chapter of a real model: the studies that were run, and last a line about those that were not."""
     main = read("real/main.json")
     parts = [missing("real/main.json", "real-main MODEL=…")] if main is None else []
     for name in SETS if main else ():
         parts += set_parts(main, name)
+    folder = ROOT / "docs" / "real"  # where `make real-main` puts the figures of its report
+    parts += [f"![{title}](real/{name}.svg)" for name, title in PICTURES.items() if (folder / f"{name}.svg").exists()]
     parts += [*(verifier_parts(main) if main else ()), *live_parts(), *study_parts()]
-    return sorted(parts, key=lambda part: part.startswith("No `"))
+    absent = " ".join(part for part in parts if part.startswith("No `"))
+    return [part for part in [*(part for part in parts if not part.startswith("No `")), absent] if part]
 
 
 def set_parts(main: dict[str, Any], name: str) -> list[str]:
@@ -107,8 +115,12 @@ def set_parts(main: dict[str, Any], name: str) -> list[str]:
         if scored is None:
             continue
         rows = rows or vote_rows(main, f"scored-{which}-{name}")
-        own = [method_row(scored[1], method, f"**{told} by the verifier, {title}**") for method, told in
-               (("weighted", "weighted"), ("weighted:odds", "weighted by the odds"), ("best", "best")) if method in scored[1]["methods"]]  # fmt: skip
+        told = {
+            "weighted": "weighted by the verifier",
+            "weighted:odds": "weighted by the verifier's odds",
+            "best": "best by the verifier",
+        }
+        own = [method_row(scored[1], method, f"**{text}, {title}**") for method, text in told.items() if method in scored[1]["methods"]]  # fmt: skip
         rows[-1:-1] = own
     parts.append(
         table(["answer by", "right, %", "− majority, points", "gap closed, %", "tokens a problem"], rows)

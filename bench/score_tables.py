@@ -58,14 +58,18 @@ def scorer_tables(result: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+READERS = ("orm", "prm", "genrm")
+
+
 def scorer_title(name: str) -> str:
     """`runs/rivals/one-token` is the verifier from the rivals' rollouts, and so on; the names of untrained scores as they are."""
-    model = short(name)
+    reads = name.partition(":")[0] in READERS
+    model = short(name).rpartition(":")[2] if reads else short(name)
     kinds = {"one-token": "**OTV**, from the same rollouts", "plain": "**OTV**, from the same rollouts",
              "one-token-measured": "**OTV**, the same, measured labels", "auto": "OTV, as shipped", "outcome": "outcome model",
              "process": "process model", "generative": "GenRM", "verifier-m1": "**OTV**, one probe token",
              "verifier-m4": "**OTV**, four probe tokens"}  # fmt: skip
-    return kinds.get(model, f"`{model}`")
+    return kinds.get(model, f"`{name}`" if reads else f"`{model}`")
 
 
 def ablation_parts() -> list[str]:
@@ -121,3 +125,39 @@ def perturb_parts(found: dict[str, Any]) -> list[str]:
         "end. A useful score drops for the first two and stays for the last." + measured(found),
         table(["suite", "changed", "traces", "before", "after", "fell, %", "change"], rows),
     ]
+
+
+def verifier_study_parts() -> list[str]:
+    """What each change of a verifier's recipe brings: one table for each kind of traces."""
+    found = read("verifier-study.json")
+    if found is None:
+        return [missing("verifier-study.json", "verifier-study")]
+    left_out = ", ".join(f"`{name}`" for name in found["config"]["left_out"])
+    parts = [
+        "## One change of a verifier at a time\n\nEach goes on from the verifier that ships, for "
+        f"{found['config']['epochs']:g} of a pass over the same rollouts, and is judged on validation traces, {found['config']['samples']} a problem. AUROC within "
+        "problems, and how much more it is than that of `otv`, which changes nothing, paired by problem. `probe + …`: logistic regression on training "
+        "traces beside the log-odds of the shipped probe, so what a head could gain at best by `features` (numbers that each step leaves behind) or `taps` "
+        "(hidden states of the trace's own last token); their weights are fitted for ranking, so their votes mean little."
+        f"{f' Not trained: {left_out}.' if left_out else ''}{measured(found)}"
+    ]
+    for mode, judged in found["modes"].items():
+        rows = []
+        for name, f in judged["scorers"].items():
+            changed = ", ".join(f"{k} {v}" for k, v in found["changed"].get(name, {}).items())
+            rows.append([
+                name, changed or "–", *(spread(f["within"][share], 3) for share in ("0.5", "1.0")),
+                *(more(f[gap]) if gap in f else "–" for gap in ("first_minus_this_at_half", "first_minus_this")),
+                percent(f["votes"]["weighted"]),
+            ])  # fmt: skip
+        head = ["score", "changed", "within, at half", "within, at the end", "more at half", "more at the end", "weighted vote, %"]  # fmt: skip
+        parts += [
+            f"**{mode}**: {judged['traces']} traces of {judged['problems']} problems with right and wrong ones",
+            table(head, rows),
+        ]
+    return parts
+
+
+def more(behind: dict[str, float]) -> str:
+    """What a score has more than the first, from what the first has more than it."""
+    return f"{-behind['mean']:+.3f} [{-behind['high']:+.3f}, {-behind['low']:+.3f}]"

@@ -34,7 +34,7 @@ def solved(whole: bool) -> str:
         return (
             f"A GSM8K problem: {said}{measured(found)} [The request and the answer](docs/serve.md#a-problem-of-gsm8k)."
         )
-    content = "\n".join(f"> {line}".rstrip() for line in found["content"].strip().splitlines())
+    content = f"```text\n{found['content'].strip()}\n```"
     rows = [[vote["answer"], str(vote["paths"]), f"{vote['weight']:.2f}"] for vote in votes]
     return "\n\n".join([
         ASKED.format(model=found["model"], **{name: asked[name] for name in ("temperature", "max_tokens", "seed", "paths")}),

@@ -64,7 +64,10 @@ def test_a_page_shows_the_solved_problem_between_its_comments(tmp_path: Path, mo
             in told
         )
     assert (
-        "> So it is\n> 2" in whole and "| 3 | 1 | 0.50 |" in whole and 'model="small"' in whole and "| 3 |" not in short
+        "```text\nSo it is\n2\n```" in whole
+        and "| 3 | 1 | 0.50 |" in whole
+        and 'model="small"' in whole
+        and "| 3 |" not in short
     )
     page = f"before\n{tables.BEGIN.format('transcript')}\nold\n{tables.END.format('transcript')}\nafter\n"
     assert tables.within(page, "transcript", "new") == page.replace("old", "new")
@@ -88,6 +91,7 @@ def test_every_file_that_the_pages_show_has_a_stage() -> None:
         "mistakes.json",
         "mixing.json",
         "verifier-combined.json",
+        "verifier-combined-reference.json",
         "learning-speed.json",
         "serve.json",
         "serve-load.json",

@@ -78,7 +78,7 @@ def test_a_consensus_cannot_be_overturned_by_those_it_stops(pairs: list, runners
 
 @pytest.mark.parametrize(
     ("rule", "paths", "longest"),
-    [("half:64", 8, 64), ("half:64", 1, 100), ("half:9/8", 8, 100), ("stop:64", 8, 64), ("keep-top:8@64", 8, 100), ("keep-top:2@64", 8, 64), ("floor:0.5", 1, 100),
+    [("half:64", 8, 64), ("half:64", 1, 100), ("half:9/8", 8, 100), ("stop:64", 8, 64), ("keep-top:8@64", 8, 100), ("keep-top:2@64", 8, 64), ("retain:999@64", 8, 64), ("retain:9999@64", 1, 99), ("floor:0.5", 1, 100),
      ("deepconf:high", 64, 640), ("deepconf:low@8", 16, 640), ("consensus:0.5", 1, 9), ("keep:0.9@32", 8, 99)],
 )  # fmt: skip
 def test_a_rule_without_effect_is_refused(rule: str, paths: int, longest: int) -> None:

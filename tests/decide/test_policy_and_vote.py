@@ -103,6 +103,8 @@ def test_ties_go_by_index_not_by_luck() -> None:
         "keep-top:8",
         "keep-top:0@8",
         "keep-top:8@x",
+        "retain:64",
+        "retain:64@64",
         "none+auto",
         "auto:16",
     ],

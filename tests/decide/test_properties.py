@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from test_policy_and_vote import running
 
 from trueplex.decide import adaptive, alarms, voting
 from trueplex.decide.pruning import parse
+from trueplex.decide.retention import retained, share_for
 from trueplex.decide.rules import Standing
 from trueplex.decide.simulate import simulate, spent
 from trueplex.types import Problem, Status, Trace
@@ -22,6 +24,7 @@ SPARING = (
     "drop:5@8",
     "stop:8",
     "keep-top:3@8",
+    "retain:9000@8",
     "floor:0.9",
     "half:8+keep-top:2@8+floor:1.0",
 )
@@ -168,3 +171,19 @@ def test_pruning_as_published_by_stop() -> None:
     live = running([i / 64 for i in range(64)], 2048)
     assert sorted(s.trace.index for s in parse("keep-top:8@2048")(Standing(live))) == list(range(56))
     assert parse("keep-top:8@2048")(Standing(running([0.5] * 64, 4096))) == []
+
+
+def test_the_retention_rule_is_the_published_one() -> None:
+    """Its two examples, with coefficients of two or three digits; and for so many paths, what they then spend."""
+    assert 1 / share_for(158 * 1024, 2048, 8650) == pytest.approx(9.63, rel=0.03)
+    assert 1 / share_for(275 * 1024, 3 * 1024, 12_000) == pytest.approx(3.36, rel=0.03)
+    share = retained(10**6, 2048, 12_000) / 10**6
+    assert share_for(10**6 * (2048 + share * (12_000 - 2048)), 2048, 12_000) == share == 1 / 32  # no fewer
+    assert retained(64, 2048, 40_000) == 32  # and no more
+    kept = [retained(n, 2048, 12_000) for n in (16, 64, 256)]
+    for n, keeps in zip((16, 64, 256), kept, strict=True):
+        spent = n * 2048 + keeps * (12_000 - 2048)
+        assert share_for(spent, 2048, 12_000) == pytest.approx(keeps / n, abs=1 / n)
+    live = running([i / 64 for i in range(64)], 2048)
+    assert sorted(s.trace.index for s in parse("retain:12000@2048")(Standing(live))) == list(range(64 - kept[1]))
+    assert retained(64, 4096, 12_000) < kept[1] < retained(64, 2048, 16_000)

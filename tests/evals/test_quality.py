@@ -63,7 +63,11 @@ def test_a_perfect_score_a_useless_one_and_one_that_knows_only_the_problem() -> 
     assert abs(chance["within"]["1.0"]["mean"] - 0.5) < 0.1
     gained = perfect["votes"]["weighted"]["mean"] - chance["votes"]["weighted"]["mean"]
     assert chance["votes"]["first_minus_this"]["mean"] == pytest.approx(gained, abs=2e-4) and gained > 0
-    assert chance["first_minus_this"]["low"] > 0.3 and "first_minus_this" not in perfect
+    assert (
+        chance["first_minus_this"]["low"] > 0.3
+        and chance["first_minus_this_at_half"]["low"] > 0.3
+        and "first_minus_this" not in perfect
+    )
     assert hardness["over_all"]["1.0"]["mean"] > 0.75 and hardness["within"]["1.0"]["mean"] == 0.5
     assert chance["over_all"]["1.0"]["mean"] == pytest.approx(roc_auc_score(right, scorers["chance"]), abs=1e-4)
 

@@ -11,6 +11,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 import traceback
 from collections import Counter
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
-from world import HANG, WALL, Ended, in_process
+from world import HANG, IDLE, Ended, in_process
 
 TOGETHER = 25  # command lines in one child
 MEMORY = 12 << 30  # bytes of address space beyond which a child gets no more
@@ -39,7 +40,7 @@ SLOW = ("train", "doctor", "bench", "models")
 SMALL = {"solve": ["--paths", "2", "--max-tokens", "6"], "rollout": ["--n", "1", "--samples", "2", "--max-tokens", "6"], "problems": ["--n", "2"],
          "eval": ["--n", "1", "--samples", "2", "--max-tokens", "6"], "train policy": ["--steps", "1", "--prompts", "1", "--samples", "2", "--problems", "2", "--val-problems", "1", "--max-tokens", "6"],
          "train verifier": ["--epochs", "0.01"], "train reward": ["--epochs", "0.01", "--kind", "outcome"], "train values": ["--n", "1", "--samples", "1"],
-         "serve": ["--port", "0"], "bench": ["sample", "--tokens", "4", "--repeats", "1", "--batch-size", "2", "--vocabulary", "64"], "push": ["--dry-run"]}  # fmt: skip
+         "serve": ["--port", "0"], "bench": ["sample", "--tokens", "4", "--repeats", "1", "--batch-size", "2", "--vocabulary", "64"], "push": ["--dry-run"], "models": ["qwen3"]}  # fmt: skip
 SAFE = [
     "",
     ".",
@@ -90,7 +91,6 @@ def line(drawn: random.Random, known: dict[str, list[Any]], base: Path) -> list[
         "eval-verifier": inputs[0],
         "report": inputs[2],
         "calibrate": inputs[0],
-        "models": "qwen3",
         "push": inputs[4],
         "verifier info": inputs[4],
         "verifier list": str(base),
@@ -126,23 +126,26 @@ def line(drawn: random.Random, known: dict[str, list[Any]], base: Path) -> list[
 
 
 def ended(words: Sequence[str]) -> Ended:
-    """How a command line ends in this process, which may use `HANG` seconds of the processor and `WALL` of any kind."""
+    """How a command line ends in this process, which may use `HANG` seconds of the processor, and wait for `IDLE`."""
     out, err = (
         io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="surrogateescape", write_through=True) for _ in range(2)
     )
-    sign = 0
+    sign, used = 0, time.process_time()
 
     def late(number: int, frame: Any) -> None:
-        nonlocal sign
+        nonlocal sign, used
+        used, before = time.process_time(), used
+        if number == signal.SIGALRM and used > before + 0.05:  # less is what this clock itself takes
+            return
         sign = number
         raise TimeoutError("".join(traceback.format_stack(frame)[-3:]))
 
     for clock, number, seconds in (
         (signal.ITIMER_PROF, signal.SIGPROF, HANG),
-        (signal.ITIMER_REAL, signal.SIGALRM, WALL),
+        (signal.ITIMER_REAL, signal.SIGALRM, IDLE),
     ):
         signal.signal(number, late)
-        signal.setitimer(clock, seconds)
+        signal.setitimer(clock, seconds, seconds)
     with redirect_stdout(out), redirect_stderr(err):
         code = in_process(words)
     for clock in (signal.ITIMER_PROF, signal.ITIMER_REAL):
@@ -159,7 +162,9 @@ def _some(lines: Sequence[list[str]], folder: Path, shipped: Path) -> int:
     load.reference_path = lambda name=load.REFERENCE: shipped / load.SHIPPED[name]  # some commands write there
     running.run = lambda *server: None  # which would serve for ever
     os.chdir(folder)
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    allowed = resource.getrlimit(resource.RLIMIT_AS)[1]
+    most = MEMORY if allowed == resource.RLIM_INFINITY else min(MEMORY, allowed)
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
     sys.stdin = open(os.devnull)  # noqa: SIM115
     with (folder / "log").open("w") as log:
         for words in lines:

@@ -12,35 +12,66 @@ import resource
 import shutil
 import signal
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from world import HELD, UNHELD, commands, hushed, prepare, run
 
 NOBODY = 65534
+NUMBERS = ("weights", "logps", "entropy", "confidence", "scores")
 VARYING = ("machine", "seconds", "milliseconds", "rollout_tokens_a_second", "checksum", "train_runtime")
+
+
+def stored(out: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Finished traces in all stores of a folder, by name."""
+    from trueplex.data.traces import read
+
+    with hushed():
+        for store in sorted([*out.rglob("*.arrow"), *out.rglob("t.jsonl")]):
+            if store.name.startswith("step-") or not store.stat().st_size:
+                continue  # of a policy's last steps: forgotten as it goes on
+            for row in read(store):
+                if row["status"] != "running":
+                    yield f"{store.relative_to(out)} {row['problem']} {row['seed']} {row['index']}", row
 
 
 def records(out: Path) -> dict[str, str]:
     """Whole records in all stores of a folder: finished traces and values, by name, each with a hash of all of it."""
-    from trueplex.data.traces import read
     from trueplex.train.values import read_values
 
-    found: dict[str, str] = {}
+    found = {name: _hash(row) for name, row in stored(out)}
     with hushed():
-        for store in sorted([*out.rglob("*.arrow"), *out.rglob("*.jsonl")]):
-            if store.suffix == ".arrow" or store.name == "t.jsonl":
-                if "rollouts" in store.parts or not store.stat().st_size:
-                    continue  # of a policy's last steps: forgotten as it goes on
-                for r in read(store):
-                    if r["status"] != "running":
-                        name = f"{store.relative_to(out)} {r['problem']} {r['seed']} {r['index']}"
-                        plain = {k: v.tolist() if hasattr(v, "tolist") else v for k, v in r.items()}
-                        found[name] = hashlib.blake2b(repr(sorted(plain.items())).encode()).hexdigest()
-            if store.name == "values.jsonl":
-                found |= {f"value {name}": str(values) for name, values in read_values(store.parent).items()}
+        for store in out.rglob("values.jsonl"):
+            found |= {f"value {name}": str(values) for name, values in read_values(store.parent).items()}
     return found
+
+
+def drawn_traces(out: Path) -> dict[str, tuple[str, np.ndarray]]:
+    """Finished traces by name: a hash of what was drawn, and the numbers beside it.
+
+    In another batch, as after a kill, these differ in their last bits.
+    """
+    return {
+        name: (
+            _hash({n: v for n, v in row.items() if n not in NUMBERS}),
+            np.concatenate([np.ravel(row[n]) for n in NUMBERS]),
+        )
+        for name, row in stored(out)
+    }
+
+
+def _hash(row: dict[str, Any]) -> str:
+    plain = {k: v.tolist() if hasattr(v, "tolist") else v for k, v in row.items()}
+    return hashlib.blake2b(repr(sorted(plain.items())).encode()).hexdigest()
+
+
+def alike(one: Any, other: Any) -> bool:
+    """Whether two entries of `final` are the same."""
+    if isinstance(one, tuple) and isinstance(other, tuple):
+        return one[0] == other[0] and np.allclose(one[1], other[1], atol=1e-4, equal_nan=True)
+    return type(one) is type(other) and one == other
 
 
 def final(out: Path) -> dict[str, Any]:
@@ -49,7 +80,7 @@ def final(out: Path) -> dict[str, Any]:
 
     from trueplex.models.fingerprint import fingerprint_of
 
-    found: dict[str, Any] = dict(records(out).items())
+    found: dict[str, Any] = {n: v for n, v in records(out).items() if n.startswith("value ")} | drawn_traces(out)
     for file in sorted(out.rglob("*")):
         name = str(file.relative_to(out))
         if not file.is_file() or {"checkpoints", "tensorboard", "rollouts"} & set(file.parts):
@@ -100,7 +131,7 @@ class Series:
         self._note(ended.fault or (f"does not go on: {ended.err[-300:]}" if ended.code not in (0, 1) else None))
         self._note_losses()
         made = final(self.out)
-        wrong = sorted(n for n in {*made, *expected} if made.get(n) != expected.get(n))
+        wrong = sorted(n for n in {*made, *expected} if not alike(made.get(n), expected.get(n)))
         if wrong:
             self._note(f"ends otherwise than an undisturbed one: {wrong[:3]} of {len(wrong)}")
 
@@ -195,6 +226,6 @@ def hold(base: Path, work: Path, name: str) -> dict[str, Any]:
     series._note(
         ended.fault or (None if "is in use by process" in ended.err else f"two runs in one place: {ended.err[-300:]}")
     )
-    if final(series.out) != before:
+    if final(series.out).keys() != before.keys():
         series._note("changed what another run holds")
     return {"counts": dict(series.counts), "faults": series.faults}

@@ -4,7 +4,7 @@
 
 Nothing of it is allowed: a traceback, a command that hangs, a result that is silently another, a whole record that is
 lost. A hang is more than `world.HANG` seconds of the processor for a wrong command line, `world.LONG` for a whole command,
-or `world.WALL` of any kind. ``--out`` is written after every step, and a step that it holds at the same size, without a fault,
+or `world.IDLE` seconds without using it: other work on the machine makes none. ``--out`` is written after every step, and a step that it holds at the same size, without a fault,
 is not taken again: an interrupted run goes on, and one whose faults were mended repeats what had them.
 """
 

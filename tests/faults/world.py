@@ -24,12 +24,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 # Hangs are counted in seconds of the processor, so that other work on the machine makes none.
 HANG = 10  # of a wrong command line
 LONG = 60  # of a whole command that is killed or given a full disk: training takes its time
-WALL = 300  # seconds of any kind: a command that waits for ever uses no processor
+IDLE = 60  # seconds of any kind in which the processor is not used at all: what waits for ever uses none
+HANGS = {
+    signal.SIGPROF: f"over {HANG} s of the processor",
+    signal.SIGXCPU: f"over {LONG} s of the processor",
+    signal.SIGALRM: f"{IDLE} s without using the processor",
+}
 TRACED = 70  # exit code of a command that ended with a traceback
 
 
@@ -48,10 +54,8 @@ class Ended:
         """What is wrong with how it ended, killed or not; None for an answer or one line of refusal."""
         if self.code == TRACED or "Traceback" in self.err:
             return "traceback: " + (self.err.strip().splitlines() or [""])[-1]
-        if self.signal in (signal.SIGXCPU, signal.SIGPROF, signal.SIGALRM):
-            return (
-                f"hang over { {signal.SIGPROF: HANG, signal.SIGXCPU: LONG}.get(signal.Signals(self.signal), WALL) } s"
-            )
+        if self.signal in HANGS:
+            return f"hang: {HANGS[self.signal]}"
         if self.signal not in (0, signal.SIGKILL):
             return f"signal {self.signal}"
         if self.signal == 0 and self.code not in (0, 1, 2, 130):
@@ -90,12 +94,12 @@ def warm() -> None:
             importlib.import_module(name)
     real, known = loading.load, {}
 
-    def load(name: str = "reference", *how: Any) -> Any:
+    def load(name: str = "reference", *how: Any, **named: Any) -> Any:
         if name not in loading.SHIPPED:
-            return real(name, *how)
-        key = tuple(str(one) for one in (name, *how) if one is not None)
+            return real(name, *how, **named)
+        key = tuple(str(one) for one in (name, *how, *named.items()) if one is not None)
         if key not in known:
-            known[key] = real(name, *how)
+            known[key] = real(name, *how, **named)
         return known[key]
 
     loading.load = load  # type: ignore[assignment]
@@ -157,14 +161,16 @@ def _all(pipe: int) -> str:
 
 
 def _waited(pid: int) -> int:
-    end = time.monotonic() + WALL
+    process, used, since = psutil.Process(pid), 0.0, time.monotonic()
     while True:
         done, status = os.waitpid(pid, os.WNOHANG)
         if done:
             return status
-        if time.monotonic() > end:
-            os.kill(pid, signal.SIGALRM)
-            end += WALL
+        if time.monotonic() > since + IDLE:
+            now = sum(process.cpu_times()[:2])
+            if now <= used:
+                os.kill(pid, signal.SIGALRM)
+            used, since = now, time.monotonic()
         time.sleep(0.005)
 
 
@@ -221,14 +227,14 @@ def commands(base: Path, out: Path) -> dict[str, list[str]]:
         "solve": ["solve", f"@{base / 'problems.jsonl'}", "--paths", "4", *SHORT, "--quiet", "--json", "--save", str(out / "t.jsonl"), "--resume"],
         "rollout": ["rollout", "--data", "chain-easy", "--n", "6", "--samples", "4", "--verifier", "auto", "--probe-every", "16", "--max-batch-size", "8", *SHORT, "--quiet", "--out", there],
         "eval": ["eval", "--suite", "chain-easy", "--n", "4", "--samples", "4", "--max-batch-size", "4", *SHORT, "--quiet", "--out", there],
-        "eval-verifier": ["eval-verifier", rolled, "--scorers", "auto,logprob", "--quiet", "--out", there],
+        "eval-verifier": ["eval-verifier", rolled, "--n", "4", "--scorers", "auto,logprob", "--quiet", "--out", there],
         "train verifier": ["train", "verifier", *learn, "--rank", "2", "--target-modules", "q_proj", "--positions", "4", "--patience", "5"],
         "train reward": ["train", "reward", "--kind", "outcome", *learn, "--rank", "2"],
         "train values": ["train", "values", "--data", there, "--n", "3", "--traces", "2", "--prefixes", "1", "--samples", "2", "--quiet"],
         "train policy": ["train", "policy", "--data", "chain-easy", "--problems", "8", "--val-problems", "2", "--val-samples", "1", "--steps", "3", "--prompts", "2", "--samples", "2",
                          "--every", "1", "--rank", "2", "--target-modules", "q_proj", "--lr", "1e-3", "--thinking", "discrete", *SHORT, "--quiet", "--out", there],
         "train verifier --problems": ["train", "verifier", "--problems", "countdown-easy", "--n", "8", "--samples", "4", "--out", there, "--epochs", "1", "--every", "1", "--batch", "8",
-                                      "--rank", "2", "--target-modules", "q_proj", "--positions", "4", "--quiet"],
+                                      "--rank", "2", "--target-modules", "q_proj", "--positions", "4", "--thinking", "discrete", "--quiet"],
         "train combined": ["train", "combined", "--data", rolled, "--verifier", "none", "--out", there],
         "calibrate": ["calibrate", rolled, "--verifier", str(out / "verifier"), "--paths", "4", "--error", "0.4", "--out", there],
         "score": ["score", rolled, "--verifier", str(base / "verifier"), "--probe-every", "8", "--quiet", "--out", there],

@@ -16,6 +16,7 @@ AUTO = [
     ("So **the answer is 18**.", "18", "the answer is"),
     ("The answer to the question is \\frac{1}{2}.", "\\frac{1}{2}", "the answer is"),
     ("**Answer:**\n\n42", "42", "the answer is"),
+    ("12 + 30 = 42\nThe final answer is within \\boxed{}.", "42", "last number"),  # SmolLM2 said it so
     ("The correct answer is (C) because it is red.", "(C)", "the answer is"),
     ("Janet sells 16 - 7 = 9.\n#### 18", "18", "####"),
     ("She has 3 + 4 = 7 apples.", "7", "last number"),

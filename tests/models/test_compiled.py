@@ -61,7 +61,8 @@ def equal(backbone: Backbone, plain: dict[tuple[str, int], Trace], others: dict[
         assert len(one) and np.allclose(one, other, atol=1e-3)
 
 
-@pytest.mark.parametrize("family", ["qwen3", pytest.param("llama", marks=slow), pytest.param("qwen2", marks=slow)])
+@slow
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
 def test_one_graph_without_breaks_serves_every_number_of_rows_and_columns(
     backbones: Callable[[str], Backbone], compiled: Callable[..., CompiledStep], family: str
 ) -> None:
@@ -89,7 +90,7 @@ def test_law_13_the_compiled_step_is_the_plain_step(
     assert not step.off and step.passes > 2 * CHECKED
 
 
-@pytest.mark.parametrize("fault", ["compiler", "results"])
+@pytest.mark.parametrize("fault", ["compiler", pytest.param("results", marks=slow)])
 def test_what_does_not_compile_or_differs_is_computed_plainly_with_one_line(
     qwen: Backbone, compiled: Callable[..., CompiledStep], fault: str, said: list[str]
 ) -> None:

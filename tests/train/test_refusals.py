@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from transformers import ProgressCallback
 
 from trueplex.errors import OptionError, StoreError, TrueplexError
 from trueplex.train.common.finite import check_finite
 from trueplex.train.common.recipe import renamed
-from trueplex.train.common.run import _claim
+from trueplex.train.common.run import _claim, end_bar
 from trueplex.train.common.state import (
     as_line,
     last_checkpoint,
@@ -167,3 +169,11 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
         path.write_bytes(path.read_bytes()[:keep])
     assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-2")
     assert len(said) == 1 and "checkpoint-4 is damaged" in said[0]
+
+
+def test_what_is_said_of_an_error_stands_on_a_line_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    """A full disk was told behind transformers' progress bar, in the middle of its line."""
+    bar = ProgressCallback()
+    bar.on_train_begin(None, SimpleNamespace(is_world_process_zero=True, max_steps=3), None)
+    end_bar(SimpleNamespace(callback_handler=SimpleNamespace(callbacks=[bar])))
+    assert capsys.readouterr().err.endswith("\n")

@@ -274,16 +274,19 @@ def _judge(
 def scorer_table(suites: Mapping[str, Any]) -> Table:
     from rich.table import Table
 
+    from trueplex.report.tables import area, called
+
     table = Table("suite", "scorer", "AUROC within, half", "within, end", "over all", "weighted − majority", "to right / to wrong", "ECE",
                   "ms", "Mflop")  # fmt: skip
     for suite, judged_suite in suites.items():
         for name, f in judged_suite["scorers"].items():
-            votes = f["votes"]
-            cells = (f["within"]["0.5"], f["within"]["1.0"], None, votes["weighted_minus_majority"])
-            shown = [f"{c['mean']:.3f} [{c['low']:.3f}, {c['high']:.3f}]" if c else "–" for c in cells]
-            shown[2] = f"{f['over_all']['1.0']['mean']:.3f}" if f["over_all"]["1.0"] is not None else "–"
+            votes, problems = f["votes"], judged_suite["problems"]
+            areas = (f["within"]["0.5"], f["within"]["1.0"], f["over_all"]["1.0"])
+            shown = [area(one, judged_suite.get("ranked", problems)) for one in areas]
+            gain = votes["weighted_minus_majority"]
+            shown.append(f"{gain['mean']:.3f} [{gain['low']:.3f}, {gain['high']:.3f}]")
             error = f"{f['calibration']['ece']['mean']:.3f}" if "calibration" in f else "–"
-            table.add_row(suite, name, *shown, f"{votes['flipped_to_right']} / {votes['flipped_to_wrong']}", error,
+            table.add_row(called(suite, problems), name, *shown, f"{votes['flipped_to_right']} / {votes['flipped_to_wrong']}", error,
                           f"{f['milliseconds_per_trace']:.1f}", f"{f['megaflops_per_trace']:.0f}")  # fmt: skip
     return table
 

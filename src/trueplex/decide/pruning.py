@@ -1,7 +1,7 @@
 """Pruning policies: which live traces to stop, and when. Plain Python over numbers.
 
 The grammar, joined with ``+``: ``none`` · ``half:EVERY`` · ``keep:FRACTION@EVERY`` · ``drop:N@EVERY`` · ``stop:AT`` ·
-``keep-top:N@AT`` · ``floor:SCORE`` · ``deepconf:high|low[@AFTER[/WARMUP]]`` · ``consensus:SHARE`` · ``auto``. ``half``,
+``keep-top:N@AT`` · ``retain:LENGTH@AT`` · ``floor:SCORE`` · ``deepconf:high|low[@AFTER[/WARMUP]]`` · ``consensus:SHARE`` · ``auto``. ``half``,
 ``keep`` and ``drop`` take ``/LEAST``: ``half:32/4`` halves until four are left. `trueplex.decide.rules` says what each
 rule does; ``auto`` is adaptive sampling (`trueplex.decide.adaptive`): ``--paths 64 --prune half:4/4+auto`` starts few
 traces of a problem and adds more, up to 64, while its vote is open. A policy means the same live and simulated on
@@ -14,6 +14,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from trueplex.decide.retention import retained
 from trueplex.decide.rules import Consensus, DeepConf, Floor, Keep, KeepTop, Own, Prune, Rule, Standing
 from trueplex.errors import OptionError
 from trueplex.grading.answers import group as by_value
@@ -22,8 +23,8 @@ from trueplex.grading.kinds import Grouping
 from trueplex.types import Status, Stop, Trace
 
 GRAMMAR = (
-    "none, half:EVERY, keep:FRACTION@EVERY, drop:N@EVERY (each also /LEAST), stop:AT, keep-top:N@AT, floor:SCORE, "
-    "deepconf:high|low[@AFTER[/WARMUP]], consensus:SHARE, call:MODULE:FUNCTION, auto, joined with +"
+    "none, half:EVERY, keep:FRACTION@EVERY, drop:N@EVERY (each also /LEAST), stop:AT, keep-top:N@AT, retain:LENGTH@AT, "
+    "floor:SCORE, deepconf:high|low[@AFTER[/WARMUP]], consensus:SHARE, call:MODULE:FUNCTION, auto, joined with +"
 )
 
 
@@ -115,10 +116,11 @@ def _rule(part: str) -> Rule:
         if name in ("half", "keep", "drop"):
             return _keep(name, rest, part)
         if name == "stop":
-            return KeepTop(_count(rest), 1, part)
+            return KeepTop(_count(rest), lambda n: 1, part)
         if name == "keep-top":
-            number, _, at = rest.partition("@")
-            return KeepTop(_count(at), _count(number), part)
+            return _keep_top(rest, part)
+        if name == "retain":
+            return _retain(rest, part)
         if name == "floor":
             return Floor(_number(rest, "score", 0, math.inf), part)
         if name == "consensus":
@@ -145,6 +147,19 @@ def _keep(name: str, rest: str, part: str) -> Keep:
     if not 0 < fraction < 1:
         raise ValueError(f"the fraction {amount} is not between 0 and 1")
     return Keep(_count(every), lambda n: math.ceil(fraction * n - 1e-9), part, left)
+
+
+def _keep_top(rest: str, part: str) -> KeepTop:
+    amount, _, at = rest.partition("@")
+    number = _count(amount)
+    return KeepTop(_count(at), lambda n: number, part)
+
+
+def _retain(rest: str, part: str) -> KeepTop:
+    length, at = map(_count, rest.partition("@")[::2])
+    if at >= length:
+        raise ValueError(f"whole traces of {length} tokens have ended by token {at}")
+    return KeepTop(at, lambda n: retained(n, at, length), part)
 
 
 def _deepconf(rest: str, part: str) -> DeepConf:

@@ -93,14 +93,14 @@ class Keep:
 
 @dataclass(frozen=True, slots=True)
 class KeepTop:
-    """Once, at `at` tokens, keep the `number` best live traces of a problem (``stop:AT`` keeps one).
+    """Once, at `at` tokens, keep the best `kept(n)` of n live traces of a problem (``stop:AT`` keeps one).
 
-    STOP's 64 → 8 at 2,048 tokens is ``keep-top:8@2048``. With adaptive sampling each round of traces is pruned by
+    STOP's 64 → 8 at 2,048 tokens is ``keep-top:8@2048``; ``retain`` keeps as many as its guideline says. With adaptive sampling each round of traces is pruned by
     itself, when it has so many tokens.
     """
 
     at: int
-    number: int
+    kept: Callable[[int], int]
     spelled: str
     needs_scores: ClassVar[bool] = True
 
@@ -110,11 +110,12 @@ class KeepTop:
 
     def __call__(self, standing: Standing) -> list[Trace]:
         due = [t for t in standing.live if t.tokens == self.at]
-        return ranked(due)[self.number :] if len(due) > self.number else []
+        keeps = self.kept(len(due))
+        return ranked(due)[keeps:] if len(due) > keeps else []
 
     def inert(self, paths: int, longest: int) -> str | None:
-        if paths <= self.number:
-            return f"it keeps {self.number} and there are {paths} paths. Try: more paths"
+        if (keeps := self.kept(paths)) >= paths:
+            return f"it keeps {keeps} and there are {paths} paths. Try: more paths"
         return _too_late(self.at, longest)
 
 

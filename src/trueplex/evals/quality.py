@@ -102,11 +102,11 @@ def judge(stored: Sequence[Stored], by_scorer: Mapping[str, Scored], kind: Answe
     right = np.array(correct)
     out: dict[str, Any] = {"traces": len(traces), "left_out": len(stored) - len(traces),
                            "problems": len(set(problems)), "right": round(float(right.mean()), 4), "scorers": {}}  # fmt: skip
-    first: tuple[list[float], np.ndarray] | None = None
+    first: tuple[list[list[float]], np.ndarray] | None = None
     for name, scored in by_scorer.items():
         table = scored.scores[kept]
         within = {str(s): per_problem_auroc(problems, correct, table[:, i].tolist()) for i, s in enumerate(SHARES)}
-        end = within[str(SHARES[-1])]
+        half, end = within["0.5"], within["1.0"]
         votes, chosen = _votes(traces, table[:, -1], kind or answer_kind(AUTO))
         figures: dict[str, Any] = {
             "within": {share: figure(values) for share, values in within.items()},
@@ -118,9 +118,12 @@ def judge(stored: Sequence[Stored], by_scorer: Mapping[str, Scored], kind: Answe
         if scored.bounded:
             figures["calibration"] = _calibrated(problems, table[:, -1], right)
         if first is None:
-            first = end, chosen
+            first = [half, end], chosen
         else:  # the first scorer is the one that the others are held against
-            figures["first_minus_this"] = figure((np.array(first[0]) - np.array(end)).tolist())
+            for name_of, ours, theirs in zip(
+                ("first_minus_this_at_half", "first_minus_this"), first[0], (half, end), strict=True
+            ):
+                figures[name_of] = figure((np.array(ours) - np.array(theirs)).tolist())
             votes["first_minus_this"] = figure((first[1] - chosen).tolist())
         out["scorers"][name] = figures
     return out

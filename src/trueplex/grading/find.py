@@ -10,8 +10,9 @@ _LEAD = r"(?:\b(?:final |correct |right |best )?answers?\b(?: (?:to|for|of) [^.\
 _SAID = re.compile(rf"{_LEAD}[ *_:]*(?P<tail>\s*[ *_]*[^\n]+)", re.IGNORECASE)
 _SENTENCE_ENDS = re.compile(r"[.!?。](?=\s|[*_]|$)")
 _CLAUSE = re.compile(r"(?:,? (?:because|since|as|so|which|where)|, (?=[a-z]{3,})) .*", re.IGNORECASE)
-_NOTHING = re.compile(
-    r"(?:not|that|because|in|as follows|unclear|unknown|given|below|above|the following)\b", re.IGNORECASE
+_NOTHING = re.compile(  # and a box that the model only mentions, as the instruction does
+    r"(?:not|that|because|in|as follows|unclear|unknown|given|below|above|the following)\b|.*\\boxed\{\s*\}",
+    re.IGNORECASE,
 )
 _NUMBER = re.compile(r"(?<![\w.,/])[-−+]?[$€£]?\d+(?:,\d{3})*(?:\.\d+)?(?: ?/ ?\d+)?(?:\^\d+)?(?![\w/])")
 _EDGES = ' \t*_`"“”'

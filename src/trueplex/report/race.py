@@ -94,9 +94,7 @@ def table(traces: list[Trace]) -> Table:
 
 
 def certainty(solution: Solution) -> str:
-    """What is known of how sure the answer is: a calibrated confidence, or else how many paths agree."""
-    if solution.confidence is not None:
-        return f"confidence {solution.confidence:.2f}"
+    """What is known of how sure the answer is: a calibrated confidence where there is one, and how many paths agree."""
     paths, finished = len(solution.traces), [t for t in solution.traces if t.status is Status.FINISHED]
     cut = [t for t in solution.traces if t.status is Status.TRUNCATED]
     without = [f"{n} {what}" for what, n in (
@@ -109,7 +107,10 @@ def certainty(solution: Solution) -> str:
     if solution.config.get("answer") == "text":
         texts = sum(vote.paths for vote in solution.votes)
         return ", ".join([f"the best of {texts} texts by score", *without]) + " (not calibrated)"
-    return ", ".join([f"{solution.votes[0].paths} of {paths} paths agree", *without]) + " (not calibrated)"
+    told = ", ".join([f"{solution.votes[0].paths} of {paths} paths agree", *without])
+    return (
+        f"{told} (not calibrated)" if solution.confidence is None else f"confidence {solution.confidence:.2f}, {told}"
+    )
 
 
 def finding(solution: Solution) -> str:
@@ -141,9 +142,20 @@ def why_none(solution: Solution) -> str:
         return ""
     cut = sum(t.status is Status.TRUNCATED for t in solution.traces)
     if 2 * cut >= len(solution.traces):
-        return "Try: a higher --max-tokens, or --think-tokens to leave room for the answer (--save FILE and `trueplex show FILE` show the paths)"
+        return ("Try: a higher --max-tokens; with a model whose thinking has tags, also --think-tokens, which leaves room for the answer "
+                "(--save FILE and `trueplex show FILE` show the paths)")  # fmt: skip
     kind = solution.config.get("answer", "")
     return f"no text had an answer of the kind {kind!r}. Try: another --answer, or --save FILE and `trueplex show FILE`"
+
+
+def _line(answer: str, most: int = 60) -> str:
+    """An answer as a part of a line; whole texts may be answers."""
+    plain = " ".join(answer.split())
+    return plain if len(plain) <= most else f"{plain[:most]}…"
+
+
+def _paths(count: int) -> str:
+    return f"{count} path{'s' * (count != 1)}"
 
 
 def verdict(solution: Solution) -> Group:
@@ -154,7 +166,7 @@ def verdict(solution: Solution) -> Group:
     leading = f"leading: {solution.votes[0].answer}, " if solution.state == "uncertain" else ""
     lines = [
         Text.assemble(
-            Text("answer      "), answer, _outcome(solution, solution.answer), f"   ({leading}{certainty(solution)})"
+            Text("answer      "), answer, _outcome(solution, solution.answer), f"   {leading}{certainty(solution)}"
         )
     ]
     lines += [Text(f"  {told}", style="bright_black") for told in (finding(solution), why_none(solution)) if told]
@@ -163,7 +175,8 @@ def verdict(solution: Solution) -> Group:
     for vote in solution.votes[:5]:
         lines.append(
             Text.assemble(
-                f"  {vote.answer:<12} weight {vote.weight:7.2f}   {vote.paths} paths", _outcome(solution, vote.answer)
+                f"  {_line(vote.answer):<12} weight {vote.weight:7.2f}   {_paths(vote.paths)}",
+                _outcome(solution, vote.answer),
             )
         )
     if trusts := Counter(t.trust for t in solution.traces if t.trust):
@@ -172,7 +185,7 @@ def verdict(solution: Solution) -> Group:
     spent = usage.thinking_tokens + usage.answer_tokens
     lines.append(
         Text(
-            f"  {len(solution.traces)} paths, {spent} tokens, {usage.probe_tokens} probe tokens, about {usage.saved_tokens} tokens saved, "
+            f"  {_paths(len(solution.traces))}, {spent} tokens, {usage.probe_tokens} probe tokens, about {usage.saved_tokens} tokens saved, "
             f"{solution.seconds:.1f} s",
             style="bright_black",
         )

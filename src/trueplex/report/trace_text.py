@@ -90,5 +90,7 @@ def print_trace(console: Console, trace: Trace, pieces: Sequence[Piece], with_ca
         console.print(line, highlight=False, no_wrap=True, overflow="crop")
     scale = f"H: entropy, full height {most:.2f} nats.  s: score, full height 1.  Highlighted: steps that explored."
     console.print(Text(f"\n{scale}", style=DIM))
-    if with_candidates:
+    if with_candidates and any(piece.explores for piece in pieces):
         console.print(candidates(pieces))
+    elif with_candidates:
+        console.print(Text("No step explored: every one had a single token.", style=DIM))

@@ -287,9 +287,7 @@ class Worker:
 
     def _step(self) -> None:
         events, posts = self._scheduler.step(), list[tuple[Job, Told]]()
-        for request in {t.request for t in self._scheduler.batch.traces} | {
-            e.trace.request for e in events if isinstance(e, Stopped)
-        }:
+        for request in {*self._scheduler.batch.running} | {e.trace.request for e in events if isinstance(e, Stopped)}:
             job = self._running[request]
             if not job.begun:
                 job.begun = True

@@ -56,7 +56,7 @@ def score_folder(
         )
     config = {**told.config, "verifier": name, "probe_every": scorer.every}
     with Folder(out, [by_key[key] for key in told.problems], int(config["paths"])) as folder:
-        folder.claim(config, scorer.fingerprint, backbone.renamed)
+        folder.claim(config, scorer.fingerprint, backbone.renamed, grows=True)
         left = [row for row in rows if not folder.holds(row)]
         progress(len(rows) - len(left), 0)
         for first in range(0, len(left), AT_ONCE):

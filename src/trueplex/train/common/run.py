@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from torch.distributed import barrier, destroy_process_group
-from transformers import Trainer, TrainingArguments
+from transformers import ProgressCallback, Trainer, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
 from trueplex.checksums import is_named
@@ -98,10 +98,20 @@ def run(trainer: Trainer, watch: Watch, out: Path, report_to: Sequence[str]) -> 
     if last and state.global_step >= state.max_steps:
         trainer._load_from_checkpoint(last)  # type: ignore[arg-type]  # train() would look whether it is at its end only after a further step
     else:
-        with writing(out):
-            trainer.train(resume_from_checkpoint=last)
+        try:
+            with writing(out):
+                trainer.train(resume_from_checkpoint=last)
+        finally:
+            end_bar(trainer)
     watch.restore()
     check_finite(trainer.model.named_parameters(), trainer.state.global_step or state.global_step)
+
+
+def end_bar(trainer: Trainer) -> None:
+    """End the line of a progress bar that an error or an interrupt has left, so that what is said of it has its own."""
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, ProgressCallback) and callback.training_bar is not None:
+            callback.training_bar.close()
 
 
 def leave_together(arguments: TrainingArguments) -> None:
