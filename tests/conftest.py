@@ -55,10 +55,7 @@ FAMILIES = {
 }  # fmt: skip
 # Of families that differ in little, one is in `make test`; the laws hold for all of them in `make test-slow`.
 LIKE_OTHERS = ("gemma", "qwen2_moe", "mixtral", "phi3", "olmo2", "glm4")
-HYBRIDS = ("qwen3_5_text", "zamba2")  # some layers keep states, or states and keys and values
-EVERY_FAMILY = [
-    pytest.param(f, marks=pytest.mark.slow if f in (*LIKE_OTHERS, *HYBRIDS) else ()) for f in (*FAMILIES, *HYBRIDS)
-]
+EVERY_FAMILY = [pytest.param(f, marks=pytest.mark.slow if f in LIKE_OTHERS else ()) for f in FAMILIES]
 # Equal draws are promised, not equal bits: where a uniform falls within this of the boundary between two tokens, rounding
 # may decide otherwise in another batch. `agree` lets such near-ties pass, and counts them.
 NEAR = 1e-5
