@@ -10,8 +10,12 @@ SOLVED = "serve-gsm8k.json"
 ASKED = """```python
 client = openai.OpenAI(base_url="http://127.0.0.1:8000/v1", api_key="none")
 answer = client.chat.completions.create(
-    model="{model}", messages=[{{"role": "user", "content": problem}}],
-    temperature={temperature}, max_tokens={max_tokens}, seed={seed}, extra_body={{"trueplex": {{"paths": {paths}}}}},
+    model="{model}",
+    messages=[{{"role": "user", "content": problem}}],
+    temperature={temperature},
+    max_tokens={max_tokens},
+    seed={seed},
+    extra_body={{"trueplex": {{"paths": {paths}}}}},
 )
 ```"""
 
