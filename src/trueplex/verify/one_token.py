@@ -66,6 +66,9 @@ class Probe(nn.Module):
     While it learns the head may read standardised states, (state - ``center``) / ``spread``; `fold` leaves a plain head.
     """
 
+    center: Tensor
+    spread: Tensor
+
     def __init__(self, hidden_size: int, shape: ProbeShape = ProbeShape()) -> None:
         super().__init__()
         single = shape.tokens == 1 or shape.repeated
