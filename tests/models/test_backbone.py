@@ -173,7 +173,6 @@ def test_empty_and_over_long_problems(qwen) -> None:
         ("deepseek_v32", "indexed_attention .*by an index", {}),
         ("deepseek_v4", "compressed_attention .*one entry for many tokens", {}),
         ("recurrent_gemma", "state in themselves", {}),
-        ("minimax", "cache class of its own", {}),
     ],
 )
 def test_what_cannot_be_driven_is_refused_before_weights_are_read(
