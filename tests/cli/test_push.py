@@ -71,7 +71,7 @@ def test_what_is_sent_is_one_commit(trueplex: Run, verifier: Path, monkeypatch: 
     (verifier / ".env").write_text("SECRET=1")
     code, out, _ = trueplex("push", str(verifier), "me/mine", "--private")
     assert code == 0 and out.strip() == "https://hub/me/mine/commit/1" and sent["private"] is True
-    assert sent["files"] == {"README.md", "adapter_config.json", "adapter_model.safetensors", "calibration.json", "verifier.json"}  # fmt: skip
+    assert sent["files"] == {"README.md", "adapter_config.json", "adapter_model.safetensors", "calibration.json", "combined.json", "verifier.json"}  # fmt: skip
 
 
 def test_what_cannot_be_pushed_is_one_line(trueplex: Run, verifier: Path, tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def test_what_cannot_be_placed_is_refused(folder: Callable[[str], Path], monkeyp
     for options, kind, what in (
         ({"device_map": "balanced"}, OptionError, r"unknown device map 'balanced'. Try: one of auto, tp"),
         ({"device_map": "auto"}, ModelError, r"this machine has none that PyTorch can use\). Try: without it"),
-        ({"device_map": "auto", "device": "cpu"}, OptionError, "--device has no effect here"),
+        ({"device_map": "auto", "device": "cpu"}, OptionError, "device has no effect here"),
         ({"device_map": "tp"}, ModelError, r"there is one process\). Try: torchrun"),
         ({"device_map": "tp", "quantize": "int8"}, OptionError, "do not go together"),
     ):

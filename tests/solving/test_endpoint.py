@@ -187,11 +187,11 @@ def test_many_problems_at_once_keep_their_own_paths(script: Script, url: str) ->
     ("change", "how", "said"),
     [
         ({"key": "right"}, {"key": "wrong"}, "rejected the API key (invalid api key). Try: set OPENAI_API_KEY"),
-        ({"models": ("a", "b")}, {}, "serves 2 models (a, b). Try: --served-model NAME"),
+        ({"models": ("a", "b")}, {}, "serves 2 models (a, b). Try: model=NAME"),
         ({}, {"model": "other"}, "has no model 'other'. Try: one of tiny"),
         ({"refusal": (400, "top_k is unknown.")}, {}, "says 400: top_k is unknown. Try: other options"),
-        ({"logprobs": False}, {}, "returns no token log-probabilities, which --verifier deepconf needs. Try: --verifier none"),
-        ({"pause": {0: 5.0}}, {"timeout": 0.3}, "sent nothing for 0.3 seconds. Try: a longer --endpoint-timeout"),
+        ({"logprobs": False}, {}, "returns no token log-probabilities, which verifier=\"deepconf\" needs. Try: verifier=\"none\""),
+        ({"pause": {0: 5.0}}, {"timeout": 0.3}, "sent nothing for 0.3 seconds. Try: a longer timeout"),
     ],
     ids=["key", "several models", "no such model", "refusal", "no log-probabilities", "silence"],
 )  # fmt: skip

@@ -74,7 +74,7 @@ class Recipe:
         report_to: where figures are shown: ``tensorboard``, ``wandb``, ``trackio``.
         memory: most GiB that a pass over a batch may take beside the weights; a batch is read in parts that fit. None:
             a batch is read whole, and in parts once memory has run out.
-        standardise: the head reads states centred and scaled by what a few traces give before it learns (`Probe.standardise`);
+        standardise: the head reads states centred and scaled by what a few traces give before it learns (`OneTokenVerifier.standardise`);
             not where it goes on from a ``start``.
 
     Raises:
@@ -312,7 +312,7 @@ def train_verifier(
                            divisible=not recipe.ranking, parts=parts), watch, out, recipe.report_to)  # fmt: skip  # pairs are compared across a batch
     task.release()
     if arguments.process_index == 0:
-        verifier.probe.fold()
+        verifier.fold()
         measured = quality(verifier.eval(), validation, rows)
         verifier.save(out, {"data": data, "traces": len(train), "dtype": dtype_of(backbone), "recipe": asdict(recipe),
                             "validation": measured})  # fmt: skip
@@ -330,14 +330,14 @@ def standardise(
     """Standardise what the head reads by probes of some traces, the same in every process; ``rows`` are read together at most."""
     chosen = np.random.default_rng(probes.seed).permutation(len(probes))[:STANDARD].tolist()
     seen: list[Tensor] = []
-    hook = verifier.probe.head.register_forward_pre_hook(lambda head, given: seen.append(given[0].flatten(0, -2)))
+    hook = verifier.probe.register_forward_pre_hook(lambda probe, given: seen.append(given[0].flatten(0, -3)))
     try:
         for first in range(0, len(chosen), min(rows, 8)):
             batch = batch_of([probes[number] for number in chosen[first : first + min(rows, 8)]])
             probe_pass(verifier, base_pass(verifier.backbone, batch["inputs"]), batch["columns"])
     finally:
         hook.remove()
-    verifier.probe.standardise(torch.cat(seen))
+    verifier.standardise(torch.cat(seen))
 
 
 def _worth(train: Sequence[Labelled], recipe: Recipe) -> Worth | None:

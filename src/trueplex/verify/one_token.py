@@ -61,13 +61,7 @@ class ProbeShape:
 
 
 class Probe(nn.Module):
-    """The embeddings of the probe tokens, [H] of one or of a repeated one, else [M, H], and the regression head.
-
-    While it learns the head may read standardised states, (state - ``center``) / ``spread``; `fold` leaves a plain head.
-    """
-
-    center: Tensor
-    spread: Tensor
+    """The embeddings of the probe tokens, [H] of one or of a repeated one, else [M, H], and the regression head."""
 
     def __init__(self, hidden_size: int, shape: ProbeShape = ProbeShape()) -> None:
         super().__init__()
@@ -75,8 +69,6 @@ class Probe(nn.Module):
         self.shape = shape
         self.token = nn.Parameter(torch.empty(hidden_size) if single else torch.empty(shape.tokens, hidden_size))
         self.head = nn.Linear(hidden_size, 1)
-        self.register_buffer("center", torch.zeros(hidden_size))
-        self.register_buffer("spread", torch.ones(hidden_size))
         if shape.pool == "learned":
             self.pool = nn.Parameter(torch.zeros(shape.tokens))
 
@@ -87,33 +79,14 @@ class Probe(nn.Module):
             read = (hidden * torch.softmax(self.pool, 0)[:, None]).sum(-2)
         else:
             read = hidden[..., -1, :]
-        return self.head((read - self.center) / self.spread).squeeze(-1).float()
-
-    @torch.no_grad()
-    def standardise(self, read: Tensor) -> None:
-        """Let the head begin at a score of a half for all, and see states as far as they differ from these [n, H] on average.
-
-        Final hidden states are large and nearly alike: of a 0.5B model 5.1 a number, with a standard deviation over traces of
-        0.6. A head that reads them as they are learns to cancel what they share, and little else.
-        """
-        self.center.copy_(read.mean(0))
-        self.spread.copy_(read.std(0) + SMALLEST)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
-
-    @torch.no_grad()
-    def fold(self) -> None:
-        """Make the head read plain states, with the same scores."""
-        self.head.weight.div_(self.spread)
-        self.head.bias.sub_(self.head.weight @ self.center)
-        self.center.zero_()
-        self.spread.fill_(1.0)
+        return self.head(read).squeeze(-1).float()
 
 
 class OneTokenVerifier(nn.Module):
     """A verifier of a backbone; also the `ProbeColumn` that scores live traces while they decode.
 
-    It is on the base model's layers only while `attached` or `probing` is open, so any number may share one base.
+    It is on the base model's layers only while `attached` or `probing` is open, so any number may share one base. While it
+    learns, its head may read standardised states, (state - ``center``) / ``spread``; `fold` leaves a plain head.
 
     Args:
         rank: LoRA rank on every linear layer of the transformer, shared experts included; 0 trains the token and head
@@ -125,6 +98,9 @@ class OneTokenVerifier(nn.Module):
     Raises:
         OptionError: the rank is negative, or no layer has such a name.
     """
+
+    center: Tensor
+    spread: Tensor
 
     def __init__(self, backbone: Backbone, rank: int = 16, alpha: float | None = None,
                  targets: Sequence[str] = (), shape: ProbeShape = ProbeShape()) -> None:  # fmt: skip
@@ -139,6 +115,8 @@ class OneTokenVerifier(nn.Module):
         self.rank, self.alpha = rank, float(2 * rank if alpha is None else alpha)
         self.shape = shape
         self.probe = Probe(backbone.hidden_size, shape)
+        self.register_buffer("center", torch.zeros(backbone.hidden_size))
+        self.register_buffer("spread", torch.ones(backbone.hidden_size))
         with torch.no_grad():
             embeddings = backbone.model.get_input_embeddings().weight
             self.probe.token.copy_(embeddings[: backbone.vocabulary].float().mean(0))
@@ -196,7 +174,31 @@ class OneTokenVerifier(nn.Module):
 
     def read(self, hidden: Tensor) -> Tensor:
         """Final hidden states [..., M, H] of probes → scores [...] in [0, 1]."""
-        return torch.sigmoid(self.probe(hidden))
+        return torch.sigmoid(self.logits(hidden))
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Final hidden states [..., M, H] of probes → logits of the scores [...], float32."""
+        return self.probe((hidden.float() - self.center) / self.spread)
+
+    @torch.no_grad()
+    def standardise(self, hidden: Tensor) -> None:
+        """Let the head see states as far as they differ from what these [..., H] are on average, each number by its own spread.
+
+        Final hidden states are large and nearly alike: of a 0.5B model 5.1 a number, with a standard deviation over traces of
+        0.6. A head that reads them as they are learns to cancel what they share, and little else.
+        """
+        hidden = hidden.float().flatten(0, -2)
+        self.center.copy_(hidden.mean(0))
+        self.spread.copy_(hidden.std(0) + SMALLEST)
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Make the head read plain states, with the same scores."""
+        head = self.probe.head
+        head.weight.div_(self.spread)
+        head.bias.sub_(head.weight @ self.center)
+        self.center.zero_()
+        self.spread.fill_(1.0)
 
     @property
     def fingerprint(self) -> str:

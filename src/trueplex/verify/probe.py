@@ -74,7 +74,7 @@ def probe_pass(verifier: OneTokenVerifier, base: Base, positions: Tensor) -> Ten
         _, hidden = verifier.backbone.forward(
             queries, places, None, read.columns, probe_pass=replace(read, tokens=tokens)
         )
-    return verifier.probe(hidden.reshape(*positions.shape, tokens, -1))
+    return verifier.logits(hidden.reshape(*positions.shape, tokens, -1))
 
 
 def pad_inputs(backbone: Backbone, traces: Sequence[tuple[Sequence[int], Steps]]) -> tuple[Tensor, np.ndarray]:
