@@ -97,6 +97,7 @@ def test_every_file_that_the_pages_show_has_a_stage() -> None:
         "serve-load.json",
         "serve-gsm8k.json",
         "faults.json",
+        "replicas.json",
         "soak.json",
         "hybrid-speed.json",
     }
