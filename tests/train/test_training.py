@@ -437,7 +437,7 @@ def test_two_processes_learn_what_one_learns(rolled: Path, tmp_path: Path, truep
     assert max(moved) > 1e-3
 
 
-@pytest.mark.parametrize("most", [4, 3, 1])
+@pytest.mark.parametrize("most", [3, *(pytest.param(n, marks=pytest.mark.slow) for n in (4, 1))])
 def test_a_batch_that_does_not_fit_is_learned_from_in_parts(
     said: list[str], qwen: Backbone, traces: list[Labelled], tmp_path: Path, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
