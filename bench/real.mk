@@ -106,8 +106,6 @@ $(REAL_RIVALS:%=real-rival-%): real-rival-%: real-values
 # A verifier's scores along the test traces, as if they had been there live, and every policy on them. The looks are 16 tokens apart.
 PRUNED := half:16 half:16/2 half:16/4 half:32 half:32/4 half:64/4 keep-top:8@64 keep-top:4@48 consensus:0.6 auto half:16/4+auto half:32/4+auto half:64/4+auto
 PRUNED_FREE := half:32/4 deepconf:low@64/8 deepconf:high@64/8
-comma := ,
-space := $(subst ,, )
 commas = $(subst $(space),$(comma),$(strip $(1)))
 VOTES := majority weighted best weighted:odds weighted:4 top:0.25 majority~auto majority~consensus:0.6 $(PRUNED:%=weighted~%) \
 	$(foreach s,$(subst $(comma),$(space),$(FREE_SCORES)),weighted:$s best:$s) $(PRUNED_FREE:%=weighted:deepconf:lowest@64~%) weighted:entropy~half:32/4
@@ -195,21 +193,15 @@ real-curve: real-test-traces real-verifier-m1 $(CURVE:%=real-curve-%)  ## a veri
 	$(BUNDLE) --out $(REAL_RESULTS)/curve.json judged=$(REAL)/judged-curve/results.json whole=$(REAL)/verifier-m1/verifier.json \
 		$(foreach n,$(CURVE),curve-$n=$(REAL)/curve-$n/verifier.json curve-$n-time=$(REAL)/times/curve-$n.json)
 
-# One thing changed at a time. `measured` learns from the values that the process model learned from.
+# One thing changed at a time, as `make ablations` does on the embedded model. `measured` learns from the values that the process model learned from.
 REAL_ABLATIONS := rank0 measured $(if $(QUICK),,rank4 rank64 constant final power mse)
-REAL_ABLATION_rank0 := --rank 0
-REAL_ABLATION_rank4 := --rank 4
-REAL_ABLATION_rank64 := --rank 64
-REAL_ABLATION_constant := --labels constant
-REAL_ABLATION_final := --labels final --positions 1
-REAL_ABLATION_power := --labels power
-REAL_ABLATION_mse := --loss mse
-REAL_ABLATION_measured := --labels measured
+ABLATION_mse := --loss mse
+ABLATION_measured := --labels measured
 
 real-ablation-measured: real-values
 real-ablation-%: real-rollouts
 	test -f $(REAL)/ablation-$*/verifier.json || $(TIMED)/ablation-$*.json \
-		train verifier --model $(MODEL) --data $(REAL)/rollouts $(REAL_RECIPE) $(REAL_ABLATION_$*) --out $(REAL)/ablation-$*
+		train verifier --model $(MODEL) --data $(REAL)/rollouts $(REAL_RECIPE) $(ABLATION_$*) --out $(REAL)/ablation-$*
 
 # Transfer: judged on problems of another kind, and on multiplex traces, of which it has seen none.
 real-multiplex-traces: real-model

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -230,13 +230,13 @@ def _plainly(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, ext
 
 # An operator that the compiler neither looks into nor, on CUDA, captures: it cuts its graphs there.
 CUTS = hasattr(torch._C.Tag, "cudagraph_unsafe")
-_library = torch.library.Library("trueplex", "FRAGMENT")
-_library.define(
+_operators = library.Library("trueplex", "FRAGMENT")
+_operators.define(
     "over_lanes(Tensor query, Tensor key, Tensor value, Tensor? sinks, float scale, float? softcap, int layer) -> Tensor",
     tags=(torch._C.Tag.cudagraph_unsafe,) if CUTS else (),
 )
-_library.impl("over_lanes", _over_lanes_outside, "CompositeExplicitAutograd")
-torch.library.register_fake("trueplex::over_lanes", _shape_of_outside)
+_operators.impl("over_lanes", _over_lanes_outside, "CompositeExplicitAutograd")
+library.register_fake("trueplex::over_lanes", _shape_of_outside)
 
 # Without a mask function of the same name, transformers would drop padding and causality silently.
 AttentionInterface.register(NAME, attention)

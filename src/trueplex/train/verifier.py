@@ -331,9 +331,10 @@ def standardise(
     chosen = np.random.default_rng(probes.seed).permutation(len(probes))[:STANDARD].tolist()
     seen: list[Tensor] = []
     hook = verifier.probe.register_forward_pre_hook(lambda probe, given: seen.append(given[0].flatten(0, -3)))
+    together = min(rows, 8)
     try:
-        for first in range(0, len(chosen), min(rows, 8)):
-            batch = batch_of([probes[number] for number in chosen[first : first + min(rows, 8)]])
+        for first in range(0, len(chosen), together):
+            batch = batch_of([probes[number] for number in chosen[first : first + together]])
             probe_pass(verifier, base_pass(verifier.backbone, batch["inputs"]), batch["columns"])
     finally:
         hook.remove()

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import pad
 
+from trueplex.engine.memory import gib
 from trueplex.errors import OptionError, StoreError, reason
 from trueplex.files import failure, write_with
 from trueplex.models.backbone import Backbone
@@ -24,7 +25,6 @@ from trueplex.models.lanes import KeyValue
 
 Stored = dict[int, KeyValue]  # keys and values [B, kv heads, N, D] by layer
 KEPT = "reads of the base"
-GIB = 2**30
 
 log = logging.getLogger(__name__)
 
@@ -45,10 +45,10 @@ def keep_reads(backbone: Backbone, folder: str | Path, tokens: int) -> None:
     except OSError as error:
         raise failure("write", folder, error) from error
     size = tokens * backbone.token_bytes
-    log.info(f"what the base reads takes {size / GIB:.1f} GiB in {folder}, of which {kept / GIB:.1f} GiB are there")
+    log.info(f"what the base reads takes {gib(size)} in {folder}, of which {gib(kept)} are there")
     if size - kept > free:
         raise OptionError(
-            f"{folder} has room for {free / GIB:.1f} GiB. Try: another disk, fewer --traces, or without --keep-base"
+            f"{folder} has room for {gib(free)}. Try: another disk, fewer --traces, or without --keep-base"
         )
     backbone.kept[KEPT] = KeptReads(folder, f"{backbone.fingerprint} {backbone.dtype}")
 
