@@ -55,6 +55,8 @@ LEARN_SIZE ?= --problems 2000 --steps 30 --prompts 8 --samples 8 --every 10 --va
 LEARN_TEST ?= --n 100 --samples 8 --max-tokens 300
 endif
 REAL_TEMPERATURE ?= 0.6
+# What a machine needs of its own, of everything that decodes: ON='--max-batch-size 1024 --compile off'.
+ON ?=
 MODEL_NAME ?= $(notdir $(MODEL))
 REAL := $(RUNS)/real
 REAL_RESULTS := $(RESULTS)/real
@@ -76,14 +78,14 @@ real-model: $(STAMP)
 
 real-rollouts: real-model
 	$(TRUEPLEX) rollout --model $(MODEL) --data $(REAL_TRAIN) --n $(REAL_N) --samples $(REAL_SAMPLES) \
-		--thinking discrete --temperature $(REAL_TEMPERATURE) --max-tokens $(REAL_TOKENS) --out $(REAL)/rollouts
+		--thinking discrete --temperature $(REAL_TEMPERATURE) --max-tokens $(REAL_TOKENS) $(ON) --out $(REAL)/rollouts
 
 REAL_SETS := test math
 SUITE_test = $(REAL_TEST)
 SUITE_math = $(REAL_MATH)
 SIZE_test = --n $(TEST_N) --max-tokens $(REAL_TOKENS)
 SIZE_math = --n $(MATH_N) --max-tokens $(MATH_TOKENS)
-real_eval = $(TRUEPLEX) eval --model $(MODEL) --suite $(SUITE_$(1)) $(SIZE_$(1)) --temperature $(REAL_TEMPERATURE) --samples
+real_eval = $(TRUEPLEX) eval --model $(MODEL) --suite $(SUITE_$(1)) $(SIZE_$(1)) --temperature $(REAL_TEMPERATURE) $(ON) --samples
 real_traces = $(REAL)/$(1)/$(call suite_folder,$(SUITE_$(1)))
 
 $(REAL_SETS:%=real-%-traces): real-%-traces: real-model
@@ -96,7 +98,7 @@ $(REAL_VERIFIERS:%=real-verifier-%): real-verifier-%: real-rollouts
 		train verifier --model $(MODEL) --data $(REAL)/rollouts $(REAL_RECIPE) $(REAL_$*) --out $(REAL)/verifier-$*
 
 real-values: real-rollouts
-	$(TRUEPLEX) train values --model $(MODEL) --data $(REAL)/rollouts $(REAL_VALUES)
+	$(TRUEPLEX) train values --model $(MODEL) --data $(REAL)/rollouts $(REAL_VALUES) $(ON)
 
 REAL_RIVALS := outcome process generative
 $(REAL_RIVALS:%=real-rival-%): real-rival-%: real-values
@@ -164,7 +166,7 @@ heat_of = $(word 2,$(subst -, ,$*))
 
 real-mode-%: real-model
 	$(TRUEPLEX) eval --model $(MODEL) --suite $(REAL_TEST) --n $(MODES_N) $(if $(filter greedy soft,$(mode_of)),--samples 1,--samples $(MODES_SAMPLES)) $(MODE_$(mode_of)) \
-		$(if $(heat_of),--temperature $(heat_of)) --max-tokens $(MODES_TOKENS) --verifier none --methods majority --out $(REAL)/$(MODES)/$*
+		$(if $(heat_of),--temperature $(heat_of)) --max-tokens $(MODES_TOKENS) $(ON) --verifier none --methods majority --out $(REAL)/$(MODES)/$*
 
 real-modes-more: $(MODES_FIRST:%=real-mode-%)
 	heat=$$($(BIN)/python bench/real_modes.py --runs $(REAL)/$(MODES) --best multiplex3) && for mode in $(MODES_MORE); do \
@@ -234,9 +236,9 @@ LEARN_k3 := --width 3
 LEARN_RECIPE ?= --rank 16 --lr 2e-5 --micro-tokens 1024
 
 real-learn-%:
-	test -d $(REAL)/learning/$*/adapter || $(TIMED)/learn-$*.json train policy --model $(MODEL) --data $(REAL_TRAIN) $(LEARN_$*) $(LEARN_SIZE) $(LEARN_RECIPE) --quiet --out $(REAL)/learning/$*
-	$(TRUEPLEX) eval --model $(MODEL) --suite $(REAL_TEST) $(LEARN_$*) $(LEARN_TEST) --verifier none --methods majority --out $(REAL)/learning/start-$*
-	$(TRUEPLEX) eval --model $(REAL)/learning/$*/adapter --suite $(REAL_TEST) $(LEARN_$*) $(LEARN_TEST) --verifier none --methods majority --out $(REAL)/learning/$*/test
+	test -d $(REAL)/learning/$*/adapter || $(TIMED)/learn-$*.json train policy --model $(MODEL) --data $(REAL_TRAIN) $(LEARN_$*) $(LEARN_SIZE) $(LEARN_RECIPE) $(ON) --quiet --out $(REAL)/learning/$*
+	$(TRUEPLEX) eval --model $(MODEL) --suite $(REAL_TEST) $(LEARN_$*) $(LEARN_TEST) $(ON) --verifier none --methods majority --out $(REAL)/learning/start-$*
+	$(TRUEPLEX) eval --model $(REAL)/learning/$*/adapter --suite $(REAL_TEST) $(LEARN_$*) $(LEARN_TEST) $(ON) --verifier none --methods majority --out $(REAL)/learning/$*/test
 	$(BIN)/python bench/learning.py --run $(REAL)/learning/$* --into $(REAL)/learning/results
 
 real-learning-of: $(LEARNED:%=real-learn-%)
