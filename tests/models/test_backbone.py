@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +15,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
-from conftest import FAMILIES, grown
+from conftest import FAMILIES, grown, prompts_for
+from trueplex.engine.limits import Ending
+from trueplex.engine.thinking import Thinking
 from trueplex.errors import InputError, ModelError
+from trueplex.models import attention
 from trueplex.models.backbone import Backbone
 from trueplex.models.check import self_check
 from trueplex.models.load import load
@@ -147,9 +151,7 @@ def test_a_fingerprint_names_the_weights_not_the_dtype(folder, tmp_path: Path) -
 
 
 def test_padded_words_are_never_sampled(folder, tmp_path: Path) -> None:
-    from trueplex.engine.limits import Ending
     from trueplex.engine.sampling import Sampling
-    from trueplex.engine.thinking import Thinking
 
     backbone = load(str(folder("llama")))
     backbone.vocabulary, backbone.padded = 300, True
@@ -189,9 +191,7 @@ def test_what_cannot_be_driven_is_refused_before_weights_are_read(
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_bfloat16_decodes_in_every_family(folder, family: str) -> None:
-    from trueplex.engine.limits import Ending
     from trueplex.engine.replay import replay
-    from trueplex.engine.thinking import Thinking
 
     backbone = load(str(folder(family)), dtype=torch.bfloat16)
     prompt = make_prompt(Problem("Hi"), backbone)
@@ -232,3 +232,36 @@ def test_an_adapter_of_an_adapter_is_merged_into_both(folder, tmp_path: Path) ->
     config.write_text("{")
     with pytest.raises(ModelError, match=r"cannot read .*adapter_config"):
         load(one)
+
+
+def test_attention_on_cuda_keeps_off_kernels_that_are_planned_for_every_length(qwen, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    """cuDNN builds a plan for every new shape, a quarter of a second each; a decode step has a new one every time."""
+    sdp = torch.backends.cuda
+    before = sdp.cudnn_sdp_enabled()
+    with attention.fused(torch.device("cuda")):
+        assert not sdp.cudnn_sdp_enabled()
+        assert sdp.flash_sdp_enabled() and sdp.mem_efficient_sdp_enabled() and sdp.math_sdp_enabled()
+    with attention.fused(torch.device("cpu")):
+        assert sdp.cudnn_sdp_enabled() == before
+    assert sdp.cudnn_sdp_enabled() == before
+
+    seen = []
+    kernels = attention.fused
+
+    @contextmanager
+    def as_on_cuda(device: torch.device) -> Iterator[None]:
+        with kernels(torch.device("cuda")):
+            yield
+
+    def layer(module: torch.nn.Module, *inputs: object) -> None:
+        seen.append(sdp.cudnn_sdp_enabled())
+
+    monkeypatch.setattr(attention, "fused", as_on_cuda)
+    hook = qwen.model.get_submodule("model.layers.0").register_forward_pre_hook(layer)
+    try:
+        sdp.enable_cudnn_sdp(True)
+        grown(qwen, prompts_for(qwen), 2, Thinking(ending=Ending(max_tokens=9)))
+    finally:
+        hook.remove()
+        sdp.enable_cudnn_sdp(before)
+    assert seen and not any(seen)

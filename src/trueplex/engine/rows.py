@@ -21,7 +21,7 @@ from trueplex.models.backbone import Backbone
 from trueplex.models.lanes import GROWTH, Lane, LaneCache, Prefix, rounded
 from trueplex.types import Steps, Trace
 
-LANE_ROWS = {"cpu": 16, "mps": 16, "cuda": 64}  # rows of a lane that traces of several prompts share
+LANE_ROWS = {"cpu": 16, "mps": 16, "cuda": 256}  # rows of a lane that traces of several prompts share
 SHARED_BYTES = (
     2**20
 )  # a prompt is stored once where that spares so many bytes a layer; less does not pay for its kernels

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, library
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -29,6 +30,7 @@ from trueplex.models.states import ProbedCache, States
 
 NAME = "trueplex"
 _outside = threading.local()
+FUSED = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 PACKED_COLUMNS = 8  # beyond this many query columns the stock kernel is as good
 
 
@@ -87,6 +89,15 @@ class _Layer:
 def _beside(rows: Tensor, batch: int) -> Tensor:
     """Probes that are rows [B · P, heads, M, D] as the columns of B rows: [B, heads, P · M, D]."""
     return rows.unflatten(0, (batch, -1)).transpose(1, 2).flatten(2, 3)
+
+
+def fused(device: torch.device) -> AbstractContextManager[None]:
+    """The kernels that attention may take on this device: on CUDA all but cuDNN's, which builds a plan for every new shape.
+
+    A step of decoding has a new length every time, and a plan takes a quarter of a second on the host (measured: 250 ms a step of
+    the 0.5 B on an H200, whatever the rows, with the GPU idle for most of it). The choice is the process's while it is open.
+    """
+    return sdpa_kernel(FUSED) if device.type == "cuda" else nullcontext()
 
 
 def attention(
