@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
+from trueplex.cli.cores import take_free_cores
 from trueplex.cli.options import Within, check_count
 from trueplex.errors import OptionError
 
@@ -60,7 +61,7 @@ class ModelOptions:
     template_arg: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Argument of the chat template, such as enable_thinking=false; can be repeated.", show_default="none")] = None  # fmt: skip
     think_start: Annotated[str | None, typer.Option(help="Text that opens thinking, where the model's own is not known.", show_default="the model's own")] = None  # fmt: skip
     think_end: Annotated[str | None, typer.Option(help="Text that closes thinking; what follows is the answer.", show_default="the model's own")] = None  # fmt: skip
-    threads: Annotated[int | None, typer.Option(help="CPU threads of PyTorch; fewer leave cores to other jobs.", show_default="all cores, or OMP_NUM_THREADS"), Within(1, 4096)] = None  # fmt: skip
+    threads: Annotated[int | None, typer.Option(help="CPU threads of PyTorch; fewer leave cores to other jobs.", show_default="cores that no other job keeps busy, or OMP_NUM_THREADS"), Within(1, 4096)] = None  # fmt: skip
 
     def load(self, dtype: torch.dtype | None = None, shares: bool = False) -> Backbone:
         """The model, loaded and checked, with its way of being asked; ``dtype`` is a command's own wish, and None otherwise.
@@ -76,6 +77,8 @@ class ModelOptions:
 
         if self.threads is not None:
             torch.set_num_threads(self.threads)
+        else:
+            take_free_cores()
         if dtype is not None and self.dtype is not None:
             raise OptionError(
                 "this command sets the precision of the weights itself, so --dtype has no effect here. Try: drop it, or use --bf16"
