@@ -6,7 +6,7 @@
 Kills: 20 at random moments of rollouts, also while a replica loads its model. Serve: 100 clients ask Ray Serve, one of its
 two replicas is killed, and a client whose connection broke asks again; an answer is wrong where it is not that of `solve`.
 Throughput: the rate is of tokens between the first answer of the last replica and the last answer of the first, so that
-loading does not count; runs of one and of two take turns.
+loading does not count; runs of one and of two take turns, and so do plain processes without Ray, which say what the machine gives.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +47,14 @@ from trueplex.scale import runs
 from trueplex.scale.cluster import Cluster
 from trueplex.scale.replica import Done, Job, Work
 from trueplex.scale.serving import Served, serving
-from trueplex.scale.spread import Said
+from trueplex.scale.spread import Here, Runner, Said
 from trueplex.serve.options import ServerOptions
 from trueplex.solving import rollouts
 from trueplex.solving.settings import Settings
+from trueplex.types import Problem
 
 SETTINGS = Settings(8, Thinking("multiplex"), "none", rows=32, select="majority")
+Answer = tuple[float, int, int]  # seconds, process, tokens
 PAUSE = 6.0  # most seconds between two kills
 
 
@@ -165,42 +169,67 @@ def _free_port() -> int:
 
 
 class Timed:
-    """A cluster whose answers are timed: (seconds, number of the work, tokens)."""
+    """A runner whose answers are timed: (seconds, process, tokens)."""
 
-    def __init__(self, cluster: Cluster) -> None:
-        self.cluster, self.answers, self.pids = cluster, list[tuple[float, int, int]](), dict[int, int]()
-        self.replicas, self.accelerated = cluster.replicas, cluster.accelerated
+    def __init__(self, runner: Runner) -> None:
+        self.runner, self.answers, self.pids = runner, list[Answer](), dict[int, int]()
+        self.replicas, self.accelerated = runner.replicas, runner.accelerated
 
     def run(self, job: Job, work: Sequence[Work]) -> Iterator[Said]:
-        for number, said in self.cluster.run(job, work):
+        for number, said in self.runner.run(job, work):
             if isinstance(said, Done):
-                self.answers.append((time.monotonic(), number, sum(row["tokens"] for row in said.rows)))
+                self.answers.append((time.monotonic(), self.pids[number], sum(row["tokens"] for row in said.rows)))
             else:
                 self.pids[number] = said.pid
             yield number, said
 
-    def rate(self) -> float:
-        """Tokens a second while all replicas were at work."""
-        by_replica: dict[int, list[float]] = {}
-        for at, number, _ in self.answers:
-            by_replica.setdefault(self.pids[number], []).append(at)
-        first, last = max(min(ats) for ats in by_replica.values()), min(max(ats) for ats in by_replica.values())
-        return sum(tokens for at, _, tokens in self.answers if first < at <= last) / (last - first)
+
+def rate(answers: Sequence[Answer]) -> float:
+    """Tokens a second while all processes were at work."""
+    by_process: dict[int, list[float]] = {}
+    for at, pid, _ in answers:
+        by_process.setdefault(pid, []).append(at)
+    first, last = max(min(ats) for ats in by_process.values()), min(max(ats) for ats in by_process.values())
+    return sum(tokens for at, _, tokens in answers if first < at <= last) / (last - first)
+
+
+def on_ray(replicas: int, turn: int, out: Path) -> list[Answer]:
+    """The answers of replicas of one thread each."""
+    with Cluster(replicas=replicas, gpus=0) as cluster:
+        return drawn(Timed(cluster), tasks.problems("chain-easy", "test", 40 * replicas, turn), out)
+
+
+def plainly(processes: int, turn: int, out: Path) -> list[Answer]:
+    """The answers of as many processes that know nothing of one another: what the machine itself gives two at once."""
+    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+        parts = [pool.submit(_alone, tasks.problems("chain-easy", "test", 40, 2 * turn + n), out / str(n)) for n in range(processes)]  # fmt: skip
+        return [answer for part in parts for answer in part.result()]
+
+
+def _alone(problems: Sequence[Problem], out: Path) -> list[Answer]:
+    return drawn(Timed(Here()), problems, out)
+
+
+def drawn(timed: Timed, problems: Sequence[Problem], out: Path) -> list[Answer]:
+    runs.rollout(timed, Job(ModelOptions(threads=1).load, SETTINGS), problems, out, lambda done, tokens: None)
+    return timed.answers
 
 
 def throughput(turns: int, out: Path) -> dict[str, Any]:
-    """Tokens a second of one replica and of two, of one thread each, in turns."""
-    rates: dict[int, list[float]] = {1: [], 2: []}
+    """Tokens a second of one replica on Ray and of two, and of one plain process and of two, of one thread each, in turns."""
+    ways = {
+        "one": (on_ray, 1),
+        "two": (on_ray, 2),
+        "one plain process": (plainly, 1),
+        "two plain processes": (plainly, 2),
+    }
+    rates: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(turns):
-        for replicas in rates:
-            problems = tasks.problems("chain-easy", "test", 40 * replicas, turn)
-            with Cluster(replicas=replicas, gpus=0) as cluster:
-                timed = Timed(cluster)
-                runs.rollout(timed, Job(ModelOptions(threads=1).load, SETTINGS), problems, out / f"{turn}-{replicas}", lambda done, tokens: None)  # fmt: skip
-            rates[replicas].append(round(timed.rate(), 1))
-            print(json.dumps({"replicas": replicas, "tokens a second": rates[replicas][-1], "load": os.getloadavg()[0]}), flush=True)  # fmt: skip
-    one, two = (statistics.median(rates[replicas]) for replicas in (1, 2))
-    return {"tokens a second": {"one": rates[1], "two": rates[2]}, "ratio of medians": round(two / one, 3),
+        for name, (draw, count) in ways.items():
+            rates[name].append(round(rate(draw(count, turn, out / f"{turn} {name}")), 1))
+            print(json.dumps({name: rates[name][-1], "load": os.getloadavg()[0]}), flush=True)
+    one, two, alone, beside = (statistics.median(of) for of in rates.values())
+    return {"tokens a second": rates, "ratio of medians": round(two / one, 3), "of plain processes": round(beside / alone, 3),
             "load average": [round(load, 1) for load in os.getloadavg()]}  # fmt: skip
 
 
