@@ -73,7 +73,8 @@ def write_json(path: str | Path, value: Any, indent: int | None = None) -> None:
 
     Raises StoreError as `write_with`.
     """
-    write_text(path, json.dumps(stamped(value) if isinstance(value, dict) else value, indent=indent) + "\n")
+    content = stamped(value) if isinstance(value, dict) else value
+    write_text(path, json.dumps(content, indent=indent, ensure_ascii=False) + "\n")
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:

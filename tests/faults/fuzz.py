@@ -189,6 +189,11 @@ def _some(lines: Sequence[list[str]], folder: Path, shipped: Path) -> int:
     return 0
 
 
+def _shown(words: Sequence[str]) -> str:
+    """A command line as a report can hold it: what is not UTF-8 is escaped."""
+    return " ".join(word[:60] for word in words).encode(errors="backslashreplace").decode()
+
+
 def fuzz(base: Path, work: Path, count: int, seed: str) -> dict[str, Any]:
     """So many command lines, in children that run some each: the number of each way to end, and the faults."""
     from world import in_child
@@ -213,10 +218,10 @@ def fuzz(base: Path, work: Path, count: int, seed: str) -> dict[str, Any]:
         for words, (code, fault, err) in zip(some, noted, strict=False):
             outcomes[f"exit code {code}"] += 1
             if fault:
-                faults.append(f"{' '.join(word[:60] for word in words)}: {fault} | {err[-200:]}")
+                faults.append(f"{_shown(words)}: {fault} | {err[-200:]}")
         done = len(noted)
         if died and done < len(some):
-            faults.append(f"{' '.join(word[:60] for word in some[done])}: {died}")
+            faults.append(f"{_shown(some[done])}: {died}")
             outcomes["died"] += 1
             done += 1
         left = left[done:]
