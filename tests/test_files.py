@@ -109,6 +109,17 @@ def test_a_path_that_cannot_be_written_is_one_line(
     assert sorted(os.listdir()) == ["circle", "file"]
 
 
+def test_a_text_with_half_a_character_is_not_written(tmp_path: Path) -> None:
+    """A page showed a name that is not UTF-8, and its writer raised; JSON hid it in an escape, which no reader took."""
+    write_text(tmp_path / "x", "before")
+    for write, content in ((write_text, "caf\udce9"), (write_json, {"name": "caf\udce9"})):
+        with pytest.raises(
+            StoreError, match=r"cannot write .*x \(.*surrogates not allowed\)\. Try: give valid Unicode$"
+        ):
+            write(tmp_path / "x", content)
+    assert [p.read_text() for p in tmp_path.iterdir()] == ["before"]
+
+
 def test_a_read_only_folder_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     (tmp_path / "x").chmod(0o500)

@@ -99,3 +99,10 @@ def test_no_module_and_no_function_outgrows_a_reader() -> None:
                 if len([a for a in arguments if a not in ("self", "cls")]) > MOST_PARAMETERS:
                     wrong.append(f"{path.name}: {node.name} has {len(arguments)} parameters")
     assert not wrong, "\n".join(wrong)
+
+
+def test_every_entry_point_ends_in_one_line() -> None:
+    """`python -m trueplex.…` says what it refuses as the command line does; the grader's worker talks to its parent alone."""
+    starts = [(name, text) for name, path in sources() if 'if __name__ == "__main__":' in (text := path.read_text())]
+    assert len(starts) > 4
+    assert [name for name, text in starts if "sys.exit(exit_code(" not in text] == ["grading.worker"]

@@ -49,11 +49,13 @@ TORCH_WRITER = ("PytorchStreamWriter", "inline_container", "iostream", "open fil
 
 
 def failure(verb: str, path: str | Path, error: Exception) -> StoreError:
-    """What to raise when ``verb`` (read, write) failed on a path: one line, with advice for this kind of failure."""
+    """What to raise when ``verb`` (read, write, use) failed on a path: one line, with advice for this kind of failure."""
     found = re.search(r"os error (\d+)", str(error))  # how Rust tells it
     number = getattr(error, "errno", None) or (int(found[1]) if found else 0)
     why = getattr(error, "strerror", None) or (os.strerror(number) if number else reason(error))
-    hint = HINTS.get(number, "check the path" if verb == "read" else "choose another file")
+    hint = HINTS.get(number, "choose another file" if verb == "write" else "check the path")
+    if isinstance(error, UnicodeEncodeError):
+        hint = "give valid Unicode"
     shown = str(path).encode(errors="backslashreplace").decode() or "''"
     return StoreError(f"cannot {verb} {shown if len(shown) <= 200 else shown[:200] + '…'} ({why}). Try: {hint}")
 
@@ -63,7 +65,7 @@ def failure(verb: str, path: str | Path, error: Exception) -> StoreError:
 
 def write_text(path: str | Path, text: str) -> None:
     """Write a file of UTF-8, whole or not at all. Raises StoreError as `write_with`."""
-    write_bytes(path, text.encode())
+    write_with(path, lambda temporary: temporary.write_bytes(text.encode()))
 
 
 def write_json(path: str | Path, value: Any, indent: int | None = None) -> None:
@@ -71,26 +73,23 @@ def write_json(path: str | Path, value: Any, indent: int | None = None) -> None:
 
     Raises StoreError as `write_with`.
     """
-    write_text(path, json.dumps(stamped(value) if isinstance(value, dict) else value, indent=indent) + "\n")
+    content = stamped(value) if isinstance(value, dict) else value
+    write_text(path, json.dumps(content, indent=indent, ensure_ascii=False) + "\n")
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:
     """Write a file, whole or not at all. Raises StoreError as `write_with`."""
-
-    def write(temporary: Path) -> None:
-        temporary.write_bytes(content)
-
-    write_with(path, write)
+    write_with(path, lambda temporary: temporary.write_bytes(content))
 
 
-def write_with(path: str | Path, write: Callable[[Path], None]) -> None:
+def write_with(path: str | Path, write: Callable[[Path], object]) -> None:
     """Have ``write`` make a temporary file beside ``path``, then move it there; missing folders are made.
 
     Through a symlink its target is written. A device or a pipe is written into, never replaced. The mode of a file
     that was there is kept.
 
     Raises:
-        StoreError: the path cannot be written, or the disk is full; what was there stays.
+        StoreError: the path cannot be written, the disk is full, or a text is not valid Unicode; what was there stays.
     """
     try:
         with writing(path):
@@ -100,11 +99,11 @@ def write_with(path: str | Path, write: Callable[[Path], None]) -> None:
                 _replace(Path(os.path.realpath(path)), write)
     except StoreError:
         raise
-    except (OSError, ValueError) as error:  # ValueError: a name with a null byte, or that no file can have
+    except (OSError, ValueError) as error:  # ValueError: a name with a null byte, or a text that is not valid Unicode
         raise failure("write", path, error) from error
 
 
-def _replace(target: Path, write: Callable[[Path], None]) -> None:
+def _replace(target: Path, write: Callable[[Path], object]) -> None:
     if target.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -164,7 +163,7 @@ def is_special(path: str | Path) -> bool:
     return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
 
 
-def _write_into(path: Path, write: Callable[[Path], None]) -> None:
+def _write_into(path: Path, write: Callable[[Path], object]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         temporary = Path(folder) / "content"
         write(temporary)

@@ -22,6 +22,7 @@ from typing import Any
 from world import HANG, IDLE, Ended, in_process
 
 TOGETHER = 25  # command lines in one child
+TICK = 1.0  # seconds of the processor between two looks at what a command line has printed
 MEMORY = 12 << 30  # bytes of address space beyond which a child gets no more
 NUMBERS = ["0", "1", "-1", "2", "3", "7", "²", "٣", "1e3", "0.5", "-0.0", "nan", "inf", "-inf", "1e999", "1e-320", "", " ", "x", "0x10", "1_000", "+5",
            "2147483647", "2147483648", "9223372036854775808", "18446744073709551616", "1" + "0" * 20, "9" * 5000]  # fmt: skip
@@ -126,11 +127,25 @@ def line(drawn: random.Random, known: dict[str, list[Any]], base: Path) -> list[
 
 
 def ended(words: Sequence[str]) -> Ended:
-    """How a command line ends in this process, which may use `HANG` seconds of the processor, and wait for `IDLE`."""
+    """How a command line ends in this process, which may use `HANG` seconds of the processor, and wait for `IDLE`.
+
+    What goes on printing after these (two thousand million problems) is no hang, and is interrupted as a user would.
+    """
     out, err = (
         io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="surrogateescape", write_through=True) for _ in range(2)
     )
     sign, used = 0, time.process_time()
+    seconds, silent, printed = 0.0, 0.0, 0  # of the processor; those without a new character; characters
+
+    def busy(number: int, frame: Any) -> None:
+        nonlocal seconds, silent, printed
+        printed, before = out.buffer.tell(), printed
+        seconds, silent = seconds + TICK, silent + TICK if printed == before else 0
+        if silent >= HANG:
+            silent = 0
+            late(number, frame)
+        if seconds >= HANG and not silent:
+            raise KeyboardInterrupt
 
     def late(number: int, frame: Any) -> None:
         nonlocal sign, used
@@ -140,12 +155,12 @@ def ended(words: Sequence[str]) -> Ended:
         sign = number
         raise TimeoutError("".join(traceback.format_stack(frame)[-3:]))
 
-    for clock, number, seconds in (
-        (signal.ITIMER_PROF, signal.SIGPROF, HANG),
-        (signal.ITIMER_REAL, signal.SIGALRM, IDLE),
+    for clock, number, act, every in (
+        (signal.ITIMER_PROF, signal.SIGPROF, busy, TICK),
+        (signal.ITIMER_REAL, signal.SIGALRM, late, IDLE),
     ):
-        signal.signal(number, late)
-        signal.setitimer(clock, seconds, seconds)
+        signal.signal(number, act)
+        signal.setitimer(clock, every, every)
     with redirect_stdout(out), redirect_stderr(err):
         code = in_process(words)
     for clock in (signal.ITIMER_PROF, signal.ITIMER_REAL):
@@ -174,6 +189,11 @@ def _some(lines: Sequence[list[str]], folder: Path, shipped: Path) -> int:
     return 0
 
 
+def _shown(words: Sequence[str]) -> str:
+    """A command line as a report can hold it: what is not UTF-8 is escaped."""
+    return " ".join(word[:60] for word in words).encode(errors="backslashreplace").decode()
+
+
 def fuzz(base: Path, work: Path, count: int, seed: str) -> dict[str, Any]:
     """So many command lines, in children that run some each: the number of each way to end, and the faults."""
     from world import in_child
@@ -198,10 +218,10 @@ def fuzz(base: Path, work: Path, count: int, seed: str) -> dict[str, Any]:
         for words, (code, fault, err) in zip(some, noted, strict=False):
             outcomes[f"exit code {code}"] += 1
             if fault:
-                faults.append(f"{' '.join(word[:60] for word in words)}: {fault} | {err[-200:]}")
+                faults.append(f"{_shown(words)}: {fault} | {err[-200:]}")
         done = len(noted)
         if died and done < len(some):
-            faults.append(f"{' '.join(word[:60] for word in some[done])}: {died}")
+            faults.append(f"{_shown(some[done])}: {died}")
             outcomes["died"] += 1
             done += 1
         left = left[done:]

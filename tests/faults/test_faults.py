@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
+from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 
 import damage
+import fuzz
 import pytest
 from world import Ended
 
@@ -37,3 +41,20 @@ def test_a_reader_that_looks_at_no_checksum_is_found_out(tmp_path: Path) -> None
 )  # fmt: skip
 def test_what_counts_as_a_fault(ended: Ended, wrong: bool) -> None:
     assert bool(ended.fault) is wrong
+
+
+@pytest.mark.parametrize(
+    ("work", "hangs"),
+    [(lambda: [print(n) for n in count()], False), (lambda: print("one") or [n for n in count() if n < 0], True)],
+    ids=["it goes on printing", "it says no more"],
+)
+def test_what_counts_as_a_hang(work: Callable[[], object], hangs: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def in_process(words: list[str]) -> int:
+        with contextlib.suppress(KeyboardInterrupt, TimeoutError):
+            work()
+        return 130
+
+    monkeypatch.setattr(fuzz, "HANG", 0.2)
+    monkeypatch.setattr(fuzz, "TICK", 0.1)
+    monkeypatch.setattr(fuzz, "in_process", in_process)
+    assert (fuzz.ended([]).fault or "").startswith("hang: over") is hangs

@@ -41,7 +41,7 @@ TRACED = 70  # exit code of a command that ended with a traceback
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended. ``signal`` is 0 if by itself; ``seconds`` are wall time."""
+    """How a command ended. ``signal`` is 0 if by itself; ``seconds`` are those of the processor."""
 
     code: int
     signal: int
@@ -123,9 +123,9 @@ def in_process(arguments: Sequence[str]) -> int:
 
 
 def run(arguments: Sequence[str], kill_after: float | None = None, before: Callable[[], Any] = lambda: None) -> Ended:
-    """Run a command in a child, which calls ``before`` first; killed after so many seconds, if it has not ended."""
+    """Run a command in a child, which calls ``before`` first; killed after so many seconds of the processor, if it has not ended."""
     pipes = [os.pipe(), os.pipe()]  # no files: a full disk would cut off what is said of it
-    began, pid = time.monotonic(), os.fork()
+    pid = os.fork()
     if pid == 0:
         code = TRACED
         try:
@@ -146,13 +146,9 @@ def run(arguments: Sequence[str], kill_after: float | None = None, before: Calla
         os.close(end)
     with ThreadPoolExecutor(2) as readers:
         texts = [readers.submit(_all, begin) for begin, _ in pipes]
-        if kill_after is not None:
-            time.sleep(kill_after)
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        status = _waited(pid)
+        status, seconds = _waited(pid, kill_after)
     return Ended(os.waitstatus_to_exitcode(status) if os.WIFEXITED(status) else -1,
-                 os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0, *(text.result() for text in texts), time.monotonic() - began)  # fmt: skip
+                 os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0, *(text.result() for text in texts), seconds)  # fmt: skip
 
 
 def _all(pipe: int) -> str:
@@ -160,14 +156,17 @@ def _all(pipe: int) -> str:
         return file.read().decode(errors="replace")
 
 
-def _waited(pid: int) -> int:
+def _waited(pid: int, kill_after: float | None) -> tuple[int, float]:
+    """How a child ended, and the seconds of the processor that it used; killed after so many, or if it uses none any more."""
     process, used, since = psutil.Process(pid), 0.0, time.monotonic()
     while True:
-        done, status = os.waitpid(pid, os.WNOHANG)
+        done, status, usage = os.wait4(pid, os.WNOHANG)
         if done:
-            return status
+            return status, usage.ru_utime + usage.ru_stime
+        now = sum(process.cpu_times()[:2])
+        if kill_after is not None and now >= kill_after:
+            os.kill(pid, signal.SIGKILL)
         if time.monotonic() > since + IDLE:
-            now = sum(process.cpu_times()[:2])
             if now <= used:
                 os.kill(pid, signal.SIGALRM)
             used, since = now, time.monotonic()

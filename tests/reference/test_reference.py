@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from trueplex.data.embedded import countdown, remainder, slips
-from trueplex.data.embedded.tasks import PRACTICE, SUITES, problems, split_of, tasks
+from trueplex.data.embedded.tasks import PRACTICE, SUITES, problems, split_of, stream, tasks
 from trueplex.errors import OptionError
 from trueplex.models.load import load, reference_path
 from trueplex.reference.text import build_tokenizer, conclude, render
@@ -161,6 +161,11 @@ def test_a_suite_gives_what_it_has_and_says_so(trueplex) -> None:
     assert code == 0 and 400 < number < 1000
     assert said == f"trueplex: remainder-easy has {number} problems for test, and no more\n"
     assert len({json.loads(line)["problem"] for line in out.splitlines()}) == number
+
+
+def test_problems_are_made_as_they_are_asked_for() -> None:
+    """As many as a number can say were made in memory before the first was printed."""
+    assert next(stream("chain-easy", "test", 2**31 - 1, 0)) == problems("chain-easy", "test", 1)[0]
 
 
 def test_the_policy_that_ships_is_an_adapter_of_the_embedded_model(trueplex) -> None:

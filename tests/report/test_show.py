@@ -140,6 +140,14 @@ def test_a_merged_step_shows_its_heaviest_token_and_the_record_keeps_slot_0() ->
     assert steps.ids[:, 0].tolist() == first
 
 
+@pytest.mark.parametrize("path", ["/", ".", "n" * 300])
+def test_what_is_no_store_is_one_line(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trueplex) -> None:
+    """Neither the root nor ``.`` has a name that another could be made from."""
+    monkeypatch.chdir(tmp_path)
+    code, _, told = trueplex("show", path, "--html", "page.html")
+    assert code == 2 and told.count("\n") == 1 and "Try: " in told
+
+
 def test_problems_are_found_by_the_order_of_their_file_or_by_id_and_marked(tmp_path: Path, trueplex) -> None:
     file, save = tmp_path / "p.jsonl", tmp_path / "t.jsonl"
     rows = [

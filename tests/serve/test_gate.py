@@ -16,8 +16,10 @@ import httpx
 import pytest
 
 from served import PROBLEM, Served, serving
+from trueplex.errors import OptionError
 from trueplex.models.backbone import Backbone
 from trueplex.serve.options import ServerOptions
+from trueplex.serve.running import listening
 
 KEY = {"authorization": "Bearer first"}
 
@@ -177,6 +179,12 @@ def test_sigterm_ends_what_has_begun_and_nothing_else() -> None:
     assert server.wait(60) == 0
     assert '"path"' not in server.stderr.read(), "a quiet server has no access log"
     server.stderr.close()
+
+
+@pytest.mark.parametrize("host", ["\udcff", "x" * 5000, "a..b", "nul\0"])
+def test_a_name_that_no_host_can_have_is_one_line(host: str) -> None:
+    with pytest.raises(OptionError, match=r"cannot listen on .{1,60}:0 \(.*\)\. Try: another port or host$"):
+        listening(host, 0)
 
 
 @pytest.mark.parametrize(("arguments", "told"), [(["--port", "1", "--host", "256.1.1.1"], "cannot listen"), (["--api-key-file", "/nowhere"], "cannot read"),

@@ -8,6 +8,14 @@ from pathlib import Path
 import pytest
 
 from trueplex.data.embedded import tasks
+from trueplex.data.traces import open_store, read
+from trueplex.engine.limits import Ending
+from trueplex.engine.thinking import Thinking
+from trueplex.models.backbone import Backbone
+from trueplex.solving.rollouts import rollout
+from trueplex.solving.settings import Settings
+from trueplex.train.first_verifier import _graded
+from trueplex.types import Problem
 
 
 def table(path: Path, right: bool, n: int = 3) -> str:
@@ -44,6 +52,20 @@ def test_traces_that_are_all_wrong_teach_nothing_and_that_is_said_before_trainin
 def test_what_cannot_be_meant_is_refused(options: tuple[str, ...], why: str, tmp_path: Path, trueplex) -> None:
     code, _, told = trueplex("train", "verifier", *options, "--out", str(tmp_path / "v"))
     assert code == 2 and why in told
+
+
+def test_what_is_learned_from_does_not_depend_on_the_order_that_traces_ended_in(qwen: Backbone, tmp_path: Path) -> None:
+    """Killed among its rollouts, a run stored the same traces in another order, and learned another verifier from them."""
+    problems = [Problem(f"Problem {i}", answers=("1",)) for i in range(3)]
+    settings = Settings(paths=2, thinking=Thinking("discrete", ending=Ending(4)), verifier="none")
+    rollout(qwen, problems, settings, tmp_path)
+    store = open_store(tmp_path / "other.arrow")
+    store.append(list(read(tmp_path))[::-1])
+    store.close()
+    names = [
+        [(t.problem.text, t.index) for t, _ in _graded(path, qwen)] for path in (tmp_path, tmp_path / "other.arrow")
+    ]
+    assert names[0] == names[1] and len(set(names[0])) == 6
 
 
 @pytest.mark.slow

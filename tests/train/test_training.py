@@ -30,7 +30,7 @@ from trueplex.train.common import watch as watch_module
 from trueplex.train.common.batches import Labelled, Order, Probes, collate
 from trueplex.train.common.footprint import GIB, Footprint
 from trueplex.train.common.labels import Worth, labels
-from trueplex.train.common.watch import watched
+from trueplex.train.common.watch import Watch, watched
 from trueplex.train.verifier import (
     ProbeTask,
     Recipe,
@@ -169,6 +169,45 @@ def test_a_checkpoint_that_a_kill_left_unjudged_is_judged(
     trained(qwen, traces, recipe, tmp_path)
     log = [json.loads(line) for line in (tmp_path / "validation.jsonl").read_text().splitlines()]
     assert [(r["step"], r["within_auroc@1.0"]) for r in log][:2] == [(2, 0.9), (4, 0.5)]
+
+
+@pytest.mark.parametrize(
+    ("patience", "figures", "killed"),
+    [(9, [0.5, 0.9], "_judged"), (1, [0.9, 0.5, 0.4, 0.3], "restore")],
+    ids=["judging the last checkpoint", "after patience had ended it"],
+)
+def test_a_kill_at_the_end_changes_nothing(
+    qwen: Backbone, traces: list[Labelled], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patience: int, figures: list[float], killed: str
+) -> None:  # fmt: skip
+    """The last checkpoint was never judged, or a run that had lost patience took one more step."""
+    recipe = replace(RECIPE, every=1, epochs=len(figures) / 8, patience=patience)
+
+    def run(out: Path) -> tuple[str, dict[str, torch.Tensor]]:
+        log = out / "validation.jsonl"
+
+        def judged(verifier: object, *given: object) -> dict[str, float]:
+            done = len(log.read_text().splitlines()) if log.exists() else 0
+            return {"within_auroc@1.0": [*figures, 0.0][done], "ece@1.0": 0.0, "brier@1.0": 0.0}
+
+        monkeypatch.setattr("trueplex.train.verifier.quality", judged)
+        weights = trained(qwen, traces, recipe, out)
+        return log.read_text(), weights
+
+    log, weights = run(tmp_path / "whole")
+    assert len(log.splitlines()) == 2
+    with monkeypatch.context() as patch:
+        own = getattr(Watch, killed)
+
+        def dies(self: Watch, step: int = 2, *given: object) -> object:
+            if step == 2:
+                raise KeyboardInterrupt
+            return own(self, step, *given)
+
+        patch.setattr(Watch, killed, dies)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "killed")
+    again, resumed = run(tmp_path / "killed")
+    assert again == log and same(weights, resumed)
 
 
 def test_what_is_watched_is_whole_problems_of_all(traces: list[Labelled], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import typer
 
 from trueplex.cli.groups import ModelOptions, Seed
-from trueplex.cli.messages import say
 from trueplex.cli.options import Within, listed
 from trueplex.errors import MissingExtra, OptionError
 from trueplex.files import write_json
 from trueplex.locks import lock
+from trueplex.messages import say
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -35,11 +35,11 @@ from trueplex.cli import (
     solve,
     train,
 )
-from trueplex.cli.messages import listen, say
 from trueplex.cli.mistakes import bad_value, no_such_command, no_such_option
 from trueplex.cli.options import command
 from trueplex.cli.replicas import with_address
-from trueplex.errors import StoreError, TrueplexError, in_flags
+from trueplex.errors import StoreError
+from trueplex.messages import INTERRUPTED, complain, exit_code
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FRAMEWORK = ("click", "typer")
@@ -89,44 +89,37 @@ def main() -> None:
     """The console entry: errors become one line and exit code 2; an interrupt becomes 130."""
     signal.signal(signal.SIGTERM, _ended)
     _streams()
-    listen()
-    with in_flags():
-        code = _run()
-    if code == 130:  # typer itself may have turned the interrupt into this code
-        say("interrupted; what was finished is kept")
-    sys.exit(code or 0)
+    sys.exit(exit_code(_run))
 
 
 def _run() -> Any:
-    """Run the command that was asked for, and return its exit code."""
+    """Run the command that was asked for, and return its exit code. Raises what `exit_code` tells."""
     try:
         if sys.stdout is None:
             raise StoreError("standard output is closed. Try: leave it open, or send it to /dev/null")
         code: Any = app(args=with_address(sys.argv[1:]), prog_name="trueplex", standalone_mode=False)
         sys.stdout.flush()
-    except TrueplexError as error:
-        code = _complain(str(error))
     except typer.Exit as stop:
         code = stop.exit_code
-    except (KeyboardInterrupt, typer.Abort):
-        code = 130
+    except typer.Abort:
+        code = INTERRUPTED
     except (BrokenPipeError, SystemExit) as stop:
         # rich turns a broken pipe into a bare exit; anything else that exits is not ours to change.
         if isinstance(stop, SystemExit) and not isinstance(stop.__context__, BrokenPipeError):
             raise
         code = _reader_gone()
     except OSError as error:
-        if error.errno not in FULL:
+        if error.errno not in FULL or error.filename is not None:
             raise
         _sink()
-        code = _complain(
+        code = complain(
             f"cannot write: {error.strerror}. Try: make room and run again (what --save or --out holds is kept)"
         )
     except Exception as error:
         if type(error).__module__.split(".")[0] not in FRAMEWORK:
             raise
         told = usage_message(error)
-        code = _complain(told) if told else 2  # without any message, the help was shown
+        code = complain(told) if told else 2  # without any message, the help was shown
     return code
 
 
@@ -177,17 +170,12 @@ def _reader_gone() -> int:
     _sink()
     if len(sys.argv) == 1 or {"-h", "--help"} & set(sys.argv[1:]):
         return 0
-    return _complain("standard output was closed before all was written. Try: read it to the end, or use --save")
+    return complain("standard output was closed before all was written. Try: read it to the end, or use --save")
 
 
 def _sink() -> None:
     """Give Python somewhere to write what is left, or it would complain again on exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-
-
-def _complain(message: str) -> int:
-    say(" ".join(message.split()))
-    return 2
 
 
 if __name__ == "__main__":

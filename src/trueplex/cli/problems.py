@@ -22,5 +22,5 @@ def problems(
     """Print problems of the embedded model's suites as JSON lines: id, problem, answers."""
     from trueplex.data.embedded import tasks
 
-    for problem in tasks.problems(suite, split, n, seed):
+    for problem in tasks.stream(suite, split, n, seed):
         print(json.dumps({"id": problem.id, "problem": problem.text, "answers": list(problem.answers or ())}))

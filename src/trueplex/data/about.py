@@ -51,7 +51,7 @@ class _Manifest:
 
 
 def _beside(path: Path) -> Path:
-    return path.with_name(path.name + ".about.json")
+    return Path(f"{path}.about.json")  # the root has no name, and so no `with_name`
 
 
 def note(path: Path, model: str, keys: Sequence[int]) -> None:

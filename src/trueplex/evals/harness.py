@@ -10,6 +10,7 @@ Left out: several processes (``accelerate launch``), as all requests share one b
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -19,6 +20,7 @@ import torch
 from trueplex.decide import voting
 from trueplex.errors import MissingExtra
 from trueplex.grading import answers
+from trueplex.messages import complain, exit_code
 from trueplex.models.backbone import Backbone
 from trueplex.models.load import load
 from trueplex.models.markers import thinking_after
@@ -35,7 +37,10 @@ try:
     from lm_eval.api.registry import register_model
     from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 except ImportError as missing:
-    raise MissingExtra("lm_eval", "eval") from missing
+    error = MissingExtra("lm_eval", "eval")
+    if __name__ == "__main__":
+        sys.exit(complain(str(error)))
+    raise error from missing
 
 LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # a task's names for one limit
 DEFAULT_TOKENS = 256  # the harness's own
@@ -233,4 +238,4 @@ def _cut(text: str, stops: Sequence[str]) -> str:
 if __name__ == "__main__":
     from lm_eval.__main__ import cli_evaluate
 
-    cli_evaluate()
+    sys.exit(exit_code(cli_evaluate))

@@ -15,13 +15,18 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import sys
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from trueplex.models.load import ADAPTER, REFERENCE, SHIPPED, reference_path
+from trueplex.files import read_json, write_text
+from trueplex.messages import exit_code
+from trueplex.models.load import ADAPTER, REFERENCE, SHIPPED, loading, reference_path
+from trueplex.train.common.state import read_weights
 
 MAX_NEW_TOKENS = 640
 POLICY = "reference-multiplex"
@@ -30,9 +35,10 @@ VERIFIER_FILES = (ADAPTER, WEIGHTS, "verifier.json", "README.md")
 
 
 def build_model(base: Path, out: Path) -> None:
-    """Write the model of a pre-training folder to `out`."""
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
-    tokenizer = AutoTokenizer.from_pretrained(base)
+    """Write the model of a pre-training folder to `out`. Raises ModelError."""
+    with loading(f"model {str(base)!r}"):
+        model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
+        tokenizer = AutoTokenizer.from_pretrained(base)
     model.config.problem_instruction = ""
     model.config.answer_kind = "boxed"
     model.generation_config.max_new_tokens = MAX_NEW_TOKENS
@@ -46,11 +52,10 @@ def build_model(base: Path, out: Path) -> None:
 
 
 def build_policy(adapter: Path, out: Path) -> None:
-    """Write the adapter of a trained policy to `out`, for the embedded model wherever it is installed."""
-    out.mkdir(parents=True, exist_ok=True)
-    config = json.loads((adapter / ADAPTER).read_text()) | {"base_model_name_or_path": REFERENCE}
-    (out / ADAPTER).write_text(json.dumps(config, indent=1) + "\n")
-    weights = load_file(adapter / WEIGHTS)
+    """Write the adapter of a trained policy to `out`, for the embedded model wherever it is installed. Raises StoreError."""
+    config = read_json(adapter / ADAPTER, dict[str, Any]) | {"base_model_name_or_path": REFERENCE}
+    weights = read_weights(adapter / WEIGHTS)
+    write_text(out / ADAPTER, json.dumps(config, indent=1) + "\n")
     save_file({name: w.to(torch.bfloat16) for name, w in weights.items()}, out / WEIGHTS, {"format": "pt"})
 
 
@@ -80,4 +85,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_code(main))

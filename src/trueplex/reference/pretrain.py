@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from torch.utils.data import Dataset
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Trainer, TrainingArguments
 
 from trueplex.data.embedded.tasks import SUITES, tasks
+from trueplex.files import write_text, writing
+from trueplex.messages import exit_code
 from trueplex.models.load import reference_path
 from trueplex.reference.sibling import LAYERS, SHAPE, begin_from, new_model
 from trueplex.reference.text import build_tokenizer, render
@@ -134,14 +137,15 @@ def pretrain(out: Path, recipe: Recipe) -> None:
         begin_from(model, AutoModelForCausalLM.from_pretrained(reference_path()))
     trainer = Trainer(model, arguments, train_dataset=texts, data_collator=lambda x: x[0])
     started, last = time.time(), last_checkpoint(out / "checkpoints")
-    trainer.train(resume_from_checkpoint=last)
-    trainer.model.to(torch.bfloat16).save_pretrained(out)
+    with writing(out):
+        trainer.train(resume_from_checkpoint=last)
+        trainer.model.to(torch.bfloat16).save_pretrained(out)
     record = {
         **asdict(recipe), "shape": SHAPE, "parameters": model.num_parameters(),
         "seconds_of_last_run": round(time.time() - started), "torch": torch.__version__,
         "device": "cpu" if cpu else torch.cuda.get_device_name(), "log": trainer.state.log_history,
     }  # fmt: skip
-    (out / "pretrain.json").write_text(json.dumps(record, indent=1))
+    write_text(out / "pretrain.json", json.dumps(record, indent=1))
 
 
 def main() -> None:
@@ -167,4 +171,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_code(main))

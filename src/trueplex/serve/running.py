@@ -30,9 +30,9 @@ def listening(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=1024)
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, ValueError) as error:  # ValueError: a text that can be the name of no host
         told = getattr(error, "strerror", None) or str(error)
-        raise OptionError(f"cannot listen on {host}:{port} ({told}). Try: another --port or --host") from error
+        raise OptionError(f"cannot listen on {host[:60]}:{port} ({told}). Try: another --port or --host") from error
 
 
 def run(app: FastAPI, listener: socket.socket, drain_seconds: float) -> int | None:

@@ -106,7 +106,7 @@ def first_verifier(
     """
     path = rollout(backbone, problems, settings, out / "rollouts", None, step)
     log.info(f"{path}: {summary(path)}")
-    stored = [one for one in read_traces(path, origin(None, backbone)) if one[0].correct is not None]
+    stored = _graded(path, backbone)
     learned, held = _shared(stored)
     held_problems = len({trace.problem.key for trace, _ in held})
     log.info(f"training on {len(learned)} traces; {held_problems} problems are held back to calibrate and judge by")
@@ -123,6 +123,12 @@ def first_verifier(
     told = _teaching(held)
     figures = {name: scored_by(open_scorer(backbone, name), told) for name in (str(out), "entropy")}
     return judge(told, figures, stored_kind(path))
+
+
+def _graded(path: Path, backbone: Backbone) -> list[Stored]:
+    """The graded traces, in an order of their own: after a kill they are stored in another, and would be learned from in it."""
+    graded = [one for one in read_traces(path, origin(None, backbone)) if one[0].correct is not None]
+    return sorted(graded, key=lambda one: (one[0].problem.key, one[0].index))
 
 
 def _outcomes(stored: Sequence[Stored]) -> dict[int, set[bool]]:

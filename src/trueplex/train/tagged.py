@@ -11,6 +11,7 @@ command. `OUT/model` is a plain model folder, whose chat template opens thinking
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,9 +34,11 @@ from trueplex.data.traces import read_traces
 from trueplex.errors import InputError, ModelError
 from trueplex.files import writing
 from trueplex.locks import locks
+from trueplex.messages import exit_code
 from trueplex.models.load import default_device, loading, locate, reading, unmark_gguf, weights_only
 from trueplex.models.markers import template_of
 from trueplex.models.precision import resolve_dtype
+from trueplex.train.common.recipe import check_numbers, check_seed
 from trueplex.train.common.state import last_checkpoint
 
 TAGS = ("<think>", "</think>")
@@ -51,6 +54,9 @@ class Recipe:
         examples: right traces at most, spread over as many problems as there are.
         longest: tokens of prompt and trace; a longer trace is left out.
         together: examples of one pass; a step is `batch` of them.
+
+    Raises:
+        OptionError: a value is out of range.
     """
 
     examples: int = 2000
@@ -61,6 +67,10 @@ class Recipe:
     rank: int = 16
     lr: float = 2e-4
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_numbers(self, ("examples", "longest", "epochs", "batch", "together", "rank", "lr"))
+        check_seed(self.seed)
 
 
 def with_tags(model: Any, tokenizer: Any) -> list[int]:
@@ -167,4 +177,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_code(main))

@@ -82,9 +82,12 @@ def tasks(suite: str, split: str, seed: int = 0) -> Iterator[Any]:
             yield task
 
 
-def problems(
-    suite: str = "reference", split: str = "test", n: int = 5, seed: int = 0,
-) -> list[Problem]:  # fmt: skip
+def problems(suite: str = "reference", split: str = "test", n: int = 5, seed: int = 0) -> list[Problem]:
+    """At most `n` problems of a suite, as `stream` makes them."""
+    return list(stream(suite, split, n, seed))
+
+
+def stream(suite: str, split: str, n: int, seed: int) -> Iterator[Problem]:
     """At most `n` problems of a suite, and a warning where it has fewer; ``reference`` mixes all suites in turn.
 
     Raises OptionError as `tasks`.
@@ -93,16 +96,14 @@ def problems(
         raise OptionError(f"n is {n}. Try: give a number of problems that is not negative")
     names = list(SUITES) if suite == "reference" else [suite]
     streams = [tasks(name, split, seed) for name in names]
-    out: list[Problem] = []
-    dry = 0
+    made = dry = 0
     for i in range(n):
         task = next(streams[i % len(names)], None)
         if task:
             name = names[i % len(names)]
-            out.append(Problem(task.text, f"{name}/{split}/{seed}/{i // len(names)}", (task.answer,)))
-            dry = 0
+            yield Problem(task.text, f"{name}/{split}/{seed}/{i // len(names)}", (task.answer,))
+            made, dry = made + 1, 0
         elif (dry := dry + 1) >= len(names):  # every suite is at its end, however many are asked for
             break
-    if len(out) < n:
-        log.warning(f"{suite} has {len(out)} problems for {split}, and no more")
-    return out
+    if made < n:
+        log.warning(f"{suite} has {made} problems for {split}, and no more")

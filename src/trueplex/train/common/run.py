@@ -96,16 +96,19 @@ def run(trainer: Trainer, watch: Watch, out: Path, report_to: Sequence[str]) -> 
     for callback in trackers(report_to, out, trainer.args, state.global_step):
         trainer.add_callback(callback)
     watch.log = trainer.log
-    if last and state.global_step >= state.max_steps:
-        trainer._load_from_checkpoint(last)  # type: ignore[arg-type]  # train() would look whether it is at its end only after a further step
-    else:
+    ended = False
+    if last:  # train() itself would look whether it is at its end, or out of patience, only after a further step
+        trainer._load_from_checkpoint(last)
+        trainer.state.global_step = state.global_step
+        ended = watch.ends_at(state.global_step, trainer.args) or state.global_step >= state.max_steps
+    if not ended:
         try:
             with writing(out):
                 trainer.train(resume_from_checkpoint=last)
         finally:
             end_bar(trainer)
     watch.restore()
-    check_finite(trainer.model.named_parameters(), trainer.state.global_step or state.global_step)
+    check_finite(trainer.model.named_parameters(), trainer.state.global_step)
 
 
 def end_bar(trainer: Trainer) -> None:

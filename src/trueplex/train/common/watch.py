@@ -28,36 +28,39 @@ class Watch(TrainerCallback):
         self.path, self.best = out / "validation.jsonl", out / "best.safetensors"
         self.log: Callable[[dict[str, float]], None] = lambda figures: None  # where figures are tracked
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """A checkpoint that a kill left unjudged is judged now."""
-        judged = [row["step"] for row in self._rows()]
-        if state.global_step and state.global_step not in judged:
-            self.on_save(args, state, control, **kwargs)
-
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero:
             seal_checkpoint(Path(args.output_dir), state.global_step)
-        stop = [state.is_world_process_zero and self._judge(state.global_step)]
+        control.should_training_stop = self.ends_at(state.global_step, args) or control.should_training_stop
+
+    def ends_at(self, step: int, args: Any) -> bool:
+        """Judge a checkpoint, unless that was done before a kill; whether patience is at its end, told to all processes."""
+        ends = [args.process_index == 0 and self._ends_at(step)]
         if args.world_size > 1:  # all processes stop, or none
-            broadcast_object_list(stop)
-        control.should_training_stop = stop[0] or control.should_training_stop
+            broadcast_object_list(ends)
+        return ends[0]
 
     def _rows(self) -> list[dict[str, Any]]:
         rows = read_lines(self.path, {JUDGED_BY: (*NUMBER, NoneType)})
         return [row | {JUDGED_BY: math.nan if row[JUDGED_BY] is None else row[JUDGED_BY]} for row in rows]
 
-    def _judge(self, step: int) -> bool:
-        """Log the figures of this checkpoint, keep it if it is the best; True when patience is at its end."""
+    def _ends_at(self, step: int) -> bool:
+        rows = self._rows()
+        if step not in [row["step"] for row in rows]:
+            rows = self._judged(step, rows)
+        until = [row for row in rows if row["step"] <= step]
+        return self.patience > 0 and len(until) - 1 - _best(until) >= self.patience
+
+    def _judged(self, step: int, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The rows with one for this step: its figures are logged, and it is kept if it is the best."""
         figures = self.judge()
-        # A resumed run may come here again.
-        records = [*(r for r in self._rows() if r["step"] < step), {"step": step, **figures}]
-        best = max(range(len(records)), key=lambda i: (records[i][JUDGED_BY], -i))
-        if self.patience and best == len(records) - 1:
+        rows = [*rows, {"step": step, **figures}]
+        if self.patience and _best(rows) == len(rows) - 1:
             # Before it is noted: a kill in between has it judged and kept again.
             write_weights(self.best, self.weights.state_dict())
-        write_text(self.path, "".join(map(as_line, records)))
+        write_text(self.path, "".join(map(as_line, rows)))
         self.log({f"eval_{name}": value for name, value in figures.items()})
-        return self.patience > 0 and len(records) - 1 - best >= self.patience
+        return rows
 
     def restore(self) -> None:
         """Give the weights what was best, where that was kept.
@@ -70,6 +73,10 @@ class Watch(TrainerCallback):
             if {n: t.shape for n, t in state.items()} != {n: t.shape for n, t in own.items()}:
                 raise damaged(self.best, "it holds the weights of another model")
             self.weights.load_state_dict(state)
+
+
+def _best(rows: Sequence[dict[str, Any]]) -> int:
+    return max(range(len(rows)), key=lambda i: (rows[i][JUDGED_BY], -i))
 
 
 def watched(validation: Sequence[Labelled]) -> list[Labelled]:
