@@ -27,7 +27,17 @@ pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
 # Discrete paths at temperature 1, of which some are wrong: a verifier learns from problems with both.
 SETTINGS = Settings(4, Thinking("discrete", ending=Ending(160)), "none", rows=16, select="majority")
-TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "trueplex", "train", "verifier"]
+TORCHRUN = [
+    "-m",
+    "torch.distributed.run",
+    "--standalone",
+    "--nproc-per-node",
+    "2",
+    "-m",
+    "trueplex",
+    "train",
+    "verifier",
+]
 RECIPE = ["--rank", "2", "--epochs", "1", "--batch", "8", "--lr", "1e-3"]
 
 
