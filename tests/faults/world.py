@@ -25,6 +25,9 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+
+# By the environment: a number that torch itself was told is set again in every thread of a forked child, which has no pool.
+os.environ["OMP_NUM_THREADS"] = "1"
 import torch
 
 # Hangs are counted in seconds of the processor, so that other work on the machine makes none.
@@ -74,7 +77,6 @@ def refusal(err: str) -> bool:
 def warm() -> None:
     """Import all of the package, and load the embedded models once for all children."""
     os.environ |= {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
-    torch.set_num_threads(1)
     import trueplex
     from trueplex.errors import MissingExtra
     from trueplex.models import load as loading
