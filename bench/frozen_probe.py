@@ -14,9 +14,8 @@ Prints a table and, last, one JSON line.
 from __future__ import annotations
 
 import argparse
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 
 from cells import write
-from trueplex.evals.metrics import auroc, figure
+from trueplex.evals.metrics import figure, per_problem_auroc
 from trueplex.evals.run import machine
 from trueplex.models.backbone import Backbone
 from trueplex.models.load import load
@@ -38,6 +37,7 @@ from trueplex.verify.confidence import parse
 from trueplex.verify.kept import keep_reads
 from trueplex.verify.one_token import OneTokenVerifier
 from trueplex.verify.probe import score_shares
+from trueplex.verify.stored import tokens_at
 
 SHARES = (0.5, 1.0)
 FREE = ("entropy", "logprob", "deepconf:mean", "deepconf:lowest@64")
@@ -61,86 +61,59 @@ def states_of(backbone: Backbone, traces: Sequence[Labelled]) -> np.ndarray:
     return np.stack(found)
 
 
-def within(groups: Sequence[np.ndarray], right: np.ndarray, scores: np.ndarray) -> dict[int, float]:
-    """AUROC of each group that has both outcomes, by its number."""
-    return {
-        number: auroc(scores[rows][right[rows]].tolist(), scores[rows][~right[rows]].tolist())
-        for number, rows in enumerate(groups)
-        if 0 < right[rows].sum() < len(rows)
-    }
-
-
-def learned(states: np.ndarray, groups: Sequence[np.ndarray], right: np.ndarray, size: int) -> dict[int, float]:
+def learned(states: np.ndarray, problems: np.ndarray, right: np.ndarray, size: int) -> list[float]:
     """Mean AUROC within each problem of readings that learned from so many others."""
-    centred = np.concatenate([states[rows] - states[rows].mean(0) for rows in groups])
-    places = np.cumsum([0, *map(len, groups)])
-    spans = [np.arange(*ends) for ends in pairwise(places.tolist())]
-    outcome = np.concatenate([right[rows] for rows in groups])
-    rng, found = np.random.default_rng(0), defaultdict(list)
-    order = rng.permutation(len(groups))
+    centred, numbers = states.copy(), np.unique(problems)
+    for problem in numbers:
+        centred[problems == problem] -= states[problems == problem].mean(0)
+    rng, found = np.random.default_rng(0), []
+    order = rng.permutation(numbers)
     for fold in range(FOLDS):
         judged = order[fold::FOLDS]
-        others = np.setdiff1d(order, judged)
+        asked, drawn = np.isin(problems, judged), []
         for _ in range(DRAWS):
-            taught = rng.choice(others, size, replace=False)
-            rows = np.concatenate([spans[problem] for problem in taught])
-            spread = centred[rows].std(0) + 1e-6
-            parts = PCA(min(COMPONENTS, len(rows) - 1), random_state=0).fit(centred[rows] / spread)
+            taught = np.isin(problems, rng.choice(np.setdiff1d(order, judged), size, replace=False))
+            spread = centred[taught].std(0) + 1e-6
+            parts = PCA(min(COMPONENTS, taught.sum() - 1), random_state=0).fit(centred[taught] / spread)
             model = LogisticRegression(C=STRENGTH, class_weight="balanced", max_iter=1000)
-            model.fit(parts.transform(centred[rows] / spread), outcome[rows])
-            scores = model.decision_function(parts.transform(centred / spread))
-            for problem, value in within([spans[p] for p in judged], outcome, scores).items():
-                found[int(judged[problem])].append(value)
-    return {problem: float(np.mean(values)) for problem, values in found.items()}
+            model.fit(parts.transform(centred[taught] / spread), right[taught])
+            scores = model.decision_function(parts.transform(centred[asked] / spread))
+            drawn.append(per_problem_auroc(problems[asked].tolist(), right[asked].tolist(), scores.tolist()))
+        found += np.mean(drawn, axis=0).tolist()
+    return found
 
 
-def agreement(traces: Sequence[Labelled], groups: Sequence[np.ndarray]) -> np.ndarray:
+def agreement(traces: Sequence[Labelled]) -> list[float]:
     """For each trace, which share of the problem's others gave its answer; 0 for one without."""
-    shares = np.zeros(len(traces))
-    for rows in groups:
-        votes = Counter(traces[row].answer for row in rows if traces[row].answer)
-        for row in rows:
-            shares[row] = (votes[traces[row].answer] - 1) / (len(rows) - 1) if traces[row].answer else 0.0
-    return shares
+    counts = Counter(trace.problem for trace in traces)
+    votes = Counter((trace.problem, trace.answer) for trace in traces)
+    return [(votes[t.problem, t.answer] - 1) / (counts[t.problem] - 1) if t.answer else 0.0 for t in traces]
+
+
+def free_score(name: str, traces: Sequence[Labelled], share: float) -> list[float]:
+    """A score that costs nothing, of each trace when that share of it was written."""
+    score = parse(name)
+    assert score is not None
+    return [score(t.steps, tokens_at(len(t.steps), share)) for t in traces]
 
 
 def study(backbone: Backbone, traces: Sequence[Labelled], states: np.ndarray) -> dict[str, Any]:
     """The curves and the free scores."""
-    numbers = np.array([trace.problem for trace in traces])
-    groups = [np.flatnonzero(numbers == problem) for problem in dict.fromkeys(numbers.tolist())]
-    right = np.array([trace.correct for trace in traces])
-    sizes = [size for size in SIZES if size <= len(groups) * (FOLDS - 1) // FOLDS] + [
-        len(groups) * (FOLDS - 1) // FOLDS
-    ]
-    curves = {
-        str(share): {
-            str(size): figure(list(learned(states[:, at], groups, right, size).values()))
-            for size in dict.fromkeys(sizes)
-        }
-        for at, share in enumerate(SHARES)
-    }
-    free: dict[str, dict[str, Any]] = {}
-    for name in FREE:
-        score = parse(name)
-        assert score is not None
-        free[name] = {
-            str(share): figure(
-                list(
-                    within(
-                        groups, right, np.array([score(t.steps, max(1, round(share * len(t.steps)))) for t in traces])
-                    ).values()
-                )
-            )
-            for share in SHARES
-        }
-    free["agreement"] = {"1.0": figure(list(within(groups, right, agreement(traces, groups)).values()))}
+    problems, right = [t.problem for t in traces], [t.correct for t in traces]
+    count = len(set(problems))
+    most = count * (FOLDS - 1) // FOLDS
+    sizes = [*(size for size in SIZES if size < most), most]
+
+    def ranked(scores: Sequence[float]) -> dict[str, float] | None:
+        return figure(per_problem_auroc(problems, right, scores))
+
     return {
-        "problems": len(groups),
-        "traces": len(traces),
-        "right": round(float(right.mean()), 4),
-        "frozen": curves,
-        "free": free,
-    }
+        "problems": count, "traces": len(traces), "right": round(float(np.mean(right)), 4),
+        "frozen": {str(share): {str(size): figure(learned(states[:, at], np.array(problems), np.array(right), size)) for size in sizes}
+                   for at, share in enumerate(SHARES)},
+        "free": {name: {str(share): ranked(free_score(name, traces, share)) for share in SHARES} for name in FREE}
+        | {"agreement": {"1.0": ranked(agreement(traces))}},
+    }  # fmt: skip
 
 
 def main() -> None:

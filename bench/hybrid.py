@@ -53,7 +53,7 @@ def hybrid_parts() -> list[str]:
     return [
         f"{title}Two siblings of the embedded model, for its tasks and of about its size. In the hybrid every other layer is a gated delta "
         f"network, as in Qwen3.5, which keeps a state and no keys and values; its twin has full attention there. {began}, for {made['steps']:,} "
-        f"steps of {made['rows']} texts, the same ones in the same order. Verifiers by the embedded model's recipe, on rollouts of each. {sizes}. "
+        f"steps of {made['rows']} texts, the same ones in the same order. Verifiers by the embedded model's recipe, on rollouts of each (passes over them: {made['recipe']['epochs']:g}). {sizes}. "
         f"{first['problems']} test problems a suite, {first['samples']} discrete traces each; AUROC within problems of the verifier's live "
         "scores, at half of a trace and at its end, and of the traces' mean entropy, which needs no training. The hybrid's other layers have keys and "
         "values, so this tells what a verifier loses on such a model, not what it would read of states alone."

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -238,25 +237,20 @@ def test_attention_on_cuda_keeps_off_kernels_that_are_planned_for_every_length(q
     """cuDNN builds a plan for every new shape, a quarter of a second each; a decode step has a new one every time."""
     sdp = torch.backends.cuda
     before = sdp.cudnn_sdp_enabled()
-    with attention.fused(torch.device("cuda")):
+    with attention.without_cudnn(torch.device("cuda")):
         assert not sdp.cudnn_sdp_enabled()
         assert sdp.flash_sdp_enabled() and sdp.mem_efficient_sdp_enabled() and sdp.math_sdp_enabled()
-    with attention.fused(torch.device("cpu")):
+    with attention.without_cudnn(torch.device("cpu")):
         assert sdp.cudnn_sdp_enabled() == before
     assert sdp.cudnn_sdp_enabled() == before
 
     seen = []
-    kernels = attention.fused
-
-    @contextmanager
-    def as_on_cuda(device: torch.device) -> Iterator[None]:
-        with kernels(torch.device("cuda")):
-            yield
+    kernels = attention.without_cudnn
 
     def layer(module: torch.nn.Module, *inputs: object) -> None:
         seen.append(sdp.cudnn_sdp_enabled())
 
-    monkeypatch.setattr(attention, "fused", as_on_cuda)
+    monkeypatch.setattr(attention, "without_cudnn", lambda device: kernels(torch.device("cuda")))
     hook = qwen.model.get_submodule("model.layers.0").register_forward_pre_hook(layer)
     try:
         sdp.enable_cudnn_sdp(True)

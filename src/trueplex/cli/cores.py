@@ -28,25 +28,16 @@ def take_free_cores() -> None:
     if any(os.environ.get(name) for name in SAYS):
         return
     usable = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
-    most = min(torch.get_num_threads(), len(usable), quota())
-    if most == 1:
-        _take(1)
-        return
-    work = psutil.cpu_percent(LOOK, percpu=True)
-    busy = sum(core < len(work) and work[core] > BUSY for core in usable)
-    threads = max(1, min(most, len(usable) - busy))
+    threads = most = min(torch.get_num_threads(), len(usable), quota())
+    if most > 1:
+        work = psutil.cpu_percent(LOOK, percpu=True)
+        busy = sum(core < len(work) and work[core] > BUSY for core in usable)
+        threads = max(1, min(most, len(usable) - busy))
     if threads < most:
         log.warning(
             f"CPU threads: {threads}, as {busy} of {len(usable)} cores are busy with other work. Try: --threads {most} for all"
         )
-    _take(threads)
-
-
-def _take(threads: int) -> None:
-    """Only a number that differs is set: setting one starts torch's pool anew, which a forked process cannot."""
-    import torch
-
-    if threads != torch.get_num_threads():
+    if threads != torch.get_num_threads():  # setting it starts torch's pool anew, which a forked process cannot
         torch.set_num_threads(threads)
 
 

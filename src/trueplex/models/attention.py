@@ -30,7 +30,7 @@ from trueplex.models.states import ProbedCache, States
 
 NAME = "trueplex"
 _outside = threading.local()
-FUSED = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+NOT_CUDNN = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 PACKED_COLUMNS = 8  # beyond this many query columns the stock kernel is as good
 
 
@@ -91,13 +91,13 @@ def _beside(rows: Tensor, batch: int) -> Tensor:
     return rows.unflatten(0, (batch, -1)).transpose(1, 2).flatten(2, 3)
 
 
-def fused(device: torch.device) -> AbstractContextManager[None]:
-    """The kernels that attention may take on this device: on CUDA all but cuDNN's, which builds a plan for every new shape.
+def without_cudnn(device: torch.device) -> AbstractContextManager[None]:
+    """On CUDA, attention by any kernel but cuDNN's, which builds a plan for every new shape; elsewhere nothing changes.
 
-    A step of decoding has a new length every time, and a plan takes a quarter of a second on the host (measured: 250 ms a step of
-    the 0.5 B on an H200, whatever the rows, with the GPU idle for most of it). The choice is the process's while it is open.
+    A step of decoding has a new length every time. On an H200 a step of a 0.5B model took 250 ms with these plans to build, whatever its
+    rows, and left the GPU idle for most of it. The choice is the process's while it is open.
     """
-    return sdpa_kernel(FUSED) if device.type == "cuda" else nullcontext()
+    return sdpa_kernel(NOT_CUDNN) if device.type == "cuda" else nullcontext()
 
 
 def attention(

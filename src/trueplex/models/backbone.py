@@ -250,7 +250,7 @@ class Backbone:
             extra = {**extra, "past_key_values": given, "position_ids": positions}
         else:
             extra = {"cache_params": cache}
-        with self.lock, attention.fused(self.device):
+        with self.lock, attention.without_cudnn(self.device):
             output = self.model(
                 **self.named_inputs(inputs),
                 attention_mask=mask,

@@ -126,7 +126,7 @@ class CompiledStep:
             torch._dynamo.mark_dynamic(tensor, 0)
         if inputs.device.type == "cuda":
             torch.compiler.cudagraph_mark_step_begin()
-        with self._backbone.lock, attention.fused(inputs.device), attention.reading(passing):
+        with self._backbone.lock, attention.without_cudnn(inputs.device), attention.reading(passing):
             logits, hidden = self._graph(inputs, positions, self._backbone.no_mask(columns), kind)
         return self._backbone.tokens_only(logits[:count]), hidden[:count]
 
