@@ -26,6 +26,7 @@ import trueplex
 from server import started
 from trueplex.evals.run import machine
 from trueplex.files import write_json
+from trueplex.solving.api import settings_of
 from trueplex.solving.events import Solved
 from trueplex.solving.request import Request
 from trueplex.solving.scheduler import Scheduler
@@ -68,25 +69,36 @@ def first_event(http: httpx.Client) -> float:
     return seconds
 
 
-def alone(model: str, wanted: list[dict[str, Any]]) -> tuple[float, list[trueplex.Solution]]:
+class Alone:
     """The same work by one scheduler in this process, without a server."""
-    from trueplex.solving.api import settings_of
 
-    backbone = trueplex.load(model)
-    scheduler, scorers = Scheduler(backbone), dict[str, Any]()
-    for body in wanted:
-        settings = settings_of({k: v for k, v in body.items() if k != "problem"})  # type: ignore[arg-type]
-        scorer, settings = choose_scorer(backbone, settings)
-        scheduler.submit(
-            Request(trueplex.Problem(body["problem"]), settings, scorers.setdefault(settings.verifier, scorer))
-        )
+    def __init__(self, model: str) -> None:
+        self.backbone = trueplex.load(model)
+
+    def __call__(self, wanted: list[dict[str, Any]]) -> tuple[float, list[trueplex.Solution]]:
+        """Seconds, and the solutions in order."""
+        scheduler, scorers = Scheduler(self.backbone), dict[str, Any]()
+        for body in wanted:
+            settings = settings_of({k: v for k, v in body.items() if k != "problem"})  # type: ignore[arg-type]
+            scorer, settings = choose_scorer(self.backbone, settings)
+            scheduler.submit(
+                Request(trueplex.Problem(body["problem"]), settings, scorers.setdefault(settings.verifier, scorer))
+            )
+        began = time.perf_counter()
+        solved = {e.request: e.solution for e in scheduler.events() if isinstance(e, Solved)}
+        return time.perf_counter() - began, [solved[n] for n in range(len(wanted))]
+
+
+def served(http: httpx.Client, wanted: list[dict[str, Any]]) -> tuple[float, list[tuple[int, float, dict[str, Any]]]]:
+    """Seconds until the last client has its answer, and what each was answered."""
     began = time.perf_counter()
-    solved = {e.request: e.solution for e in scheduler.events() if isinstance(e, Solved)}
-    return time.perf_counter() - began, [solved[n] for n in range(len(wanted))]
+    with ThreadPoolExecutor(len(wanted)) as threads:
+        answered = list(threads.map(lambda body: asked(http, body), wanted))
+    return time.perf_counter() - began, answered
 
 
 def measured(options: argparse.Namespace) -> dict[str, Any]:
-    """One server and its clients, then the same work without either."""
+    """One server and its clients, and the same work without either, in turns: this machine is not the same from minute to minute."""
     wanted = bodies(options.requests, options.max_tokens)
     with (
         started(options.model) as (url, _),
@@ -94,20 +106,26 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
     ):
         firsts = [first_event(http) for _ in range(22)][2:]
         asked(http, wanted[0])
-        began = time.perf_counter()
-        with ThreadPoolExecutor(options.requests) as threads:
-            answered = list(threads.map(lambda body: asked(http, body), wanted))
-        seconds = time.perf_counter() - began
-    by_itself, solutions = alone(options.model, wanted)
-    good = [n for n, (status, _, _) in enumerate(answered) if status == 200]
+        alone = Alone(options.model)
+        alone(wanted[:1])
+        pairs = []
+        for turn in range(options.turns):
+            ways = [lambda: served(http, wanted), lambda: alone(wanted)]
+            first, second = ways if turn % 2 == 0 else ways[::-1]
+            one, other = first(), second()
+            pairs.append((one, other) if turn % 2 == 0 else (other, one))
+    (_, answered), (_, solutions) = pairs[0]
     texts = [[t.text for t in s.traces] for s in solutions]
-    tokens = [s.usage.thinking_tokens + s.usage.answer_tokens for s in solutions]
-    rate, rate_alone = sum(tokens[n] for n in good) / seconds, sum(tokens) / by_itself
+    tokens = sum(s.usage.thinking_tokens + s.usage.answer_tokens for s in solutions)
+    good = [n for n, (status, _, _) in enumerate(answered) if status == 200]
+    ratios = [theirs / ours for (ours, _), (theirs, _) in pairs]
     return {
         "configuration": {**{k: v for k, v in vars(options).items() if k != "out"}, "model": Path(options.model).name}, "machine": machine(), "load average": [round(one, 1) for one in os.getloadavg()],
-        "statuses": dict(Counter(str(status) for status, _, _ in answered)), "equal to solve": sum([p["text"] for p in answered[n][2]["paths"]] == texts[n] for n in good),
-        "seconds": round(seconds, 2), "seconds of solve": round(by_itself, 2), "tokens a second": round(rate, 1), "tokens a second of solve": round(rate_alone, 1),
-        "throughput against solve": round(rate / rate_alone, 3), "goal of it": 0.9, "seconds of an answer, median": round(statistics.median(a[1] for a in answered), 3),
+        "statuses": dict(Counter(str(status) for (_, answers), _ in pairs for status, _, _ in answers)),
+        "equal to solve": sum([p["text"] for p in answered[n][2]["paths"]] == texts[n] for n in good),
+        "tokens": tokens, "seconds": [round(ours, 2) for (ours, _), _ in pairs], "seconds of solve": [round(theirs, 2) for _, (theirs, _) in pairs],
+        "throughput against solve": {"median": round(statistics.median(ratios), 3), "lowest": round(min(ratios), 3), "highest": round(max(ratios), 3)}, "goal of it": 0.9,
+        "seconds of an answer, median": round(statistics.median(a[1] for a in answered), 3),
         "seconds to the first event of an idle server, median": round(statistics.median(firsts), 4), "goal of these": 0.1,
     }  # fmt: skip
 
@@ -119,6 +137,7 @@ def main() -> None:
         "--requests", type=int, default=32, help="as many clients ask at once, as solve has all of them at once, too"
     )
     parser.add_argument("--max-tokens", type=int, default=100)
+    parser.add_argument("--turns", type=int, default=3, help="of server and solve")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     figures = json.loads(options.out.read_text()) if options.out.exists() else {}

@@ -57,15 +57,15 @@ def _speed() -> list[str]:
     if not found:
         return [missing("serve.json", "serve-speed MODEL=…")]
     rows = [_speed_row(name, one) for name, one in found.items()]
-    head = ["model", "requests at once", "tokens each, at most", "tokens a second", "of `solve` in one call", "answers equal to `solve`", "first event, idle, ms"]  # fmt: skip
-    told = "The same requests, of mixed options, by as many clients at once and by one call of `solve`; `make serve-speed`."
+    head = ["model", "requests at once", "tokens each, at most", "throughput, of `solve` in one call", "lowest and highest", "answers equal to `solve`", "first event, idle, ms"]  # fmt: skip
+    told = "The same requests, of mixed options, by as many clients at once and by one call of `solve`, in turns; `make serve-speed`."
     return [told + measured(*found.values()), table(head, rows)]
 
 
 def _speed_row(name: str, one: dict[str, Any]) -> list[str]:
-    asked = one["configuration"]
-    return [name, str(asked.get("clients", asked["requests"])), str(asked["max_tokens"]), f"{one['tokens a second']:.0f}",
-            f"{one['throughput against solve']:.2f}", f"{one['equal to solve']} of {asked['requests']}",
+    asked, ratio = one["configuration"], one["throughput against solve"]
+    return [name, str(asked["requests"]), str(asked["max_tokens"]), f"{ratio['median']:.2f}", f"{ratio['lowest']:.2f}–{ratio['highest']:.2f}",
+            f"{one['equal to solve']} of {asked['requests']}",
             f"{1000 * one['seconds to the first event of an idle server, median']:.0f}"]  # fmt: skip
 
 

@@ -119,7 +119,7 @@ def serve(model: ServedModelOptions, listen: ListenOptions, defaults: DefaultOpt
     try:
         from trueplex.serve.app import create_app
         from trueplex.serve.running import INTERRUPTED as BY_HAND
-        from trueplex.serve.running import listening, log_requests, run
+        from trueplex.serve.running import aside, listening, log_requests, run
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("trueplex"):
             raise
@@ -136,7 +136,7 @@ def serve(model: ServedModelOptions, listen: ListenOptions, defaults: DefaultOpt
     if model.replicas is not None:
         return _on_replicas(model, listen, options)
     with listening(listen.host, listen.port) as listener:
-        app = create_app(model.load(), options)
+        app = create_app(aside(model.load), options)
         if not listen.local and not options.keys:
             log.warning(
                 f"{listen.host} is reachable from other machines, and needs no API key. Try: --api-key-file FILE"

@@ -17,6 +17,7 @@ from trueplex.models.backbone import Backbone
 from trueplex.scale.cluster import Cluster
 from trueplex.serve.app import create_app
 from trueplex.serve.options import ServerOptions
+from trueplex.serve.running import aside
 
 NAME = "trueplex"
 BUSY = 8  # requests that a replica is thinking about, above which another one is started
@@ -95,7 +96,7 @@ class _Replica:
         import ray
 
         try:
-            backbone = load()
+            backbone = aside(load)
             first = ray.get(same.claim.remote(backbone.fingerprint))
             if first != backbone.fingerprint:
                 raise ModelError(f"two replicas hold different weights ({first} and {backbone.fingerprint}). Try: give all machines "

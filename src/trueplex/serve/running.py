@@ -6,12 +6,39 @@ import logging
 import signal
 import socket
 import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
 from types import FrameType
+from typing import TypeVar
 
 import uvicorn
 from fastapi import FastAPI
 
 from trueplex.errors import OptionError
+
+Result = TypeVar("Result")
+
+
+def aside(function: Callable[[], Result]) -> Result:
+    """What a function gives, run by a thread that ends with it: load the model so, as another thread is to run it.
+
+    PyTorch's threads on a CPU belong to the thread that first needs them. With those of a second one beside them there are more than
+    cores, and GNU's OpenMP then sleeps at every operation where it would have spun: a third less of two cores was used.
+    """
+    result: Future[Result] = Future()
+
+    def run() -> None:
+        try:
+            result.set_result(function())
+        except BaseException as error:
+            result.set_exception(error)
+
+    thread = threading.Thread(target=run, name="trueplex-load", daemon=True)  # Ctrl-C does not wait for it
+    thread.start()
+    found = result.result()
+    thread.join()
+    return found
 
 
 class Draining(uvicorn.Server):
