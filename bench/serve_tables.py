@@ -1,4 +1,4 @@
-"""What the server's results files say: its speed, what it stands, and a problem solved through OpenAI's own client."""
+"""What the results files of the server and of replicas say: speed, what they stand, and a problem solved through OpenAI's own client."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def solved(whole: bool) -> str:
 
 def serve_parts() -> list[str]:
     """The chapter of the server."""
-    return ["## The server", *_speed(), *_load()]
+    return ["## The server", *_speed(), *_load(), "## Replicas", *_replicas()]
 
 
 def _speed() -> list[str]:
@@ -58,7 +58,10 @@ def _speed() -> list[str]:
         return [missing("serve.json", "serve-speed MODEL=…")]
     rows = [_speed_row(name, one) for name, one in found.items()]
     head = ["model", "requests at once", "tokens each, at most", "throughput, of `solve` in one call", "lowest and highest", "answers equal to `solve`", "first event, idle, ms"]  # fmt: skip
-    told = "The same requests, of mixed options, by as many clients at once and by one call of `solve`, in turns; `make serve-speed`."
+    told = (
+        "The same requests, of mixed options, by as many clients at once and by one call of `solve`, in turns; `make serve-speed`. "
+        "In bfloat16 a path differs where two tokens are nearly as likely, as it does in any other batch."
+    )
     return [told + measured(*found.values()), table(head, rows)]
 
 
@@ -83,3 +86,22 @@ def _load() -> list[str]:
         [f"{fuzz['bodies']:,} fuzzed bodies", f"{fuzz['unfit']} answers of the wrong shape or status"],
     ]  # fmt: skip
     return ["`make load`, with the embedded model:" + measured(found), table(["what", "what came of it"], rows)]
+
+
+def _replicas() -> list[str]:
+    found = read("replicas.json")
+    if found is None:
+        return [missing("replicas.json", "replicas")]
+    kills, served, rates = found["kills"], found["serve"], found["throughput"]
+    rows = [
+        [f"{kills['kills']} replicas killed in {kills['runs']} rollouts of {kills['traces of a run']} traces",
+         f"{kills['lost']} traces lost, {kills['repeated']} repeated, {kills['other draws']} other draws than one process's"],
+        [f"one of two replicas of a server killed under {served['clients']} clients",
+         f"{served['wrong answers']} wrong answers; {served['asked again']} clients asked again"],
+        ["rate of two replicas, of one's", f"{rates['ratio of medians']:.2f}"],
+        ["rate of two processes without Ray, of one's", f"{rates['of plain processes']:.2f}"],
+    ]  # fmt: skip
+    said = (
+        f"`make replicas`, with the embedded model, on Ray {rates['ray']}; replicas and processes have one thread each:"
+    )
+    return [said + measured(found), table(["what", "what came of it"], rows)]

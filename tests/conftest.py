@@ -54,7 +54,7 @@ FAMILIES = {
     "glm4": {"head_dim": 16},
 }  # fmt: skip
 # Of families that differ in little, one is in `make test`; the laws hold for all of them in `make test-slow`.
-LIKE_OTHERS = ("gemma", "qwen2_moe", "mixtral", "phi3", "olmo2", "glm4")
+LIKE_OTHERS = ("llama", "qwen3_moe", "gemma", "qwen2_moe", "mixtral", "phi3", "olmo2", "glm4")
 EVERY_FAMILY = [pytest.param(f, marks=pytest.mark.slow if f in LIKE_OTHERS else ()) for f in FAMILIES]
 # Equal draws are promised, not equal bits: where a uniform falls within this of the boundary between two tokens, rounding
 # may decide otherwise in another batch. `agree` lets such near-ties pass, and counts them.

@@ -40,8 +40,8 @@ def grown(reference: Backbone) -> dict[int, list[Trace]]:
 
 @pytest.mark.parametrize(
     "options",
-    [{"prune": "half:16"}, {"prune": "keep:0.75@8/3+stop:48"}, {"prune": "deepconf:low@16/4"}, {"prune": "keep-top:5@24"}, {"prune": "drop:1@24+auto"},
-     *(pytest.param(o, marks=pytest.mark.slow) for o in ({"prune": "floor:0.55"}, {"prune": "floor:0.55", "rows": 1}, {"prune": "consensus:0.5"},
+    [{"prune": "keep:0.75@8/3+stop:48"}, {"prune": "deepconf:low@16/4"}, {"prune": "drop:1@24+auto"},
+     *(pytest.param(o, marks=pytest.mark.slow) for o in ({"prune": "half:16"}, {"prune": "keep-top:5@24"}, {"prune": "floor:0.55"}, {"prune": "floor:0.55", "rows": 1}, {"prune": "consensus:0.5"},
        {"paths": "auto:12"}, {"paths": "auto:12", "prune": "drop:1@24"}, {}))],
     ids=str,
 )  # fmt: skip

@@ -315,6 +315,12 @@ def test_problems_without_answers_are_refused_when_the_grader_is_the_reward(
     trained(fresh, replace(RECIPE, steps=1), tmp_path, problems=blank)  # a reward that needs none
 
 
+def test_a_reward_that_is_not_there_leaves_the_folder_free(fresh: Callable[[], Backbone], tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="no_such_module"):
+        trained(fresh, replace(RECIPE, rewards=("no_such_module:reward",)), tmp_path)
+    trained(fresh, replace(RECIPE, steps=1), tmp_path)  # another recipe, in the same folder
+
+
 def test_equal_rewards_are_said_and_nothing_moves(
     said: list[str], fresh: Callable[[], Backbone], tmp_path: Path
 ) -> None:

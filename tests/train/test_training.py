@@ -72,7 +72,13 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], tolerance: floa
     return a.keys() == b.keys() and all((a[n] - b[n]).abs().max() <= tolerance for n in a)
 
 
-@pytest.mark.parametrize("recipe", [replace(RECIPE, epochs=2), replace(RECIPE, epochs=2, ranking=0.5, balanced=True)])
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        pytest.param(replace(RECIPE, epochs=2), marks=pytest.mark.slow),
+        replace(RECIPE, epochs=2, ranking=0.5, balanced=True),
+    ],
+)
 def test_a_run_that_was_killed_ends_in_the_same_weights(
     qwen: Backbone, traces: list[Labelled], tmp_path: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:

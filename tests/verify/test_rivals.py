@@ -188,7 +188,7 @@ def whole(traces: Sequence[Labelled]) -> tuple[list[Written], list[list[int]]]:
 
 @pytest.mark.parametrize(
     ("kind", "rank"),
-    [("outcome", 2), ("process", 0), *(pytest.param(k, 2, marks=pytest.mark.slow) for k in ("process", "generative"))],
+    [("process", 0), *(pytest.param(k, 2, marks=pytest.mark.slow) for k in ("outcome", "process", "generative"))],
 )
 def test_what_is_trained_learns_and_loads_by_name(
     reference: Backbone, rolled: Path, known: dict, tmp_path: Path, kind: str, rank: int
@@ -213,7 +213,9 @@ def test_what_is_trained_learns_and_loads_by_name(
             open_scorer(reference, other.format(tmp_path))
 
 
-@pytest.mark.parametrize(("kind", "rank"), [("outcome", 2), ("process", 0)], ids=["adapter", "whole"])
+@pytest.mark.parametrize(
+    ("kind", "rank"), [("outcome", 2), pytest.param("process", 0, marks=pytest.mark.slow)], ids=["adapter", "whole"]
+)
 def test_in_bfloat16_what_is_learned_stays_in_float32(
     reference: Backbone,
     rolled: Path,

@@ -166,11 +166,13 @@ def policy(
     """Train the model itself on its own rollouts, by GRPO. Also runs under torchrun."""
     import torch
 
+    from trueplex.train.grpo import rewards
     from trueplex.train.grpo.train import train_policy
 
     asked = thinking.build(limits)
     recipe = recipe_of(data, asked.resolved(tagged=True), objective, update)
     problems, judging = data.read(update.seed, objective.answer)
+    rewards.check(problems, recipe.rewards)  # before the model is loaded
     backbone = model.load(None if recipe.rank else torch.float32)
     recipe = replace(recipe, thinking=asked.resolved(backbone.markers is not None))
     limits.check(backbone)

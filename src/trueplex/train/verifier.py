@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, softplus
+from tqdm.auto import tqdm
 from transformers import TrainingArguments
 
 from trueplex.data.traces import read_traces
@@ -259,7 +260,8 @@ def quality(verifier: OneTokenVerifier, traces: Sequence[Labelled], rows: int = 
 
     ``rows`` traces are read together.
     """
-    table = score_shares(verifier, [(t.prompt, t.steps) for t in traces], SHARES, rows)
+    with tqdm(total=len(traces), desc="judging traces", delay=2.0, leave=False, disable=None) as bar:
+        table = score_shares(verifier, [(t.prompt, t.steps) for t in traces], SHARES, rows, bar.update)
     problems, correct = [t.problem for t in traces], [t.correct for t in traces]
     ranked = {
         f"within_auroc@{share}": within_auroc(problems, correct, table[:, i].tolist()) for i, share in enumerate(SHARES)

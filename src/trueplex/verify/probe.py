@@ -9,7 +9,7 @@ goes from probed position to probed position, and each probe reads a copy of the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -105,27 +105,27 @@ def score_stored(
 
 def score_shares(
     verifier: OneTokenVerifier, traces: Sequence[tuple[Sequence[int], Steps]], shares: Sequence[float],
-    most: int = ROWS,
+    most: int = ROWS, done: Callable[[int], object] = lambda count: None,
 ) -> np.ndarray:  # fmt: skip
     """Scores [traces, shares] float32 when the given shares of each trace, given as (prompt ids, steps), were written.
 
-    At ``most`` so many traces are read together.
+    At ``most`` so many traces are read together; ``done`` is told how many after each reading.
 
     Raises:
         ModelError: a single trace does not fit into memory.
     """
     at = [[tokens_at(len(steps), share) for share in shares] for _, steps in traces]
-    return np.array(score_at(verifier, traces, at, most), dtype=np.float32).reshape(len(traces), len(shares))
+    return np.array(score_at(verifier, traces, at, most, done), dtype=np.float32).reshape(len(traces), len(shares))
 
 
 @torch.inference_mode()
 def score_at(
     verifier: OneTokenVerifier, traces: Sequence[tuple[Sequence[int], Steps]], at: Sequence[Sequence[int]],
-    most: int = ROWS,
+    most: int = ROWS, done: Callable[[int], object] = lambda count: None,
 ) -> list[list[float]]:  # fmt: skip
     """Scores of traces, given as (prompt ids, steps), after each of the rising numbers of tokens that are given for each.
 
-    At ``most`` so many traces are read together.
+    At ``most`` so many traces are read together; ``done`` is told how many after each reading.
 
     Raises:
         ModelError: a single trace does not fit into memory.
@@ -137,6 +137,7 @@ def score_at(
         places = [[len(traces[i][0]) - 1 + n for n in (*at[i], *[at[i][-1]] * (looks - len(at[i])))] for i in chosen]
         logits = probe_pass(verifier, base_pass(verifier.backbone, inputs), torch.tensor(places, device=inputs.device))
         scores = torch.sigmoid(logits).tolist()
+        done(len(chosen))
         return [row[: len(at[i])] for i, row in zip(chosen, scores, strict=True)]
 
     return Fitting(most)([len(prompt) + len(steps) for prompt, steps in traces], work)

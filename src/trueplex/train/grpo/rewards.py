@@ -49,11 +49,14 @@ def load(name: str | Reward) -> Reward:
 
 
 def check(problems: Sequence[Problem], names: Sequence[str | Reward]) -> None:
-    """Refuse problems that the grader could not judge, when its verdict is the only reward.
+    """Refuse rewards that are not there, and problems that the grader could not judge, when its verdict is the only reward.
 
     Raises:
         InputError: some have no answers.
+        OptionError: there is no such module or function.
     """
+    for name in names:
+        load(name)
     without = [p for p in problems if not p.answers]
     if without and set(names) == {"correct"}:
         raise InputError(f"{len(without)} of {len(problems)} problems have no answers to grade by, the first "
