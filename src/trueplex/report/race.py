@@ -183,9 +183,10 @@ def verdict(solution: Solution) -> Group:
         counts = ", ".join(f"{trusts[state]} {state}" for state in ("trusted", "uncertain", "doubted"))
         lines.append(Text(f"  finished paths, by their scores: {counts}", style="bright_black"))
     spent = usage.thinking_tokens + usage.answer_tokens
+    saved = f"about {usage.saved_tokens} tokens saved, " if usage.saved_tokens else ""
     lines.append(
         Text(
-            f"  {_paths(len(solution.traces))}, {spent} tokens, {usage.probe_tokens} probe tokens, about {usage.saved_tokens} tokens saved, "
+            f"  {_paths(len(solution.traces))}, {spent} tokens, {usage.probe_tokens} probe tokens, {saved}"
             f"{solution.seconds:.1f} s",
             style="bright_black",
         )

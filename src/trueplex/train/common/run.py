@@ -18,6 +18,7 @@ from trueplex.checksums import is_named
 from trueplex.errors import InputError, OptionError
 from trueplex.files import read_json, write_json, writing
 from trueplex.models.backbone import Backbone
+from trueplex.train.common.bar import Bar
 from trueplex.train.common.batches import Labelled
 from trueplex.train.common.finite import check_finite
 from trueplex.train.common.recipe import RENAMED, renamed
@@ -95,6 +96,8 @@ def run(trainer: Trainer, watch: Watch, out: Path, report_to: Sequence[str]) -> 
     state = read_json(Path(last) / TRAINER_STATE_NAME, TrainerState) if last else TrainerState(0)
     for callback in trackers(report_to, out, trainer.args, state.global_step):
         trainer.add_callback(callback)
+    trainer.remove_callback(ProgressCallback)
+    trainer.add_callback(Bar())
     watch.log = trainer.log
     ended = False
     if last:  # train() itself would look whether it is at its end, or out of patience, only after a further step
