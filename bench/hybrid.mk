@@ -6,8 +6,8 @@ HYBRIDS ?= hybrid attention
 HYBRID := $(RUNS)/hybrid
 HYBRID_STEPS ?= --begun --steps 600 --decay 200 --warmup 20 --rows 32 --lr 1e-3
 HYBRID_ROLLOUTS ?= --n 160 --samples 8
-HYBRID_RECIPE ?= --epochs 1
-HYBRID_TEST ?= --n 15 --samples 12
+HYBRID_RECIPE ?= --epochs 4 --batch 16
+HYBRID_TEST ?= --n 20 --samples 12
 HYBRID_RUN := OMP_NUM_THREADS=1 $(BIN)
 
 hybrid: $(HYBRIDS:%=hybrid-%)  ## a verifier of a model with recurrent layers, and of its attention twin; resumable, 45 minutes of one core

@@ -57,11 +57,22 @@ def hybrid_parts() -> list[str]:
         f"{first['problems']} test problems a suite, {first['samples']} discrete traces each; AUROC within problems of the verifier's live "
         "scores, at half of a trace and at its end, and of the traces' mean entropy, which needs no training. The hybrid's other layers have keys and "
         "values, so this tells what a verifier loses on such a model, not what it would read of states alone."
-        + measured(found),
+        + f" Mean over the suites, at the end of a trace: {means(models)}." + measured(found),
         table(["suite", "layers", "pass@1, %", "AUROC, at half", "at the end", "by entropy"],
               [[suite, name, *cells(m["suites"][suite])] for suite in made["suites"] for name, m in models.items()]),
         *speed_parts(),
     ]  # fmt: skip
+
+
+def means(models: dict[str, Any]) -> str:
+    """What the verifier of each model, and entropy, reach in the mean over suites."""
+    said = []
+    for name, m in models.items():
+        told = [(f["auroc_within"]["1.0"], f["auroc_within_entropy"]) for f in m["suites"].values()]
+        told = [(scored["mean"], entropy["mean"]) for scored, entropy in told if scored and entropy]
+        scored, entropy = (sum(column) / len(column) for column in zip(*told, strict=True))
+        said.append(f"{name} {scored:.2f} (entropy {entropy:.2f})")
+    return ", ".join(said)
 
 
 def speed_parts() -> list[str]:
