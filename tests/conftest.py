@@ -60,7 +60,7 @@ EVERY_FAMILY = [pytest.param(f, marks=pytest.mark.slow if f in LIKE_OTHERS else 
 # may decide otherwise in another batch. `agree` lets such near-ties pass, and counts them.
 NEAR = 1e-5
 SEED = 6
-SEEDS = (0, 1)  # beside every family
+SEEDS = (0, pytest.param(1, marks=pytest.mark.slow))  # beside every family
 TEXTS = ("What is 2 + 2?", "Find it.", "Ann has 12 apples. Ann loses 3. How many apples are there now?")
 
 

@@ -315,9 +315,8 @@ def test_a_full_standard_output_loses_no_live_trace(tmp_path: Path) -> None:
     assert len(kept) == 8 and kept.count("running") > 0
 
 
-@pytest.mark.parametrize(
-    "redirection", [">/dev/full", *(pytest.param(r, marks=pytest.mark.slow) for r in ("<&-", ">&-"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("redirection", [">/dev/full", "<&-", ">&-"])
 def test_closed_and_full_streams_are_one_line(redirection: str) -> None:
     command = f"{sys.executable} -m trueplex.cli.main solve - --paths 2 {redirection}"
     done = subprocess.run(["bash", "-c", f"echo '{PROBLEM}' | {command}" if ">" in redirection else command],

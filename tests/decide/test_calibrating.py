@@ -120,7 +120,7 @@ def test_one_kind_of_outcome_teaches_nothing() -> None:
 def rollouts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("calibrating") / "traces"
     rollout(
-        "chain-easy", out, ReplicatedModelOptions(device="cpu"), ThinkingOrGreedy(), LimitOptions(),
+        "chain-hard", out, ReplicatedModelOptions(device="cpu"), ThinkingOrGreedy(), LimitOptions(),
         SampleOptions(samples=4, verifier="auto", max_batch_size=120), SuiteOptions(n=30, split="validation"), quiet=True,
     )  # fmt: skip
     return out

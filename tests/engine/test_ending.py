@@ -178,7 +178,11 @@ def test_a_model_without_think_end_cannot_be_closed(qwen: Backbone) -> None:
 # -- going on -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mode", EVERY_MODE, ids=lambda t: f"{t.mode}-{t.noise_kind}")
+@pytest.mark.parametrize(
+    "mode",
+    [*EVERY_MODE[:2], *(pytest.param(mode, marks=pytest.mark.slow) for mode in EVERY_MODE[2:])],
+    ids=lambda t: f"{t.mode}-{t.noise_kind}",
+)
 def test_a_trace_that_was_laid_aside_goes_on_as_if_never_stopped(backbone: Backbone, mode: Thinking) -> None:
     thinking = ended(mode, Ending(30, think_tokens=16))
     whole = {(t.problem.text, t.index): t for t in run(backbone, thinking)}

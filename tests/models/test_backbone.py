@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
-from conftest import FAMILIES, grown, prompts_for
+from conftest import EVERY_FAMILY, grown, prompts_for
 from trueplex.engine.limits import Ending
 from trueplex.engine.thinking import Thinking
 from trueplex.errors import InputError, ModelError
@@ -188,7 +188,7 @@ def test_what_cannot_be_driven_is_refused_before_weights_are_read(
         load(str(tmp_path))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EVERY_FAMILY)
 def test_bfloat16_decodes_in_every_family(folder, family: str) -> None:
     from trueplex.engine.replay import replay
 

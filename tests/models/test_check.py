@@ -17,7 +17,11 @@ from trueplex.models.lanes import LaneCache
 from trueplex.reference.text import build_tokenizer
 
 
-@pytest.fixture(scope="module", params=[torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(torch.float32, marks=pytest.mark.slow), torch.bfloat16],
+    ids=["float32", "bfloat16"],
+)
 def built(request: pytest.FixtureRequest) -> Backbone:
     """24 layers of width 896, as Qwen2.5-0.5B, with a small vocabulary; a sliding window as Mistral."""
     tokenizer = build_tokenizer()

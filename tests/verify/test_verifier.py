@@ -148,20 +148,20 @@ def test_law_6_verifiers_on_one_base_come_and_go_in_any_order(qwen: Backbone) ->
         with verifier.probing(1):
             return qwen.model(input_ids=ids).logits
 
-    before, hooks = qwen.model(input_ids=ids).logits, hooks_alive()
+    before, hooks, own = qwen.model(input_ids=ids).logits, hooks_alive(), hooks_on(qwen.model)
     alone = [probed(v) for v in verifiers]
-    assert hooks_on(qwen.model) == 0
+    assert hooks_on(qwen.model) == own
     for order in ((0, 1, 2), (2, 1, 0), (1, 0, 2)):
         uses = [v.attached() for v in verifiers]
         for use in uses:
             use.__enter__()
         with verifiers[0].attached():  # twice is as once
-            assert hooks_on(qwen.model) == sum(len(v.targets) + 1 for v in verifiers)
+            assert hooks_on(qwen.model) == own + sum(len(v.targets) + 1 for v in verifiers)
         for left, gone in enumerate(order):
             assert all(torch.equal(probed(v), logits) for v, logits in zip(verifiers, alone, strict=True))
             uses[gone].__exit__(None, None, None)
             rest = [len(verifiers[i].targets) + 1 for i in order[left + 1 :]]
-            assert hooks_on(qwen.model) == sum(rest)
+            assert hooks_on(qwen.model) == own + sum(rest)
             assert torch.equal(qwen.model(input_ids=ids).logits, before)
     assert hooks_alive() == hooks
 
@@ -210,7 +210,7 @@ def test_a_recomputed_forward_pass_probes_what_it_probed_at_first(
     assert all(g.abs().sum() > 0 for g in plain)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", (SEEDS[0], pytest.param(SEEDS[1], marks=pytest.mark.slow)))
 def test_law_7_the_parallel_pass_and_its_gradients_are_those_of_one_probe_at_a_time(
     verifier: OneTokenVerifier, seed: int
 ) -> None:
