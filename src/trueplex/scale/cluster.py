@@ -104,8 +104,8 @@ class Cluster:
             1  # so that every answer is sent when it is given, and not when its work is done
         )
         context.max_consecutive_actor_init_deaths = RESTARTS
-        # Ray would stop a replica at its fifth answer until they are fetched, which cost a third of two replicas' rate; there is
-        # no public name for it. Answers are small.
+        # Ray would stop a replica at its fifth answer until they are fetched, which took a twentieth of two replicas' time; there
+        # is no public name for it. Answers are small.
         context._max_num_blocks_in_streaming_gen_buffer = None
         items = [{"work": pickle.dumps(one)} for one in work]
         replicas = min(self.replicas, len(work))

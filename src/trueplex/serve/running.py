@@ -24,7 +24,7 @@ def aside(function: Callable[[], Result]) -> Result:
     """What a function gives, run by a thread that ends with it: load the model so, as another thread is to run it.
 
     PyTorch's threads on a CPU belong to the thread that first needs them. With those of a second one beside them there are more than
-    cores, and GNU's OpenMP then sleeps at every operation where it would have spun: a third less of two cores was used.
+    cores, and GNU's OpenMP then sleeps at every operation where it would have spun: a quarter of two cores lay idle.
     """
     result: Future[Result] = Future()
 
