@@ -64,6 +64,16 @@ def spread(figure: dict[str, float] | None, digits: int) -> str:
     return f"{figure['mean']:.{digits}f} [{figure['low']:.{digits}f}, {figure['high']:.{digits}f}]"
 
 
+def turns(figure: dict[str, float], digits: int = 2) -> str:
+    """The range of paired runs."""
+    return f"{figure['lowest']:.{digits}f}–{figure['highest']:.{digits}f}"
+
+
+def paired(ratios: dict[str, dict[str, float]], digits: int = 2) -> list[list[str]]:
+    """A row for each ratio of paired runs: its name, the median and the range."""
+    return [[name, f"{f['ratio']:.{digits}f}", turns(f, digits)] for name, f in ratios.items()]
+
+
 def ranking(figure: dict[str, float] | float | None) -> str:
     """An AUROC over all traces with its interval, which results files of before it had one do not hold."""
     return f"{figure:.2f}" if isinstance(figure, float) else spread(figure, 2)

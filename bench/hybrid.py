@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from cells import measured, missing, percent, read, spread, table, write
+from cells import measured, missing, paired, percent, read, spread, table, write
 from trueplex.reference.sibling import LAYERS
 
 KEPT = ("problems", "samples", "ids", "pass", "tokens", "auroc_within", "auroc_within_entropy")
@@ -83,7 +83,7 @@ def speed_parts() -> list[str]:
     return [
         f"Speed of the hybrid with transformers' own slow path, as no fast kernels are installed:{measured(speed)}",
         table(["tokens per second, as a ratio", "median", "range of the paired runs"],
-              [[name, f"{f['ratio']:.2f}", f"{f['lowest']:.2f}–{f['highest']:.2f}"] for name, f in speed["rates"].items()]),
+              paired(speed["rates"])),
     ]  # fmt: skip
 
 

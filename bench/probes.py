@@ -22,7 +22,7 @@ from peft import LoraConfig, get_peft_model
 from rich.console import Console
 from rich.table import Table
 
-from cells import write
+from cells import turns, write
 from trueplex.data.embedded.tasks import problems
 from trueplex.engine.grow import grow, start
 from trueplex.engine.limits import Ending
@@ -141,7 +141,7 @@ def main() -> None:
             f"{f['first']:.4f}",
             f"{f['second']:.4f}",
             f"{f['ratio']:.3f}",
-            f"{f['lowest']:.3f}–{f['highest']:.3f}",
+            turns(f, 3),
         )
     Console(width=120).print(table)
     write({"machine": machine(), "rank": RANK, "ratios": figures}, options.out)

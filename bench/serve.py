@@ -15,7 +15,6 @@ import os
 import random
 import statistics
 import time
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ import httpx
 import trueplex
 from server import started
 from trueplex.evals.run import machine
+from trueplex.evals.speed.pairs import ratio
 from trueplex.files import write_json
 from trueplex.solving.api import settings_of
 from trueplex.solving.events import Solved
@@ -50,10 +50,11 @@ def bodies(count: int, most: int) -> list[dict[str, Any]]:
     return [{"problem": text, "seed": n % 7, "max_tokens": most, **WAYS[n % len(WAYS)]} for n, text in enumerate(texts)]
 
 
-def asked(http: httpx.Client, body: dict[str, Any]) -> tuple[int, float, dict[str, Any]]:
+def asked(http: httpx.Client, body: dict[str, Any]) -> tuple[float, dict[str, Any]]:
+    """Seconds, and the answer. A refusal ends the run: work that was not done must not count as done."""
     began = time.perf_counter()
-    answer = http.post("/v1/solve", json=body)
-    return answer.status_code, time.perf_counter() - began, answer.json()
+    answer = http.post("/v1/solve", json=body).raise_for_status()
+    return time.perf_counter() - began, answer.json()
 
 
 def first_event(http: httpx.Client) -> float:
@@ -89,7 +90,7 @@ class Alone:
         return time.perf_counter() - began, [solved[n] for n in range(len(wanted))]
 
 
-def served(http: httpx.Client, wanted: list[dict[str, Any]]) -> tuple[float, list[tuple[int, float, dict[str, Any]]]]:
+def served(http: httpx.Client, wanted: list[dict[str, Any]]) -> tuple[float, list[tuple[float, dict[str, Any]]]]:
     """Seconds until the last client has its answer, and what each was answered."""
     began = time.perf_counter()
     with ThreadPoolExecutor(len(wanted)) as threads:
@@ -108,24 +109,20 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
         asked(http, wanted[0])
         alone = Alone(options.model)
         alone(wanted[:1])
-        pairs = []
-        for turn in range(options.turns):
-            ways = [lambda: served(http, wanted), lambda: alone(wanted)]
-            first, second = ways if turn % 2 == 0 else ways[::-1]
-            one, other = first(), second()
-            pairs.append((one, other) if turn % 2 == 0 else (other, one))
-    (_, answered), (_, solutions) = pairs[0]
-    texts = [[t.text for t in s.traces] for s in solutions]
-    tokens = sum(s.usage.thinking_tokens + s.usage.answer_tokens for s in solutions)
-    good = [n for n, (status, _, _) in enumerate(answered) if status == 200]
-    ratios = [theirs / ours for (ours, _), (theirs, _) in pairs]
+        ways: dict[str, Any] = {"server": lambda: served(http, wanted), "solve": lambda: alone(wanted)}
+        turns = [
+            {name: ways[name]() for name in (reversed(ways) if turn % 2 else ways)} for turn in range(options.turns)
+        ]
+    answered, solutions = (turns[0][name][1] for name in ways)
+    seconds = {name: [turn[name][0] for turn in turns] for name in ways}
+    told = ratio(seconds["solve"], seconds["server"])
     return {
         "configuration": {**{k: v for k, v in vars(options).items() if k != "out"}, "model": Path(options.model).name}, "machine": machine(), "load average": [round(one, 1) for one in os.getloadavg()],
-        "statuses": dict(Counter(str(status) for (_, answers), _ in pairs for status, _, _ in answers)),
-        "equal to solve": sum([p["text"] for p in answered[n][2]["paths"]] == texts[n] for n in good),
-        "tokens": tokens, "seconds": [round(ours, 2) for (ours, _), _ in pairs], "seconds of solve": [round(theirs, 2) for _, (theirs, _) in pairs],
-        "throughput against solve": {"median": round(statistics.median(ratios), 3), "lowest": round(min(ratios), 3), "highest": round(max(ratios), 3)}, "goal of it": 0.9,
-        "seconds of an answer, median": round(statistics.median(a[1] for a in answered), 3),
+        "equal to solve": sum([p["text"] for p in body["paths"]] == [t.text for t in s.traces] for (_, body), s in zip(answered, solutions, strict=True)),
+        "tokens": sum(s.usage.thinking_tokens + s.usage.answer_tokens for s in solutions),
+        "seconds": [round(one, 2) for one in seconds["server"]], "seconds of solve": [round(one, 2) for one in seconds["solve"]],
+        "throughput against solve": {"median": told["ratio"], "lowest": told["lowest"], "highest": told["highest"]}, "goal of it": 0.9,
+        "seconds of an answer, median": round(statistics.median(took for took, _ in answered), 3),
         "seconds to the first event of an idle server, median": round(statistics.median(firsts), 4), "goal of these": 0.1,
     }  # fmt: skip
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cells import measured, missing, read, table
+from cells import measured, missing, read, table, turns
 
 SOLVED = "serve-gsm8k.json"
 ASKED = """```python
@@ -67,7 +67,7 @@ def _speed() -> list[str]:
 
 def _speed_row(name: str, one: dict[str, Any]) -> list[str]:
     asked, ratio = one["configuration"], one["throughput against solve"]
-    return [name, str(asked["requests"]), str(asked["max_tokens"]), f"{ratio['median']:.2f}", f"{ratio['lowest']:.2f}–{ratio['highest']:.2f}",
+    return [name, str(asked["requests"]), str(asked["max_tokens"]), f"{ratio['median']:.2f}", turns(ratio),
             f"{one['equal to solve']} of {asked['requests']}",
             f"{1000 * one['seconds to the first event of an idle server, median']:.0f}"]  # fmt: skip
 

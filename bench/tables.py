@@ -16,7 +16,21 @@ from typing import Any
 
 import claims
 import learning
-from cells import MODES, RESULTS, ROOT, counted, made_by, measured, missing, percent, ranking, read, spread, table
+from cells import (
+    MODES,
+    RESULTS,
+    ROOT,
+    counted,
+    made_by,
+    measured,
+    missing,
+    paired,
+    percent,
+    ranking,
+    read,
+    spread,
+    table,
+)
 from deciding_tables import confidence_parts, deciding_parts
 from hybrid import hybrid_parts
 from real_tables import afternoon as afternoon_table
@@ -101,7 +115,7 @@ def score_table(suites: dict[str, Any]) -> str:
 
 
 def speed_tables(speed: dict[str, Any]) -> str:
-    rates = [[name, f"{f['ratio']:.2f}", f"{f['lowest']:.2f}–{f['highest']:.2f}"] for name, f in speed["rates"].items()]
+    rates = paired(speed["rates"])
     saved = speed["half:32 of 32"]
     rates.append(["`half:32` of 32: share of time saved / share of tokens saved", f"{saved['ratio']:.2f}",
                   f"{saved['time_saved']:.0%} of time, {saved['tokens_saved']:.0%} of tokens"])  # fmt: skip
@@ -120,8 +134,7 @@ def mode_speed_tables(speed: dict[str, Any]) -> str:
     for title, key in (("tokens per second, against discrete", "modes / discrete"),
                        (f"sampling steps per second, {speed['traces']} rows of {speed['vocabulary']:,} tokens, against what "
                         "`model.generate` does between logits and ids", "sampling / generate")):  # fmt: skip
-        rows = [[name, f"{f['ratio']:.2f}", f"{f['lowest']:.2f}–{f['highest']:.2f}"] for name, f in speed[key].items()]
-        parts.append(table([title, "median", "range of the paired runs"], rows))
+        parts.append(table([title, "median", "range of the paired runs"], paired(speed[key])))
     return "\n\n".join(parts)
 
 
@@ -304,7 +317,7 @@ def speed_parts() -> list[str]:
 def probe_table(probes: dict[str, Any]) -> str:
     return table(
         [f"one-token verification, rank {probes['rank']}: time, as a ratio", "median", "range of the paired runs"],
-        [[name, f"{f['ratio']:.3f}", f"{f['lowest']:.3f}–{f['highest']:.3f}"] for name, f in probes["ratios"].items()],
+        paired(probes["ratios"], 3),
     )
 
 

@@ -8,7 +8,7 @@ import sys
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,13 @@ FAMILIES = {
     "olmo2": {},
     "glm4": {"head_dim": 16},
 }  # fmt: skip
+
+
+def slow(values: Iterable[Any]) -> list[Any]:
+    """Parameters that `make test` leaves out and `make test-slow` has."""
+    return [pytest.param(value, marks=pytest.mark.slow) for value in values]
+
+
 # Of families that differ in little, one is in `make test`; the laws hold for all of them in `make test-slow`.
 LIKE_OTHERS = ("llama", "qwen3_moe", "gemma", "qwen2_moe", "mixtral", "phi3", "olmo2", "glm4")
 EVERY_FAMILY = [pytest.param(f, marks=pytest.mark.slow if f in LIKE_OTHERS else ()) for f in FAMILIES]
@@ -60,7 +67,7 @@ EVERY_FAMILY = [pytest.param(f, marks=pytest.mark.slow if f in LIKE_OTHERS else 
 # may decide otherwise in another batch. `agree` lets such near-ties pass, and counts them.
 NEAR = 1e-5
 SEED = 6
-SEEDS = (0, pytest.param(1, marks=pytest.mark.slow))  # beside every family
+SEEDS = (0, *slow([1]))  # beside every family
 TEXTS = ("What is 2 + 2?", "Find it.", "Ann has 12 apples. Ann loses 3. How many apples are there now?")
 
 

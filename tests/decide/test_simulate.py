@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from conftest import slow
 from trueplex.data.embedded import tasks
 from trueplex.decide.pruning import parse
 from trueplex.decide.simulate import simulate
@@ -41,7 +42,7 @@ def grown(reference: Backbone) -> dict[int, list[Trace]]:
 @pytest.mark.parametrize(
     "options",
     [{"prune": "keep:0.75@8/3+stop:48"}, {"prune": "deepconf:low@16/4"}, {"prune": "drop:1@24+auto"},
-     *(pytest.param(o, marks=pytest.mark.slow) for o in ({"prune": "half:16"}, {"prune": "keep-top:5@24"}, {"prune": "floor:0.55"}, {"prune": "floor:0.55", "rows": 1}, {"prune": "consensus:0.5"},
+     *slow(({"prune": "half:16"}, {"prune": "keep-top:5@24"}, {"prune": "floor:0.55"}, {"prune": "floor:0.55", "rows": 1}, {"prune": "consensus:0.5"},
        {"paths": "auto:12"}, {"paths": "auto:12", "prune": "drop:1@24"}, {}))],
     ids=str,
 )  # fmt: skip

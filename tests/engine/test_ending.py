@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conftest import SEED, grown, prompts_for
+from conftest import SEED, grown, prompts_for, slow
 from trueplex.engine.grow import start
 from trueplex.engine.limits import Ending, StopStrings
 from trueplex.engine.replay import replay
@@ -180,7 +180,7 @@ def test_a_model_without_think_end_cannot_be_closed(qwen: Backbone) -> None:
 
 @pytest.mark.parametrize(
     "mode",
-    [*EVERY_MODE[:2], *(pytest.param(mode, marks=pytest.mark.slow) for mode in EVERY_MODE[2:])],
+    [*EVERY_MODE[:2], *slow(EVERY_MODE[2:])],
     ids=lambda t: f"{t.mode}-{t.noise_kind}",
 )
 def test_a_trace_that_was_laid_aside_goes_on_as_if_never_stopped(backbone: Backbone, mode: Thinking) -> None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from conftest import FAMILIES, SEED, agree, prompts_for
+from conftest import FAMILIES, SEED, agree, prompts_for, slow
 from trueplex.decide.budget import Budget
 from trueplex.engine import memory, rows
 from trueplex.engine.batch import Batch
@@ -26,7 +26,7 @@ from trueplex.types import Problem, Status, Stop, Trace
 LONG = Thinking("multiplex", 3, ending=Ending(150))
 PATHS = 6
 EVERY = [pytest.param(f, marks=() if f in ("qwen3", "gemma3_text", "gpt_oss") else pytest.mark.slow) for f in FAMILIES]
-HYBRIDS = ["lfm2", *(pytest.param(f, marks=pytest.mark.slow) for f in ("qwen3_5_text", "zamba2", "minimax"))]
+HYBRIDS = ["lfm2", *slow(("qwen3_5_text", "zamba2", "minimax"))]
 
 
 @pytest.fixture
@@ -167,7 +167,7 @@ def test_a_spent_budget_counts_what_was_suspended(qwen: Backbone, tight: int, mo
     assert solved.solution.usage.thinking_tokens + solved.solution.usage.answer_tokens == spent
 
 
-@pytest.mark.parametrize("call", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 3, 9, 20))])
+@pytest.mark.parametrize("call", [1, *slow((2, 3, 9, 20))])
 def test_out_of_memory_is_answered_by_a_smaller_budget(qwen: Backbone, call: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:  # fmt: skip
     """At the given forward pass the device runs out of memory once: in a prefill, or in the middle of a stride."""
     _, whole = decode(qwen, None)

@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from conftest import grown
+from conftest import grown, slow
 from trueplex.data.embedded import tasks
 from trueplex.engine.limits import Ending
 from trueplex.engine.thinking import Thinking
@@ -75,7 +75,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], tolerance: floa
 @pytest.mark.parametrize(
     "recipe",
     [
-        pytest.param(replace(RECIPE, epochs=2), marks=pytest.mark.slow),
+        *slow([replace(RECIPE, epochs=2)]),
         replace(RECIPE, epochs=2, ranking=0.5, balanced=True),
     ],
 )
@@ -233,9 +233,7 @@ CHANGES: list[dict[str, object]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "change", [*CHANGES[:6], *(pytest.param(c, marks=pytest.mark.slow) for c in CHANGES[6:])], ids=str
-)
+@pytest.mark.parametrize("change", [*CHANGES[:6], *slow(CHANGES[6:])], ids=str)
 def test_every_option_changes_what_is_learned(
     qwen: Backbone, traces: list[Labelled], tmp_path: Path, change: dict, plain: dict[str, torch.Tensor]
 ) -> None:
@@ -484,7 +482,7 @@ def test_two_processes_learn_what_one_learns(rolled: Path, tmp_path: Path, truep
     assert max(moved) > 1e-3
 
 
-@pytest.mark.parametrize("most", [3, *(pytest.param(n, marks=pytest.mark.slow) for n in (4, 1))])
+@pytest.mark.parametrize("most", [3, *slow((4, 1))])
 def test_a_batch_that_does_not_fit_is_learned_from_in_parts(
     said: list[str], qwen: Backbone, traces: list[Labelled], tmp_path: Path, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

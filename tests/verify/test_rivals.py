@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from conftest import slow
 from trueplex.data.embedded import tasks
 from trueplex.data.traces import read_traces
 from trueplex.engine.batch import Batch
@@ -287,9 +288,7 @@ def test_the_loss_is_binary_cross_entropy_at_the_steps_that_are_known(
     assert loss == pytest.approx(np.mean(each), abs=1e-5)
 
 
-@pytest.mark.parametrize(
-    "kind", ["outcome", *(pytest.param(k, marks=pytest.mark.slow) for k in ("process", "generative"))]
-)
+@pytest.mark.parametrize("kind", ["outcome", *slow(("process", "generative"))])
 def test_a_run_that_was_killed_ends_in_the_same_weights(
     reference: Backbone, rolled: Path, known: dict, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

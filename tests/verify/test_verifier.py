@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM
 
 import trueplex
-from conftest import FAMILIES, LIKE_OTHERS, SEED, agree, grown, prompts_for
+from conftest import FAMILIES, LIKE_OTHERS, SEED, agree, grown, prompts_for, slow
 from trueplex.engine.limits import Ending
 from trueplex.engine.thinking import Thinking
 from trueplex.errors import InputError, StoreError, VerifierError
@@ -210,7 +210,7 @@ def test_a_recomputed_forward_pass_probes_what_it_probed_at_first(
     assert all(g.abs().sum() > 0 for g in plain)
 
 
-@pytest.mark.parametrize("seed", (SEEDS[0], pytest.param(SEEDS[1], marks=pytest.mark.slow)))
+@pytest.mark.parametrize("seed", (SEEDS[0], *slow(SEEDS[1:])))
 def test_law_7_the_parallel_pass_and_its_gradients_are_those_of_one_probe_at_a_time(
     verifier: OneTokenVerifier, seed: int
 ) -> None:
