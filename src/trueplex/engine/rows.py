@@ -22,6 +22,7 @@ from trueplex.models.lanes import GROWTH, Lane, LaneCache, Prefix, rounded
 from trueplex.types import Steps, Trace
 
 LANE_ROWS = {"cpu": 16, "mps": 16, "cuda": 256}  # rows of a lane that traces of several prompts share
+STATE_ROWS = 64  # at least, with recurrent layers: a step of those is many small kernels a lane, for long rows or short
 SHARED_BYTES = (
     2**20
 )  # a prompt is stored once where that spares so many bytes a layer; less does not pay for its kernels
@@ -55,7 +56,8 @@ class Rows:
         # By the ids of a prompt, while a lane has it: and its logits [V]. Equal prompts of several requests share it.
         self._prefixes: dict[tuple[int, ...], tuple[Prefix, Tensor]] = {}
         self._limits = Limits(backbone.max_positions, backbone.default_max_tokens)
-        self._lane_rows = LANE_ROWS.get(backbone.device.type, LANE_ROWS["cpu"])
+        lane_rows = LANE_ROWS.get(backbone.device.type, LANE_ROWS["cpu"])
+        self._lane_rows = max(lane_rows, STATE_ROWS) if backbone.kinds.recurrent else lane_rows
 
     # -- traces leave -----------------------------------------------------------------------------
 
