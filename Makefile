@@ -133,10 +133,12 @@ bench: $(STAMP)  ## speed and memory, as ratios of one run; wants an idle machin
 	$(BIN)/python bench/probes.py --out results/probes.json
 
 # Real models: engine and rivals at 16 and 64 rows in each precision, and the memory of each. GGUF: the same model, for llama.cpp.
+PRECISIONS ?= bfloat16,float32,int8
+BENCH_REAL ?= --tokens 128 --batch-size 16 --batch-size 64 --repeats 3
 bench-real: $(STAMP)  ## speed and memory of a real model by precision: make bench-real MODEL=… [GGUF=…]; idle machine, an hour for 0.5 B on 2 cores
 	$(if $(MODEL),,$(error bench-real needs MODEL. Try: make bench-real MODEL=Qwen/Qwen2.5-0.5B-Instruct))
-	$(BIN)/trueplex bench decode memory --model $(MODEL) $(if $(GGUF),--gguf $(GGUF)) --precisions bfloat16,float32,int8 \
-		--batch-size 16 --batch-size 64 --repeats 3 --out results/real-$(notdir $(MODEL)).json
+	$(BIN)/trueplex bench decode memory --model $(MODEL) $(if $(GGUF),--gguf $(GGUF)) --precisions $(PRECISIONS) \
+		$(BENCH_REAL) --out $(RESULTS)/real-speed/$(notdir $(MODEL)).json
 
 measure: $(STAMP)  ## pass@k, votes and score quality on 200 test problems a suite; resumable
 	OMP_NUM_THREADS=1 $(BIN)/trueplex eval --suite reference --thinking discrete --max-batch-size 256 --out $(RUNS)/measure/discrete

@@ -24,7 +24,6 @@ from cells import (
     made_by,
     measured,
     missing,
-    paired,
     percent,
     ranking,
     read,
@@ -37,6 +36,7 @@ from real_tables import afternoon as afternoon_table
 from real_tables import real_claim_parts, real_line, real_parts
 from score_tables import ablation_parts, scorer_parts, verifier_study_parts
 from serve_tables import serve_parts, solved
+from speed_tables import speed_parts
 
 BEGIN, END = "<!-- {}: written by bench/tables.py -->", "<!-- end of {} -->"
 
@@ -112,30 +112,6 @@ def score_table(suites: dict[str, Any]) -> str:
             ]
         )
     return table(head, rows)
-
-
-def speed_tables(speed: dict[str, Any]) -> str:
-    rates = paired(speed["rates"])
-    saved = speed["half:32 of 32"]
-    rates.append(["`half:32` of 32: share of time saved / share of tokens saved", f"{saved['ratio']:.2f}",
-                  f"{saved['time_saved']:.0%} of time, {saved['tokens_saved']:.0%} of tokens"])  # fmt: skip
-    memory = [[name, str(s["peak_mb"] - s["before_mb"]), str(s["cache_mb"])] for name, s in speed["memory"].items()]
-    cold = [[name, str(seconds)] for name, seconds in speed["seconds from a cold start"].items()]
-    return "\n\n".join([
-        table(["tokens per second, as a ratio", "median", "range of the paired runs"], rates),
-        "Peak memory above the loaded model, one 400-token problem, 64 tokens thought:",
-        table(["traces", "MB", "of it KV cache, MB"], memory),
-        table(["from a cold start", "seconds"], cold),
-    ])  # fmt: skip
-
-
-def mode_speed_tables(speed: dict[str, Any]) -> str:
-    parts = []
-    for title, key in (("tokens per second, against discrete", "modes / discrete"),
-                       (f"sampling steps per second, {speed['traces']} rows of {speed['vocabulary']:,} tokens, against what "
-                        "`model.generate` does between logits and ids", "sampling / generate")):  # fmt: skip
-        parts.append(table([title, "median", "range of the paired runs"], paired(speed[key])))
-    return "\n\n".join(parts)
 
 
 def describe(result: dict[str, Any]) -> str:
@@ -296,29 +272,6 @@ def study_parts() -> list[str]:
             claims.study_table(found),
         ),
     ]
-
-
-def speed_parts() -> list[str]:
-    speed, modes, probes = read("speed.json"), read("modes-speed.json"), read("probes.json")
-    parts = ["## Speed\n\nOne thread, medians of paired runs on an idle machine."]
-    for name, found, tables in (("speed.json", speed, speed_tables), ("modes-speed.json", modes, mode_speed_tables),
-                                ("probes.json", probes, probe_table)):  # fmt: skip
-        if found is None:
-            parts.append(missing(name, "bench"))
-        else:
-            rows = f"{found['traces']} traces; " if "traces" in found else ""
-            parts += [
-                f"{rows}torch {found['machine']['torch']}, {found['machine']['cores']} cores.{measured(found)}",
-                tables(found),
-            ]
-    return parts
-
-
-def probe_table(probes: dict[str, Any]) -> str:
-    return table(
-        [f"one-token verification, rank {probes['rank']}: time, as a ratio", "median", "range of the paired runs"],
-        paired(probes["ratios"], 3),
-    )
 
 
 def main() -> None:

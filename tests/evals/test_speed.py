@@ -17,6 +17,9 @@ from trueplex.evals.speed.pairs import alternate, ratio
 from trueplex.evals.speed.reading import long_prompt
 from trueplex.evals.speed.roofline import held, step_bytes
 from trueplex.models.backbone import Backbone
+from trueplex.models.load import load
+from trueplex.models.packed import PackedLinear
+from trueplex.models.precision import has_bfloat16
 
 
 @pytest.fixture(autouse=True)
@@ -29,6 +32,20 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def bench(reference: Backbone) -> Bench:
     return Bench(reference, rows=(2,), tokens=4, repeats=1)
+
+
+@pytest.mark.skipif(not has_bfloat16("cpu"), reason="this CPU does not multiply bfloat16")
+def test_rivals_decode_with_plain_layers() -> None:
+    """`generate` was measured with weights that the engine had packed or frozen, and so faster or slower than transformers makes it."""
+    backbone = load("reference", "cpu", "bfloat16")
+
+    def packed() -> int:
+        return sum(isinstance(module, PackedLinear) for module in backbone.model.modules())
+
+    before = packed()
+    with rivals.untouched(backbone) as model:
+        assert packed() == 0 and all(parameter.requires_grad for parameter in model.parameters())
+    assert packed() == before > 0 and not any(parameter.requires_grad for parameter in backbone.model.parameters())
 
 
 def test_rates_are_measured_in_turn_and_a_rival_that_fails_is_left_out(caplog: pytest.LogCaptureFixture) -> None:

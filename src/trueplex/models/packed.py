@@ -7,6 +7,8 @@ layers' by the order of their sums at most, as those of another batch do.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import psutil
@@ -65,6 +67,19 @@ def pack(model: nn.Module) -> None:
         layer.__class__ = PackedLinear
         assert isinstance(layer, PackedLinear)
         layer.pack()
+
+
+@contextmanager
+def unpacked(model: nn.Module) -> Iterator[None]:
+    """Linear layers as PyTorch computes them, to measure or compare with."""
+    layers = [module for module in model.modules() if isinstance(module, PackedLinear)]
+    for layer in layers:
+        layer.__class__ = nn.Linear  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.__class__ = PackedLinear
 
 
 def _packs() -> bool:

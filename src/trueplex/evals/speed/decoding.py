@@ -62,9 +62,8 @@ def _rivals(bench: Bench, rows: int) -> dict[str, Rate]:
         ),
         "continuous": ("generate_batch", lambda: rivals.continuous(backbone, prompt, rows, tokens)),
     }
-    if bench.gguf is not None:
-        llama = rivals.LlamaCpp(bench.gguf)
-        known["llama"] = ("llama.cpp, without sampling", lambda: llama.rate(prompt, rows, tokens))
+    if (file := bench.gguf) is not None:
+        known["llama"] = ("llama.cpp, without sampling", lambda: rivals.llama(file, prompt, rows, tokens))
     return dict(known[name] for name in bench.against if name in known)
 
 

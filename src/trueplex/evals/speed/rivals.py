@@ -6,9 +6,11 @@ All of them decode `rows` samples of one prompt, each `tokens` long, and are ask
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ import torch
 from transformers import CompileConfig, GenerationConfig
 
 from trueplex.models.backbone import Backbone
+from trueplex.models.packed import unpacked
 from trueplex.types import Prompt
 
 PAGE = 512  # tokens that llama.cpp reads of a prompt at once
@@ -24,15 +27,27 @@ PAGE = 512  # tokens that llama.cpp reads of a prompt at once
 
 @contextmanager
 def untouched(backbone: Backbone) -> Iterator[Any]:
-    """The model as transformers made it: its own attention, no hook of ours, and no defaults of its own for sampling."""
+    """The model as transformers makes it: its own attention and linear layers, no hook of ours, no defaults of its own for sampling.
+
+    Its weights are not frozen: PyTorch multiplies [rows, 1, hidden], where that is a part of a larger tensor, by a copy of a frozen
+    weight for each row, and `generate` does so with the output's.
+    """
     model, hooks = backbone.model, backbone.model.base_model._forward_hooks
     kept, ours, settings = dict(hooks), backbone.config._attn_implementation, model.generation_config
     hooks.clear()
+    frozen = [
+        parameter for parameter in model.parameters() if parameter.is_floating_point() and not parameter.requires_grad
+    ]
+    for parameter in frozen:
+        parameter.requires_grad_(True)
     model.set_attn_implementation("sdpa")
     model.generation_config = GenerationConfig(pad_token_id=backbone.tokenizer.pad_token_id)
     try:
-        yield model
+        with unpacked(model):
+            yield model
     finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
         hooks.update(kept)
         model.set_attn_implementation(ours)
         model.generation_config = settings
@@ -108,23 +123,23 @@ class LlamaCpp:
         if not self._model:
             raise RuntimeError(f"llama.cpp cannot read {file}")
 
-    def rate(self, prompt: Prompt, rows: int, tokens: int) -> float:
+    def rate(self, ids: Sequence[int], rows: int, tokens: int, threads: int) -> float:
         """Tokens a second."""
-        cpp, length = self._library, len(prompt.ids)
+        cpp, length = self._library, len(ids)
         asked = cpp.llama_context_default_params()
         asked.n_ctx, asked.n_seq_max, asked.kv_unified = length + rows * tokens + PAGE, rows, True
         asked.n_batch = asked.n_ubatch = max(rows, PAGE)
-        asked.n_threads = asked.n_threads_batch = torch.get_num_threads()
+        asked.n_threads = asked.n_threads_batch = threads
         context = cpp.llama_init_from_model(self._model, asked)
         batch = cpp.llama_batch_init(max(rows, PAGE), 0, 1)
         try:
             started = time.perf_counter()
             for first in range(0, length, PAGE):
-                self._decode(context, batch, [(i, token, i, 0) for i, token in enumerate(prompt.ids[first : first + PAGE])], first)  # fmt: skip
+                self._decode(context, batch, [(i, token, i, 0) for i, token in enumerate(ids[first : first + PAGE])], first)  # fmt: skip
             for row in range(1, rows):
                 cpp.llama_memory_seq_cp(cpp.llama_get_memory(context), 0, row, -1, -1)
             for step in range(tokens):
-                self._decode(context, batch, [(row, prompt.ids[-1], step, row) for row in range(rows)], length)
+                self._decode(context, batch, [(row, ids[-1], step, row) for row in range(rows)], length)
             return rows * tokens / (time.perf_counter() - started)
         finally:
             cpp.llama_batch_free(batch)
@@ -139,6 +154,26 @@ class LlamaCpp:
             batch.logits[place] = True
         if code := self._library.llama_decode(context, batch):
             raise RuntimeError(f"llama_decode gave {code}")
+
+
+def llama(file: Path, prompt: Prompt, rows: int, tokens: int) -> float:
+    """Tokens a second of `LlamaCpp`, in a process of its own: where two pools of threads wait in one process, OpenMP lets all of
+    them sleep early, and whatever else is measured is slower."""
+    return _llama_process().apply(_llama_rate, (file, prompt.ids, rows, tokens, torch.get_num_threads()))
+
+
+@cache
+def _llama_process() -> Any:
+    return multiprocessing.get_context("spawn").Pool(1)
+
+
+def _llama_rate(file: Path, *asked: Any) -> float:
+    return _opened(file).rate(*asked)
+
+
+@cache
+def _opened(file: Path) -> LlamaCpp:
+    return LlamaCpp(file)
 
 
 def has_llama_cpp() -> bool:
