@@ -20,6 +20,11 @@ def read(name: str) -> Any:
     return json.loads(path.read_text()) if path.exists() else None
 
 
+def read_all(folder: str) -> dict[str, Any]:
+    """The results files of a folder, by their names without the ending, in order."""
+    return {path.stem: json.loads(path.read_text()) for path in sorted((RESULTS / folder).glob("*.json"))}
+
+
 def write(result: dict[str, Any], out: Path | None) -> None:
     """The figures as the last line of the output, and as a file, whole or not at all."""
     if out:

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from cells import measured
+from cells import ROOT, measured, read_all, table
 from claims import same_problems
 from trueplex.data.embedded import tasks
 from trueplex.data.embedded.tasks import SUITES
@@ -34,7 +34,6 @@ from trueplex.models.load import load
 from trueplex.models.prompt import make_prompt
 from trueplex.train.grpo.sampling import sample
 
-ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "results" / "learning"
 SPEED = ROOT / "results" / "learning-speed.json"
 PAGE, PICTURE = ROOT / "docs" / "learning.md", ROOT / "docs" / "learning.png"
@@ -121,14 +120,13 @@ def percent(figure: dict[str, float]) -> str:
     return f"{100 * figure['mean']:.1f} [{100 * figure['low']:.1f}, {100 * figure['high']:.1f}]"
 
 
-def table(head: list[str], rows: list[list[str]]) -> str:
-    return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *rows])
-
-
 def results() -> dict[str, dict[str, Any]]:
-    found = {p.stem: json.loads(p.read_text()) for p in sorted(FOLDER.glob("*.json"))}
     order = list(STYLES)
-    return dict(sorted(found.items(), key=lambda item: (order.index(way(item[1])), item[1]["run"]["recipe"]["seed"])))
+    return dict(
+        sorted(
+            read_all("learning").items(), key=lambda item: (order.index(way(item[1])), item[1]["run"]["recipe"]["seed"])
+        )
+    )
 
 
 def start(way: str) -> dict[str, Any] | None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
-from cells import RESULTS, measured, missing, paired, read, table, turns
+from cells import measured, missing, paired, read, read_all, table, turns
 
 RIVALS = {"generate": "`generate`", "generate_batch": "`generate_batch`", "llama.cpp, without sampling": "llama.cpp"}
 
@@ -28,13 +27,13 @@ def speed_parts() -> list[str]:
 
 def real_speed_parts() -> list[str]:
     """What real models decode, by precision, as `make bench-real` measures it."""
-    found = [json.loads(path.read_text()) for path in sorted((RESULTS / "real-speed").glob("*.json"))]
+    found = list(read_all("real-speed").values())
     if not found:
         return [missing("real-speed/MODEL.json", "bench-real MODEL=…")]
     parts = [
         "### Real models\n\nThe engine against other ways to decode the same paths of one prompt, in turns: ratios of tokens a second, the median and "
         "range of few rounds. In every row of a table `generate` decodes in the table's first precision, with transformers' own layers, and llama.cpp "
-        f"reads a GGUF file with weights of about four bits and does not sample.{measured(*found)}"
+        f"reads the same model from a GGUF file and does not sample.{measured(*found)}"
     ]
     for result in found:
         machine, precisions = result["machine"], result["precisions"]

@@ -9,7 +9,6 @@ No number there is typed by hand. A results file that is not there yet gives no 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ import claims
 import learning
 from cells import (
     MODES,
-    RESULTS,
     ROOT,
     counted,
     made_by,
@@ -27,6 +25,7 @@ from cells import (
     percent,
     ranking,
     read,
+    read_all,
     spread,
     table,
 )
@@ -159,17 +158,18 @@ def study() -> dict[str, Any]:
         "multiplex3mean",
         "multiplex6mean",
     ]
-    found = {path.stem: json.loads(path.read_text()) for path in (RESULTS / "study").glob("*.json")}
     return dict(
-        sorted(found.items(), key=lambda item: (order.index(item[0]) if item[0] in order else len(order), item[0]))
+        sorted(
+            read_all("study").items(),
+            key=lambda item: (order.index(item[0]) if item[0] in order else len(order), item[0]),
+        )
     )
 
 
 def learned() -> dict[str, list[dict[str, Any]]]:
     """The tests of all training runs, by way of thinking."""
     found: dict[str, list[dict[str, Any]]] = {}
-    for path in sorted((RESULTS / "learning").glob("*.json")):
-        run = json.loads(path.read_text())
+    for run in read_all("learning").values():
         if run["test"]:
             found.setdefault(learning.way(run), []).append(run["test"])
     return found

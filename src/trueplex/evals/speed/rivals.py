@@ -35,19 +35,15 @@ def untouched(backbone: Backbone) -> Iterator[Any]:
     model, hooks = backbone.model, backbone.model.base_model._forward_hooks
     kept, ours, settings = dict(hooks), backbone.config._attn_implementation, model.generation_config
     hooks.clear()
-    frozen = [
-        parameter for parameter in model.parameters() if parameter.is_floating_point() and not parameter.requires_grad
-    ]
-    for parameter in frozen:
-        parameter.requires_grad_(True)
+    for parameter in model.parameters():
+        parameter.requires_grad_(parameter.is_floating_point())
     model.set_attn_implementation("sdpa")
     model.generation_config = GenerationConfig(pad_token_id=backbone.tokenizer.pad_token_id)
     try:
         with unpacked(model):
             yield model
     finally:
-        for parameter in frozen:
-            parameter.requires_grad_(False)
+        model.requires_grad_(False)
         hooks.update(kept)
         model.set_attn_implementation(ours)
         model.generation_config = settings
