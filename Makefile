@@ -8,7 +8,7 @@ export HF_HUB_OFFLINE ?= 1
 
 # Where what is measured goes, how much of it is measured, and on what. `make study QUICK=1` is a handful of everything, for CI.
 ifdef QUICK
-ifneq ($(filter bench measure deciding calibration verifier verifier-study verifier-data combined ablations ablation-% policy,$(MAKECMDGOALS)),)
+ifneq ($(filter bench measure deciding calibration verifier verifier-study verifier-data combined policy,$(MAKECMDGOALS)),)
 $(error QUICK is for the study and its parts, and would write a handful of figures over whole ones. Try: make study QUICK=1)
 endif
 RUNS := runs/study-quick
@@ -54,7 +54,7 @@ RL_TEST := --n 12 --samples 256
 QUIET :=
 endif
 
-.PHONY: results hybrid hybrid-speed docs package walkthrough tagged bench-real real faults soak load serve-speed serve-gsm8k replicas demo test test-slow lint types pages bench fresh measure scorers ablations calibration deciding verifier verifier-study verifier-data combined study thinking study-rl policy train-real clean stored-discrete stored-multiplex
+.PHONY: results hybrid hybrid-speed docs package walkthrough tagged bench-real memory-budget real faults soak load serve-speed serve-gsm8k replicas demo test test-slow lint types pages bench fresh measure scorers calibration deciding verifier verifier-study verifier-data combined study thinking study-rl policy train-real clean stored-discrete stored-multiplex
 
 # torch comes first and by its pinned version, so that nothing else pulls in another build.
 $(STAMP): pyproject.toml constraints.txt
@@ -137,20 +137,21 @@ PRECISIONS ?= bfloat16,float32,int8
 BENCH_REAL ?= --tokens 128 --batch-size 16 --batch-size 64 --repeats 3
 bench-real: $(STAMP)  ## speed and memory of a real model by precision: make bench-real MODEL=… [GGUF=…]; idle machine, an hour for 0.5 B on 2 cores
 	$(if $(MODEL),,$(error bench-real needs MODEL. Try: make bench-real MODEL=Qwen/Qwen2.5-0.5B-Instruct))
-	$(BIN)/trueplex bench decode memory --model $(MODEL) $(if $(GGUF),--gguf $(GGUF)) --precisions $(PRECISIONS) \
+	$(BIN)/trueplex bench decode sample memory --model $(MODEL) $(if $(GGUF),--gguf $(GGUF)) --precisions $(PRECISIONS) \
 		$(BENCH_REAL) --out $(RESULTS)/real-speed/$(notdir $(MODEL)).json
 
-measure: $(STAMP)  ## pass@k, votes and score quality on 200 test problems a suite; resumable
-	OMP_NUM_THREADS=1 $(BIN)/trueplex eval --suite reference --thinking discrete --max-batch-size 256 --out $(RUNS)/measure/discrete
-	OMP_NUM_THREADS=1 $(BIN)/trueplex eval --suite reference --thinking multiplex --max-batch-size 256 --out $(RUNS)/measure/multiplex
-	mkdir -p results && cp $(RUNS)/measure/discrete/results.json results/reference-discrete.json
-	cp $(RUNS)/measure/multiplex/results.json results/reference-multiplex.json
+memory-budget: $(STAMP)  ## 128 paths of 1,024 tokens in 2 GiB of KV, against as many rows as fit it: make memory-budget MODEL=…; idle machine, an hour for 1.5 B
+	$(if $(MODEL),,$(error memory-budget needs MODEL. Try: make memory-budget MODEL=Qwen/Qwen2.5-1.5B-Instruct))
+	$(BIN)/python bench/memory_budget.py --model $(MODEL) --runs $(RUNS)/memory-budget/$(notdir $(MODEL)) --out $(RESULTS)/real-memory/$(notdir $(MODEL)).json
 
 # Traces that policies are simulated on and scores are judged on, scored every 4 tokens. What is there already is not sampled again.
 DECIDING := $(RUNS)/deciding
 STORED_TRACES := stored-discrete stored-multiplex
 $(STORED_TRACES): stored-%: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/trueplex eval --suite $(ALL) --thinking $* $(STORED) --probe-every 4 --max-batch-size 256 $(QUIET) --out $(DECIDING)/$*
+
+measure: $(STORED_TRACES)  ## pass@k, votes and score quality of the embedded model, on the stored traces
+	mkdir -p results && $(foreach m,discrete multiplex,cp $(DECIDING)/$m/results.json results/reference-$m.json &&) true
 
 # Every score on the same traces, those above: the shipped verifier, one from the rollouts that the paper's
 # rivals learn from here, those rivals, of its size, and untrained scores. Readers of texts see slot 0 of a merged thought. The
@@ -174,31 +175,8 @@ scorers: $(STORED_TRACES)  ## a verifier, its rivals from the same rollouts, and
 		mkdir -p $(RESULTS) && cp $(RIVALS)/$$mode/results.json $(RESULTS)/scorers-$$mode.json; done
 	$(BIN)/trueplex report $(RESULTS)/scorers-discrete.json $(RESULTS)/scorers-multiplex.json --out $(RIVALS)/report.html --figures $(FIGURES)/scores
 
-# The paper's ablations: one recipe, changed in one thing at a time, on the rollouts of `make scorers`.
-ABLATIONS := plain rank0 rank1 rank4 rank64 constant final power montecarlo discrete multiplex
-ABLATION_rank0 := --rank 0
-ABLATION_rank1 := --rank 1
-ABLATION_rank4 := --rank 4
-ABLATION_rank64 := --rank 64
-ABLATION_constant := --labels constant
-ABLATION_final := --labels final --positions 1
-ABLATION_power := --labels power
-ABLATION_montecarlo := --labels monte-carlo
-ABLATION_DATA_discrete := --data $(RIVALS)/rollouts/discrete
-ABLATION_DATA_multiplex := --data $(RIVALS)/rollouts/multiplex
 comma := ,
 space := $(subst ,, )
-
-ablations: $(ABLATIONS:%=ablation-%)  ## ranks, labels, what a verifier learned from, changed texts; after `make scorers`
-	for mode in discrete multiplex; do \
-		OMP_NUM_THREADS=1 $(BIN)/trueplex eval-verifier $(foreach s,$(SUITES),$(DECIDING)/$$mode/$s) --n 12 --samples 32 \
-			--scorers $(subst $(space),$(comma),$(ABLATIONS:%=$(RUNS)/ablations/%)) --out $(RUNS)/ablations/of-$$mode || exit $$?; \
-		cp $(RUNS)/ablations/of-$$mode/results.json results/ablations-$$mode.json; done
-	$(BIN)/trueplex report results/ablations-discrete.json results/ablations-multiplex.json --out $(RUNS)/ablations/report.html --figures docs/scores
-	$(BIN)/python bench/perturb.py --stored $(DECIDING)/discrete --out results/perturb.json
-
-ablation-%: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/trueplex train verifier $(or $(ABLATION_DATA_$*),$(RIVAL_DATA)) --balanced --epochs 0.5 $(ABLATION_$*) --out $(RUNS)/ablations/$*
 
 # What each part of a verifier brings, one at a time, judged on validation problems alone: what ships is chosen by it.
 VERIFIER_STUDY := $(RUNS)/verifier-study

@@ -1,6 +1,6 @@
 """How a verifier's score reacts to a changed text: right traces, read again with one change.
 
-    python bench/perturb.py --stored runs/deciding/discrete --out results/perturb.json
+    python bench/perturb.py --stored runs/deciding/discrete
     python bench/perturb.py --model ./my-model --verifier ./my-verifier --stored runs/real/test --suites gsm8k
 
 Three changes. `slip`: one digit of the thought becomes another, and the trace goes on as it did. `answer`: one digit of the

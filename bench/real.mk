@@ -199,8 +199,14 @@ real-curve: real-test-traces real-verifier-m1 $(CURVE:%=real-curve-%)  ## a veri
 	$(BUNDLE) --out $(REAL_RESULTS)/curve.json judged=$(REAL)/judged-curve/results.json whole=$(REAL)/verifier-m1/verifier.json \
 		$(foreach n,$(CURVE),curve-$n=$(REAL)/curve-$n/verifier.json curve-$n-time=$(REAL)/times/curve-$n.json)
 
-# One thing changed at a time, as `make ablations` does on the embedded model. `measured` learns from the values that the process model learned from.
+# One thing changed at a time. `measured` learns from the values that the process model learned from.
 REAL_ABLATIONS := rank0 measured $(if $(QUICK),,rank4 rank64 constant final power mse)
+ABLATION_rank0 := --rank 0
+ABLATION_rank4 := --rank 4
+ABLATION_rank64 := --rank 64
+ABLATION_constant := --labels constant
+ABLATION_final := --labels final --positions 1
+ABLATION_power := --labels power
 ABLATION_mse := --loss mse
 ABLATION_measured := --labels measured
 

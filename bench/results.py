@@ -46,7 +46,6 @@ STAGES = (
     Stage("deciding", ("deciding.json", "deciding-live.json", "deciding-queue.json"), 5400),
     Stage("fresh", ("deciding-fresh.json",), 2400),
     Stage("scorers", ("scorers-discrete.json", "scorers-multiplex.json"), 14400),
-    Stage("ablations", ("ablations-discrete.json", "ablations-multiplex.json", "perturb.json"), 14400),
     Stage("verifier-study", ("verifier-study.json",), 14400),
     Stage("thinking", ("study/*.json",), 21600),
     Stage("study-rl", ("learning/*.json", "learning/start/*.json"), 21600),

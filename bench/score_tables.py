@@ -1,21 +1,11 @@
-"""The tables about scores: verifier and rivals on the same traces, ablations, changed texts."""
+"""The tables about scores: verifier and rivals on the same traces, and one change of a verifier at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from cells import MODES, counted, measured, missing, percent, ranking, read, spread, table
 from claims import short
-
-
-def judged_parts(kind: str, part: Callable[[str, dict[str, Any]], list[str]]) -> list[str]:
-    """What `part` makes of the results of `make KIND` on each kind of traces, or that they are not there yet."""
-    parts = []
-    for mode in MODES:
-        judged = read(f"{kind}-{mode}.json")
-        parts += [missing(f"{kind}-{mode}.json", kind)] if judged is None else part(mode, judged)
-    return parts
 
 
 def sampled(judged: dict[str, Any]) -> str:
@@ -24,14 +14,18 @@ def sampled(judged: dict[str, Any]) -> str:
 
 
 def scorer_parts() -> list[str]:
-    return judged_parts("scorers", lambda mode, judged: [
-        f"## Scores on the same traces, {mode}\n\n{sampled(judged)}. AUROC "
-        "within problems; differences are paired by problem. The trained rivals have the verifier's size and learned from its "
-        "rollouts, for as many epochs; \"measured\" is the verifier with the Monte-Carlo labels that the process model learned from. DeepConf with groups of 32 tokens, as the published 2,048 are longer than these traces. "
-        "Calibration where a score is a probability. Time and operations are for ten readings of a trace, at 10 … 100 % of it." + measured(judged),
-        f"![AUROC within problems along a trace, for every score](scores/judged-scorers-{mode}.svg)",
-        scorer_tables(judged),
-    ])  # fmt: skip
+    parts = []
+    for mode in MODES:
+        judged = read(f"scorers-{mode}.json")
+        parts += [missing(f"scorers-{mode}.json", "scorers")] if judged is None else [
+            f"## Scores on the same traces, {mode}\n\n{sampled(judged)}. AUROC "
+            "within problems; differences are paired by problem. The trained rivals have the verifier's size and learned from its "
+            "rollouts, for as many epochs; \"measured\" is the verifier with the Monte-Carlo labels that the process model learned from. DeepConf with groups of 32 tokens, as the published 2,048 are longer than these traces. "
+            "Calibration where a score is a probability. Time and operations are for ten readings of a trace, at 10 … 100 % of it." + measured(judged),
+            f"![AUROC within problems along a trace, for every score](scores/judged-scorers-{mode}.svg)",
+            scorer_tables(judged),
+        ]  # fmt: skip
+    return parts
 
 
 def scorer_tables(result: dict[str, Any]) -> str:
@@ -70,61 +64,6 @@ def scorer_title(name: str) -> str:
              "process": "process model", "generative": "GenRM", "verifier-m1": "**OTV**, one probe token",
              "verifier-m4": "**OTV**, four probe tokens"}  # fmt: skip
     return kinds.get(model, f"`{name}`" if reads else f"`{model}`")
-
-
-def ablation_parts() -> list[str]:
-    """What a verifier needs: one line per change of the recipe, over suites."""
-    parts = judged_parts("ablations", lambda mode, judged: [
-        f"## Ablations, {mode} traces\n\n{sampled(judged)}: means over "
-        "the six suites. The plain recipe is rank 16 on all linear layers, ramp labels, trained on both kinds of traces; each line "
-        "changes one thing (`final` labels use a single position). `montecarlo` learns only from traces with values, `discrete` and "
-        "`multiplex` from one kind, so from at most half as many." + measured(judged),
-        ablation_table(judged["suites"]),
-        f"![AUROC within problems along a trace, for every recipe](scores/judged-ablations-{mode}.svg)",
-    ])  # fmt: skip
-    found = read("perturb.json")
-    return [*parts, *([missing("perturb.json", "ablations")] if found is None else perturb_parts(found))]
-
-
-def ablation_table(suites: dict[str, Any]) -> str:
-    rows = []
-    for name in next(iter(suites.values()))["scorers"]:
-        of = [f["scorers"][name] for f in suites.values()]
-        behind = [f["first_minus_this"] for f in of if "first_minus_this" in f]
-        means = (sum(f["within"][s]["mean"] for f in of) / len(of) for s in ("0.5", "1.0"))
-        weighted = sum(f["votes"]["weighted"]["mean"] for f in of) / len(of)
-        error = sum(f["calibration"]["ece"]["mean"] for f in of) / len(of)
-        apart = f"{sum(b['low'] > 0 for b in behind)} / {sum(b['high'] < 0 for b in behind)}" if behind else "–"
-        rows.append([short(name), *(f"{m:.3f}" for m in means), apart, f"{100 * weighted:.1f}", f"{error:.3f}"])
-    return table(
-        [
-            "recipe",
-            "AUROC within, at half",
-            "at the end",
-            "worse / better than plain (suites)",
-            "weighted vote, %",
-            "ECE",
-        ],
-        rows,
-    )
-
-
-CHANGED = {
-    "slip": "a digit of the thought",
-    "answer": "a digit of the answer",
-    "wording": "the problem's wording, not its sense",
-}
-
-
-def perturb_parts(found: dict[str, Any]) -> list[str]:
-    rows = [[suite, CHANGED[what], str(f["traces"]), f"{f['before']:.3f}", f"{f['after']:.3f}", f"{100 * f['fell']:.0f}",
-             f"{f['change']['mean']:+.3f} [{f['change']['low']:+.3f}, {f['change']['high']:+.3f}]"]
-            for suite, changes in found["suites"].items() for what, f in changes.items()]  # fmt: skip
-    return [
-        "### How a score reacts to a changed text\n\nRight discrete traces, read again with one change; the score at the "
-        "end. A useful score drops for the first two and stays for the last." + measured(found),
-        table(["suite", "changed", "traces", "before", "after", "fell, %", "change"], rows),
-    ]
 
 
 REMOVED = " `taps` and `features` of `otv`'s kind were trained as inputs of the head by commit 9ae7ebc; as they brought nothing there, that code was removed."

@@ -8,6 +8,8 @@ from cells import measured, missing, paired, read, read_all, table, turns
 
 RIVALS = {"generate": "`generate`", "generate_batch": "`generate_batch`", "llama.cpp, without sampling": "llama.cpp"}
 
+SHARE = "sampling's share of a step"
+
 
 def speed_parts() -> list[str]:
     speed, modes, probes = read("speed.json"), read("modes-speed.json"), read("probes.json")
@@ -22,7 +24,7 @@ def speed_parts() -> list[str]:
                 f"{rows}torch {found['machine']['torch']}, {found['machine']['cores']} cores.{measured(found)}",
                 tables(found),
             ]
-    return parts + real_speed_parts()
+    return parts + real_speed_parts() + budget_parts()
 
 
 def real_speed_parts() -> list[str]:
@@ -41,11 +43,49 @@ def real_speed_parts() -> list[str]:
         rivals = [name for name in RIVALS if any(f"engine / {name}, " in key for f in precisions.values() for key in f["rates"])]  # fmt: skip
         parts += [
             f"{config['model']}: {config['tokens']} tokens behind a prompt of {config['prompt_tokens']}, {machine['threads']} threads, "
-            f"torch {machine['torch']}, {config['repeats']} rounds:",
+            f"torch {machine['torch']}, {config['repeats']} rounds{read_by_llama(config)}{sampled(precisions)}:",
             table(["precision", "paths", "tokens a second", *(f"against {RIVALS[name]}" for name in rivals), "multiplex against discrete", "MB more at the peak"],
                   [row for name, f in precisions.items() for row in real_rows(name, f, rivals)]),
         ]  # fmt: skip
     return parts
+
+
+def read_by_llama(config: dict[str, Any]) -> str:
+    return f"; llama.cpp reads `{config['gguf']}`" if config.get("gguf") else ""
+
+
+def sampled(precisions: dict[str, Any]) -> str:
+    """What sampling takes of a step, where that was measured."""
+    shares = [
+        f"{100 * f[SHARE]:.0f} % ({name}, {max(f['config']['batch_size'])} paths)"
+        for name, f in precisions.items()
+        if SHARE in f
+    ]
+    return f"; sampling takes {', '.join(shares)} of a step" if shares else ""
+
+
+def budget_parts() -> list[str]:
+    """More paths than a memory budget holds, as `make memory-budget` measures it."""
+    found = list(read_all("real-memory").values())
+    if not found:
+        return [missing("real-memory/MODEL.json", "memory-budget MODEL=…")]
+    rows = []
+    for result in found:
+        own, fits = result["runs"]["budget"], result["runs"]["as many rows as fit"]
+        rows.append([
+            f"{result['model']}, {result['dtype']}", f"{result['paths']} × {result['tokens']:,}", f"{result['budget_bytes'] / 2**30:.2f}",
+            f"{own['peak_bytes'] / 2**30:.2f}", str(own["suspended"]), str(fits["rows"]), f"{fits['peak_bytes'] / 2**30:.2f}",
+            f"{result['rate, budget / as many rows as fit']:.2f}", f"{result['equal']} of {result['paths']}",
+        ])  # fmt: skip
+    return [
+        "### Paths under a memory budget\n\nMore paths than `--memory` holds, against a run without a budget of as many rows as fit it at their full length, "
+        "each once. A path that is suspended is read again when it goes on; in bfloat16 that can change which of two tokens that are nearly as likely is drawn."
+        + measured(*found),
+        table(
+            ["model", "paths × tokens", "GiB of KV at most", "at the peak", "suspended", "rows without a budget", "their peak, GiB", "tokens a second, budget / without", "paths drawn alike"],
+            rows,
+        ),
+    ]  # fmt: skip
 
 
 def real_rows(precision: str, found: dict[str, Any], rivals: list[str]) -> list[list[str]]:

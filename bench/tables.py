@@ -33,7 +33,7 @@ from deciding_tables import confidence_parts, deciding_parts
 from hybrid import hybrid_parts
 from real_tables import afternoon as afternoon_table
 from real_tables import real_claim_parts, real_line, real_parts
-from score_tables import ablation_parts, scorer_parts, verifier_study_parts
+from score_tables import scorer_parts, verifier_study_parts
 from serve_tables import serve_parts, solved
 from speed_tables import speed_parts
 
@@ -126,7 +126,7 @@ def pages() -> dict[Path, str]:
     results = {mode: found for mode in MODES if (found := read(f"reference-{mode}.json"))}
     parts = ["# Results\n\nWritten by `bench/tables.py` from the files under `results/`; `make results` measures those. Each "
              "table says which version measured it.", *real_claim_parts(), *real_parts(), *claim_parts(results), *reference_parts(results), *policy_parts(results),
-             *scorer_parts(), *ablation_parts(), *verifier_study_parts(), *deciding_parts(), *confidence_parts(), *study_parts(), *hybrid_parts(), *speed_parts(),
+             *scorer_parts(), *verifier_study_parts(), *deciding_parts(), *confidence_parts(), *study_parts(), *hybrid_parts(), *speed_parts(),
              *serve_parts()]  # fmt: skip
     readme, serve, afternoon = (ROOT / page for page in ("README.md", "docs/serve.md", "docs/afternoon.md"))
     written = {ROOT / "docs" / "results.md": "\n\n".join(parts) + "\n", serve: within(serve.read_text(), "transcript", solved(whole=True)),

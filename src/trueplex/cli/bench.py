@@ -164,7 +164,7 @@ def _configuration(bench: Bench, model: ModelOptions, options: BenchOptions) -> 
     return {
         "model": Path(backbone.name).name if Path(backbone.name).exists() else backbone.name, "parameters": sum(p.numel() for p in backbone.model.parameters()),
         "device": str(backbone.device), "dtype": str(backbone.dtype).removeprefix("torch."), "quantize": model.quantize,
-        **{name: value for name, value in asdict(options).items() if name not in ("shape", "gguf")}, "against": bench.against,
+        **{name: value for name, value in asdict(options).items() if name != "shape"}, "against": bench.against, "gguf": bench.gguf and bench.gguf.name,
         "prompt_tokens": len(bench.prompts[0].ids),
     }  # fmt: skip
 

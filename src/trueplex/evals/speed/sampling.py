@@ -15,6 +15,7 @@ from transformers import (
 
 from trueplex.engine.sampling import Sampling
 from trueplex.engine.thinking import Thinking, think
+from trueplex.evals.speed import rivals
 from trueplex.evals.speed.bench import Bench, whole
 from trueplex.evals.speed.pairs import Rate, alternate, paired, ratio
 from trueplex.evals.speed.roofline import timed
@@ -41,10 +42,11 @@ FILTERS = {
 def sample(bench: Bench) -> dict[str, Any]:
     """Sampling steps a second against what `model.generate` does between its logits and its ids, at the same options."""
     device, rows = bench.backbone.device, max(bench.rows)
-    vocabulary = bench.vocabulary or bench.backbone.config.vocab_size
     generator = torch.Generator().manual_seed(bench.seed)
-    logits = (torch.randn(rows, vocabulary, generator=generator) * 3).to(device)
-    found = {}
+    logits = (
+        random_logits(rows, bench.vocabulary, generator).to(device) if bench.vocabulary else own_logits(bench, rows)
+    )
+    vocabulary, found = logits.shape[-1], {}
     with torch.inference_mode():
         for name, filters in FILTERS.items():
             for mode in _sampled(filters):
@@ -57,6 +59,19 @@ def sample(bench: Bench) -> dict[str, Any]:
     own = found["multiplex, none"]["first"] * vocabulary / bench.backbone.config.vocab_size
     run = min((whole(bench, "multiplex", rows) for _ in range(2)), key=lambda r: r.decoding)
     return {"vocabulary": vocabulary, "sampling / generate": found, "sampling's share of a step": round(1 / own / (run.decoding / bench.tokens), 3)}  # fmt: skip
+
+
+def random_logits(rows: int, vocabulary: int, generator: torch.Generator) -> torch.Tensor:
+    """[rows, vocabulary] float32, flatter than a model's: filters keep far more tokens than they would of a model."""
+    return torch.randn(rows, vocabulary, generator=generator) * 3
+
+
+def own_logits(bench: Bench, rows: int) -> torch.Tensor:
+    """[rows, V] in the model's dtype: what it says at the last places of the prompts, one behind the other."""
+    ids = [i for prompt in bench.prompts for i in prompt.ids]
+    text = torch.tensor([ids * (rows // len(ids) + 1)], device=bench.backbone.device)
+    with rivals.untouched(bench.backbone) as model, torch.inference_mode():
+        return model(text, use_cache=False, logits_to_keep=rows).logits[0]
 
 
 def _sampled(filters: Sampling) -> list[Thinking]:
