@@ -8,7 +8,7 @@ export HF_HUB_OFFLINE ?= 1
 
 # Where what is measured goes, how much of it is measured, and on what. `make study QUICK=1` is a handful of everything, for CI.
 ifdef QUICK
-ifneq ($(filter bench measure deciding calibration verifier verifier-study verifier-data combined policy,$(MAKECMDGOALS)),)
+ifneq ($(filter bench measure deciding deciding-live calibration verifier verifier-study verifier-data combined policy policy-test,$(MAKECMDGOALS)),)
 $(error QUICK is for the study and its parts, and would write a handful of figures over whole ones. Try: make study QUICK=1)
 endif
 RUNS := runs/study-quick
@@ -38,23 +38,23 @@ FIGURES := docs
 ALL := reference
 SUITES := chain-easy chain-hard countdown-easy countdown-hard remainder-easy remainder-hard
 STUDY_SUITES := chain-hard remainder-hard countdown-easy
-STUDY_N := 50
-STUDY_SAMPLES := 256
-SOFT_SAMPLES := 32
-MEAN_SAMPLES := 64
-STORED := --n 100 --samples 128
+STUDY_N := 30
+STUDY_SAMPLES := 64
+SOFT_SAMPLES := 16
+MEAN_SAMPLES := 32
+STORED := --n 60 --samples 128
 FRESH := --n 40 --samples 128
 RIVAL_ROLLOUTS := --n 900 --samples 16
 RIVAL_VALUES := --n 300 --traces 4 --prefixes 3
 RIVAL_RECIPE := --balanced --rank 64 --epochs 3
 JUDGED := --n 20 --samples 64
 RL_SIZE := --steps 40 --prompts 16 --samples 8 --every 10 --val-problems 60 --val-samples 4
-RL_RUNS := k1-0 k3-0 k1-1 k3-1 k1-2 k3-2 k2-0 k6-0 k3mean-0
-RL_TEST := --n 12 --samples 256
+RL_RUNS := k1-0 k3-0 k1-1 k3-1 k1-2 k3-2
+RL_TEST := --n 20 --samples 64
 QUIET :=
 endif
 
-.PHONY: results hybrid hybrid-speed docs package walkthrough tagged bench-real memory-budget real faults soak load serve-speed serve-gsm8k replicas demo test test-slow lint types pages bench fresh measure scorers calibration deciding verifier verifier-study verifier-data combined study thinking study-rl policy train-real clean stored-discrete stored-multiplex
+.PHONY: results hybrid hybrid-speed docs package walkthrough tagged bench-real memory-budget real faults soak load serve-speed serve-gsm8k replicas demo test test-slow lint types pages bench fresh measure scorers calibration deciding deciding-live verifier verifier-study verifier-data combined study thinking study-rl policy policy-test train-real clean stored-discrete stored-multiplex
 
 # torch comes first and by its pinned version, so that nothing else pulls in another build.
 $(STAMP): pyproject.toml constraints.txt
@@ -208,11 +208,13 @@ calibration: $(STORED_TRACES)  ## calibrate the shipped verifier
 	cp $(RUNS)/calibration/results.json results/calibration.json
 
 # What deciding early saves: 128 traces a problem scored every 4 tokens, on which every policy is simulated; then live.
-deciding: $(STORED_TRACES)  ## policies and scorers, accuracy against tokens and seconds; the live part wants an idle machine
+deciding: $(STORED_TRACES)  ## policies and scorers on the stored traces, accuracy against tokens
 	$(BIN)/python bench/deciding.py --stored $(DECIDING) --out results/deciding.json
+	$(BIN)/python bench/deciding.py --picture
+
+deciding-live: $(STAMP)  ## the main policies in whole runs, accuracy against seconds; wants an idle machine
 	$(BIN)/python bench/deciding.py --live --out results/deciding-live.json
 	$(BIN)/python bench/deciding.py --queue --out results/deciding-queue.json
-	$(BIN)/python bench/deciding.py --picture
 
 fresh: $(STAMP)  ## the policies that were chosen by `make deciding`, on other problems
 	OMP_NUM_THREADS=1 $(BIN)/trueplex eval --suite $(ALL) --split validation --thinking discrete $(FRESH) --probe-every 4 --max-batch-size 256 --seed 1 \
@@ -252,7 +254,7 @@ study: thinking scorers fresh study-rl  ## both papers' experiments, and one rep
 	$(BIN)/trueplex report $(STUDY_RESULTS) $(RESULTS)/deciding-fresh.json $(RESULTS)/scorers-discrete.json \
 		$(RESULTS)/scorers-multiplex.json $(RESULTS)/learning --out $(STUDY)/report.html --title "trueplex: the study"
 
-thinking: $(STUDY_ALL)  ## thinking modes to pass@256; resumable, hours
+thinking: $(STUDY_ALL)  ## thinking modes to pass@64; resumable, hours
 
 # Soft thinking draws nothing: its traces of a problem are one, but for what is drawn after </think>.
 study-soft: STUDY_SAMPLES := $(SOFT_SAMPLES)
@@ -267,10 +269,7 @@ $(STUDY_MODES:%=study-%): study-%: $(STAMP)
 # Learning: the embedded model trained on its own rollouts, discrete and multiplex, same data, same number of rollouts.
 RL := --data $(ALL) $(RL_SIZE) --lr 2e-4 --max-batch-size 128 --micro-tokens 1024 $(QUIET)
 RL_k1 := --thinking discrete
-RL_k2 := --width 2
 RL_k3 := --width 3
-RL_k6 := --width 6
-RL_k3mean := --width 3 --merge mean
 rl_way = $(RL_$(word 1,$(subst -, ,$*)))
 
 LEARNING := $(RUNS)/learning
@@ -300,6 +299,9 @@ policy: $(STAMP)  ## `reference-multiplex`, from learning to its test; resumable
 	OMP_NUM_THREADS=1 $(BIN)/trueplex train verifier --model reference-multiplex --data $(POLICY)/rollouts --epochs 2 \
 		--out $(POLICY)/verifier
 	$(BIN)/python -m trueplex.reference.build --verifier $(POLICY)/verifier --of reference-multiplex
+	$(MAKE) --no-print-directory policy-test
+
+policy-test: $(STAMP)  ## `reference-multiplex` as it ships, on test problems
 	OMP_NUM_THREADS=1 $(BIN)/trueplex eval --suite reference --model reference-multiplex --n 60 --samples 32 --max-batch-size 256 --quiet \
 		--out $(POLICY)/test
 	cp $(POLICY)/test/results.json results/reference-multiplex-policy.json

@@ -176,7 +176,7 @@ def learning_claims(tests: dict[str, Sequence[dict[str, Any]]]) -> list[list[str
     if not discrete or not multiplex:
         return []
     rows = []
-    for k in (1, 256):
+    for k in (1, 64):
         cells = {}
         for suite, first in discrete[0]["suites"].items():
             if not all(same_problems(t["suites"][suite], first) for t in (*discrete, *multiplex)):
@@ -206,7 +206,7 @@ def study_table(study: Results) -> list[list[str]]:
             f = result["suites"].get(suite)
             if f is None:
                 continue
-            sizes = [k for k in ("1", "4", "16", "64", "256") if k in plain["pass"]]
+            sizes = [k for k in ("1", "4", "16", "64") if k in plain["pass"]]
             cells = [f"{100 * f['pass'][k]['mean']:.1f}" if k in f["pass"] else "–" for k in sizes]
             apart = points(gain(f, plain)) if name != "discrete" and same_problems(f, plain) else "–"
             rows.append([suite, name, *cells, apart, f"{f['tokens']['mean']:.0f}", f"{100 * f['truncated']:.1f}",

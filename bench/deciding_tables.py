@@ -102,7 +102,7 @@ def deciding_parts() -> list[str]:
         ]
     parts += fresh_parts()
     if live is None:
-        return [*parts, missing("deciding-live.json", "deciding")]
+        return [*parts, missing("deciding-live.json", "deciding-live")]
     rows = [[f"`{name}`", f"{f['seconds']:.2f}", f"{f['tokens']:.0f}", percent(f["right"]),
              claims.points(f["minus none"]) if f["minus none"] else "–"] for name, f in live["live"].items()]  # fmt: skip
     queued = read("deciding-queue.json")

@@ -41,7 +41,7 @@ BEGIN, END = "<!-- results: written by bench/learning.py -->", "<!-- end of resu
 CURVES = ("reward", "right", "tokens", "truncated", "entropy", "joint_entropy", "explored", "duplicates", "gradient")
 JUDGED = ("right", "error", "tokens", "truncated", "entropy", "explored")
 ENDS = 5  # steps averaged for the figures at a run's start and end
-KS = (1, 4, 16, 64, 256)
+KS = (1, 4, 16, 64)
 STARTS = {"discrete": "k1", "K = 3": "k3"}  # the ways of thinking whose start was tested
 SMOOTH = 9  # steps
 # Okabe and Ito's palette, which colour-blind readers can tell apart; each width also has a line style of its own.

@@ -42,12 +42,8 @@ def gap_closed(figures: dict[str, Any], method: str) -> float | None:
     return float((own - majority) / (any_path - majority)) if any_path > majority else None
 
 
-def vote_rows(main: dict[str, Any], part: str) -> list[list[str]]:
+def vote_rows(f: dict[str, Any]) -> list[list[str]]:
     """One path, the votes that need no training, and any path."""
-    found = suite_of(main, part)
-    if found is None:
-        return []
-    _, f = found
     n = str(f["samples"])
     rows = [["one path", percent(f["pass"]["1"]), "–", "–", f"{f['tokens']['mean']:.0f}"]]
     for method, title in VOTES.items():
@@ -114,7 +110,7 @@ def set_parts(main: dict[str, Any], name: str) -> list[str]:
         scored = suite_of(main, f"scored-{which}-{name}")
         if scored is None:
             continue
-        rows = rows or vote_rows(main, f"scored-{which}-{name}")
+        rows = rows or vote_rows(scored[1])
         told = {
             "weighted": "weighted by the verifier",
             "weighted:odds": "weighted by the verifier's odds",
@@ -191,25 +187,25 @@ def live_parts() -> list[str]:
     ]
 
 
-def real_line() -> str:
-    """For the README: the main table of a real model in four lines; empty without results."""
+CHEAP = ("weighted~half:16/4", "weighted~half:32/4+auto")  # policies that the README shows
+
+
+def readme_results() -> str:
+    """For the README: why not samples and a majority, on a real model."""
     main = read("real/main.json")
     scored = main and (suite_of(main, "scored-m4-test") or suite_of(main, "scored-m1-test"))
     if not scored:
-        return ""
+        return missing("real/main.json", "real-main MODEL=…")
     suite, f = scored
-    rows = [row[:2] + row[4:] for row in vote_rows(main, "scored-m1-test") if row[0].startswith(("one path", "majority", "any"))]  # fmt: skip
-    rows[-1:-1] = [
-        method_row(f, "weighted", "weighted by a one-token verifier")[:2] + method_row(f, "weighted", "")[4:]
-    ]
-    for name in ("weighted~half:16/4", "weighted~half:32/4+auto"):
-        if name in f["methods"]:
-            row = method_row(f, name, f"the same, `{name.partition('~')[2]}`")
-            rows[-1:-1] = [row[:2] + row[4:]]
+    shown = {"weighted": "weighted by a one-token verifier"} | {name: f"the same, `{name.partition('~')[2]}`" for name in CHEAP if name in f["methods"]}  # fmt: skip
+    votes = [row for row in vote_rows(f) if row[0].startswith(("one path", "majority", "any"))]
+    votes[-1:-1] = [method_row(f, method, title) for method, title in shown.items()]
     return (
-        f"\n\nOn a real model, {main['model']}, {suite}, {f['problems']} problems with {f['samples']} paths "
-        f"([all tables](docs/results.md)):\n\n{table(['answer by', 'right, %', 'tokens a problem'], rows)}\n\n{few(f['problems'])}".rstrip()
-        + measured(main)
+        "**Why not vLLM, n = 16 and a majority?** Often that is the right choice: it needs nothing trained, and vLLM decodes faster than "
+        f"the engine here, which runs a model's own code. What a verifier adds to {main['model']} on {suite}, {f['problems']} problems with {f['samples']} paths:\n\n"
+        f"{table(['answer by', 'right, %', '− majority, points', 'tokens a problem'], [row[:3] + row[4:] for row in votes])}\n\n{few(f['problems'])}95 % intervals; "
+        f"[all tables](docs/results.md).{measured(main)} How much it adds to a model of yours depends on how often the majority is wrong where "
+        "some path is right, and the verifier must be trained for each model."
     )
 
 

@@ -1,6 +1,7 @@
 """Measure every results file that the pages show, in order, and write the pages; `make results` calls this.
 
     python bench/results.py             what this version has not measured yet; run it again after an interruption
+    python bench/results.py measure     the same, of the stages that are named
     python bench/results.py --list      what there is, which version measured it, and what is left to do
 
 A stage is a target of the Makefile and the files that it writes. It is done when `results/manifests.json` says that this
@@ -43,13 +44,14 @@ STAGES = (
     Stage("bench", ("speed.json", "modes-speed.json", "probes.json"), 1500),
     Stage("measure", ("reference-discrete.json", "reference-multiplex.json"), 5400),
     Stage("calibration", ("calibration.json",), 3600),
-    Stage("deciding", ("deciding.json", "deciding-live.json", "deciding-queue.json"), 5400),
+    Stage("deciding", ("deciding.json",), 600),
+    Stage("deciding-live", ("deciding-live.json", "deciding-queue.json"), 1800),
     Stage("fresh", ("deciding-fresh.json",), 2400),
     Stage("scorers", ("scorers-discrete.json", "scorers-multiplex.json"), 14400),
     Stage("verifier-study", ("verifier-study.json",), 14400),
     Stage("thinking", ("study/*.json",), 21600),
     Stage("study-rl", ("learning/*.json", "learning/start/*.json"), 21600),
-    Stage("policy", ("reference-multiplex-policy.json",), 3600),
+    Stage("policy-test", ("reference-multiplex-policy.json",), 300),
     Stage("hybrid", ("hybrid.json",), 2700),
 )
 
@@ -111,7 +113,11 @@ def measure(stage: Stage) -> None:
 def main(stages: tuple[Stage, ...] = STAGES) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--list", action="store_true", help="only say what there is")
-    only = parser.parse_args().list
+    parser.add_argument("stages", nargs="*", metavar="STAGE", help="only these: " + ", ".join(s.target for s in stages))
+    given = parser.parse_args()
+    if unknown := set(given.stages) - {stage.target for stage in stages}:
+        parser.error(f"there is no stage {min(unknown)!r}")
+    only, stages = given.list, tuple(s for s in stages if s.target in given.stages or not given.stages)
     left = [stage for stage in stages if not done(stage, known())]
     for stage in stages:
         print(f"{'to do' if stage in left else 'done':6} {stage.target:12} {', '.join(stage.files)}")
@@ -121,7 +127,8 @@ def main(stages: tuple[Stage, ...] = STAGES) -> None:
         measure(stage)
     if not only:
         for page in ("tables.py", "learning.py --page"):
-            subprocess.run([sys.executable, *f"bench/{page}".split()], cwd=ROOT, check=True)
+            if subprocess.run([sys.executable, *f"bench/{page}".split()], cwd=ROOT, check=False).returncode:
+                sys.exit("the pages are as they were. Try: make results, when all stages of a table are measured")
 
 
 if __name__ == "__main__":

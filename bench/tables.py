@@ -18,7 +18,6 @@ import learning
 from cells import (
     MODES,
     ROOT,
-    counted,
     made_by,
     measured,
     missing,
@@ -32,7 +31,7 @@ from cells import (
 from deciding_tables import confidence_parts, deciding_parts
 from hybrid import hybrid_parts
 from real_tables import afternoon as afternoon_table
-from real_tables import real_claim_parts, real_line, real_parts
+from real_tables import readme_results, real_claim_parts, real_parts
 from score_tables import scorer_parts, verifier_study_parts
 from serve_tables import serve_parts, solved
 from speed_tables import speed_parts
@@ -43,37 +42,6 @@ BEGIN, END = "<!-- {}: written by bench/tables.py -->", "<!-- end of {} -->"
 def methods(figures: dict[str, Any]) -> dict[str, Any]:
     """The votes of a suite by method; files of before methods had a place of their own keep them beside the rest."""
     return figures.get("methods", figures)
-
-
-README_METHODS = {
-    "majority": "majority of 128 paths: what any sampler can do",
-    "weighted": "the same paths, weighted by a one-token verifier",
-    "weighted~half:4/4+auto": "`half:4/4+auto`: weak paths pruned, more started while the vote is open",
-}
-
-
-def readme_table(decided: dict[str, Any]) -> str:
-    """Why not n samples and a majority: right answers and tokens by method, means over the suites."""
-    rows = []
-    for name, title in README_METHODS.items():
-        cells = [title]
-        for suites in decided["modes"].values():
-            right = sum(f["methods"][name]["128"]["mean"] for f in suites.values()) / len(suites)
-            saved = sum(f["of_128"][name]["saved"] for f in suites.values()) / len(suites)
-            cells += [f"{100 * right:.1f}", f"{100 * saved:.0f}" if "~" in name else "–"]
-        rows.append(cells)
-    head = [text for mode in decided["modes"] for text in (f"{mode}: right, %", "tokens saved, %")]
-    sizes = {f["problems"] for suites in decided["modes"].values() for f in suites.values()}
-    return (
-        "**Why not vLLM, n = 16 and a majority?** Often that is the right choice: it needs nothing trained, and vLLM decodes faster than "
-        "the engine here, which runs a model's own code. What a verifier adds, on the embedded model of 1.2 M parameters:\n\n"
-        f"{table(['six suites', *head], rows)}\n\n{counted(sizes)} problems a suite; intervals are in [results](docs/results.md), where "
-        "`half:4/4+auto` was added after the others had been measured on the same traces."
-        + measured(decided)
-        + " How much it adds to a model of "
-        "yours depends on how often the majority is wrong where some path is right, and the verifier must be trained for each model."
-        + real_line()
-    )
 
 
 def vote_table(suites: dict[str, Any]) -> str:
@@ -129,12 +97,9 @@ def pages() -> dict[Path, str]:
              *scorer_parts(), *verifier_study_parts(), *deciding_parts(), *confidence_parts(), *study_parts(), *hybrid_parts(), *speed_parts(),
              *serve_parts()]  # fmt: skip
     readme, serve, afternoon = (ROOT / page for page in ("README.md", "docs/serve.md", "docs/afternoon.md"))
-    written = {ROOT / "docs" / "results.md": "\n\n".join(parts) + "\n", serve: within(serve.read_text(), "transcript", solved(whole=True)),
-               readme: within(readme.read_text(), "transcript", solved(whole=False)),
+    return {ROOT / "docs" / "results.md": "\n\n".join(parts) + "\n", serve: within(serve.read_text(), "transcript", solved(whole=True)),
+               readme: within(within(readme.read_text(), "transcript", solved(whole=False)), "results", readme_results()),
                afternoon: within(afternoon.read_text(), "results", afternoon_table())}  # fmt: skip
-    if decided := read("deciding.json"):
-        written[readme] = within(written[readme], "results", readme_table(decided))
-    return written
 
 
 def within(page: str, name: str, text: str) -> str:
@@ -263,7 +228,7 @@ def study_parts() -> list[str]:
     if "discrete" not in found:
         return [missing("study/discrete.json", "thinking")]
     first = next(iter(found["discrete"]["suites"].values()))
-    sizes = [f"pass@{k}" for k in ("1", "4", "16", "64", "256") if k in first["pass"]]
+    sizes = [f"pass@{k}" for k in ("1", "4", "16", "64") if k in first["pass"]]
     return [
         f"## The study\n\n{first['problems']} test problems a suite, {first['samples']} traces each ({describe(found['discrete'])}); "
         "percent, with the paired difference to discrete at one sample." + measured(*found.values()),

@@ -31,6 +31,7 @@ from trueplex.models.states import ProbedCache, States
 NAME = "trueplex"
 _outside = threading.local()
 NOT_CUDNN = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+READ_BY = 16  # columns: of a lane as many times that are read where kernels are made for a shape
 PACKED_COLUMNS = 8  # beyond this many query columns the stock kernel is as good
 
 
@@ -98,6 +99,15 @@ def without_cudnn(device: torch.device) -> AbstractContextManager[None]:
     rows, and left the GPU idle for most of it. The choice is the process's while it is open.
     """
     return sdpa_kernel(NOT_CUDNN) if device.type == "cuda" else nullcontext()
+
+
+def by_shape(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether oneDNN multiplies, which makes a kernel for every shape and keeps it: half precision on a CPU.
+
+    A step of decoding has a new shape every time. At 128 rows of a 0.5B model the process grew by 10 MB a step, most of it holes between
+    what was kept.
+    """
+    return device.type == "cpu" and dtype.itemsize == 2
 
 
 def attention(
@@ -214,7 +224,7 @@ def beside_prefix(
     packed = query.reshape(batch, kv_heads, rows, size) * extras.scale
     together = packed.transpose(0, 1).reshape(kv_heads, batch * rows, size)
     of_prefix = torch.matmul(together, prefix_key[0].transpose(-1, -2)).view(kv_heads, batch, rows, prefix)
-    scores = torch.cat([of_prefix.transpose(0, 1), torch.matmul(packed, key.transpose(-1, -2))], dim=-1)
+    scores = torch.cat([of_prefix.transpose(0, 1), products(packed, key)], dim=-1)
     scores = extras.scores(scores).view(batch, kv_heads, -1, columns, scores.shape[-1])
     if mask is not None:
         scores = scores + mask.unsqueeze(2)
@@ -224,11 +234,22 @@ def beside_prefix(
     return (out + torch.matmul(shares[..., prefix:], value)).reshape(batch, heads, columns, -1)
 
 
+def products(query: Tensor, key: Tensor) -> Tensor:
+    """query [..., q, D], key [..., n, D] → [..., q, n].
+
+    For half precision on CPUs, oneDNN copies keys that it is given as columns into another order, at every step: as rows it reads
+    them three to six times as fast. MKL, which multiplies float32, reads them as fast or faster as columns.
+    """
+    if by_shape(query.device, query.dtype):
+        return torch.matmul(key, query.transpose(-1, -2)).transpose(-1, -2)
+    return torch.matmul(query, key.transpose(-1, -2))
+
+
 def _plainly(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, extras: Extras) -> Tensor:
     """query [B, heads, q, D], key and value [B, kv heads, n, D] → [B, heads, q, D]; without a mask, causal at the end."""
     batch, heads, columns, size = query.shape
-    grouped = (query * extras.scale).reshape(batch, key.shape[1], -1, columns, size)
-    scores = extras.scores(torch.einsum("bhgmd,bhnd->bhgmn", grouped, key))
+    grouped = (query * extras.scale).reshape(batch, key.shape[1], -1, size)
+    scores = extras.scores(products(grouped, key)).unflatten(2, (-1, columns))
     if mask is None and columns > 1:  # transformers leaves out the mask of a plain causal pass
         mask = torch.ones(columns, key.shape[2], dtype=torch.bool, device=query.device)
         mask = mask.tril(key.shape[2] - columns)[None, None]

@@ -217,13 +217,20 @@ class Backbone:
         self, cache: LaneCache, segments: Sequence[tuple[Lane, int, int]], starts: np.ndarray, columns: int
     ) -> Pass:
         """A pass with its masks."""
-        passing = cache.plan(segments, starts, columns, self.device)
+        by = (
+            attention.READ_BY
+            if attention.by_shape(self.device, self.dtype) and columns <= attention.PACKED_COLUMNS
+            else 1
+        )
+        passing = cache.plan(segments, starts, columns, self.device, by)
         for segment in passing.segments:
             rows = slice(None) if len(passing.positions) == 1 else segment.span
             positions = passing.positions[rows] if segment.write is None else passing.positions[rows][:1]
             total = segment.lane.before + segment.columns
             for kind in self.kinds.masks:
-                alike = segment.write is not None and (columns == 1 or (segment.write == 0 and not segment.lane.prefix))
+                # every row sees all that is read, or it is a plain causal pass
+                alike = segment.write is not None and segment.write + columns == segment.columns
+                alike &= columns == 1 or (segment.write == 0 and not segment.lane.prefix)
                 if alike and total <= self._reach(kind, total):
                     segment.masks[kind] = None
                 else:

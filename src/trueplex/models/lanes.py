@@ -335,8 +335,11 @@ class LaneCache(Cache):
         if lane.prefix and not any(other.prefix is lane.prefix for other in self.lanes):
             self.count(-lane.prefix.nbytes)
 
-    def plan(self, segments: Sequence[tuple[Lane, int, int]], starts: np.ndarray, columns: int, device: torch.device) -> Pass:  # fmt: skip
-        """A pass over rows [first, last) of lanes, whose query columns begin at positions starts [B]; without masks."""
+    def plan(self, segments: Sequence[tuple[Lane, int, int]], starts: np.ndarray, columns: int, device: torch.device, by: int = 1) -> Pass:  # fmt: skip
+        """A pass over rows [first, last) of lanes, whose query columns begin at positions starts [B]; without masks.
+
+        Of a lane a multiple of `by` columns is read, which divides its growth.
+        """
         if alike := bool((starts == starts[0]).all()):
             positions = torch.arange(int(starts[0]), int(starts[0]) + columns, device=device)[None]
         else:  # the one thing that a pass carries to the device
@@ -344,8 +347,9 @@ class LaneCache(Cache):
         planned, row = [], 0
         for lane, first, last in segments:
             own = starts[row : row + last - first]
-            segment = Segment(lane, first, last, slice(row, row + last - first), columns=int(own.max()) + columns - lane.before)  # fmt: skip
-            lane.reserve(segment.columns)
+            used = int(own.max()) + columns - lane.before
+            lane.reserve(used)
+            segment = Segment(lane, first, last, slice(row, row + last - first), columns=-(-used // by) * by)
             if alike or (own == own[0]).all():
                 segment.write = int(own[0]) - lane.before
             else:
