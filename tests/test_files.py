@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -206,10 +207,11 @@ def test_of_many_that_want_a_lock_one_at_a_time_has_it(tmp_path: Path) -> None:
     inside, most, got = [0], [0], [0]
 
     def want() -> None:
-        for _ in range(200):
+        for _ in range(100):
             try:
                 with lock(tmp_path / "x"):
                     inside[0] += 1
+                    time.sleep(1e-4)  # another thread's turn
                     most[0] = max(most[0], inside[0])
                     got[0] += 1
                     inside[0] -= 1

@@ -402,4 +402,4 @@ def test_what_is_finished_is_shown_and_kept_whatever_breaks(
     assert code == 2 and "not finite" in said
     statuses = [row["status"] for row in read(save, ("status",))]
     assert statuses.count("running") > 0  # live traces were laid aside
-    assert len(out.splitlines()) == int(len(statuses) - statuses.count("running") >= 4 and short in out)
+    assert len(statuses) - statuses.count("running") >= 4 and len(out.splitlines()) == 1 and short in out

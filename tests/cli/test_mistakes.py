@@ -49,6 +49,12 @@ MISTAKES = [
     (["train", "reward", "--data", "x", "--out", "y"], "Missing option '--kind'. Try: see 'trueplex train reward --help'"),
     (["solve", PROBLEM, "--resume"], "give --save FILE"),
     (["report", "/nowhere"], "nothing to write. Try: give --out PAGE.html"),
+    (["report", "/nowhere", "--figures", "d", "--title", "T"], "figures have no title of the page"),
+    (["show", "/nowhere", "--html", "p.html", "--trace", "1"], "Try: drop --trace and --candidates"),
+    (["score", "/nowhere", "--verifier", "x", "--out", "/tmp/never", "--memory", "2"], "--memory and --compile are of decoding"),
+    (["calibrate", "/nowhere", "--model", "some/model"], "kept in the model's folder, and some/model has none here"),
+    (["train", "combined", "--data", "/nowhere", "--model", "some/model"], "some/model has none here"),
+    ([*VERIFIER[:2], "--problems", "chain-easy", "--labels", "soft", "--out", "/tmp/never"], "labels soft need values of rollouts"),
     (["report", "/nowhere", "--out", "p.html", "--format", "pdf"], "--format pdf has no effect without --figures"),
     # problems that are none
     (["solve", ""], "the problem is empty"),

@@ -138,7 +138,7 @@ def test_auto_begins_few_and_doubles_while_the_vote_is_open() -> None:
     assert (fixed.first, fixed.more(split[:12])) == (12, 0)
 
 
-@pytest.mark.parametrize("paths", ["0", "-1", "auto:", "auto:8", "auto:x", "many", "1.5"])
+@pytest.mark.parametrize("paths", ["0", "-1", "auto:", "auto:8", "auto:x", "many", "1.5", "auto:²"])
 def test_malformed_paths_are_refused(paths: str) -> None:
     with pytest.raises(OptionError, match="paths is"):
         adaptive.parse(paths)
@@ -372,7 +372,7 @@ def test_alarms_of_ones_own_may_be_functions_and_their_mistakes_are_told(qwen: B
 
 @pytest.mark.parametrize(("alarm", "why"), [("fall:0.1@3", "one score in 3 tokens"), ("under:0.3@24", "no trace is longer than 24"),
                                             ("fall:0.5@99", "no trace is longer"), ("under:0.3@18", "no trace is longer"),
-                                            ("call:none", "no MODULE")])  # fmt: skip
+                                            ("call:none", "call:MODULE:FUNCTION")])  # fmt: skip
 def test_alarms_that_could_never_ring_are_refused(qwen: Backbone, alarm: str, why: str) -> None:
     with pytest.raises(OptionError, match=why):
         solve(qwen, replace(SURE, alarms=(alarm,)))

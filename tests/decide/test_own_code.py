@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from trueplex.decide import alarms
-from trueplex.decide.own_code import imported
 from trueplex.errors import InputError, OptionError
 from trueplex.train.grpo import rewards
 from trueplex.types import Problem, Status, Trace
@@ -32,7 +31,7 @@ def _own_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", ["exits:look", "raises:look", "broken:look", "number:look", "fine:nothing", "missing:look", "fine:", ":look", ""])  # fmt: skip
 def test_code_that_cannot_be_used_is_one_line(name: str) -> None:
-    assert callable(imported("own_fine:look"))
+    assert alarms.parse("call:own_fine:look").spelled
     name = f"own_{name}" if name[:1] not in ("", ":") else name
     for read in (lambda: alarms.parse(f"call:{name}"), lambda: rewards.load(name)):
         with pytest.raises(OptionError, match=r"Try: ") as stop:

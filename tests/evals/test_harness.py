@@ -88,7 +88,7 @@ def test_what_cannot_be_used_is_refused_before_the_model_is_loaded() -> None:
 
 def test_it_is_found_by_the_entry_point_and_by_the_registry() -> None:
     declared = importlib.metadata.entry_points(group="lm_eval.models")
-    assert all(e.value == "trueplex.evals.harness:TrueplexLM" for e in declared if e.name == "trueplex")
+    assert [e.value for e in declared if e.name == "trueplex"] == ["trueplex.evals.harness:TrueplexLM"]
     assert lm_eval.api.registry.get_model("trueplex") is TrueplexLM
 
 

@@ -13,7 +13,8 @@ from sklearn.metrics import brier_score_loss, roc_auc_score
 
 from conftest import stored_trace
 from trueplex.data.traces import read_traces
-from trueplex.evals.quality import SHARES, Scored, calibration, judge, scored_by
+from trueplex.evals.metrics import calibration
+from trueplex.evals.quality import SHARES, Scored, judge, scored_by
 from trueplex.types import Trace
 from trueplex.verify.confidence import Confidence, ConfidenceScorer
 
@@ -124,18 +125,18 @@ def test_the_command_judges_stored_traces(tmp_path: Path, trueplex) -> None:
     assert few.returncode == 0 and not few.stderr, few.stderr
     judged = json.loads((tmp_path / "few" / "results.json").read_text())
     assert judged["suites"]["r"]["traces"] == 12 and judged["config"]["samples"] == 4
-    whole = (tmp_path / "few" / "results.json").read_text()
     del judged["checksum"]
     cut = {**judged, "suites": {}}  # as a kill leaves it, before the second suite
     (tmp_path / "few" / "results.json").write_text(json.dumps(cut))
     again = run("eval-verifier", str(tmp_path / "r"), "--scorers", "logprob", "--n", "3", "--samples", "4", "--out",
                      str(tmp_path / "few"), "--quiet")  # fmt: skip
-    assert again.returncode == 0 and json.loads((tmp_path / "few" / "results.json").read_text()).keys() >= judged.keys()
+    assert again.returncode == 0
+    assert json.loads((tmp_path / "few" / "results.json").read_text())["suites"]["r"]["traces"] == 12
     judged["suites"]["r"]["right"] = "kept"  # what was judged is not judged again
     (tmp_path / "few" / "results.json").write_text(json.dumps(judged))
     kept = run("eval-verifier", str(tmp_path / "r"), "--scorers", "logprob", "--n", "3", "--samples", "4", "--out",
                     str(tmp_path / "few"), "--quiet")  # fmt: skip
-    assert kept.returncode == 0 and '"kept"' in (tmp_path / "few" / "results.json").read_text() and whole
+    assert kept.returncode == 0 and '"kept"' in (tmp_path / "few" / "results.json").read_text()
     judged["suites"]["r"]["scorers"]["logprob"]["over_all"]["1.0"] = 0.5  # as results were before that had an interval
     (tmp_path / "few" / "results.json").write_text(json.dumps(judged))
     anew = run("eval-verifier", str(tmp_path / "r"), "--scorers", "logprob", "--n", "3", "--samples", "4", "--out",

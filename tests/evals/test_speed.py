@@ -114,6 +114,11 @@ def test_the_command_prints_one_json_line_last_and_writes_the_same(trueplex, tmp
     (("decode", "--shape", "qwen3-9b"), "unknown shape 'qwen3-9b'"),
     (("decode", "--shape", "qwen3-8b", "--model", "x"), "--shape takes the place of --model"),
     (("decode", "--dtype", "float32", "--precisions", "int8"), "--precisions takes the place of --dtype"),
+    (("decode", "--vocabulary", "100"), "--vocabulary has no effect without the part sample"),
+    (("sample", "--against", "generate"), "--against has no effect without the part decode"),
+    (("decode", "--shape", "qwen3-8b", "--memory", "2"), "only --device, --dtype and --compile act on random weights"),
+    (("decode", "--shape", "qwen3-8b", "--dtype", "half"), "unknown dtype 'half'"),
+    (("start", "--shape", "qwen3-8b"), "the part start loads a model from its files"),
     (("decode", "--batch-size", "2", "--against", "llama"), "llama.cpp needs the model as a GGUF file"),
 ])  # fmt: skip
 def test_what_cannot_be_measured_is_refused_in_one_line(trueplex, asked: tuple[str, ...], why: str) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from trueplex.errors import OptionError
+from trueplex.grading.find import last_json
 from trueplex.grading.kinds import AnswerKind, Found, answer_kind
 
 AUTO = [
@@ -107,3 +108,9 @@ def test_functions_of_ones_own_find_and_compare(tmp_path: Path, monkeypatch: pyt
 def test_an_unknown_kind_is_refused_with_the_grammar_or_the_reason(name: str) -> None:
     with pytest.raises(OptionError, match="Try:"):
         answer_kind(name)
+
+
+@pytest.mark.parametrize("text", ["```json\n" + "[" * 5_000 + "\n```", "[" * 5_000])
+def test_json_that_is_nested_too_deep_is_no_json(text: str) -> None:
+    with pytest.raises(ValueError, match="there is no JSON"):
+        last_json(text)

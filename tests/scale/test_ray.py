@@ -61,7 +61,7 @@ def test_two_replicas_draw_what_one_process_draws_and_one_may_die(cluster: Clust
 
     path = runs.rollout(deadly, Job(ModelOptions().load, SETTINGS), problems, tmp_path / "two", count)
     assert stored(path) == whole and counted[0] == len(whole) == 40
-    assert deadly.killed and "started again 1 times" in said[-1]
+    assert deadly.killed and "restarted 1 times" in said[-1]
 
 
 def test_an_evaluation_on_ray_ends_in_the_same_file(cluster: Cluster, tmp_path: Path) -> None:

@@ -75,6 +75,5 @@ def test_no_answer_is_wrong_when_a_replica_dies(address: str) -> None:
         os.kill(before[0], signal.SIGKILL)
         answers = [one.result() for one in asked]
     assert [answer for answer, _ in answers] == expected
-    assert sum(again > 0 for _, again in answers) <= CLIENTS
     print(f"{CLIENTS} clients, {sum(again > 0 for _, again in answers)} asked again")
     assert httpx.get(f"{address}/health", timeout=60).json() == {"status": "ok"}

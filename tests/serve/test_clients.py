@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -12,7 +13,8 @@ import pytest
 from served import PROBLEM, Served
 
 PYTHON = os.environ.get("TRUEPLEX_TEST_CLIENTS", "")
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(not PYTHON, reason="TRUEPLEX_TEST_CLIENTS is not set")]
+pytestmark = pytest.mark.slow
+GIVEN = pytest.mark.skipif(not PYTHON, reason="TRUEPLEX_TEST_CLIENTS is not set")
 LITELLM = """
 import sys, litellm
 ask = dict(model="openai/reference", api_base=sys.argv[1] + "/v1", api_key="none", messages=[{"role": "user", "content": sys.argv[2]}],
@@ -29,6 +31,7 @@ def run(*command: str) -> str:
     return done.stdout
 
 
+@GIVEN
 def test_litellm(served: Served) -> None:
     lines = dict(line.split(" ", 1) for line in run(PYTHON, "-c", LITELLM, served.url, PROBLEM).splitlines() if line)
     assert "boxed" in lines["streamed"] and lines["whole"].startswith(lines["streamed"])
@@ -48,6 +51,7 @@ metric_list: [{{metric: exact_match, aggregation: mean, higher_is_better: true}}
 """
 
 
+@GIVEN
 def test_lm_eval(served: Served, tmp_path: Path) -> None:
     """Its own command line, on a task of our own: every answer is voted on by the server's four paths."""
     rows = [{"question": PROBLEM.replace("3", str(n)), "answer": str(n + 4)} for n in (3, 5, 8)]
@@ -61,6 +65,7 @@ def test_lm_eval(served: Served, tmp_path: Path) -> None:
     assert figures["exact_match,boxed"] >= 1 / 3, figures
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not here")
 def test_curl(served: Served) -> None:
     body = f'{{"messages": [{{"role": "user", "content": "{PROBLEM}"}}], "max_tokens": 60}}'
     told = run("curl", "-sS", f"{served.url}/v1/chat/completions", "-H", "content-type: application/json", "-d", body)

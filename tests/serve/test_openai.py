@@ -172,6 +172,7 @@ REFUSED = {
     "trueplex.stream_paths": ({"extra_body": {"trueplex": {"stream_paths": "live"}}}, 400),
     "trueplex.candidates": ({"stream": True, "extra_body": {"trueplex": {"candidates": True}}}, 400),
     "trueplex.max_error": ({"extra_body": {"trueplex": {"max_error": 0.1}}}, 400),
+    "thinking_token_budget": ({"extra_body": {"thinking_token_budget": 9, "trueplex": {"think_tokens": 8}}}, 400),
     "messages[1].role": ({"messages": [*ASK, {"role": "assistant", "content": "7"}]}, 400), "frequency_penalty": ({"frequency_penalty": 0.5}, 400),
 }  # fmt: skip
 

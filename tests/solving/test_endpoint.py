@@ -286,6 +286,9 @@ def test_an_endpoint_is_evaluated_and_a_run_that_was_cut_short_goes_on(
     assert before == 8 and trueplex(*asked)[0] == 0 and len(script.asked) == before, "what is stored is not asked again"
     code, _, told = trueplex(*asked, "--temperature", "0.5")
     assert code == 2 and "other options" in told
+    assert result["config"]["answer"] == "auto" and trueplex(*asked, "--answer", "number")[0] == 2
+    code, _, told = trueplex("report", str(tmp_path / "out"), "--out", str(tmp_path / "page.html"))
+    assert code == 2 and "told no alternatives of tokens" in told
     script.logprobs = False
     plain = trueplex(
         "eval", "--endpoint", url, "--suite", str(data), "--samples", "2", "--out", str(tmp_path / "plain"), "--quiet"

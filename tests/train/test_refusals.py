@@ -16,7 +16,7 @@ from transformers import ProgressCallback
 from trueplex.errors import OptionError, StoreError, TrueplexError
 from trueplex.train.common.finite import check_finite
 from trueplex.train.common.recipe import renamed
-from trueplex.train.common.run import _claim, end_bar
+from trueplex.train.common.run import claim, end_bar
 from trueplex.train.common.state import (
     as_line,
     last_checkpoint,
@@ -91,19 +91,19 @@ def test_a_cut_off_line_is_left_out_and_a_damaged_one_is_an_error(said: list[str
 
 def test_a_recipe_that_is_damaged_or_empty_is_no_match(tmp_path: Path) -> None:
     own = {"lr": 1.0, "target_modules": [], "batch_size": 8}
-    _claim(tmp_path, own, True)
-    _claim(tmp_path, own, True)
+    claim(tmp_path, own, True)
+    claim(tmp_path, own, True)
     path = tmp_path / "recipe.json"
     path.write_text(json.dumps({"lr": 1.0, "targets": [], "rows": 8}))  # as version 0.2 wrote it
-    _claim(tmp_path, own, True)
+    claim(tmp_path, own, True)
     assert renamed({"checkpointing": True}) == {"gradient_checkpointing": True}
     path.write_text("{}")
     with pytest.raises(TrueplexError, match=r"another recipe \(lr, target_modules, batch_size\)"):
-        _claim(tmp_path, own, True)
+        claim(tmp_path, own, True)
     for damaged in ("", "[]", '{"lr": '):
         path.write_text(damaged)
         with pytest.raises(StoreError, match=r"cannot read .*recipe.json"):
-            _claim(tmp_path, own, True)
+            claim(tmp_path, own, True)
     (tmp_path / "values.json").write_text("{}")
     with pytest.raises(StoreError, match="steps is missing"):
         steps_of(tmp_path)

@@ -415,13 +415,14 @@ def test_balance_order_and_positions(qwen: Backbone, traces: list[Labelled]) -> 
     assert all(sides[p, True] == sides[p, False] for p, _ in sides)
     runs = [p for i, p in enumerate(traces[n].problem for n in drawn) if i == 0 or p != traces[drawn[i - 1]].problem]
     assert len(runs) == len(set(runs))  # a problem's traces stand together
-    shares = {
-        tuple(np.round(data[i].positions / len(traces[i].steps), 0)) for i in drawn if traces[i].problem == runs[0]
-    }
+    alike: dict[tuple[int, int], set[tuple[int, ...]]] = {}
+    for i in drawn:
+        alike.setdefault((traces[i].problem, len(traces[i].steps)), set()).add(tuple(data[i].positions.tolist()))
+    assert all(len(positions) == 1 for positions in alike.values())  # a problem's traces are probed at the same shares
     first = list(order)
     order.set_epoch(1)
     assert first == drawn != list(order)
-    assert all(data[i].positions[-1] == len(traces[i].steps) - 1 for i in drawn) and shares
+    assert all(data[i].positions[-1] == len(traces[i].steps) - 1 for i in drawn)
     whole = Order(Probes(traces, None, 0), 8, balanced=False)
     assert sorted(whole) == list(range(len(traces)))
     batch = collate(qwen, "ramp")([Probes(traces, None, 0)[i] for i in range(8)])
@@ -574,8 +575,7 @@ def test_a_budget_below_one_trace_is_refused_with_the_figures(
 def test_the_estimate_follows_the_sizes(change: dict, grows: float) -> None:
     plain = Footprint(4, 64, 128, 4, 2, 16, 2, 1, 0, True, False)
     other = replace(plain, **change)
-    assert other.row(400, 100) > grows * plain.row(400, 100) or (
-        grows == 0 and other.row(400, 100) < plain.row(400, 100)
-    )
+    before, after = plain.row(400, 100), other.row(400, 100)
+    assert after > grows * before if grows else after < before
     assert plain.row(400, 100, learning=False) < plain.row(400, 100) < plain.row(800, 100) < plain.row(800, 200)
     assert plain.parts([(400, 100)] * 8, 3 * plain.row(400, 100)) == 3 and plain.parts([(400, 100)] * 8, 1) == 8

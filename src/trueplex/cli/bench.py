@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 EXAMPLE = "trueplex bench decode probe --model Qwen/Qwen3-0.6B --batch-size 16 --batch-size 64 --out results/mine.json"
 
 USUAL = ("decode", "probe", "prune", "sample", "prefill", "memory")
+CLEARED = Path("/proc/self/clear_refs")
 PARTS = (*USUAL, "ragged", "modes", "start")
 RIVALS = {"cpu": ("generate", "continuous", "llama"), "cuda": ("generate", "static", "continuous")}
 Load = Callable[[], "Backbone"]
@@ -49,6 +50,18 @@ class BenchOptions:
     vocabulary: Annotated[int | None, typer.Option(help="Tokens that the sampler is measured on.", show_default="the model's"), Within(64, 2**20)] = None  # fmt: skip
     seed: Seed = 0
 
+    def check(self, parts: tuple[str, ...]) -> None:
+        """Raise OptionError for an option that none of these parts reads, or a part that cannot be measured here."""
+        for option, given, part in (("--against", self.against, "decode"), ("--gguf", self.gguf, "decode"), ("--vocabulary", self.vocabulary, "sample")):  # fmt: skip
+            if given is not None and part not in parts:
+                raise OptionError(f"{option} has no effect without the part {part}. Try: name it, or drop the option")
+        if "start" in parts and self.shape:
+            raise OptionError(
+                "the part start loads a model from its files, and --shape has none. Try: name the other parts"
+            )
+        if "memory" in parts and not CLEARED.exists():
+            raise OptionError(f"the part memory reads {CLEARED}, which only Linux has. Try: name the other parts")
+
     def loaders(self, model: ModelOptions) -> dict[str, Load]:
         """How the model is loaded in each precision. Raises OptionError for options that contradict each other."""
         self.rivals("cpu")
@@ -66,13 +79,15 @@ class BenchOptions:
     def _loader(self, model: ModelOptions) -> Load:
         if self.shape is None:
             return model.load
-        if model.quantize:
-            raise OptionError("random weights are not quantised. Try: --shape without --quantize")
         from functools import partial
 
         from trueplex.models.shapes import random_model
 
-        return partial(random_model, self.shape, model.device, model.dtype, self.layers)
+        if replace(model, device=None, dtype=None, compile="auto") != ModelOptions():
+            raise OptionError(
+                "of a model's options only --device, --dtype and --compile act on random weights. Try: drop the others"
+            )
+        return partial(random_model, self.shape, model.device, model.dtype, self.layers, model.compile)
 
     def rivals(self, device: str) -> tuple[str, ...]:
         """Raises OptionError for one that is unknown."""
@@ -107,6 +122,7 @@ def bench(
     asked = tuple(dict.fromkeys(parts or USUAL))
     if wrong := [part for part in asked if part not in PARTS]:
         raise OptionError(f"there is nothing to measure by the name {wrong[0]!r}. Try: {', '.join(PARTS)}")
+    options.check(asked)
     with (
         lock(out) if out is not None else nullcontext()
     ):  # where nothing can be written, that is known before it is measured

@@ -83,6 +83,7 @@ def calibrate(
     from trueplex.evals.run import machine, write_results
     from trueplex.grading.kinds import AUTO
     from trueplex.models import hub
+    from trueplex.models.load import home_of
     from trueplex.solving.answering import Again
     from trueplex.solving.scorers import belongs, choose_scorer
     from trueplex.solving.settings import Settings, origin
@@ -93,7 +94,9 @@ def calibrate(
     if not local and hub.is_id(verifier):
         raise OptionError(f"a calibration is kept in the verifier's folder, and {verifier} is on the hub. Try: `hf download {verifier} "
                           "--local-dir FOLDER`, and --verifier FOLDER")  # fmt: skip
-    backbone = model.load()
+    if verifier == "auto" or verifier.partition(":")[0] in PLAIN:
+        home_of(model.model)
+    backbone = model.reader()
     scorer, settings = choose_scorer(backbone, Settings(verifier=verifier, answer=conditions.answer or AUTO))
     runs = conditions.runs(settings)
     for run in runs:

@@ -16,7 +16,11 @@ EXAMPLE = "trueplex doctor --model Qwen/Qwen3-0.6B"
 
 PROBLEM = "Tom has 3 apples and buys 4 more. How many apples does he have?"
 TOKENS, PATHS = 24, 16  # that are decoded to time it
-EXTRAS = {"math": "math_verify", "train": "accelerate", "plot": "matplotlib", "data": "datasets", "gguf": "gguf", "quantize": "torchao"}  # fmt: skip
+EXTRAS = {
+    "math": ("math_verify",), "train": ("accelerate", "pyarrow", "sklearn", "tensorboard"), "plot": ("matplotlib",), "data": ("datasets", "pyarrow"),
+    "gguf": ("gguf",), "quantize": ("torchao",), "json": ("jsonschema",), "endpoint": ("openai",), "serve": ("fastapi", "uvicorn", "prometheus_client", "llguidance"),
+    "ray": ("ray",), "eval": ("lm_eval",),
+}  # fmt: skip
 
 
 def doctor(model: ModelOptions) -> None:
@@ -48,7 +52,7 @@ def _facts(backbone: Backbone, took: float) -> Iterator[tuple[str, str]]:
     yield from _speed(backbone)
     yield "memory", _memory(backbone)
     yield "verifier", _verifier(backbone)
-    missing = [extra for extra, module in EXTRAS.items() if find_spec(module) is None]
+    missing = [extra for extra, modules in EXTRAS.items() if any(find_spec(module) is None for module in modules)]
     yield (
         "extras",
         "all installed"

@@ -68,7 +68,7 @@ class FigureOptions:
     methods: Annotated[
         str | None,
         typer.Option(
-            help="Ways to choose the answer, separated by commas: majority, weighted, best, or NAME:SCORER, e.g. weighted:deepconf:tail@2048; each also on what a pruning policy would have left: weighted~half:32, majority~auto.",
+            help="Ways to choose the answer, separated by commas: majority, weighted, weighted:POWER, weighted:odds, best, top:SHARE, or NAME:SCORER, e.g. weighted:deepconf:tail@2048; each also on what a pruning policy would have left: weighted~half:32, majority~auto.",
             show_default="all that the run allows",
         ),
     ] = None
@@ -130,7 +130,9 @@ def evaluate(
     console = Console(width=None if sys.stdout.isatty() else 160)
     for name, measured in result["suites"].items():
         console.print(_method_table(name, measured), "")
-    log.info(f"{figures.out / evaluation.RESULTS}; a page with figures: trueplex report {figures.out} --out PAGE.html")
+    drawn = all("curves" in measured for measured in result["suites"].values())
+    page = f"; a page with figures: trueplex report {figures.out} --out PAGE.html" if drawn else ""
+    log.info(f"{figures.out / evaluation.RESULTS}{page}")
 
 
 def _at_endpoint(
@@ -230,7 +232,7 @@ def _evaluate_verifier(data: Stores, model: ModelOptions, judging: JudgeOptions)
     scorers = list(listed("--scorers", judging.scorers))
     for name in scorers:
         known(name)
-    backbone = model.load()
+    backbone = model.reader()
     source = origin(None, backbone)
     stores = {
         Path(path).stem if os.path.isfile(path) else Path(path).name: _graded(path, source, judging, backbone)

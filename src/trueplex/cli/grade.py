@@ -65,7 +65,7 @@ def read_pairs(file: Path) -> list[tuple[str | None, list[str]]]:
                 raise TypeError("the prediction is not a string, or the answers are not a list")
             if not all(isinstance(answer, str) for answer in answers):
                 raise TypeError("an answer is not a string")
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise InputError(
                 f'{file}, line {number}: no {{"prediction", "answers"}} ({error}). Try: correct that line'
             ) from error

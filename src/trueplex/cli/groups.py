@@ -63,6 +63,14 @@ class ModelOptions:
     think_end: Annotated[str | None, typer.Option(help="Text that closes thinking; what follows is the answer.", show_default="the model's own")] = None  # fmt: skip
     threads: Annotated[int | None, typer.Option(help="CPU threads of PyTorch; fewer leave cores to other jobs.", show_default="cores that no other job keeps busy, or OMP_NUM_THREADS"), Within(1, 4096)] = None  # fmt: skip
 
+    def reader(self, dtype: torch.dtype | None = None) -> Backbone:
+        """The same as `load`, for a command that decodes nothing. Raises OptionError for options of decoding."""
+        if self.memory is not None or self.compile != "auto":
+            raise OptionError(
+                "--memory and --compile are of decoding, and this command reads stored traces. Try: drop them"
+            )
+        return self.load(dtype)
+
     def load(self, dtype: torch.dtype | None = None, shares: bool = False) -> Backbone:
         """The model, loaded and checked, with its way of being asked; ``dtype`` is a command's own wish, and None otherwise.
 
@@ -318,7 +326,7 @@ class DecideOptions:
     prune: Annotated[
         str,
         typer.Option(
-            help="When to prune weak paths; rules joined by '+': 'half:32', 'half:32/4' (leave 4), 'keep:0.5@64', 'drop:2@16', 'stop:128', 'floor:0.2', 'deepconf:low@64/8' (after 64 tokens, 8 warm-up paths), 'consensus:0.6', 'call:MODULE:FUNCTION' (your own); 'none' keeps all."
+            help="When to prune weak paths; rules joined by '+': 'half:32', 'half:32/4' (leave 4), 'keep:0.5@64', 'drop:2@16', 'stop:128', 'floor:0.2', 'deepconf:low@64/8' (after 64 tokens, 8 warm-up paths), 'keep-top:8@64', 'retain:LENGTH@AT', 'consensus:0.6', 'auto' (starts few, adds more while the vote is open), 'call:MODULE:FUNCTION' (your own); 'none' keeps all."
         ),
     ] = "none"
     select: Annotated[
@@ -378,4 +386,4 @@ class SuiteOptions(ColumnOptions):
         str | None,
         typer.Option(help="Split of an embedded suite or a hub data set.", show_default="test; train for rollouts"),
     ] = None
-    data_dir: Annotated[Path | None, typer.Option(help="Folder with NAME.jsonl or NAME.parquet of the named suites; then nothing is downloaded.", show_default="the hub")] = None  # fmt: skip
+    data_dir: Annotated[Path | None, typer.Option(help="Folder with a file NAME.jsonl, NAME.csv, NAME.parquet … of each named suite; then nothing is downloaded.", show_default="the hub")] = None  # fmt: skip

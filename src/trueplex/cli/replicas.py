@@ -116,6 +116,7 @@ def solve(
 
     from trueplex.cli.progress import Bar
     from trueplex.cli.solve import Output, remark
+    from trueplex.data.about import note
     from trueplex.scale import runs
 
     settings = job.settings
@@ -127,6 +128,8 @@ def solve(
             for about, number, done in runs.solve(cluster, job, problems, store.begun):
                 if done is None:
                     store.check(about.origin)
+                    if output.save:
+                        note(output.save, options.model, [problem.key for problem in problems])
                     continue
                 store.saving.append(done.rows)
                 reasons.update(row["reason"] for row in done.rows)

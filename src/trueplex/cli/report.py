@@ -67,6 +67,8 @@ def _report(sources: list[Path], options: ReportOptions) -> list[Path]:
     from trueplex.report.read import as_results, read
     from trueplex.report.sections import sections
 
+    if options.title != ReportOptions.title and options.out is None and options.markdown is None:
+        raise OptionError("figures have no title of the page. Try: drop --title, or give --out or --markdown")
     material, form, written = read(sources), options.format or "svg", dict[Path, bytes]()
     with as_results(sources):
         parts = list(sections(material))

@@ -32,7 +32,7 @@ def score(
     from trueplex.verify.open import open_scorer
     from trueplex.verify.probe import OneTokenScorer
 
-    backbone = model.load()
+    backbone = model.reader()
     scorer = open_scorer(backbone, verifier, probe_every)
     if not isinstance(scorer, OneTokenScorer):
         raise OptionError(f"{verifier!r} is no one-token verifier. Try: a verifier's folder; `trueplex eval-verifier` judges other scores on "

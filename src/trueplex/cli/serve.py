@@ -85,13 +85,13 @@ class DefaultOptions:
     def __post_init__(self) -> None:
         check_count("--paths", self.paths.removeprefix("auto:"))
         check_count("--seed", self.seed)
-        if self.seed != "random" and not self.seed.isdigit():
+        if self.seed != "random" and not self.seed.isdecimal():
             raise OptionError(f"--seed is {self.seed[:40]!r}. Try: a whole number, or 'random'")
 
     def given(self, decide: DecideOptions) -> dict[str, Any]:
         """The options by the names of a request's ``trueplex`` object."""
         found: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "seed"}
-        found["paths"] = int(self.paths) if self.paths.isdigit() else self.paths
+        found["paths"] = int(self.paths) if self.paths.isdecimal() else self.paths
         found |= {"prune": decide.prune, "select": decide.select, "abstain_below": decide.abstain_below,
                   "max_error": decide.max_error, "alarms": decide.alarm}  # fmt: skip
         return {name: value for name, value in found.items() if value is not None}
@@ -133,14 +133,12 @@ def serve(model: ServedModelOptions, listen: ListenOptions, defaults: DefaultOpt
         max_body=bounds.max_body, max_waiting=bounds.max_waiting, max_seconds=bounds.max_request_seconds, keys=listen.keys(),
         metrics_open=listen.metrics_open, origins=tuple(listen.cors_origin or ()), log_text=listen.log_text,
     )  # fmt: skip
+    if not listen.local and not options.keys:
+        log.warning(f"{listen.host} is reachable from other machines, and needs no API key. Try: --api-key-file FILE")
     if model.replicas is not None:
         return _on_replicas(model, listen, options)
     with listening(listen.host, listen.port) as listener:
         app = create_app(aside(model.load), options)
-        if not listen.local and not options.keys:
-            log.warning(
-                f"{listen.host} is reachable from other machines, and needs no API key. Try: --api-key-file FILE"
-            )
         log_requests(listen.quiet)
         log.info(f"serving {app.state.service.name} on http://{listen.host}:{listener.getsockname()[1]}")
         return INTERRUPTED if run(app, listener, listen.drain_seconds) == BY_HAND else 0
@@ -153,7 +151,9 @@ def _on_replicas(model: ServedModelOptions, listen: ListenOptions, options: Any)
     from trueplex.scale.serving import Served, serving
 
     assert model.replicas is not None
-    served = Served(model.load, options, listen.host, listen.port, model.replicas, model.most, listen.drain_seconds)
+    served = Served(
+        model.load, options, listen.host, listen.port, model.replicas, model.most, listen.drain_seconds, listen.quiet
+    )
     with model.cluster() as cluster:
         stopped: list[int] = []
         for number in (signal.SIGINT, signal.SIGTERM):

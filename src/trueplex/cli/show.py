@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
-from trueplex.errors import InputError
+from trueplex.errors import InputError, OptionError
 
 if TYPE_CHECKING:
     from trueplex.types import Trace
@@ -50,6 +50,10 @@ def show(
     from trueplex.report.trace_pieces import pieces, traces_of
     from trueplex.report.trace_text import print_trace
 
+    if options.html is not None and (options.trace is not None or options.candidates):
+        raise OptionError(
+            "a page shows all traces of the problem, with their candidates. Try: drop --trace and --candidates, or --html"
+        )
     told = traces_of(traces, options.problem, options.model)
     found, where = told.traces, f"problem {told.number} of {told.problems}"
     if options.html is not None:

@@ -308,8 +308,9 @@ class _Traces:
         from trueplex.data.traces import to_row
         from trueplex.models.prompt import make_prompt
 
-        ids = self._prompts.setdefault(trace.problem.key, make_prompt(trace.problem, self.backbone).ids)
-        self.saving.append([to_row(trace, ids, self.source)])
+        if (key := trace.problem.key) not in self._prompts:
+            self._prompts[key] = make_prompt(trace.problem, self.backbone).ids
+        self.saving.append([to_row(trace, self._prompts[key], self.source)])
 
 
 class _Lines:

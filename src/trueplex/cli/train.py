@@ -107,7 +107,7 @@ class ScheduleOptions:
         typer.Option(
             "--bf16/--no-bf16",
             help="The base model in bfloat16; what is learned stays in float32.",
-            show_default="on accelerators that support it",
+            show_default="as --dtype",
         ),
     ] = None
     report_to: Annotated[list[str] | None, typer.Option(help="Where figures are shown: tensorboard, wandb or trackio; can be repeated.", show_default="nowhere")] = None  # fmt: skip
@@ -172,7 +172,7 @@ class VerifierOptions:
         from trueplex.train.verifier import Recipe
 
         check_count("--positions", self.positions)
-        if self.positions != "all" and not self.positions.isdigit():
+        if self.positions != "all" and not self.positions.isdecimal():
             raise OptionError(f"positions is {self.positions!r}. Try: a number, or 'all'")
         # By position: rank, target modules, positions, batch, epochs, lr, seed, labels, loss, ranking, balanced, patience,
         # steps between checkpoints, gradient checkpointing, trackers, start, hard negatives, spread, probe tokens, whether repeated, pool,
@@ -190,14 +190,18 @@ def verifier(
     source: ProblemOptions, thinking: ThinkingOptions, limits: LimitOptions,
 ) -> None:  # fmt: skip
     """Train a one-token verifier for a model from its graded traces, or from nothing but --problems. Also runs under torchrun."""
+    from trueplex.train.common.labels import VALUED
     from trueplex.train.verifier import train_verifier
     from trueplex.verify.kept import keep_reads
 
     recipe = which.recipe(schedule, traces.balanced, model.memory)
     if source.problems is not None:
-        if traces.data or traces.validation or which.keep_base:
+        if traces.data or traces.validation or which.keep_base or traces.traces is not None:
+            raise OptionError("--problems are rolled out first, and --data, --validation, --traces and --keep-base are for rollouts that are there. "
+                              "Try: give one of them")  # fmt: skip
+        if which.labels in VALUED:
             raise OptionError(
-                "--problems are rolled out first, and --data and --keep-base are for rollouts that are there. Try: give one of them"
+                f"labels {which.labels} need values of rollouts. Try: `trueplex rollout`, `trueplex train values`, then --data"
             )
         first_verifier.make(source, model, recipe, schedule.dtype, traces.out, thinking, limits, traces.answer)
         return
@@ -218,9 +222,9 @@ def verifier(
 
 def _valued(traces: list[Labelled], labels: str) -> list[Labelled]:
     """The traces that these labels can be given to. Raises InputError when values are needed and none has any."""
-    from trueplex.train.common.labels import MEASURED, MONTE_CARLO, SOFT
+    from trueplex.train.common.labels import MEASURED, MONTE_CARLO, SOFT, VALUED
 
-    if labels not in (MONTE_CARLO, MEASURED, SOFT):
+    if labels not in VALUED:
         return traces
     valued = [t for t in traces if t.values is not None]
     if not valued:
@@ -244,6 +248,8 @@ def combined(
     """Fit a score that combines a verifier's probe with log-probability, entropy and length, for --verifier combined."""
     from trueplex.data.traces import read_traces
     from trueplex.locks import lock
+    from trueplex.models import hub
+    from trueplex.models.load import home_of
     from trueplex.solving.settings import origin
     from trueplex.train.combined import fit
     from trueplex.verify.combined import FILE
@@ -251,7 +257,13 @@ def combined(
     from trueplex.verify.open import verifier_folder
     from trueplex.verify.probe import OneTokenScorer
 
-    backbone = model.load()
+    if out is None and verifier in ("auto", "none"):
+        home_of(model.model)
+    elif out is None and not Path(verifier).expanduser().exists() and hub.is_id(verifier):
+        raise OptionError(
+            f"the score is kept in the verifier's folder, and {verifier} is on the hub. Try: --out FOLDER"
+        )
+    backbone = model.reader()
     folder = verifier_folder(backbone, "auto" if verifier == "none" else verifier)
     probe = None if verifier == "none" else OneTokenScorer(OneTokenVerifier.load(folder, backbone))
     with lock((out or folder) / FILE):
@@ -284,7 +296,7 @@ def reward(traces: TraceOptions, model: ModelOptions, which: RewardOptions, sche
     # By position: kind, rank, batch, epochs, lr, seed, steps, balanced, patience, steps between checkpoints, trackers.
     recipe = RewardRecipe(which.kind, which.rank, schedule.batch, schedule.epochs, schedule.lr, schedule.seed, which.steps,
                           traces.balanced, schedule.patience, schedule.every, tuple(schedule.report_to or ()))  # fmt: skip
-    backbone = model.load(schedule.dtype)
+    backbone = model.reader(schedule.dtype)
     learned, held = traces.read(backbone)
     if which.kind == "process":
         _check_steps(traces.data or (), which.steps)

@@ -48,7 +48,7 @@ def parse(paths: int | str) -> PathSchedule:
     """A number of paths, ``auto`` or ``auto:LIMIT``. Raises OptionError for anything else."""
     text = str(paths)
     name, colon, limit = text.partition(":")
-    if name == "auto" and (not colon or limit.isdigit()):
+    if name == "auto" and (not colon or limit.isdecimal()):
         most = int(limit) if colon else LIMIT
         if most <= FIRST:
             raise OptionError(f"paths is {text!r}, and auto starts with {FIRST}. Try: auto:LIMIT with a higher limit, or a number without auto")  # fmt: skip

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from trueplex.decide.own_code import imported
 from trueplex.errors import OptionError
+from trueplex.grading.calls import called
 from trueplex.types import Trace
 
 GRAMMAR = "fall:DROP@SPAN, under:SCORE@SPAN or call:MODULE:FUNCTION, with =trace, =problem or =run"
@@ -88,7 +88,9 @@ def parse(text: str | Look) -> Alarm:
         if scope not in SCOPES:
             raise ValueError(f"{scope!r} is not one of {', '.join(SCOPES)}")
         if name == "call":
-            return Alarm(_own(rest), scope, text, needs_scores=False)
+            own = called(rule, "alarm")
+            assert own is not None
+            return Alarm(_careful(own, rest), scope, text, needs_scores=False)
         if name not in ("fall", "under"):
             raise ValueError(f"unknown rule {name!r}")
         amount, span = rest.split("@")
@@ -100,11 +102,6 @@ def parse(text: str | Look) -> Alarm:
     look: Look = partial(fall, drop=level, span=tokens) if name == "fall" else partial(under, score=level, span=tokens)
     return Alarm(look, scope, text, drop=level if name == "fall" else 0.0,
                  level=level if name == "under" else 0.0, span=tokens)  # fmt: skip
-
-
-def _own(name: str) -> Look:
-    """The user's function, as ``MODULE:FUNCTION``."""
-    return _careful(imported(name), name)
 
 
 def _careful(look: Look, name: str) -> Look:

@@ -16,8 +16,6 @@ from trueplex.engine.thinking import Thinking
 from trueplex.models.markers import Markers
 from trueplex.types import Prompt, Trace
 
-NEVER = np.iinfo(np.int64).max
-
 
 @dataclass(slots=True, frozen=True)
 class Limits:
@@ -61,11 +59,10 @@ class Slots:
     """What is known of every row besides tensors; arrays of one entry a row.
 
     Attributes:
-        requests: the ids of the requests that the rows belong to.
         places: where their histories are.
         entered: the number of their entrance: the youngest has the highest.
         entries: the `Entry` that each came with, as it was split.
-        options: which of the batch's thinking options a row follows (`engine.step.Options`).
+        options: which of the batch's thinking options a row follows (`Sampler.options`).
         keys: the names of the traces' randomness.
         prompts: tokens of the prompt.
         lengths: columns of the cache that count.
@@ -84,7 +81,7 @@ class Slots:
     def __init__(self, markers: Markers | None) -> None:
         self.markers = markers
         self.count = self.version = self._entrances = 0
-        self.requests, self.options, self.prompts, self.lengths, self.tokens = (_none(np.int64) for _ in range(5))
+        self.options, self.prompts, self.lengths, self.tokens = (_none(np.int64) for _ in range(4))
         self.places, self.entered, self.entries = _none(np.int64), _none(np.int64), _none(object)
         self.limits, self.budgets, self.cold, self.cold_steps = (_none(np.int64) for _ in range(4))
         self.cold_entropy, self.deadlines = _none(np.float64), _none(np.float64)
@@ -111,7 +108,7 @@ class Slots:
         rules, prompt = entry.thinking.ending, len(entry.prompt.ids)
         remaining = limits.positions - 1 - prompt
         most, closes = rules.limits(np.array([remaining]), limits.tokens)
-        self.requests[row], self.options[row] = entry.request, option
+        self.options[row] = option
         self.entered[row], self.entries[row] = self._entrances, entry
         self._entrances += 1
         self.keys[row] = trace_key(trace.seed, entry.prompt.problem.key, trace.index)

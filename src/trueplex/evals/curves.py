@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from trueplex.evals.metrics import calibration
 from trueplex.evals.samples import Samples
 from trueplex.types import Trace
 
@@ -38,7 +39,7 @@ def curves(samples: Sequence[Samples]) -> dict[str, Any]:
             side: _quartiles(table[correct == (side == "right")]) for side in SIDES
         }
         if table.min() >= 0 and table.max() <= 1:
-            out["reliability"] = _reliability(table[:, -1], correct)
+            out["reliability"] = calibration(table[:, -1], correct)["curve"]
     return out
 
 
@@ -62,11 +63,3 @@ def _quartiles(rows: np.ndarray) -> dict[str, list[float]] | None:
     low, high = np.quantile(rows, [0.25, 0.75], axis=0)
     found = {"mean": rows.mean(0), "low": low, "high": high}
     return {name: values.round(4).tolist() for name, values in found.items()}
-
-
-def _reliability(scores: np.ndarray, correct: np.ndarray) -> list[dict[str, float]]:
-    """Of each tenth of the scale: the mean score, the share that was right, and how many traces."""
-    place = np.minimum((scores * 10).astype(int), 9)
-    members = [place == b for b in range(10)]
-    return [{"score": round(float(scores[m].mean()), 4), "right": round(float(correct[m].mean()), 4), "traces": int(m.sum())}
-            for m in members if m.any()]  # fmt: skip

@@ -131,3 +131,23 @@ def paired(one: Sequence[float], other: Sequence[float]) -> dict[str, Any]:
         **(figure(gains.tolist()) or {}),
         "win": int(((gains > 0) & ~close).sum()), "tie": int(close.sum()), "loss": int(((gains < 0) & ~close).sum()),
     }  # fmt: skip
+
+
+BINS = 10  # of equal width, for calibration
+
+
+def calibration(scores: np.ndarray, correct: np.ndarray) -> dict[str, Any]:
+    """Brier score, expected calibration error and the reliability curve of scores [N] in [0, 1]."""
+    place = np.minimum((scores * BINS).astype(int), BINS - 1)
+    bins = [place == b for b in range(BINS)]
+    curve = [
+        {
+            "score": round(float(scores[b].mean()), 4),
+            "right": round(float(correct[b].mean()), 4),
+            "traces": int(b.sum()),
+        }
+        for b in bins
+        if b.any()
+    ]
+    error = sum(abs(c["score"] - c["right"]) * c["traces"] for c in curve) / len(scores)
+    return {"brier": round(float(np.mean((scores - correct) ** 2)), 4), "ece": round(error, 4), "curve": curve}

@@ -15,14 +15,13 @@ import numpy as np
 from torch.utils.flop_counter import FlopCounterMode
 
 from trueplex.decide import voting
-from trueplex.evals.metrics import auroc_over_all, interval, per_problem_auroc
+from trueplex.evals.metrics import auroc_over_all, calibration, interval, per_problem_auroc
 from trueplex.evals.summary import Votes, chosen_right, figure
 from trueplex.grading.kinds import AUTO, AnswerKind, answer_kind
 from trueplex.types import Trace
 from trueplex.verify.stored import Stored
 
 SHARES = tuple(round(0.1 * i, 1) for i in range(1, 11))
-BINS = 10  # of equal width, for calibration
 AT_ONCE = 512  # traces that a scorer is given; it makes batches of like lengths of them
 COUNTED = 8  # traces, spread over all, whose floating-point operations are counted
 
@@ -71,23 +70,6 @@ def scored_by(
     with FlopCounterMode(display=False) as counter:
         scorer.score_shares(few, SHARES)
     return Scored(table, seconds, counter.get_total_flops() / max(1, len(few)), scorer.bounded)
-
-
-def calibration(scores: np.ndarray, correct: np.ndarray) -> dict[str, Any]:
-    """Brier score, expected calibration error and the reliability curve of scores [N] in [0, 1]."""
-    place = np.minimum((scores * BINS).astype(int), BINS - 1)
-    bins = [place == b for b in range(BINS)]
-    curve = [
-        {
-            "score": round(float(scores[b].mean()), 4),
-            "right": round(float(correct[b].mean()), 4),
-            "traces": int(b.sum()),
-        }
-        for b in bins
-        if b.any()
-    ]
-    error = sum(abs(c["score"] - c["right"]) * c["traces"] for c in curve) / len(scores)
-    return {"brier": round(float(np.mean((scores - correct) ** 2)), 4), "ece": round(error, 4), "curve": curve}
 
 
 def judge(stored: Sequence[Stored], by_scorer: Mapping[str, Scored], kind: AnswerKind | None = None) -> dict[str, Any]:

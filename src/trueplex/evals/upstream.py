@@ -51,7 +51,13 @@ def evaluate(
         _sample(server, problems, settings, path, progress, logprobs)
         order = [problem.key for problem in problems]
         figures[name] = summarise(
-            (t for t, _ in read_traces(path)), methods, order, scored, read_truncated, settings.probe_every
+            (t for t, _ in read_traces(path)),
+            methods,
+            order,
+            scored,
+            read_truncated,
+            settings.probe_every,
+            settings.kind,
         )
         if not logprobs:
             figures[name] = {key: value for key, value in figures[name].items() if key not in OF_TOKENS}

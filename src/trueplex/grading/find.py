@@ -68,7 +68,7 @@ def last_json(text: str) -> Any:
     for fenced in reversed(_FENCE.findall(text)):
         try:
             return json.loads(fenced)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
     decoder, found, at = json.JSONDecoder(), [], 0
     while (at := min((p for p in (text.find("{", at), text.find("[", at)) if p >= 0), default=-1)) >= 0:

@@ -173,8 +173,8 @@ class _Parser:
         token = self.peek()
         if token == "|":
             return not (self.bars and self.bars[-1])
-        if token[:1].isdigit():
-            return not self.tokens[self.place - 1][:1].isdigit()
+        if token[:1].isdecimal():
+            return not self.tokens[self.place - 1][:1].isdecimal()
         if token.startswith("\\"):
             name = token[1:]
             return name in _FUNCTIONS | _LETTERS | _DECORATED | {
@@ -194,7 +194,7 @@ class _Parser:
     def factor(self) -> Expr:
         whole = self.peek()
         base = self.atom()
-        if whole.isdigit() and self.tokens[self.place - 1] == whole and self.mixed():
+        if whole.isdecimal() and self.tokens[self.place - 1] == whole and self.mixed():
             return add(base, self.atom())
         return self.raised(base)
 
@@ -203,7 +203,7 @@ class _Parser:
         parts = self.tokens[self.place : self.place + 7]
         if len(parts) < 7 or parts[:2] != [r"\frac", "{"] or parts[3:5] != ["}", "{"] or parts[6] != "}":
             return False
-        return parts[2].isdigit() and parts[5].isdigit() and int(parts[2]) < int(parts[5])
+        return parts[2].isdecimal() and parts[5].isdecimal() and int(parts[2]) < int(parts[5])
 
     def raised(self, base: Expr) -> Expr:
         while self.peek() in ("!", "^"):
@@ -229,13 +229,13 @@ class _Parser:
         if token in ("+", "-"):
             sign = self.sign()
             return mul(num(sign), self.atom())
-        if token.isdigit() and len(token) > 1:  # 2^10 as a person types it
+        if token.isdecimal() and len(token) > 1:  # 2^10 as a person types it
             return num(int(self.take()))
         return self.atom()
 
     def atom(self) -> Expr:
         token = self.take()
-        if token[0].isdigit():
+        if token[0].isdecimal():
             return num(Fraction(token))
         if token == "{" and self.peek() == "}":
             self.take()
@@ -255,7 +255,7 @@ class _Parser:
             self.take()
             return self.within("}")
         token = self.peek()
-        if token.isdigit() and len(token) > 1:  # \frac12 has been spelt out before
+        if token.isdecimal() and len(token) > 1:  # \frac12 has been spelt out before
             raise NotElementary(token)
         return self.atom()
 

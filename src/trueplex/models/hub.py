@@ -10,7 +10,14 @@ from huggingface_hub.utils import get_session
 
 from trueplex.errors import TrueplexError, reason
 
-VERIFIER = ["verifier.json", "adapter_model.safetensors", "adapter_config.json", "calibration.json", "README.md"]
+VERIFIER = [
+    "verifier.json",
+    "adapter_model.safetensors",
+    "adapter_config.json",
+    "calibration.json",
+    "combined.json",
+    "README.md",
+]
 SECONDS = 5  # how long the hub may take to answer before the files at hand are all there is
 
 

@@ -64,6 +64,14 @@ def folder_of(name: str) -> Path:
     return reference_path(name) if name in SHIPPED else Path(os.path.expanduser(name))
 
 
+def home_of(name: str) -> Path:
+    """The folder of a model, for what is to be kept with it. Raises OptionError where it has none, as on the hub or in a GGUF file."""
+    if not (folder := folder_of(name)).is_dir():
+        raise OptionError(f"this is kept in the model's folder, and {name} has none here. Try: `hf download {name} --local-dir FOLDER` and --model "
+                          "FOLDER, or a verifier's own folder")  # fmt: skip
+    return folder
+
+
 def default_device() -> str:
     if torch.cuda.is_available():
         return "cuda"
@@ -110,7 +118,7 @@ def load(
     checked_names(dtype, quantize, compile)
     if memory is not None and not 0 < memory < float("inf"):
         raise OptionError(f"memory is {memory}. Try: a number of GiB above 0, such as 2.5")
-    place = _usable(device or default_device())
+    place = usable(device or default_device())
     path, adapters = weights_of(name)
     for folder in (path, *adapters):
         check_seal(Path(folder))
@@ -168,7 +176,8 @@ def _read(path: str, config: Any, options: dict[str, Any], device: str, dtype: s
     return model if quantised or several else model.to(device)
 
 
-def _usable(device: str) -> str:
+def usable(device: str) -> str:
+    """The device. Raises ModelError where it cannot be used."""
     try:
         torch.empty(0, device=device)
     except Exception as error:  # no such device, a busy one, or a torch that was built without it: each its own kind

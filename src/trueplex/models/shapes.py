@@ -8,8 +8,10 @@ from transformers.models.llama import LlamaConfig
 
 from trueplex.errors import OptionError
 from trueplex.models.backbone import Backbone
-from trueplex.models.load import REFERENCE, default_device, load_tokenizer
-from trueplex.models.precision import resolve_dtype
+from trueplex.models.compiled import compiled_step
+from trueplex.models.load import REFERENCE, default_device, load_tokenizer, usable
+from trueplex.models.packed import pack
+from trueplex.models.precision import checked_names, resolve_dtype
 
 POSITIONS = 40960
 
@@ -38,19 +40,21 @@ SHAPES = {
 }
 
 
-def random_model(shape: str, device: str | None = None, dtype: str | None = None, layers: int | None = None) -> Backbone:  # fmt: skip
+def random_model(shape: str, device: str | None = None, dtype: str | None = None, layers: int | None = None, compile: str = "auto") -> Backbone:  # fmt: skip
     """A model of this shape, drawn where it will run, with the embedded model's tokenizer.
 
     Args:
         dtype: as of `load`; ``auto`` takes the weights for bfloat16 ones.
         layers: only so many of them, for a quick try.
+        compile: as of `load`.
 
     Raises:
-        OptionError: an unknown shape.
+        OptionError: an unknown shape or dtype. ModelError: the device cannot be used.
     """
+    checked_names(dtype, None, compile)
     if shape not in SHAPES:
         raise OptionError(f"unknown shape {shape!r}. Try: one of {', '.join(SHAPES)}")
-    place, tokenizer = device or default_device(), load_tokenizer(REFERENCE)
+    place, tokenizer = usable(device or default_device()), load_tokenizer(REFERENCE)
     config = type(SHAPES[shape]).from_dict(SHAPES[shape].to_dict())
     config.eos_token_id, config.pad_token_id = tokenizer.eos_token_id, tokenizer.pad_token_id
     if layers is not None:
@@ -59,4 +63,7 @@ def random_model(shape: str, device: str | None = None, dtype: str | None = None
     torch.manual_seed(0)
     with torch.device(place):
         model = AutoModelForCausalLM.from_config(config, dtype=resolve_dtype(dtype, place, torch.bfloat16))
-    return Backbone(f"{shape}, random weights", model, tokenizer)
+    pack(model)
+    backbone = Backbone(f"{shape}, random weights", model, tokenizer)
+    backbone.compiled = compiled_step(backbone, compile)
+    return backbone

@@ -15,6 +15,7 @@ from trueplex.errors import InputError, reason
 from trueplex.files import read_json
 
 FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")  # what is published of a folder
+LEFT_BY_TRAINING = ("best.safetensors", "recipe.json")  # for a run that goes on; not part of what was trained
 USES = {
     "verifier": "Scoring running traces of its base model on problems like those that it was trained on, to prune them and to "
                 "weigh votes. It loads onto no other weights. A score is not a proof: calibrate it before answers are withheld or "
@@ -57,7 +58,8 @@ class Card:
     @property
     def files(self) -> list[Path]:
         """What is published of the folder, in order; the card itself is made anew."""
-        return sorted({path for pattern in FILES for path in self.folder.glob(pattern) if path.is_file()})
+        found = {path for pattern in FILES for path in self.folder.glob(pattern) if path.is_file()}
+        return sorted(path for path in found if path.name not in LEFT_BY_TRAINING)
 
     def text(self, name: str, base: str | None = None, license: str | None = None, use: str | None = None) -> str:
         """The card in Markdown, as the hub shows it. ``name`` is the repository; ``base`` is the base's own name there."""

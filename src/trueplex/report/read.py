@@ -123,6 +123,9 @@ def _add(material: Material, file: Path) -> None:
             material.scores.append(Run(name, found))
             return
         if "pass" in first:
+            if "curves" not in first and "endpoint" in found.get("config", {}):
+                raise InputError(f"{file} is of an endpoint that told no alternatives of tokens, which a report's curves are drawn from. Try: eval "
+                                 "--endpoint with --verifier deepconf")  # fmt: skip
             if "curves" not in first:
                 raise InputError(f"{file} was written by an earlier version. Try: run the same eval again, which reuses "
                                  "the stored traces")  # fmt: skip

@@ -254,6 +254,13 @@ def _moved(values: Sequence[float] | None, digits: int) -> str:
     return f"{first:.{digits}f} → {last:.{digits}f}"
 
 
+def _where(config: dict[str, Any]) -> tuple[str, str]:
+    """Which model it was, and on what it ran."""
+    if "endpoint" in config:
+        return config["model"], config["endpoint"]
+    return f"{config['model']} ({config['fingerprint'][:8]})", f"{config['dtype']} on {config['device']}"
+
+
 def configurations(material: Material) -> Table:
     """What was run, so that it can be run again."""
     rows = []
@@ -261,7 +268,7 @@ def configurations(material: Material) -> Table:
         c = run.config
         s, e = c["sampling"], c.get("ending", {})
         machine = run.result.get("machine", {})
-        rows.append([run.name, f"{c['model']} ({c['fingerprint'][:8]})", f"{c['dtype']} on {c['device']}", str(c["paths"]),
+        rows.append([run.name, *_where(c), str(c["paths"]),
                      f"T {s['temperature']:g}, top-p {s.get('top_p', 1):g}, top-k {s.get('top_k', 0)}", str(c.get("max_tokens", "")),
                      str(e.get("think_tokens") or "–"), str(c["seed"]),
                      f"trueplex {machine.get('trueplex', '0.1')}, torch {machine.get('torch', '?')}"])  # fmt: skip

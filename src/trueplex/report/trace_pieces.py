@@ -121,9 +121,9 @@ def traces_of(path: Path, which: str, model: str | None = None) -> Told:
 
 def _number(path: Path, which: str, ids: Sequence[str]) -> int:
     """The number of the problem that is meant, from 1. Raises InputError where there is none."""
-    if which in ids and (not which.isdigit() or int(which) > len(ids)):
+    if which in ids and (not which.isdecimal() or int(which) > len(ids)):
         return ids.index(which) + 1
-    if which.isdigit() and 1 <= int(which) <= len(ids):
+    if which.isdecimal() and 1 <= int(which) <= len(ids):
         return int(which)
     ends = [place for place, name in enumerate(ids, 1) if name.rpartition("/")[2] == which]
     if len(ends) == 1:

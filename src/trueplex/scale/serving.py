@@ -17,7 +17,7 @@ from trueplex.models.backbone import Backbone
 from trueplex.scale.cluster import Cluster
 from trueplex.serve.app import create_app
 from trueplex.serve.options import ServerOptions
-from trueplex.serve.running import aside
+from trueplex.serve.running import aside, log_requests
 
 NAME = "trueplex"
 BUSY = 8  # requests that a replica is thinking about, above which another one is started
@@ -36,6 +36,7 @@ class Served:
     least: int
     most: int
     drain_seconds: float
+    quiet: bool = False
 
 
 @contextlib.contextmanager
@@ -59,7 +60,7 @@ def serving(cluster: Cluster, what: Served) -> Iterator[None]:
     same = cluster.ray.remote(num_cpus=0)(_First).remote()
     try:
         serve.start(http_options={"host": what.host, "port": what.port})
-        serve.run(deployment.bind(what.load, what.options, same), name=NAME, route_prefix="/")
+        serve.run(deployment.bind(what.load, what.options, same, what.quiet), name=NAME, route_prefix="/")
     except (RuntimeError, cluster.ray.exceptions.RayError) as error:
         serve.shutdown()
         told = cluster.ray.get(same.refusal.remote())
@@ -92,9 +93,10 @@ class _First:
 class _Replica:
     """One model behind the application; Ray Serve gives it the requests and asks for its health."""
 
-    def __init__(self, load: Callable[[], Backbone], options: ServerOptions, same: Any) -> None:
+    def __init__(self, load: Callable[[], Backbone], options: ServerOptions, same: Any, quiet: bool) -> None:
         import ray
 
+        log_requests(quiet)
         try:
             backbone = aside(load)
             first = ray.get(same.claim.remote(backbone.fingerprint))

@@ -25,6 +25,7 @@ from trueplex.serve.completing import Completion
 from trueplex.serve.gate import Gate
 from trueplex.serve.live import Live, live_events
 from trueplex.serve.options import ServerOptions
+from trueplex.serve.page import page_html
 from trueplex.serve.refusals import Refusal, of_error
 from trueplex.serve.service import Service
 from trueplex.serve.telling import told
@@ -239,10 +240,6 @@ class Endpoints:
 
     async def page(self) -> Response:
         """A page to ask questions on, and to watch the paths."""
-        try:
-            from trueplex.serve.page import page_html  # type: ignore[import-not-found, unused-ignore]
-        except ImportError:
-            raise Refusal(404, "there is no page here. Try: /openapi.json", None, "not_found") from None
         return HTMLResponse(page_html())
 
     # -- parts ----------------------------------------------------------------------------------------

@@ -115,6 +115,9 @@ class Desk:
         limit = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
         given = self._given(extension, body.n or 1, body.temperature == 0)
         if body.thinking_token_budget is not None:
+            if given.get("think_tokens", body.thinking_token_budget) != body.thinking_token_budget:
+                raise Refusal(400, "thinking_token_budget and trueplex.think_tokens both limit thinking, and differ. Try: give one of them",
+                              "thinking_token_budget", "invalid_value")  # fmt: skip
             given["think_tokens"] = body.thinking_token_budget
         settings, stops = self._settings(given, body, limit, _listed(body.stop))
         prompting = self._prompting(body, given, settings)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 MOST_CHOICES = 128
-Value = TypeVar("Value")
 
 
 def _refused(reason: str, *harmless: Any) -> BeforeValidator:

@@ -24,11 +24,11 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from trueplex.models.backbone import Backbone
-from trueplex.solving.events import AlarmRaised, Solved, Stopped
+from trueplex.solving.events import Solved, Stopped
 from trueplex.solving.request import Request
 from trueplex.solving.scheduler import Scheduler
 from trueplex.solving.settings import configuration
-from trueplex.types import Alarmed, Solution, Steps, Trace
+from trueplex.types import Solution, Steps, Trace
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -71,11 +71,6 @@ class Ended:
 
 
 @dataclass(slots=True, frozen=True)
-class Alarm:
-    alarm: Alarmed
-
-
-@dataclass(slots=True, frozen=True)
 class Done:
     solution: Solution
 
@@ -85,7 +80,7 @@ class Failed:
     error: Exception
 
 
-Told = Taken | Began | Grown | Scored | Ended | Alarm | Done | Failed
+Told = Taken | Began | Grown | Scored | Ended | Done | Failed
 
 
 @dataclass(slots=True, frozen=True)
@@ -296,12 +291,6 @@ class Worker:
         for event in events:
             if isinstance(event, Stopped):
                 self._stopped(self._running[event.trace.request], event.trace, posts)
-            elif isinstance(event, AlarmRaised):
-                posts += [
-                    (j, Alarm(event.alarm))
-                    for j in self._running.values()
-                    if j.every and j.request.problem is event.problem
-                ]
             elif isinstance(event, Solved):
                 posts.append((self._running.pop(event.request), Done(event.solution)))
         self._post(posts)

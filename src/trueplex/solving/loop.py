@@ -41,8 +41,7 @@ def stream(
     Each problem is a request, whose id is its number; equal ones are solved each on its own, with equal draws. They
     share the settings' budget. Traces of an earlier run that are ``resumed`` count as they are when they have stopped,
     and go on exactly where they were otherwise. Ctrl-C stops at once: what was yielded is complete, and
-    `Stream.unfinished` gives the rest. Without a ``calibration``, or with one of other runs, confidence is the share
-    of the votes.
+    `Stream.unfinished` gives the rest. Without a ``calibration``, or with one of other runs, confidence is None.
 
     Raises:
         InputError: a prompt does not fit the model.

@@ -16,7 +16,7 @@ from trueplex.models.backbone import Backbone
 from trueplex.models.prompt import make_prompt
 from trueplex.solving.answering import label, read_answer
 from trueplex.solving.request import Account, Request
-from trueplex.solving.settings import DEFAULT_STRIDE, Settings, configuration
+from trueplex.solving.settings import DEFAULT_STRIDE, Settings, configuration, reads_scores, usual_select
 from trueplex.types import Alarmed, Solution, Status, Stop, Trace, Usage
 from trueplex.verify import confidence
 
@@ -71,13 +71,8 @@ class Run:
         for alarm in self.rules:
             if why := alarm.inert(self.stride, longest, highest):
                 raise OptionError(f"the alarm {alarm.spelled!r} has no effect here: {why}")
-        kind = settings.kind
-        if kind.free and not (self.scorer or settings.select):
-            raise OptionError(
-                "whole texts as answers have no majority. Try: give a verifier, such as --verifier entropy"
-            )
-        select = settings.select or ("best" if kind.free else "weighted" if self.scorer else "majority")
-        scored = self.policy.needs_scores or _reads_scores(select) or any(alarm.needs_scores for alarm in self.rules)
+        select = settings.select or usual_select(settings.kind, self.scorer is not None)
+        scored = self.policy.needs_scores or reads_scores(select) or any(alarm.needs_scores for alarm in self.rules)
         if scored and self.scorer is None:
             raise OptionError("pruning, selection by score and alarms need a scorer. Try: give a verifier, or select by majority "
                               "without pruning")  # fmt: skip
@@ -178,11 +173,6 @@ class Run:
             state=state,
             alarms=self.alarms,
         )
-
-
-def _reads_scores(select: str | voting.Choose) -> bool:
-    """Whether a selector cannot do without scores; one of the user's own reads what there is."""
-    return isinstance(select, str) and select != "majority" and not select.startswith("call:")
 
 
 def _least(settings: Settings, backbone: Backbone, calibration: Calibration | None) -> float:

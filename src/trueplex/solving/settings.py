@@ -85,7 +85,7 @@ class Settings:
     def _without_scores(self, rule: policy.Policy) -> None:
         if rule.needs_scores:
             raise OptionError(f"pruning {self.prune!r} needs scores. Try: --prune none, or give a verifier")
-        if isinstance(self.select, str) and self.select != "majority" and not self.select.startswith("call:"):
+        if self.select is not None and reads_scores(self.select):
             raise OptionError(f"selecting by {self.select!r} needs scores. Try: --select majority, or give a verifier")
         if wanting := [a for a in self.alarms if alarms.parse(a).needs_scores]:
             raise OptionError(f"the alarm {wanting[0]!r} needs scores. Try: drop it, or give a verifier")
@@ -127,6 +127,18 @@ def thinking_options(thinking: Thinking) -> dict[str, Any]:
         "answer_sampling": asdict(thinking.answering),
         "ending": asdict(thinking.ending),
     }
+
+
+def reads_scores(select: str | Choose) -> bool:
+    """Whether a selector cannot do without scores; one of the user's own reads what there is."""
+    return isinstance(select, str) and select != "majority" and not select.startswith("call:")
+
+
+def usual_select(kind: AnswerKind, scored: bool) -> str:
+    """The selector where none is asked for. Raises OptionError for whole texts without scores, which have no majority."""
+    if kind.free and not scored:
+        raise OptionError("whole texts as answers have no majority. Try: give a verifier, such as --verifier entropy")
+    return "best" if kind.free else "weighted" if scored else "majority"
 
 
 def decided_answer(settings: Settings) -> dict[str, Any]:

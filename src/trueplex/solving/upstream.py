@@ -24,7 +24,7 @@ from trueplex.solving.answering import label
 from trueplex.solving.endpoint import TOP, EndpointError, Said, Server, check, deadline
 from trueplex.solving.events import Advanced, Event, Solved, Stopped
 from trueplex.solving.run import usage_of
-from trueplex.solving.settings import Settings, thinking_options
+from trueplex.solving.settings import Settings, thinking_options, usual_select
 from trueplex.types import Problem, Solution, Status, Trace
 from trueplex.verify import confidence
 
@@ -67,7 +67,7 @@ def chosen(settings: Settings) -> Settings:
         raise OptionError(f"{wrong[0].spelled!r} compares paths at the same token, and an endpoint's paths run at their own pace. Try: "
                           "deepconf:low@AFTER/WARMUP, consensus:SHARE, or a local --model")  # fmt: skip
     policy.check(settings.schedule.most, settings.thinking.ending.max_tokens or LONGEST, confidence.highest(verifier))
-    select = settings.select or ("majority" if score is None else "weighted")
+    select = settings.select or usual_select(settings.kind, score is not None)
     return replace(settings, select=select, thinking=replace(settings.thinking, mode="discrete"))
 
 
@@ -77,7 +77,7 @@ def configuration(settings: Settings, server: Server) -> dict[str, Any]:
         "endpoint": server.endpoint.base, "model": server.model, "prompt": asdict(server.endpoint.prompting),
         "paths": settings.paths if schedule.parse(settings.paths).adaptive else settings.schedule.most,
         **thinking_options(settings.thinking), "max_tokens": settings.thinking.ending.max_tokens,
-        "verifier": settings.verifier, "prune": settings.prune, "select": settings.select,
+        "verifier": settings.verifier, "prune": settings.prune, "select": settings.select, "answer": settings.kind.spelled,
         "abstain_below": settings.abstain_below, "probe_every": settings.probe_every, "seed": settings.seed, "calibrated": False,
     }  # fmt: skip
 

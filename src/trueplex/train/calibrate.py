@@ -28,6 +28,7 @@ from trueplex.decide.calibration import (
 )
 from trueplex.decide.simulate import simulate
 from trueplex.errors import InputError, MissingExtra
+from trueplex.evals.metrics import calibration
 from trueplex.grading.kinds import AnswerKind
 from trueplex.solving.settings import Settings
 from trueplex.types import Status, Trace, Vote
@@ -153,20 +154,17 @@ def _band(scored: Sequence[Trace], error: float) -> Band:
     return band_of([(t.score or 0.0, bool(t.correct)) for t in first.values()], error)
 
 
-def judged(made: Calibration, seen: Sequence[Seen], error: float, bins: int = 10) -> dict[Condition, Any]:
+def judged(made: Calibration, seen: Sequence[Seen], error: float) -> dict[Condition, Any]:
     """By condition: expected calibration error, and what `error` as the largest error comes to, on these votes."""
     out: dict[Condition, Any] = {}
     for name in dict.fromkeys(s.condition for s in seen):
         rows = [s for s in seen if s.condition == name]
         confidence = np.array([made.confidence(s.select, s.votes, s.voters, s.condition) for s in rows], dtype=float)
         right = np.array([s.right for s in rows])
-        place = np.minimum((confidence * bins).astype(int), bins - 1)
-        gaps = [abs(confidence[place == b].mean() - right[place == b].mean()) * (place == b).sum() for b in range(bins)
-                if (place == b).any()]  # fmt: skip
         threshold = safe_threshold(made.held.get(name, []), error)
         given = confidence >= (math.inf if threshold is None else threshold)
         out[name] = {
-            "problems": sum(s.first for s in rows), "votes": len(rows), "right": round(float(right.mean()), 4), "ece": round(sum(gaps) / len(rows), 4),
+            "problems": sum(s.first for s in rows), "votes": len(rows), "right": round(float(right.mean()), 4), "ece": calibration(confidence, right)["ece"],
             "threshold": None if threshold is None else round(threshold, 4), "answered": round(float(given.mean()), 4),
             "error_among_answered": round(float(1 - right[given].mean()), 4) if given.any() else None,
         }  # fmt: skip

@@ -161,7 +161,7 @@ def _shared(stored: Sequence[Stored]) -> tuple[list[Stored], list[Stored]]:
 
 
 def _labelled(stored: Sequence[Stored]) -> list[Labelled]:
-    return [Labelled(prompt, trace.steps, bool(trace.correct), trace.problem.key, trace.problem.text)
+    return [Labelled(prompt, trace.steps, bool(trace.correct), trace.problem.key, trace.problem.text, answer=trace.answer)
             for trace, prompt in stored if trace.steps is not None and trace.tokens]  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ from trueplex.models.load import default_device, loading, locate, reading, unmar
 from trueplex.models.markers import template_of
 from trueplex.models.precision import resolve_dtype
 from trueplex.train.common.recipe import check_numbers, check_seed
+from trueplex.train.common.run import claim
 from trueplex.train.common.state import last_checkpoint
 
 TAGS = ("<think>", "</think>")
@@ -155,6 +156,7 @@ def make(name: str, store: Path, recipe: Recipe, out: Path, device: str | None =
     set_seed(recipe.seed)
     ids = with_tags(model, tokenizer)
     with writing(out):
+        claim(out, {"base": name, "rollouts": str(store), **asdict(recipe)}, True)
         merged = train(model, tokenizer, ids, examples_of(store, tokenizer, recipe), recipe, out)
         merged.generation_config.eos_token_id = tokenizer.eos_token_id
         merged.save_pretrained(out / "model")

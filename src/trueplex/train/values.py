@@ -27,6 +27,7 @@ from trueplex.engine.thinking import Thinking
 from trueplex.errors import InputError, StoreError
 from trueplex.files import parsed, read_json, write_json
 from trueplex.models.backbone import Backbone
+from trueplex.solving.answering import stored_kind
 from trueplex.solving.loop import Solved, Stopped, stream
 from trueplex.solving.settings import Settings, origin, thinking_options
 from trueplex.stamps import stamped
@@ -99,7 +100,7 @@ def value(
 def _value(backbone: Backbone, folder: Path, valuing: Valuing, valued: Sequence[Asked], max_batch_size: int | None,
            progress: Callable[[int, int], None], file: Appended) -> None:  # fmt: skip
     """Value what is not valued yet, and append it problem by problem."""
-    thinking = thinking_of(folder)
+    thinking, kind = thinking_of(folder), stored_kind(folder)
     done = {name[0] for name in read_values(folder)}
     seed = valuing.seed + APART
     progress(sum(len(a.prefixes) for a in valued if a.problem.text in done) * valuing.samples, 0)
@@ -107,7 +108,7 @@ def _value(backbone: Backbone, folder: Path, valuing: Valuing, valued: Sequence[
     for count, members in groupby(left, key=lambda a: len(a.prefixes)):  # a run has one number of paths
         by_key = {a.problem.key: a for a in members}
         settings = Settings(
-            count * valuing.samples, thinking, "none", seed=seed, select="majority", rows=max_batch_size
+            count * valuing.samples, thinking, "none", seed=seed, select="majority", rows=max_batch_size, answer=kind
         )
         prefixes = [t for a in by_key.values() for t in _prefixes(a, seed, valuing.samples)]
         prefix = {(t.problem.key, t.index): t.tokens for t in prefixes}
@@ -181,7 +182,8 @@ def thinking_of(folder: str | Path) -> Thinking:
         answering if answering != sampling else None, Ending(**{**ending, "stop": tuple(ending["stop"])}),
         stored["replacement"] is not False, stored["noise"], stored["strength"],
     )  # fmt: skip
-    assert json.loads(json.dumps(thinking_options(thinking))) == stored, stored
+    if json.loads(json.dumps(thinking_options(thinking))) != {k: v for k, v in stored.items() if k != "decided"}:
+        raise StoreError(f"{folder} holds options that this version does not know. Try: roll out anew")
     return thinking
 
 

@@ -24,8 +24,7 @@ from transformers import TrainingArguments
 
 from trueplex.data.traces import read_traces
 from trueplex.errors import InputError, OptionError
-from trueplex.evals.metrics import within_auroc
-from trueplex.evals.quality import calibration
+from trueplex.evals.metrics import calibration, within_auroc
 from trueplex.locks import locks
 from trueplex.models.backbone import Backbone
 from trueplex.solving.answering import Again

@@ -96,7 +96,7 @@ def parse(text: str) -> Confidence | None:
     if name != "deepconf":
         return None
     kind, at, window = (options or "tail").partition("@")
-    if at and not window.isdigit():
+    if at and not window.isdecimal():
         raise OptionError(f"malformed {text!r}. Try: deepconf:KIND@WINDOW, e.g. deepconf:tail@2048")
     if at and kind == "mean":
         raise OptionError("the mean over all tokens has no window. Try: deepconf:mean")

@@ -101,7 +101,7 @@ def _parts(kind: str, rest: str) -> tuple[str, str, str]:
         raise OptionError(f"unknown form of process model {form!r}. Try: one of {', '.join(forms.FORMS)}")
     if kind == "prm" and option and option not in AGGREGATIONS:
         raise OptionError(f"unknown aggregation {option!r}. Try: one of {', '.join(AGGREGATIONS)}")
-    if kind == "genrm" and option and (not option.isdigit() or int(option) < 1):
+    if kind == "genrm" and option and (not option.isdecimal() or int(option) < 1):
         raise OptionError(wrong)
     return form, model, option
 

@@ -87,7 +87,8 @@ def _resident(what: str) -> float:
 
 def cold_start(bench: Bench) -> dict[str, Any]:
     """Seconds of whole commands, from a cold start."""
-    solve = ("solve", bench.prompts[0].problem.text, "--json", "--quiet")
+    model = ("--model", bench.backbone.name, "--dtype", str(bench.backbone.dtype).removeprefix("torch."))
+    solve = ("solve", bench.prompts[0].problem.text, *model, "--json", "--quiet")
     return {"seconds from a cold start": {
         "trueplex --help": min(_seconds("--help") for _ in range(3)), "trueplex solve, 16 paths": _seconds(*solve)}}  # fmt: skip
 

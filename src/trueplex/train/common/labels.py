@@ -17,7 +17,7 @@ import numpy as np
 from trueplex.errors import OptionError
 
 POWER = 2.0
-MONTE_CARLO, MEASURED, SOFT = "monte-carlo", "measured", "soft"
+MONTE_CARLO, MEASURED, SOFT = VALUED = "monte-carlo", "measured", "soft"
 SHARES = np.linspace(0.0, 1.0, 11)  # of a trace, where what an outcome was worth is averaged
 Values = tuple[np.ndarray, np.ndarray]  # numbers of tokens [V], rising, and what the trace was worth behind them [V]
 
@@ -31,8 +31,8 @@ KINDS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 def known(kind: str) -> None:
     """Raise OptionError for a kind that there is not."""
-    if kind not in (*KINDS, MONTE_CARLO, MEASURED, SOFT):
-        raise OptionError(f"unknown labels {kind!r}. Try: one of {', '.join((*KINDS, MONTE_CARLO, MEASURED, SOFT))}")
+    if kind not in (*KINDS, *VALUED):
+        raise OptionError(f"unknown labels {kind!r}. Try: one of {', '.join((*KINDS, *VALUED))}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,7 +64,7 @@ def arguments_for(recipe: Any, out: Path, on_cpu: bool, about: dict[str, str], b
     arguments.per_device_train_batch_size = recipe.batch_size // arguments.world_size
     told = {name: value for name, value in asdict(recipe).items() if name not in FREE}
     own = {name: value for name, value in told.items() if name not in LATER or LATER[name] != value}
-    _claim(out, own | about, arguments.process_index == 0)
+    claim(out, own | about, arguments.process_index == 0)
     return arguments
 
 
@@ -133,7 +133,7 @@ def leave_together(arguments: TrainingArguments) -> None:
         destroy_process_group()
 
 
-def _claim(out: Path, own: dict[str, Any], first: bool) -> None:
+def claim(out: Path, own: dict[str, Any], first: bool) -> None:
     """Write the recipe of a new run, or check that an old one says the same."""
     path, former = out / "recipe.json", own.get(FORMER)
     own = json.loads(json.dumps({name: value for name, value in own.items() if name != FORMER}))

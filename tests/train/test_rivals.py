@@ -132,7 +132,7 @@ def test_values_that_were_interrupted_are_resumed(
 )  # fmt: skip
 def test_the_way_of_thinking_is_read_from_the_store(qwen: Backbone, tmp_path: Path, thinking: Thinking) -> None:
     thinking = replace(thinking, ending=replace(thinking.ending, max_tokens=20))
-    rollout(qwen, [Problem("Hi", answers=("1",))], Settings(1, thinking, "none"), tmp_path)
+    rollout(qwen, [Problem("Hi", answers=("1",))], Settings(1, thinking, "none", answer="number"), tmp_path)
     read = thinking_of(tmp_path)
     from trueplex.solving.settings import thinking_options
 
