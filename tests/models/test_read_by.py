@@ -10,6 +10,7 @@ import torch
 
 from trueplex.engine.grow import grow, start
 from trueplex.engine.limits import Ending
+from trueplex.engine.sampling import Sampling
 from trueplex.engine.thinking import Thinking
 from trueplex.models import attention
 from trueplex.models.backbone import Backbone
@@ -53,7 +54,7 @@ def test_columns_that_are_read_beyond_the_last_change_nothing(monkeypatch: pytes
     def logits(by: int) -> torch.Tensor:
         monkeypatch.setattr(attention, "READ_BY", by)
         read.clear()
-        batch = start(half, [prompt], 3, Thinking("discrete", ending=Ending(40)), 0, 3)
+        batch = start(half, [prompt], 3, Thinking("discrete", sampling=Sampling(0.0), ending=Ending(40)), 0, 3)
         found = []
         for _ in grow(batch, 8):
             found.append(batch._rows.logits[:3].float().clone())
@@ -63,7 +64,7 @@ def test_columns_that_are_read_beyond_the_last_change_nothing(monkeypatch: pytes
     garbage = False
     one, many = logits(1), len(read)
     sixteen = logits(attention.READ_BY if attention.READ_BY > 1 else 16)
-    assert len(read) <= 2 + many // 16 and all(columns % 16 == 0 for columns in list(read)[1:])
+    assert len(read) <= 3 + many // 16 and all(columns % 16 == 0 for columns in sorted(read)[1:])
     torch.testing.assert_close(sixteen, one, atol=0.05, rtol=0.05)
     garbage = True
     torch.testing.assert_close(logits(16), sixteen)

@@ -287,8 +287,8 @@ def test_an_endpoint_is_evaluated_and_a_run_that_was_cut_short_goes_on(
     code, _, told = trueplex(*asked, "--temperature", "0.5")
     assert code == 2 and "other options" in told
     assert result["config"]["answer"] == "auto" and trueplex(*asked, "--answer", "number")[0] == 2
-    code, _, told = trueplex("report", str(tmp_path / "out"), "--out", str(tmp_path / "page.html"))
-    assert code == 2 and "told no alternatives of tokens" in told
+    report = ("report", str(tmp_path / "out"), "--out", str(tmp_path / "page.html"))
+    assert trueplex(*report)[0] == 0 and f"{url}/v1" in (tmp_path / "page.html").read_text()
     script.logprobs = False
     plain = trueplex(
         "eval", "--endpoint", url, "--suite", str(data), "--samples", "2", "--out", str(tmp_path / "plain"), "--quiet"
@@ -297,6 +297,8 @@ def test_an_endpoint_is_evaluated_and_a_run_that_was_cut_short_goes_on(
         plain[0] == 0
         and "entropy" not in json.loads((tmp_path / "plain" / "results.json").read_text())["suites"]["sums"]
     )
+    code, _, told = trueplex("report", str(tmp_path / "plain"), "--out", str(tmp_path / "page.html"))
+    assert code == 2 and "told no alternatives of tokens" in told
 
 
 @pytest.mark.slow

@@ -120,7 +120,7 @@ def listed(flag: str, text: str | None) -> tuple[str, ...]:
 
 def check_count(flag: str, text: str) -> None:
     """Raise OptionError for a number given as text that is not of plain digits, or too large; other texts pass."""
-    if text.isdecimal():
+    if text.isdigit():
         if not text.isascii():
             raise OptionError(f"{flag} is {shortened(text)!r}. Try: the digits 0 to 9")
         if len(text) > len(str(LARGEST)) or int(text) > LARGEST:
