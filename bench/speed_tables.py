@@ -75,14 +75,15 @@ def budget_parts() -> list[str]:
         rows.append([
             f"{result['model']}, {result['dtype']}", f"{result['paths']} × {result['tokens']:,}", f"{result['budget_bytes'] / 2**30:.2f}",
             f"{own['peak_bytes'] / 2**30:.2f}", str(own["suspended"]), str(fits["rows"]), f"{fits['peak_bytes'] / 2**30:.2f}",
-            f"{result['rate, budget / as many rows as fit']:.2f}", f"{result['equal']} of {result['paths']}",
+            f"{result['rate, budget / as many rows as fit']:.2f}", f"{result['equal']} of {result['paths']}", str(result["tokens alike, median"]),
         ])  # fmt: skip
     return [
         "### Paths under a memory budget\n\nMore paths than `--memory` holds, against a run without a budget of as many rows as fit it at their full length, "
-        "each once. A path that is suspended is read again when it goes on; in bfloat16 that can change which of two tokens that are nearly as likely is drawn."
+        "each once. Paths draw by the same numbers in both. Where they ran beside another number of rows, or were read again, their logits differ by "
+        "rounding, and one draw in some hundred of tens of thousands of tokens then falls on the next token; no path was let end, so most of each is such text."
         + measured(*found),
         table(
-            ["model", "paths × tokens", "GiB of KV at most", "at the peak", "suspended", "rows without a budget", "their peak, GiB", "tokens a second, budget / without", "paths drawn alike"],
+            ["model", "paths × tokens", "GiB of KV at most", "at the peak", "suspended", "rows without a budget", "their peak, GiB", "tokens a second, budget / without", "paths drawn alike", "tokens before the first difference, median"],
             rows,
         ),
     ]  # fmt: skip
