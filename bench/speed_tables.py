@@ -24,7 +24,7 @@ def speed_parts() -> list[str]:
                 f"{rows}torch {found['machine']['torch']}, {found['machine']['cores']} cores.{measured(found)}",
                 tables(found),
             ]
-    return parts + real_speed_parts() + budget_parts()
+    return parts + real_speed_parts() + budget_parts() + training_parts()
 
 
 def real_speed_parts() -> list[str]:
@@ -87,6 +87,23 @@ def budget_parts() -> list[str]:
             rows,
         ),
     ]  # fmt: skip
+
+
+def training_parts() -> list[str]:
+    """What both trainers take on a real model, as `make train-real` measures it."""
+    found = read("training-real.json")
+    if found is None:
+        return [missing("training-real.json", "train-real MODEL=…")]
+    policy, verifier = found["policy"], found["verifier"]
+    rows = [
+        [f"policy: {len(policy['steps'])} steps of GRPO by LoRA", f"{policy['cpu_seconds'] / 60:.0f}", f"{policy['peak_gib']:.1f}"],
+        [f"verifier: {verifier['traces']} traces, `--memory {verifier['memory_gib']:g}`", f"{verifier['cpu_seconds'] / 60:.0f}", f"{verifier['peak_gib']:.1f}"],
+    ]  # fmt: skip
+    return [
+        f"### Training on a real model\n\n{found['model']} on {found['machine']['threads']} thread: whole commands, with loading, rollouts and judging. The memory is that of "
+        f"the process, weights (here twice, as they are and packed) and libraries included.{measured(found)}",
+        table(["what", "CPU minutes", "GiB at most"], rows),
+    ]
 
 
 def real_rows(precision: str, found: dict[str, Any], rivals: list[str]) -> list[list[str]]:

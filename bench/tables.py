@@ -18,6 +18,7 @@ import learning
 from cells import (
     MODES,
     ROOT,
+    counted,
     made_by,
     measured,
     missing,
@@ -42,6 +43,36 @@ BEGIN, END = "<!-- {}: written by bench/tables.py -->", "<!-- end of {} -->"
 def methods(figures: dict[str, Any]) -> dict[str, Any]:
     """The votes of a suite by method; files of before methods had a place of their own keep them beside the rest."""
     return figures.get("methods", figures)
+
+
+README_METHODS = {
+    "majority": "majority of 128 paths: what any sampler can do",
+    "weighted": "the same paths, weighted by a one-token verifier",
+    "weighted~half:4/4+auto": "`half:4/4+auto`: weak paths pruned, more started while the vote is open",
+}
+
+
+def embedded_readme() -> str:
+    """The README's table while there is none of a real model: right answers and tokens by method, means over the suites."""
+    decided, rows = read("deciding.json"), []
+    for name, title in README_METHODS.items():
+        cells = [title]
+        for suites in decided["modes"].values():
+            right = sum(f["methods"][name]["128"]["mean"] for f in suites.values()) / len(suites)
+            saved = sum(f["of_128"][name]["saved"] for f in suites.values()) / len(suites)
+            cells += [f"{100 * right:.1f}", f"{100 * saved:.0f}" if "~" in name else "–"]
+        rows.append(cells)
+    head = [text for mode in decided["modes"] for text in (f"{mode}: right, %", "tokens saved, %")]
+    sizes = {f["problems"] for suites in decided["modes"].values() for f in suites.values()}
+    return (
+        "**Why not vLLM, n = 16 and a majority?** Often that is the right choice: it needs nothing trained, and vLLM decodes faster than "
+        "the engine here, which runs a model's own code. What a verifier adds, on the embedded model of 1.2 M parameters:\n\n"
+        f"{table(['six suites', *head], rows)}\n\n{counted(sizes)} problems a suite; intervals are in [results](docs/results.md), where "
+        "`half:4/4+auto` was added after the others had been measured on the same traces."
+        + measured(decided)
+        + " How much it adds to a model of "
+        "yours depends on how often the majority is wrong where some path is right, and the verifier must be trained for each model."
+    )
 
 
 def vote_table(suites: dict[str, Any]) -> str:
@@ -98,7 +129,7 @@ def pages() -> dict[Path, str]:
              *serve_parts()]  # fmt: skip
     readme, serve, afternoon = (ROOT / page for page in ("README.md", "docs/serve.md", "docs/afternoon.md"))
     return {ROOT / "docs" / "results.md": "\n\n".join(parts) + "\n", serve: within(serve.read_text(), "transcript", solved(whole=True)),
-               readme: within(within(readme.read_text(), "transcript", solved(whole=False)), "results", readme_results()),
+               readme: within(within(readme.read_text(), "transcript", solved(whole=False)), "results", readme_results() or embedded_readme()),
                afternoon: within(afternoon.read_text(), "results", afternoon_table())}  # fmt: skip
 
 
