@@ -175,9 +175,6 @@ scorers: $(STORED_TRACES)  ## a verifier, its rivals from the same rollouts, and
 		mkdir -p $(RESULTS) && cp $(RIVALS)/$$mode/results.json $(RESULTS)/scorers-$$mode.json; done
 	$(BIN)/trueplex report $(RESULTS)/scorers-discrete.json $(RESULTS)/scorers-multiplex.json --out $(RIVALS)/report.html --figures $(FIGURES)/scores
 
-comma := ,
-space := $(subst ,, )
-
 # What each part of a verifier brings, one at a time, judged on validation problems alone: what ships is chosen by it.
 VERIFIER_STUDY := $(RUNS)/verifier-study
 

@@ -108,6 +108,8 @@ $(REAL_RIVALS:%=real-rival-%): real-rival-%: real-values
 # A verifier's scores along the test traces, as if they had been there live, and every policy on them. The looks are 16 tokens apart.
 PRUNED := half:16 half:16/2 half:16/4 half:32 half:32/4 half:64/4 keep-top:8@64 keep-top:4@48 consensus:0.6 auto half:16/4+auto half:32/4+auto half:64/4+auto
 PRUNED_FREE := half:32/4 deepconf:low@64/8 deepconf:high@64/8
+comma := ,
+space := $(subst ,, )
 commas = $(subst $(space),$(comma),$(strip $(1)))
 VOTES := majority weighted best weighted:odds weighted:4 top:0.25 majority~auto majority~consensus:0.6 $(PRUNED:%=weighted~%) \
 	$(foreach s,$(subst $(comma),$(space),$(FREE_SCORES)),weighted:$s best:$s) $(PRUNED_FREE:%=weighted:deepconf:lowest@64~%) weighted:entropy~half:32/4

@@ -42,15 +42,15 @@ class Stage:
 
 STAGES = (
     Stage("bench", ("speed.json", "modes-speed.json", "probes.json"), 1500),
-    Stage("measure", ("reference-discrete.json", "reference-multiplex.json"), 5400),
+    Stage("measure", ("reference-discrete.json", "reference-multiplex.json"), 3600),
     Stage("calibration", ("calibration.json",), 3600),
     Stage("deciding", ("deciding.json",), 600),
     Stage("deciding-live", ("deciding-live.json", "deciding-queue.json"), 1800),
     Stage("fresh", ("deciding-fresh.json",), 2400),
     Stage("scorers", ("scorers-discrete.json", "scorers-multiplex.json"), 14400),
     Stage("verifier-study", ("verifier-study.json",), 14400),
-    Stage("thinking", ("study/*.json",), 21600),
-    Stage("study-rl", ("learning/*.json", "learning/start/*.json"), 21600),
+    Stage("thinking", ("study/*.json",), 3600),
+    Stage("study-rl", ("learning/*.json", "learning/start/*.json"), 10800),
     Stage("policy-test", ("reference-multiplex-policy.json",), 300),
     Stage("hybrid", ("hybrid.json",), 2700),
 )

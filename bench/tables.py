@@ -54,7 +54,9 @@ README_METHODS = {
 
 def embedded_readme() -> str:
     """The README's table while there is none of a real model: right answers and tokens by method, means over the suites."""
-    decided, rows = read("deciding.json"), []
+    decided, rows = read("deciding.json"), list[list[str]]()
+    if decided is None:
+        return missing("deciding.json", "deciding")
     for name, title in README_METHODS.items():
         cells = [title]
         for suites in decided["modes"].values():

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 EXAMPLE = "trueplex bench decode probe --model Qwen/Qwen3-0.6B --batch-size 16 --batch-size 64 --out results/mine.json"
 
 USUAL = ("decode", "probe", "prune", "sample", "prefill", "memory")
-CLEARED = Path("/proc/self/clear_refs")
 PARTS = (*USUAL, "ragged", "modes", "start")
 RIVALS = {"cpu": ("generate", "continuous", "llama"), "cuda": ("generate", "static", "continuous")}
 Load = Callable[[], "Backbone"]
@@ -59,8 +58,11 @@ class BenchOptions:
             raise OptionError(
                 "the part start loads a model from its files, and --shape has none. Try: name the other parts"
             )
-        if "memory" in parts and not CLEARED.exists():
-            raise OptionError(f"the part memory reads {CLEARED}, which only Linux has. Try: name the other parts")
+        if "memory" in parts:
+            from trueplex.evals.speed.memory import PEAK
+
+            if not PEAK.exists():
+                raise OptionError(f"the part memory reads {PEAK}, which only Linux has. Try: name the other parts")
 
     def loaders(self, model: ModelOptions) -> dict[str, Load]:
         """How the model is loaded in each precision. Raises OptionError for options that contradict each other."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -79,23 +78,15 @@ def calibrate(
 ) -> None:  # fmt: skip
     """Learn what a confidence means, and keep it with the verifier: for `--abstain-below` and `--max-error`."""
     from trueplex.decide import pruning
-    from trueplex.decide.calibration import PLAIN
     from trueplex.evals.run import machine, write_results
     from trueplex.grading.kinds import AUTO
-    from trueplex.models import hub
-    from trueplex.models.load import home_of
     from trueplex.solving.answering import Again
-    from trueplex.solving.scorers import belongs, choose_scorer
+    from trueplex.solving.scorers import belongs, check_home, choose_scorer
     from trueplex.solving.settings import Settings, origin
     from trueplex.train.calibrate import fit, judged
 
     verifier = conditions.verifier
-    local = os.path.exists(os.path.expanduser(verifier)) or verifier.partition(":")[0] in PLAIN
-    if not local and hub.is_id(verifier):
-        raise OptionError(f"a calibration is kept in the verifier's folder, and {verifier} is on the hub. Try: `hf download {verifier} "
-                          "--local-dir FOLDER`, and --verifier FOLDER")  # fmt: skip
-    if verifier == "auto" or verifier.partition(":")[0] in PLAIN:
-        home_of(model.model)
+    check_home(model.model, verifier)
     backbone = model.reader()
     scorer, settings = choose_scorer(backbone, Settings(verifier=verifier, answer=conditions.answer or AUTO))
     runs = conditions.runs(settings)

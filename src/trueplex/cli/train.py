@@ -248,8 +248,7 @@ def combined(
     """Fit a score that combines a verifier's probe with log-probability, entropy and length, for --verifier combined."""
     from trueplex.data.traces import read_traces
     from trueplex.locks import lock
-    from trueplex.models import hub
-    from trueplex.models.load import home_of
+    from trueplex.solving.scorers import check_home
     from trueplex.solving.settings import origin
     from trueplex.train.combined import fit
     from trueplex.verify.combined import FILE
@@ -257,12 +256,8 @@ def combined(
     from trueplex.verify.open import verifier_folder
     from trueplex.verify.probe import OneTokenScorer
 
-    if out is None and verifier in ("auto", "none"):
-        home_of(model.model)
-    elif out is None and not Path(verifier).expanduser().exists() and hub.is_id(verifier):
-        raise OptionError(
-            f"the score is kept in the verifier's folder, and {verifier} is on the hub. Try: --out FOLDER"
-        )
+    if out is None:
+        check_home(model.model, verifier)
     backbone = model.reader()
     folder = verifier_folder(backbone, "auto" if verifier == "none" else verifier)
     probe = None if verifier == "none" else OneTokenScorer(OneTokenVerifier.load(folder, backbone))

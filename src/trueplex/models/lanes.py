@@ -33,9 +33,9 @@ GROWTH = 64  # columns that a lane gains at once; more would waste memory, fewer
 KeyValue = tuple[Tensor, Tensor]
 
 
-def rounded(columns: int) -> int:
-    """The columns that a lane has, to hold so many."""
-    return -(-columns // GROWTH) * GROWTH
+def rounded(columns: int, by: int = GROWTH) -> int:
+    """The columns that a lane has, to hold so many; or the next multiple of another number."""
+    return -(-columns // by) * by
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,7 +349,7 @@ class LaneCache(Cache):
             own = starts[row : row + last - first]
             used = int(own.max()) + columns - lane.before
             lane.reserve(used)
-            segment = Segment(lane, first, last, slice(row, row + last - first), columns=-(-used // by) * by)
+            segment = Segment(lane, first, last, slice(row, row + last - first), columns=rounded(used, by))
             if alike or (own == own[0]).all():
                 segment.write = int(own[0]) - lane.before
             else:

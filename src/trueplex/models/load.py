@@ -64,14 +64,6 @@ def folder_of(name: str) -> Path:
     return reference_path(name) if name in SHIPPED else Path(os.path.expanduser(name))
 
 
-def home_of(name: str) -> Path:
-    """The folder of a model, for what is to be kept with it. Raises OptionError where it has none, as on the hub or in a GGUF file."""
-    if not (folder := folder_of(name)).is_dir():
-        raise OptionError(f"this is kept in the model's folder, and {name} has none here. Try: `hf download {name} --local-dir FOLDER` and --model "
-                          "FOLDER, or a verifier's own folder")  # fmt: skip
-    return folder
-
-
 def default_device() -> str:
     if torch.cuda.is_available():
         return "cuda"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -82,12 +83,12 @@ class Chat:
 
     async def _tokens(self, job: Job) -> AsyncIterator[Chunk | Solution]:
         """The tokens of each path as they come; each path is a choice."""
-        spellings: dict[int, Spelling] = {}
+        spellings = defaultdict[int, Spelling](lambda: Spelling(self.backbone, self.asked.prompt, self.asked.stops))
         last, unended = None, dict.fromkeys(range(self.asked.choices))
         async for event in _events(job):
             if isinstance(event, Grown | Ended):
                 path = event.path if isinstance(event, Grown) else event.trace.index
-                spelling = spellings.setdefault(path, Spelling(self.backbone, self.asked.prompt, self.asked.stops))
+                spelling = spellings[path]
                 at = len(spelling.answer_at)
                 if isinstance(event, Grown):
                     first = event.tokens - len(event.steps)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
@@ -39,24 +40,21 @@ class Completion:
 
     async def stream(self, asked: Asked, job: Job) -> AsyncIterator[dict[str, Any]]:
         """The text as it comes, with one path or several choices; with many paths, once the vote is settled."""
-        spellings: dict[int, Spelling] = {}
+        spellings = defaultdict[int, Spelling](lambda: Spelling(self.backbone, asked.prompt, asked.stops, apart=False))
         unended = set(range(asked.choices)) if asked.single else set()
-
-        def spelling(path: int) -> Spelling:
-            return spellings.setdefault(path, Spelling(self.backbone, asked.prompt, asked.stops, apart=False))
 
         async for batch in batches(job):
             for event in batch:
                 if isinstance(event, Failed):
                     raise event.error
                 if asked.single and isinstance(event, Grown):
-                    text = spelling(event.path).feed(event.steps.ids[:, 0].tolist()).answer
+                    text = spellings[event.path].feed(event.steps.ids[:, 0].tolist()).answer
                     if text:
                         yield self._piece(event.path, text)
                 if asked.single and isinstance(event, Ended):
                     path, finished = event.trace.index, event.trace.status is Status.FINISHED
                     unended.discard(path)
-                    yield self._piece(path, spelling(path).end(event.trace).answer, "stop" if finished else "length")
+                    yield self._piece(path, spellings[path].end(event.trace).answer, "stop" if finished else "length")
                 if isinstance(event, Done):
                     for path in sorted(unended):
                         yield self._piece(path, "", "length")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -26,7 +27,7 @@ class Live:
 
     def __init__(self, backbone: Backbone, asked: Asked, candidates: bool = False) -> None:
         self.backbone, self.asked, self.candidates = backbone, asked, candidates
-        self._spellings: dict[int, Spelling] = {}
+        self._spellings = defaultdict[int, Spelling](lambda: Spelling(backbone, asked.prompt, asked.stops))
         self.stopped: list[Trace] = []
         self.solution: Solution | None = None
         self.failed: Exception | None = None
@@ -75,11 +76,8 @@ class Live:
             else []
         )
 
-    def _spelling(self, path: int) -> Spelling:
-        return self._spellings.setdefault(path, Spelling(self.backbone, self.asked.prompt, self.asked.stops))
-
     def _tokens(self, grown: Grown) -> list[Event]:
-        spelling = self._spelling(grown.path)
+        spelling = self._spellings[grown.path]
         piece = spelling.feed(grown.steps.ids[:, 0].tolist())
         steps = self._steps(grown.steps) if self.candidates else None
         return self._texts(grown.path, grown.tokens, piece, spelling.thinks, steps)
@@ -112,7 +110,7 @@ class Live:
         ]
 
     def _ended(self, trace: Trace) -> list[Event]:
-        spelling = self._spelling(trace.index)
+        spelling = self._spellings[trace.index]
         events = self._texts(trace.index, trace.tokens, spelling.end(trace), spelling.thinks)
         self.stopped.append(trace)
         return [*events, {"event": "stopped", "path": trace.index, "status": trace.status.value, "reason": trace.reason,

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from trueplex.decide import alarms
-from trueplex.decide.calibration import FILE, Calibration
+from trueplex.decide.calibration import FILE, PLAIN, Calibration
 from trueplex.engine.thinking import AUTO
 from trueplex.errors import OptionError, VerifierError, spelled
+from trueplex.models import hub
 from trueplex.models.backbone import Backbone
 from trueplex.models.load import folder_of
 from trueplex.solving.settings import Settings, decided_answer
@@ -20,6 +21,17 @@ from trueplex.verify.probe import OneTokenScorer
 from trueplex.verify.scorer import Scorer
 
 log = logging.getLogger(__name__)
+
+
+def check_home(model: str, verifier: str) -> None:
+    """Raise OptionError where what belongs to a verifier, or to a model that is scored without one, has no folder here to be kept in."""
+    of_model = verifier == "auto" or verifier.partition(":")[0] in PLAIN
+    if of_model and not folder_of(model).is_dir():
+        raise OptionError(f"this is kept in the model's folder, and {model} has none here. Try: `hf download {model} --local-dir FOLDER` and --model "
+                          "FOLDER, or a verifier's own folder")  # fmt: skip
+    if not of_model and not Path(verifier).expanduser().exists() and hub.is_id(verifier):
+        raise OptionError(f"this is kept in the verifier's folder, and {verifier} is on the hub. Try: `hf download {verifier} --local-dir FOLDER`, and "
+                          "--verifier FOLDER")  # fmt: skip
 
 
 def choose_scorer(backbone: Backbone, settings: Settings) -> tuple[Scorer | None, Settings]:

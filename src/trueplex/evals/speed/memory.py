@@ -24,6 +24,7 @@ from trueplex.evals.speed.reading import long_prompt
 from trueplex.models.backbone import Backbone
 
 LONG, TOKENS = 400, 64  # tokens of the prompt, and of every trace
+PEAK = Path("/proc/self/clear_refs")  # what is written there resets the peak of a process
 
 Load = Callable[[], Backbone]
 
@@ -75,7 +76,7 @@ def _begin_cuda() -> float:
 
 def _begin() -> float:
     ctypes.CDLL("libc.so.6").malloc_trim(0)  # loading left freed pages, in which small peaks would hide
-    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
+    PEAK.write_text("5")  # resets VmHWM
     return _resident("VmRSS")
 
 
