@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from conftest import SEED, SEEDS, agree, grown, prompts_for
+from conftest import DEVICE, SEED, SEEDS, agree, grown, prompts_for
 from trueplex.data.traces import from_row, open_store, read, to_row
 from trueplex.engine.grow import grow, start
 from trueplex.engine.limits import Ending
@@ -225,7 +225,7 @@ def test_a_prefill_in_pieces_small_lanes_and_shared_prompts_change_nothing(
     monkeypatch.setattr(prefill, "PREFILL_TOKENS", 10)
     monkeypatch.setattr(rows, "LANE_ROWS", {"cpu": 2})
     same(backbone, whole, decode(backbone, MULTIPLEX, paths=4))
-    monkeypatch.setattr(rows, "SHARED_BYTES", 1)
+    monkeypatch.setitem(rows.SHARED_BYTES, DEVICE, 1)
     same(backbone, whole, decode(backbone, MULTIPLEX, paths=4))
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from conftest import FAMILIES, SEED, agree, prompts_for, slow
+from conftest import DEVICE, FAMILIES, SEED, agree, prompts_for, slow
 from trueplex.decide.budget import Budget
 from trueplex.engine import memory, rows
 from trueplex.engine.batch import Batch
@@ -54,7 +54,7 @@ def agreeing(backbone: Backbone, some: dict[tuple[str, int], Trace], others: dic
     "shared", [1, pytest.param(2**40, marks=pytest.mark.slow)], ids=["shared prompts", "own prompts"]
 )
 def test_a_small_budget_is_kept_and_changes_no_draw(backbone: Backbone, tight: int, shared: int, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
-    monkeypatch.setattr(rows, "SHARED_BYTES", shared)
+    monkeypatch.setitem(rows.SHARED_BYTES, DEVICE, shared)
     free, whole = decode(backbone, None)
     small, cut = decode(backbone, tight)
     assert agreeing(backbone, whole, cut)
@@ -86,7 +86,7 @@ def test_states_follow_rows_that_stop_wait_for_memory_and_come_again(backbones: 
 def test_sliding_layers_store_their_window_alone_and_no_draw_changes(backbones: Callable[[str], Backbone], shared: int, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     """Against the plain twin, where they store everything. The window is 12 tokens; lanes let go of eight columns at a time."""
     backbone = backbones("gemma3_text")
-    monkeypatch.setattr(rows, "SHARED_BYTES", shared)
+    monkeypatch.setitem(rows.SHARED_BYTES, DEVICE, shared)
     monkeypatch.setattr(rows, "GROWTH", 8)
     runs = []
     for least in (0, 2**20):
@@ -133,7 +133,7 @@ def test_a_prompt_is_stored_once_for_all_its_traces(qwen: Backbone, monkeypatch:
     prompt = max(prompts_for(qwen), key=lambda p: len(p.ids))
     stored = {}
     for name, bound in (("shared", 1), ("own", 2**40)):
-        monkeypatch.setattr(rows, "SHARED_BYTES", bound)
+        monkeypatch.setitem(rows.SHARED_BYTES, DEVICE, bound)
         batch = start(qwen, [replace(prompt, ids=prompt.ids * 8)], 16, replace(LONG, ending=Ending(20)), SEED)
         next(grow(batch, 4))
         stored[name] = batch.cache_bytes

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from conftest import SEED, agree, prompts_for
+from conftest import DEVICE, SEED, agree, prompts_for
 from trueplex.engine import reading, rows
 from trueplex.engine.batch import Batch
 from trueplex.engine.limits import Ending
@@ -82,7 +82,7 @@ def test_what_prompts_have_in_common_is_read_once(
     qwen: Backbone, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = decode(qwen, [prompts[1], prompts[2], prompts[1]], chunked=False)
-    monkeypatch.setattr(rows, "SHARED_BYTES", 1)
+    monkeypatch.setitem(rows.SHARED_BYTES, DEVICE, 1)
     monkeypatch.setattr(rows, "COPIED_BYTES", 1)
     passes = Passes(qwen, monkeypatch)
     alike = decode(qwen, [prompts[1], prompts[2], prompts[1]], chunked=False)

@@ -40,7 +40,7 @@ def built(request: pytest.FixtureRequest) -> Backbone:
 def wide(built: Backbone) -> Iterator[Backbone]:
     """The same model without what a test put into it."""
     yield built
-    for name in ("_run", "_mask", "embed"):
+    for name in ("_run", "mask_of", "embed"):
         built.__dict__.pop(name, None)
 
 
@@ -50,8 +50,8 @@ def moved(wide: Backbone, by: int) -> None:
 
 
 def masked(wide: Backbone, mask: Callable[..., torch.Tensor]) -> None:
-    plain = wide._mask
-    wide._mask = lambda *given: mask(plain, *given)  # type: ignore[method-assign]
+    plain = wide.mask_of
+    wide.mask_of = lambda *given: mask(plain, *given)  # type: ignore[method-assign]
 
 
 def sliding(wide: Backbone, by: int) -> None:

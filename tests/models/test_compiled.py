@@ -15,7 +15,7 @@ from trueplex.engine.limits import Ending
 from trueplex.engine.thinking import Thinking
 from trueplex.errors import OptionError
 from trueplex.models.backbone import Backbone
-from trueplex.models.compiled import CHECKED, CompiledStep, bucket
+from trueplex.models.compiled import CHECKED, CompiledStep
 from trueplex.models.load import load
 from trueplex.types import Trace
 from trueplex.verify.one_token import OneTokenVerifier
@@ -110,12 +110,6 @@ def test_models_whose_attention_cannot_stand_outside_of_a_graph_are_not_compiled
     backbones: Callable[[str], Backbone], compiled: Callable[..., CompiledStep], said: list[str]
 ) -> None:
     assert "recurrent" in compiled("lfm2", "eager").off and len(said) == 1
-
-
-def test_buckets_waste_at_most_half_and_are_few() -> None:
-    assert bucket(1, "cpu") == 2 and bucket(7, "cpu") == 7
-    sizes = [bucket(rows, "cuda") for rows in range(1, 257)]
-    assert all(rows <= size <= max(2, 1.5 * rows) for rows, size in enumerate(sizes, 1)) and len(set(sizes)) == 14
 
 
 def test_an_unknown_way_of_compiling_is_refused() -> None:

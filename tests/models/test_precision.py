@@ -92,7 +92,7 @@ def test_no_mask_is_built_where_all_layers_see_everything_and_the_logits_are_the
 
     with torch.inference_mode():
         plain = backbone.model(inputs_embeds=inputs, use_cache=False).logits[:, [0, n - 2, n - 1]].float()
-        monkeypatch.setattr(backbone, "_mask", lambda *given: pytest.fail("a mask was built"))
+        monkeypatch.setattr(backbone, "mask_of", lambda *given: pytest.fail("a mask was built"))
         masks = "transformers.masking_utils.sdpa_mask"
         monkeypatch.setattr(masks, lambda *given, **named: pytest.fail("transformers built a mask"))
         for number, logits in enumerate(decode()):

@@ -55,7 +55,7 @@ class ModelOptions:
     quantize: Annotated[str | None, typer.Option(help="Hold the weights in 'int8' or 'int4' (needs the extra 'quantize').", show_default="as stored")] = None  # fmt: skip
     memory: Annotated[float | None, typer.Option(metavar="GIB", help="Most memory that the KV cache of all running paths may take, or a pass of a verifier's training; what does not fit waits.", show_default="a share of what is free")] = None  # fmt: skip
     device_map: Annotated[str | None, typer.Option(help="'auto': layers spread over all accelerators; 'tp': every layer shared by the processes of torchrun (`trueplex solve` alone).", show_default="one device")] = None  # fmt: skip
-    compile: Annotated[str, typer.Option(help="Compile the decode step when it is first taken: 'on', 'off', or 'auto': on CUDA alone. It takes a minute or more, and a model that does not compile is computed plainly.")] = "auto"  # fmt: skip
+    compile: Annotated[str, typer.Option(help="'on': compile the decode step when it is first taken, which takes a minute or more. On CUDA, 'on' and 'auto' also record it as CUDA graphs. A model that allows neither is computed plainly, as with 'off'.")] = "auto"  # fmt: skip
     system: Annotated[str | None, typer.Option(help="System message.", show_default="the template's own")] = None
     instruction: Annotated[str | None, typer.Option(help="What is added to every problem; 'none' adds nothing.", show_default="reason step by step, answer in \\boxed{}")] = None  # fmt: skip
     template_arg: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Argument of the chat template, such as enable_thinking=false; can be repeated.", show_default="none")] = None  # fmt: skip

@@ -23,9 +23,8 @@ from trueplex.types import Steps, Trace
 
 LANE_ROWS = {"cpu": 16, "mps": 16, "cuda": 256}  # rows of a lane that traces of several prompts share
 STATE_ROWS = 64  # at least, with recurrent layers: a step of those is many small kernels a lane, for long rows or short
-SHARED_BYTES = (
-    2**20
-)  # a prompt is stored once where that spares so many bytes a layer; less does not pay for its kernels
+# A prompt is stored once where that spares so many bytes a layer: less does not pay for its kernels
+SHARED_BYTES = {"cpu": 2**20, "mps": 2**20, "cuda": 2**26}
 COPIED_BYTES = 2**18  # a layer: what two prompts have in common is copied, and not read again, where it is so much
 WASTE = 1.25  # a row joins a lane unless the lane would then hold this many times what its rows need
 
@@ -56,6 +55,7 @@ class Rows:
         # By the ids of a prompt, while a lane has it: and its logits [V]. Equal prompts of several requests share it.
         self._prefixes: dict[tuple[int, ...], tuple[Prefix, Tensor]] = {}
         self._limits = Limits(backbone.max_positions, backbone.default_max_tokens)
+        self._shared_bytes = SHARED_BYTES.get(backbone.device.type, SHARED_BYTES["cpu"])
         lane_rows = LANE_ROWS.get(backbone.device.type, LANE_ROWS["cpu"])
         self._lane_rows = max(lane_rows, STATE_ROWS) if backbone.kinds.recurrent else lane_rows
 
@@ -159,7 +159,7 @@ class Rows:
     def shares(self, entry: Entry) -> bool:
         """Whether the traces of an entry share its prompt."""
         spared = (len(entry.traces) - 1) * len(entry.prompt.ids) * self.backbone.token_bytes // self.backbone.layers
-        return spared >= SHARED_BYTES or self.has_prefix(entry)
+        return spared >= self._shared_bytes or self.has_prefix(entry)
 
     def has_prefix(self, entry: Entry) -> bool:
         """Whether its prompt is stored already."""

@@ -74,6 +74,7 @@ class Backbone:
         self.model.eval().requires_grad_(False)
         self.model.set_attn_implementation(attention.NAME)
         self.compiled: Any = None  # the `CompiledStep` of decode steps, where one was asked for
+        self.captured: Any = None  # the `CapturedStep` of the same
         self.memory: int | None = None  # the most bytes of KV of a batch; None is a share of what is free
         self.kept: dict[Any, Any] = {}  # what is loaded for this model and shared, as its verifiers; freed with it
         # Held while the model, or its tokenizer, is at work for one caller: threads and streams take turns, pass by pass.
@@ -152,12 +153,12 @@ class Backbone:
         sliding and chunked layers, within the window or the chunk. Additive, in the model's dtype.
         """
         places = torch.arange(columns, device=positions.device)
-        built = {kind: self._mask(positions, places, behind, kind) for kind in self.kinds.masks}
+        built = {kind: self.mask_of(positions, places, behind, kind) for kind in self.kinds.masks}
         if self.kinds.named and built:
             return {name: built.get(MASKS.get(name, name)) for name in self.kinds.named}
         return next(iter(built.values()), None)
 
-    def _mask(self, positions: Tensor, column: Tensor, behind: int | Tensor, kind: str) -> Tensor:
+    def mask_of(self, positions: Tensor, column: Tensor, behind: int | Tensor, kind: str) -> Tensor:
         """The mask of one kind, over columns that stand at places [n]."""
         position = positions[:, None, :, None]
         hidden = column > position - (behind if isinstance(behind, int) else behind[:, None])
@@ -194,9 +195,12 @@ class Backbone:
 
         The new keys and values are written at those positions; what of them counts, the caller knows. Rows that begin
         at 0 are read causally. The states of recurrent layers become those behind the last input, unless it is not ``kept``.
-        A ``step`` of decoding, which says what stands beside the tokens, a probe or True for nothing, may be compiled; its
-        results are to be used before the next one is taken.
+        A ``step`` of decoding, which says what stands beside the tokens, a probe or True for nothing, may be compiled and recorded;
+        its results are to be used before the next one is taken.
         """
+        recorded = self.captured if step is not None else None
+        if recorded is not None and (found := recorded(cache, segments, starts, inputs, step)) is not None:
+            return found
         columns, begun = inputs.shape[1], bool(starts.min() > 0)
         at_once = 1 if begun and self.kinds.recurrent and not self.reads_on else columns
         parts = []
@@ -234,7 +238,7 @@ class Backbone:
                 if alike and total <= self._reach(kind, total):
                     segment.masks[kind] = None
                 else:
-                    segment.masks[kind] = self._mask(positions, segment.places(kind, self.device), 0, kind)
+                    segment.masks[kind] = self.mask_of(positions, segment.places(kind, self.device), 0, kind)
         return passing
 
     def _reach(self, kind: str, total: int) -> int:

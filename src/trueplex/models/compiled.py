@@ -1,11 +1,8 @@
 """The forward pass of a decode step as one compiled graph: what a layer does between two attentions becomes a few kernels.
 
 Attention is an operator of ours to the compiler (`models.attention`): it reads the lanes where they lie, as the plain step
-does, whatever their lengths are. So a graph depends on how many rows and query columns a step has, and on nothing else, and one
-graph serves all numbers of rows; on CUDA it is recorded as CUDA graphs (``mode="reduce-overhead"``), cut at attention, once for each
-bucket of rows. Prompts are read plainly.
-
-What is left out: capture of attention, which would need masks and lanes of fixed sizes.
+does, whatever their lengths are. So a graph depends on how many query columns a step has, and on nothing else, and one
+graph serves all numbers of rows. Prompts are read plainly. On CUDA the whole step may be recorded besides (`models.captured`).
 """
 
 from __future__ import annotations
@@ -24,6 +21,7 @@ from transformers.cache_utils import Cache
 from trueplex.errors import reason
 from trueplex.models import attention
 from trueplex.models.backbone import Backbone
+from trueplex.models.captured import CapturedStep
 from trueplex.models.check import BOUNDS, difference
 from trueplex.models.lanes import Pass
 
@@ -32,7 +30,8 @@ log = logging.getLogger(__name__)
 MOST = (
     4  # kinds of passes that are compiled, those with each probe apart: further ones are plain, as compiling takes long
 )
-CHECKED = 4  # first passes of a bucket that are computed plainly, too; CUDA graphs are replayed from the third on
+CHECKED = 4  # first passes of a kind that are computed plainly, too
+LEAST = 2  # rows: one row would be a graph of its own
 
 
 class Through(Cache):
@@ -46,14 +45,6 @@ class Through(Cache):
 
     def get_seq_length(self, *args: Any) -> int:
         return 0
-
-
-def bucket(rows: int, device: str) -> int:
-    """The rows of the graph that a step of so many rows takes: powers of two and halfway between them on CUDA."""
-    if device != "cuda":
-        return max(rows, 2)  # one row would be a graph of its own
-    power = 1 << max(1, (rows - 1).bit_length())
-    return 3 * power // 4 if 4 <= rows <= 3 * power // 4 else power
 
 
 class CompiledStep:
@@ -74,8 +65,6 @@ class CompiledStep:
         self._cache, self._first = Through(), torch.zeros(1, dtype=torch.long, device=backbone.device)
         self.off = _unfit(backbone)
         options: dict[str, Any] = {"backend": backend, "fullgraph": True, "dynamic": False}
-        if backbone.device.type == "cuda" and backend == "inductor" and attention.CUTS:
-            options["mode"] = "reduce-overhead"
         if "isolate_recompiles" in signature(torch.compile).parameters:  # graphs of other models are none of this one's
             options |= {"isolate_recompiles": True, "recompile_limit": 4 * MOST}
         self._graph = torch.compile(self._forward, **options)
@@ -91,20 +80,16 @@ class CompiledStep:
         kind = 0 if beside is True else self._kinds.setdefault(beside, len(self._kinds) + 1)
         if self.off or kind >= MOST:
             return None
-        name = (kind, inputs.shape[1], bucket(len(inputs), inputs.device.type))
-        if self._checked[name] < 0:
-            return None
-        begun, first = time.perf_counter(), not any(known[:2] == name[:2] for known in self._checked)
+        name = (kind, inputs.shape[1])
+        begun, first = time.perf_counter(), name not in self._checked
         if first:
             log.info(
                 f"compiling the decode step of {self._backbone.name}, which may take some minutes; --compile off does without"
             )
         try:
-            logits, hidden = self._padded(inputs, passing, kind, name[2])
-        except torch.OutOfMemoryError as error:
-            self._checked[name] = -1
-            log.warning(f"steps of {name[2]} rows are not compiled ({reason(error, 100)})")
-            return None
+            logits, hidden = self._padded(inputs, passing, kind)
+        except torch.OutOfMemoryError:
+            raise  # the batch goes on with fewer rows
         except Exception as error:  # the compiler, its own compiler and modelling code raise what they like
             self._say(reason(error, 100))
             return None
@@ -115,8 +100,15 @@ class CompiledStep:
             self._compared(logits, hidden, inputs, passing, name) if self._checked[name] < CHECKED else (logits, hidden)
         )
 
-    def _padded(self, inputs: Tensor, passing: Pass, kind: int, rows: int) -> tuple[Tensor, Tensor]:
+    def recorded(self, inputs: Tensor, passing: Pass, beside: object) -> tuple[Tensor, Tensor] | None:
+        """The same without a look at what it gives, as one that records it needs it; None before that has been looked at."""
+        kind = 0 if beside is True else self._kinds.get(beside, MOST)
+        settled = not self.off and self._checked[kind, inputs.shape[1]] >= CHECKED
+        return self._padded(inputs, passing, kind) if settled else None
+
+    def _padded(self, inputs: Tensor, passing: Pass, kind: int) -> tuple[Tensor, Tensor]:
         count, columns = inputs.shape[:2]
+        rows = max(count, LEAST)
         positions = passing.positions.expand(count, columns)
         if rows > count:
             inputs = torch.cat([inputs, inputs.new_zeros(rows - count, *inputs.shape[1:])])
@@ -124,8 +116,6 @@ class CompiledStep:
         inputs, positions = inputs.contiguous(), positions.contiguous()
         for tensor in (inputs, positions):
             torch._dynamo.mark_dynamic(tensor, 0)
-        if inputs.device.type == "cuda":
-            torch.compiler.cudagraph_mark_step_begin()
         with self._backbone.lock, attention.without_cudnn(inputs.device), attention.reading(passing):
             logits, hidden = self._graph(inputs, positions, self._backbone.no_mask(columns), kind)
         return self._backbone.tokens_only(logits[:count]), hidden[:count]
@@ -153,10 +143,10 @@ class CompiledStep:
         log.warning(f"the decode step of {self._backbone.name} is not compiled ({why}): it is computed plainly")
 
 
-def compiled_step(backbone: Backbone, wanted: str) -> CompiledStep | None:
-    """The compiled step of a model where that is ``on``, or ``auto`` and the model on CUDA."""
-    on = wanted == "on" or (wanted == "auto" and backbone.device.type == "cuda")
-    return CompiledStep(backbone) if on else None
+def quicken(backbone: Backbone, wanted: str) -> None:
+    """Let decode steps be compiled where that is ``on``, and on CUDA be recorded unless it is ``off``."""
+    backbone.compiled = CompiledStep(backbone) if wanted == "on" else None
+    backbone.captured = CapturedStep(backbone) if wanted != "off" and backbone.device.type == "cuda" else None
 
 
 def _unfit(backbone: Backbone) -> str:

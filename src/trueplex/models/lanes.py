@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from trueplex.errors import ModelError
 from trueplex.models.kinds import MASKS, SLIDING, STATES, Kinds
 from trueplex.models.states import StateLayer, States, gather
 
+STAMPS = count()
 GROWTH = 64  # columns that a lane gains at once; more would waste memory, fewer would copy more often
 KeyValue = tuple[Tensor, Tensor]
 
@@ -77,6 +79,7 @@ class Lane:
     States [rows, ...] are those behind the last token that was kept. Sliding layers are without the first ``dropped`` columns.
 
     Running rows are the first `live` ones. Those of traces that have just stopped stand behind them, until they are freed.
+    Its ``stamp`` is another one as soon as anything is stored elsewhere or in another shape; no two lanes ever share one.
     """
 
     cache: LaneCache
@@ -88,6 +91,7 @@ class Lane:
     held: int = 0
     layers: dict[int, KeyValue] = field(default_factory=dict)
     states: States = field(default_factory=dict)
+    stamp: int = field(default_factory=STAMPS.__next__)
 
     @property
     def before(self) -> int:
@@ -121,6 +125,8 @@ class Lane:
         """Keep the first rows and columns, and have room for so many; sliding layers let go of the first ``dropped`` columns."""
         before, self.dropped = self.dropped, max(self.dropped, dropped)
         alike = (rows, columns) == (self.rows, self.columns)
+        if alike and self.dropped == before:
+            return
         r, c = min(rows, self.rows), min(columns, self.columns)
         for number, old in self.layers.items():
             gone = self.gone(number)
@@ -140,7 +146,7 @@ class Lane:
             self.states[name][:r] = state[:r]
             self.cache.count(self.states[name].nbytes)
             self.cache.count(-state.nbytes)
-        self.rows, self.columns = rows, columns
+        self.rows, self.columns, self.stamp = rows, columns, next(STAMPS)
 
     def reserve(self, columns: int) -> None:
         """Have room for so many columns behind the prefix."""
@@ -167,7 +173,7 @@ class Lane:
     def free(self) -> None:
         """Give up all that is stored."""
         self.cache.count(-self.nbytes)
-        self.layers, self.states = {}, {}
+        self.layers, self.states, self.stamp = {}, {}, next(STAMPS)
 
     def swap(self, some: Sequence[int], others: Sequence[int], columns: int) -> None:
         """Exchange the first columns of rows, and their states, pair by pair."""
@@ -197,6 +203,7 @@ class Segment:
         write: the column behind the prefix at which all of them write, or None where each has its own.
         columns: how many columns behind the prefix are read.
         slots, at: the segment's rows as a column, and the columns behind the prefix [rows, q] that they write; of ragged rows.
+        runs: which of those are written [rows, q] bool, while the others keep what they hold; None for all.
         masks: by kind of layer, additive [1 or rows, 1, q, prefix + columns], as far as they are stored; None where every row sees everything, or
             in a plain causal pass.
     """
@@ -209,6 +216,7 @@ class Segment:
     columns: int = 0
     slots: Tensor | None = None
     at: Tensor | None = None
+    runs: Tensor | None = None
     masks: dict[str, Tensor | None] = field(default_factory=dict)
 
     def store(self, layer: int, key: Tensor, value: Tensor) -> None:
@@ -225,7 +233,10 @@ class Segment:
             else:
                 assert self.slots is not None and self.at is not None
                 slots, at = self.slots.to(kept.device), self.at.to(kept.device) - gone  # layers may be on several
-                kept[slots, :, at] = fresh.transpose(1, 2)
+                written = fresh.transpose(1, 2)
+                if self.runs is not None:
+                    written = torch.where(self.runs[..., None, None], written, kept[slots, :, at])
+                kept[slots, :, at] = written
 
     def read(self, layer: int) -> KeyValue:
         """Keys and values [rows, kv heads, columns, D] behind the prefix, as far as the layer stores them."""

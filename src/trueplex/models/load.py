@@ -29,7 +29,7 @@ from trueplex.files import read_json
 from trueplex.models import hub
 from trueplex.models.backbone import Backbone
 from trueplex.models.check import refuse, self_check
-from trueplex.models.compiled import compiled_step
+from trueplex.models.compiled import quicken
 from trueplex.models.fingerprint import fingerprint_of_files
 from trueplex.models.packed import pack
 from trueplex.models.placement import check_spread, placement
@@ -97,7 +97,7 @@ def load(
         dtype: ``auto`` (also None), ``float32``, ``bfloat16``, ``float16``, or torch's own; see `precision.resolve_dtype`.
         device_map: ``auto`` spreads the layers over accelerators, ``tp`` shares each among torchrun's processes; see `placement`.
         quantize: ``int8`` or ``int4``: the weights of all linear layers but the output are held so, by torchao.
-        compile: ``on`` compiles the decode step when it is first taken (`models.compiled`), ``auto`` does on CUDA, ``off`` does not.
+        compile: ``on`` compiles the decode step when it is first taken (`models.compiled`); on CUDA, ``on`` and ``auto`` record it (`models.captured`).
         memory: GiB of KV cache that traces may take together; None is half of the memory that is free on CPU, and 80 % on CUDA.
 
     Raises:
@@ -136,7 +136,7 @@ def load(
     _check_vocabulary(backbone)
     self_check(backbone)
     tell(backbone.config, name)
-    backbone.compiled = compiled_step(backbone, compile)
+    quicken(backbone, compile)
     backbone.memory = None if memory is None else int(memory * 2**30)
     return backbone
 

@@ -8,7 +8,7 @@ from transformers.models.llama import LlamaConfig
 
 from trueplex.errors import OptionError
 from trueplex.models.backbone import Backbone
-from trueplex.models.compiled import compiled_step
+from trueplex.models.compiled import quicken
 from trueplex.models.load import REFERENCE, default_device, load_tokenizer, usable
 from trueplex.models.packed import pack
 from trueplex.models.precision import checked_names, resolve_dtype
@@ -65,5 +65,5 @@ def random_model(shape: str, device: str | None = None, dtype: str | None = None
         model = AutoModelForCausalLM.from_config(config, dtype=resolve_dtype(dtype, place, torch.bfloat16))
     pack(model)
     backbone = Backbone(f"{shape}, random weights", model, tokenizer)
-    backbone.compiled = compiled_step(backbone, compile)
+    quicken(backbone, compile)
     return backbone

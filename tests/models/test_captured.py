@@ -1,0 +1,149 @@
+"""Law 13: a recorded decode step equals the plain one, probe columns included. Where there is no CUDA, a record is computed anew."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from conftest import DEVICE, SEED, agree, grown, prompts_for, slow
+from trueplex.engine import rows
+from trueplex.engine.grow import grow, start
+from trueplex.engine.limits import Ending
+from trueplex.engine.thinking import Thinking
+from trueplex.models.backbone import Backbone
+from trueplex.models.captured import CapturedStep, CudaGraphs
+from trueplex.types import Status, Stop, Trace
+from trueplex.verify.one_token import OneTokenVerifier, ProbeShape
+from trueplex.verify.probe import OneTokenScorer
+
+THINKING = Thinking("multiplex", 3, ending=Ending(30))
+Work = Callable[[], tuple[Tensor, Tensor]]
+
+
+def again(work: Work) -> tuple[tuple[Tensor, Tensor], Callable[[], None]]:
+    """As a CUDA graph: the same work in the same places, whenever it is replayed."""
+    found = work()
+
+    def replay() -> None:
+        for kept, fresh in zip(found, work(), strict=True):
+            kept.copy_(fresh)
+
+    return found, replay
+
+
+@pytest.fixture
+def captured(backbones: Callable[[str], Backbone]) -> Iterator[Callable[..., CapturedStep]]:
+    made: list[tuple[Backbone, Any]] = []
+
+    def capture(family: str, record: Any = None) -> CapturedStep:
+        backbone = backbones(family)
+        made.append((backbone, backbone.captured))
+        backbone.captured = CapturedStep(
+            backbone, record or (CudaGraphs(backbone.device) if DEVICE == "cuda" else again)
+        )
+        return backbone.captured
+
+    yield capture
+    for backbone, before in reversed(made):
+        backbone.captured = before
+
+
+def probed(backbone: Backbone, tokens: int = 1) -> dict[tuple[str, int], Trace]:
+    """Ragged traces of three prompts in five rows, which come and go, read by a probe every seven tokens."""
+    torch.manual_seed(3)
+    verifier = OneTokenVerifier(backbone, 4, shape=ProbeShape(tokens))
+    for adapter in verifier.adapters.values():
+        torch.nn.init.normal_(adapter.lora_B, std=0.3)
+    scorer = OneTokenScorer(verifier.eval(), 7)
+    with torch.no_grad():
+        traces = grown(backbone, prompts_for(backbone), 3, THINKING, scorer=scorer, rows=5)
+    return {(t.problem.text, t.index): t for t in traces}
+
+
+def equal(backbone: Backbone, plain: dict[tuple[str, int], Trace], others: dict[tuple[str, int], Trace]) -> None:
+    prompts = {p.problem.text: p for p in prompts_for(backbone)}
+    assert plain.keys() == others.keys()
+    alike = [key for key in plain if agree(prompts[key[0]], plain[key], others[key], backbone)]
+    assert len(alike) >= len(plain) - 1
+    for key in alike:
+        one, other = (np.array(found[key].scores) for found in (plain, others))
+        assert len(one) and np.allclose(one, other, atol=1e-3)
+
+
+@pytest.mark.parametrize("shared", [1, 2**40], ids=["shared prompts", "own prompts"])
+@pytest.mark.parametrize("family", ["qwen2", "gemma3_text", *slow(["llama", "gpt_oss", "gemma2"])])
+def test_law_13_the_recorded_step_is_the_plain_step(
+    backbones: Callable[[str], Backbone], captured: Callable[..., CapturedStep], family: str, shared: int, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    backbone = backbones(family)
+    monkeypatch.setitem(rows.SHARED_BYTES, DEVICE, shared)
+    tokens = 4 if family == "qwen2" else 1
+    monkeypatch.setattr(backbone, "captured", None)
+    plain = probed(backbone, tokens)
+    step = captured(family)
+    equal(backbone, plain, probed(backbone, tokens))
+    assert not step.off and step.passes > 2 * step.recorded > 4
+
+
+def test_rows_that_run_no_more_keep_what_they_hold(qwen: Backbone, captured: Callable[..., CapturedStep]) -> None:
+    step = captured("qwen3")
+    batch = start(qwen, prompts_for(qwen)[:1], 6, Thinking("discrete", ending=Ending(30)), SEED)
+    batch.admit()
+    batch.advance(4)
+    stopped = batch.stop([Stop(trace, Status.PRUNED, "") for trace in batch.traces[::2]])
+    lane = batch._rows.cache.lanes[0]
+    held = [tensor[lane.live : lane.live + lane.held].clone() for layer in lane.layers.values() for tensor in layer]
+    before = step.passes
+    batch.advance(4)
+    after = [tensor[lane.live : lane.live + lane.held] for layer in lane.layers.values() for tensor in layer]
+    assert len(stopped) == 3 == lane.held and step.passes > before
+    assert all(torch.equal(a, b) for a, b in zip(held, after, strict=True))
+
+
+def test_a_graph_is_made_when_lanes_come_again_and_once(qwen: Backbone, captured: Callable[..., CapturedStep]) -> None:
+    step = captured("qwen3")
+    for _ in grow(start(qwen, prompts_for(qwen)[:1], 4, Thinking("discrete", ending=Ending(1)), SEED), 8):
+        pass
+    assert not step.recorded  # prompts and single steps are plain
+    batch = start(qwen, prompts_for(qwen)[:1], 4, Thinking("discrete", ending=Ending(30)), SEED)
+    batch.admit()
+    batch.advance(8)
+    assert step.recorded == 1 and step.passes == 7
+
+
+@pytest.mark.parametrize("fault", ["recording", "results"])
+def test_what_cannot_be_recorded_or_differs_is_computed_plainly_with_one_line(
+    qwen: Backbone, captured: Callable[..., CapturedStep], fault: str, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def record(work: Work) -> Any:
+        if fault == "recording":
+            raise RuntimeError("operation not permitted when stream is capturing")
+        found, replay = again(work)
+        return (1.5 * found[0] + 1, found[1]), replay
+
+    monkeypatch.setattr(qwen, "captured", None)
+    plain, step = grown(qwen, prompts_for(qwen), 2, THINKING), captured("qwen3", record)
+    others = grown(qwen, prompts_for(qwen), 2, THINKING)
+    assert all(np.array_equal(a.steps.ids, b.steps.ids) for a, b in zip(plain, others, strict=True))
+    lines = [line for line in said if "is not recorded" in line]
+    assert len(lines) == 1 and "computed plainly" in lines[0] and "\n" not in lines[0] and step.off
+
+
+def test_a_step_that_memory_does_not_suffice_to_record_is_computed_plainly(
+    qwen: Backbone, captured: Callable[..., CapturedStep], said: list[str]
+) -> None:
+    def record(work: Work) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    step = captured("qwen3", record)
+    assert len(grown(qwen, prompts_for(qwen), 2, THINKING)) == 6
+    assert not step.off and not step.recorded and any("not recorded" in line for line in said)
+
+
+def test_models_that_keep_states_are_not_recorded(captured: Callable[..., CapturedStep], said: list[str]) -> None:
+    assert "recurrent" in captured("lfm2").off and len(said) == 1
