@@ -56,6 +56,8 @@ class CudaGraphs:
 
     def __init__(self, device: torch.device) -> None:
         self._stream, self._pool = torch.cuda.Stream(device), torch.cuda.graph_pool_handle()
+        # A pool is gone with its last graph, and its name with it, so one graph stays
+        self._first = self(lambda: (torch.zeros(1, device=device), torch.zeros(1, device=device)))
 
     def __call__(self, work: Work) -> tuple[tuple[Tensor, Tensor], Callable[[], None]]:
         # torch.cuda.graph would collect Python's garbage and empty the allocator's cache for each graph, which takes longer than a step

@@ -336,7 +336,8 @@ def standardise(
     try:
         for first in range(0, len(chosen), together):
             batch = batch_of([probes[number] for number in chosen[first : first + together]])
-            probe_pass(verifier, base_pass(verifier.backbone, batch["inputs"]), batch["columns"])
+            inputs, columns = (batch[name].to(verifier.backbone.device) for name in ("inputs", "columns"))
+            probe_pass(verifier, base_pass(verifier.backbone, inputs), columns)
     finally:
         hook.remove()
     verifier.standardise(torch.cat(seen))
