@@ -63,6 +63,9 @@ REAL_RESULTS := $(RESULTS)/real
 REAL_VERIFIERS := m1 m4
 REAL_m1 :=
 REAL_m4 := --probe-tokens 4
+comma := ,
+space := $(subst ,, )
+commas = $(subst $(space),$(comma),$(strip $(1)))
 FREE_SCORES := deepconf:mean,deepconf:tail@64,deepconf:bottom@64,deepconf:lowest@64,logprob,entropy
 suite_folder = $(notdir $(basename $(1)))
 TRUEPLEX = $(BIN)/trueplex
@@ -87,9 +90,12 @@ SIZE_test = --n $(TEST_N) --max-tokens $(REAL_TOKENS)
 SIZE_math = --n $(MATH_N) --max-tokens $(MATH_TOKENS)
 real_eval = $(TRUEPLEX) eval --model $(MODEL) --suite $(SUITE_$(1)) $(SIZE_$(1)) --temperature $(REAL_TEMPERATURE) $(ON) --samples
 real_traces = $(REAL)/$(1)/$(call suite_folder,$(SUITE_$(1)))
+# The votes that need no verifier, and pruning by what the engine has for nothing.
+FREE_VOTES := majority majority~auto majority~consensus:0.6 $(foreach s,$(subst $(comma),$(space),$(FREE_SCORES)),weighted:$s best:$s) \
+	weighted:entropy~half:16/4 weighted:entropy~half:32/4 weighted:entropy~half:64/4
 
 $(REAL_SETS:%=real-%-traces): real-%-traces: real-model
-	$(call real_eval,$*) $(TEST_SAMPLES) --thinking discrete --verifier none --methods majority --out $(REAL)/$*
+	$(call real_eval,$*) $(TEST_SAMPLES) --thinking discrete --verifier none --methods $(call commas,$(FREE_VOTES)) --out $(REAL)/$*
 
 # -- the main table: votes, scores, pruning, calibration, seconds ----------------------------------------------------
 
@@ -108,9 +114,6 @@ $(REAL_RIVALS:%=real-rival-%): real-rival-%: real-values
 # A verifier's scores along the test traces, as if they had been there live, and every policy on them. The looks are 16 tokens apart.
 PRUNED := half:16 half:16/2 half:16/4 half:32 half:32/4 half:64/4 keep-top:8@64 keep-top:4@48 consensus:0.6 auto half:16/4+auto half:32/4+auto half:64/4+auto
 PRUNED_FREE := half:32/4 deepconf:low@64/8 deepconf:high@64/8
-comma := ,
-space := $(subst ,, )
-commas = $(subst $(space),$(comma),$(strip $(1)))
 VOTES := majority weighted best weighted:odds weighted:4 top:0.25 majority~auto majority~consensus:0.6 $(PRUNED:%=weighted~%) \
 	$(foreach s,$(subst $(comma),$(space),$(FREE_SCORES)),weighted:$s best:$s) $(PRUNED_FREE:%=weighted:deepconf:lowest@64~%) weighted:entropy~half:32/4
 REAL_SCORED := $(foreach v,$(REAL_VERIFIERS),$(REAL_SETS:%=real-scored-$v-%))

@@ -13,6 +13,7 @@ from score_tables import scorer_tables
 FEW = 100  # problems: below it a page says that they are few
 VERIFIERS = {"m1": "one probe token", "m4": "four probe tokens"}
 SETS = ("test", "math")
+PRUNED_HEAD = ["vote and policy", "right, %", "tokens, % of the full vote", "− full vote, points", "− majority, points"]
 PICTURES = {
     "trajectories-1": "Scores of right and wrong traces while they grow", "tokens-1": "Accuracy against tokens",
     "reliability": "How often a trace of a score is right", "judged-judged-test": "AUROC within problems along a trace, for every score",
@@ -59,13 +60,13 @@ def method_row(f: dict[str, Any], method: str, title: str) -> list[str]:
     return [title, percent(cell), points(gain) if gain else "–", closed, f"{cell['tokens']:.0f}"]
 
 
-def pruned_rows(f: dict[str, Any]) -> list[list[str]]:
-    """Every policy behind the verifier's vote: against the vote over all paths, in points and in tokens."""
+def pruned_rows(f: dict[str, Any], vote: str = "weighted") -> list[list[str]]:
+    """Every policy, behind whatever vote: against the given one over all paths, in points and in tokens."""
     n = str(f["samples"])
-    whole = f["methods"]["weighted"][n]
+    whole = f["methods"][vote][n]
     rows = []
     for name in (name for name in f["methods"] if "~" in name):
-        cell, lost = f["methods"][name][n], against(f, name, "weighted")
+        cell, lost = f["methods"][name][n], against(f, name, vote)
         gain = against(f, name, "majority")
         rows.append(
             [
@@ -77,6 +78,13 @@ def pruned_rows(f: dict[str, Any]) -> list[list[str]]:
             ]
         )
     return rows  # fmt: skip
+
+
+def learned(main: dict[str, Any], name: str) -> str:
+    """What verifiers that judged a set have learned from; empty without any."""
+    if not any(f"scored-{which}-{name}" in main["parts"] for which in VERIFIERS):
+        return ""
+    return f"Verifiers learned from rollouts of other problems{', of another kind' if name == 'math' else ''}. "
 
 
 def real_parts() -> list[str]:
@@ -102,15 +110,14 @@ def set_parts(main: dict[str, Any], name: str) -> list[str]:
     parts = [
         f"## A real model: {suite} with {main['model']}\n\n{f['problems']} test problems, {f['samples']} traces each, discrete, temperature "
         f"{config['sampling']['temperature']}, at most {config['ending']['max_tokens']} tokens ({100 * f['truncated']:.0f} % are cut off), {config['dtype']} "
-        f"on {config['device']}, seed {config['seed']}. {few(f['problems'])}Verifiers learned from rollouts of other problems{', of another kind' if name == 'math' else ''}. "
+        f"on {config['device']}, seed {config['seed']}. {few(f['problems'])}{learned(main, name)}"
         "\"Gap closed\" is the share of what lies between the majority and any path." + measured(main)
     ]  # fmt: skip
-    rows = []
+    rows = vote_rows(f)
     for which, title in VERIFIERS.items():
         scored = suite_of(main, f"scored-{which}-{name}")
         if scored is None:
             continue
-        rows = rows or vote_rows(scored[1])
         told = {
             "weighted": "weighted by the verifier",
             "weighted:odds": "weighted by the verifier's odds",
@@ -118,18 +125,19 @@ def set_parts(main: dict[str, Any], name: str) -> list[str]:
         }
         own = [method_row(scored[1], method, f"**{text}, {title}**") for method, text in told.items() if method in scored[1]["methods"]]  # fmt: skip
         rows[-1:-1] = own
-    parts.append(
-        table(["answer by", "right, %", "− majority, points", "gap closed, %", "tokens a problem"], rows)
-        if rows
-        else ""
-    )
+    parts.append(table(["answer by", "right, %", "− majority, points", "gap closed, %", "tokens a problem"], rows))
+    if "weighted:entropy" in f["methods"]:
+        parts += [
+            f"### Pruned by what costs nothing, {suite}\n\nAgainst the vote weighted by entropy over all paths.",
+            table(PRUNED_HEAD, pruned_rows(f, "weighted:entropy")),
+        ]
     for which, title in VERIFIERS.items():
         scored = suite_of(main, f"scored-{which}-{name}")
         if scored is not None:
             parts += [
                 f"### Pruned, {suite}, {title}\n\nPolicies simulated on the same traces, scored every {main['parts'][f'scored-{which}-{name}']['config']['probe_every']} "
                 "tokens as a live run scores them; tokens with probes.",
-                table(["vote and policy", "right, %", "tokens, % of the full vote", "− full vote, points", "− majority, points"], pruned_rows(scored[1])),
+                table(PRUNED_HEAD, pruned_rows(scored[1])),
             ]  # fmt: skip
     judged = main["parts"].get(f"judged-{name}")
     if judged:
@@ -188,25 +196,32 @@ def live_parts() -> list[str]:
 
 
 CHEAP = ("weighted~half:16/4", "weighted~half:32/4+auto")  # policies that the README shows
+FREE = ("weighted:entropy", "weighted:deepconf:bottom@64")  # votes that it shows where there is no verifier
 
 
-def readme_results() -> str:
-    """For the README: why not samples and a majority, on a real model; empty without results."""
+def readme_real() -> tuple[str, bool]:
+    """For the README: what votes come to on a real model, and whether a verifier's is among them; empty without results."""
     main = read("real/main.json")
     scored = main and (suite_of(main, "scored-m4-test") or suite_of(main, "scored-m1-test"))
-    if not scored:
-        return ""
-    suite, f = scored
-    shown = {"weighted": "weighted by a one-token verifier"} | {name: f"the same, `{name.partition('~')[2]}`" for name in CHEAP if name in f["methods"]}  # fmt: skip
+    found = scored or (main and suite_of(main, "sampled-test"))
+    if not found:
+        return "", False
+    suite, f = found
     votes = [row for row in vote_rows(f) if row[0].startswith(("one path", "majority", "any"))]
-    votes[-1:-1] = [method_row(f, method, title) for method, title in shown.items()]
-    return (
-        "**Why not vLLM, n = 16 and a majority?** Often that is the right choice: it needs nothing trained, and vLLM decodes faster than "
-        f"the engine here, which runs a model's own code. What a verifier adds to {main['model']} on {suite}, {f['problems']} problems with {f['samples']} paths:\n\n"
-        f"{table(['answer by', 'right, %', '− majority, points', 'tokens a problem'], [row[:3] + row[4:] for row in votes])}\n\n{few(f['problems'])}95 % intervals; "
-        f"[all tables](docs/results.md).{measured(main)} How much it adds to a model of yours depends on how often the majority is wrong where "
-        "some path is right, and the verifier must be trained for each model."
+    shown = (
+        {"weighted": "weighted by a one-token verifier"}
+        if scored
+        else {name: VOTES[name] for name in FREE if name in f["methods"]}
     )
+    shown |= {name: f"the same, `{name.partition('~')[2]}`" for name in CHEAP if name in f["methods"]}
+    votes[-1:-1] = [method_row(f, method, title) for method, title in shown.items()]
+    what = "What a verifier adds to" if scored else "What lies between a majority and any path of"
+    left = "" if scored else " What costs nothing does not win it; that takes a verifier, trained for the model."
+    return (
+        f"{what} {main['model']} on {suite}, {f['problems']} problems with {f['samples']} paths:\n\n"
+        f"{table(['answer by', 'right, %', '− majority, points', 'tokens a problem'], [row[:3] + row[4:] for row in votes])}\n\n{few(f['problems'])}95 % intervals; "
+        f"[all tables](docs/results.md).{measured(main)}{left}"
+    ), bool(scored)  # fmt: skip
 
 
 def real_claim_parts() -> list[str]:

@@ -32,7 +32,7 @@ from cells import (
 from deciding_tables import confidence_parts, deciding_parts
 from hybrid import hybrid_parts
 from real_tables import afternoon as afternoon_table
-from real_tables import readme_results, real_claim_parts, real_parts
+from real_tables import readme_real, real_claim_parts, real_parts
 from score_tables import scorer_parts, verifier_study_parts
 from serve_tables import serve_parts, solved
 from speed_tables import speed_parts
@@ -52,8 +52,19 @@ README_METHODS = {
 }
 
 
+def readme_results() -> str:
+    """What the README says of votes: on a real model, and on the embedded one where no verifier of a real one was measured."""
+    real, whole = readme_real()
+    why = (
+        "**Why not vLLM, n = 16 and a majority?** Often that is the right choice: it needs nothing trained, and vLLM decodes faster than "
+        "the engine here, which runs a model's own code."
+    )
+    how = "How much a verifier adds to a model of yours depends on how often the majority is wrong where some path is right."
+    return "\n\n".join(part for part in (f"{why} {real}".rstrip(), "" if whole else embedded_readme(), how) if part)
+
+
 def embedded_readme() -> str:
-    """The README's table while there is none of a real model: right answers and tokens by method, means over the suites."""
+    """Right answers and tokens by method, means over the suites of the embedded model."""
     decided, rows = read("deciding.json"), list[list[str]]()
     if decided is None:
         return missing("deciding.json", "deciding")
@@ -67,13 +78,9 @@ def embedded_readme() -> str:
     head = [text for mode in decided["modes"] for text in (f"{mode}: right, %", "tokens saved, %")]
     sizes = {f["problems"] for suites in decided["modes"].values() for f in suites.values()}
     return (
-        "**Why not vLLM, n = 16 and a majority?** Often that is the right choice: it needs nothing trained, and vLLM decodes faster than "
-        "the engine here, which runs a model's own code. What a verifier adds, on the embedded model of 1.2 M parameters:\n\n"
+        "What a verifier adds to the embedded model of 1.2 M parameters:\n\n"
         f"{table(['six suites', *head], rows)}\n\n{counted(sizes)} problems a suite; intervals are in [results](docs/results.md), where "
-        "`half:4/4+auto` was added after the others had been measured on the same traces."
-        + measured(decided)
-        + " How much it adds to a model of "
-        "yours depends on how often the majority is wrong where some path is right, and the verifier must be trained for each model."
+        "`half:4/4+auto` was added after the others had been measured on the same traces." + measured(decided)
     )
 
 
@@ -131,7 +138,7 @@ def pages() -> dict[Path, str]:
              *serve_parts()]  # fmt: skip
     readme, serve, afternoon = (ROOT / page for page in ("README.md", "docs/serve.md", "docs/afternoon.md"))
     return {ROOT / "docs" / "results.md": "\n\n".join(parts) + "\n", serve: within(serve.read_text(), "transcript", solved(whole=True)),
-               readme: within(within(readme.read_text(), "transcript", solved(whole=False)), "results", readme_results() or embedded_readme()),
+               readme: within(within(readme.read_text(), "transcript", solved(whole=False)), "results", readme_results()),
                afternoon: within(afternoon.read_text(), "results", afternoon_table())}  # fmt: skip
 
 

@@ -25,7 +25,7 @@ from trueplex.files import read_json, write_json, write_text
 from trueplex.locks import locks
 from trueplex.models.backbone import Backbone
 from trueplex.models.prompt import make_prompt
-from trueplex.solving.rollouts import rollout
+from trueplex.solving.rollouts import rollout, sampled_on
 from trueplex.solving.settings import Settings, configuration
 from trueplex.stamps import stamped
 from trueplex.types import Problem
@@ -73,7 +73,11 @@ def evaluate(
         rollout(backbone, problems, settings, out / name, scorer, clock.step, exact=True)
         clock.write()
     figures = Figures(settings, out, scorer is not None, methods, read_truncated)
-    return figures.write(suites, configuration(settings, backbone), prompt_of(backbone), machine())
+    devices = sorted(
+        {sampled_on(out / name) for name in suites}
+    )  # those of the traces, which may have been made elsewhere
+    config = configuration(settings, backbone) | {"device": ", ".join(devices)}
+    return figures.write(suites, config, prompt_of(backbone), machine())
 
 
 @dataclass(frozen=True)

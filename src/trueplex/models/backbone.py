@@ -25,9 +25,10 @@ from trueplex.models.fingerprint import fingerprint_of, former_fingerprint_of, t
 from trueplex.models.head import Head, head_of, transformer_of
 from trueplex.models.inputs import Inputs
 from trueplex.models.kinds import MASKS, SLIDING, kinds_of
-from trueplex.models.lanes import Lane, LaneCache, Pass, Sizes, sizes_of
+from trueplex.models.lanes import Lane, LaneCache, Pass
 from trueplex.models.markers import Markers, Tags, given_tags, markers_of, tags_of
 from trueplex.models.rotary import fixed_positions
+from trueplex.models.sizes import Sizes, sizes_of
 from trueplex.models.states import ProbedCache
 
 T = TypeVar("T")

@@ -14,7 +14,6 @@ probe written behind a row's end is discarded by doing nothing, and states are w
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, CacheLayerMixin, DummyLayer
+from transformers.cache_utils import Cache, CacheLayerMixin
 
 from trueplex.errors import ModelError
 from trueplex.models.kinds import MASKS, SLIDING, STATES, Kinds
@@ -38,17 +37,6 @@ KeyValue = tuple[Tensor, Tensor]
 def rounded(columns: int, by: int = GROWTH) -> int:
     """The columns that a lane has, to hold so many; or the next multiple of another number."""
     return -(-columns // by) * by
-
-
-@dataclass(frozen=True, slots=True)
-class Sizes:
-    """What a cache stores, in bytes: keys and values of a token, those in sliding layers, states of a row; and the largest
-    layer's part, one in so many."""
-
-    token: int
-    sliding: int
-    states: int
-    parts: int
 
 
 def _bytes(layers: dict[int, KeyValue], states: States) -> int:
@@ -322,7 +310,7 @@ class LaneCache(Cache):
         if kind in STATES:
             states = kinds.states[number]
             return HybridLayer(number, self, states) if kind in MASKS else StateLayer(states)
-        return LaneLayer(number, self) if kind in MASKS and number not in kinds.owners else DummyLayer()
+        return LaneLayer(number, self)  # one that keeps nothing, or reads what another keeps, is never called
 
     def count(self, nbytes: int) -> None:
         """So many bytes more, or fewer, are stored."""
@@ -391,14 +379,3 @@ class LaneCache(Cache):
                     row += last - first
                     if place.data_ptr() != own.data_ptr():  # else it was changed where it lies
                         place.copy_(own)
-
-
-def sizes_of(lane: Lane) -> Sizes:
-    """The sizes of what a lane of one row has stored by now."""
-    by_layer = {n: sum(t.nbytes for t in layer) // lane.columns for n, layer in lane.layers.items()}
-    tokens, sliding = [*by_layer.values()], sum(b for n, b in by_layer.items() if lane.cache.kinds.slides(n))
-    states = Counter[int]()
-    for (number, _, _), state in lane.states.items():
-        states[number] += state.nbytes
-    parts = [sum(some) // max(some) for some in (tokens, [*states.values()]) if sum(some)]
-    return Sizes(sum(tokens), sliding, states.total(), min(parts))

@@ -128,9 +128,11 @@ class Folder:
     ) -> None:  # fmt: skip
         """Write the manifest of a new folder. Raises StoreError where an old one holds rollouts of something else.
 
-        A folder that ``grows`` may hold fewer of the problems. ``renamed`` is `Backbone.renamed`, which knows the names of version 0.2.
+        A folder that ``grows`` may hold fewer of the problems, and one that lacks nothing may have been filled on another device.
+        ``renamed`` is `Backbone.renamed`, which knows the names of version 0.2.
         """
-        _claim(self.out, {"config": config, "problems": self._keys, "scorer": scorer}, renamed, grows)
+        whole = self.stored == len(self._keys) * self.paths
+        _claim(self.out, {"config": config, "problems": self._keys, "scorer": scorer}, renamed, grows, whole)
 
     def left(self) -> Iterator[Round]:
         """At once, all problems whose traces are not all there, with what is stored of them."""
@@ -250,13 +252,23 @@ class Manifest:
     scorer: str | None = None
 
 
-def _claim(out: Path, manifest: dict[str, Any], renamed: Callable[[Any, Path], Any], grows: bool) -> None:
-    """Write the manifest of a new folder, or check that an old one says the same; where it ``grows``, of fewer problems."""
+def sampled_on(out: Path) -> str:
+    """The device on which the traces of a folder were sampled, as its manifest tells."""
+    return str(read_json(out / MANIFEST, Manifest).config["device"])
+
+
+def _claim(out: Path, manifest: dict[str, Any], renamed: Callable[[Any, Path], Any], grows: bool, whole: bool) -> None:
+    """Write the manifest of a new folder, or check that an old one says the same; where it ``grows``, of fewer problems.
+
+    Of a ``whole`` one, to which nothing will be added, the device may be another: its traces are read, wherever they were sampled.
+    """
     path = out / MANIFEST
     if path.exists():
         read_json(path, Manifest)
         told, own = renamed(read_json(path, dict[str, Any]), path), json.loads(json.dumps(manifest))
         told["config"].setdefault("answer", "boxed")  # what 0.2 found
+        if whole:
+            told["config"]["device"] = own["config"]["device"]
         more = grows and set(told["problems"]) < set(own["problems"])
         if more:
             told["problems"] = own["problems"]
