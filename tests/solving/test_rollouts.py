@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from trueplex.data.about import MANIFEST
 from trueplex.data.traces import read, read_traces
 from trueplex.engine.limits import Ending
 from trueplex.engine.thinking import Thinking
 from trueplex.errors import StoreError
+from trueplex.evals.run import evaluate
 from trueplex.models.backbone import Backbone
 from trueplex.solving.rollouts import rollout
 from trueplex.solving.settings import Settings
@@ -63,6 +66,22 @@ def test_rollouts_grow_by_more_problems(qwen: Backbone, tmp_path: Path) -> None:
     assert [row["text"] for row in read(more, ("text",))][:4] == few
     with pytest.raises(StoreError, match=r"another configuration \(seed\)"):
         rollout(qwen, problems, replace(settings, seed=1), tmp_path)
+
+
+def test_a_folder_that_lacks_nothing_is_read_wherever_it_was_filled(qwen: Backbone, tmp_path: Path) -> None:
+    """Sampled on a GPU, judged on a laptop; but nothing is added to traces of another device."""
+    problems = [Problem(f"Problem {i}", answers=("1",)) for i in range(2)]
+    settings = Settings(paths=2, thinking=Thinking("discrete", ending=Ending(6)), verifier="none")
+    path = rollout(qwen, problems, settings, tmp_path / "gsm")
+    manifest = json.loads((tmp_path / "gsm" / MANIFEST).read_text())
+    manifest["config"]["device"] = "cuda:7"
+    del manifest["checksum"]
+    (tmp_path / "gsm" / MANIFEST).write_text(json.dumps(manifest))
+    before = path.read_bytes()
+    result = evaluate(qwen, {"gsm": problems}, settings, tmp_path, None, lambda done, tokens: None, ["majority"])
+    assert path.read_bytes() == before and result["config"]["device"] == "cuda:7"
+    with pytest.raises(StoreError, match=r"another configuration \(device\)"):
+        rollout(qwen, [*problems, Problem("Problem 3", answers=("1",))], settings, tmp_path / "gsm")
 
 
 @pytest.mark.slow

@@ -2,8 +2,8 @@
 
 A graph reads and writes fixed places. So it is of all rows of its lanes, as they are stored: those that run no more are read along
 and write back what they hold, columns that are not written yet are masked, and what changes from step to step, inputs and
-positions, lies in tensors of its own. A graph is made when lanes are passed over a second time, and is of no use once one of
-them grew, shrank or went, which a lane's stamp tells; recording takes about as long as a plain step. Prompts are read plainly.
+positions, lies in tensors of its own. A graph is of no use once one of its lanes grew, shrank or went, which a lane's stamp tells;
+recording takes about as long as a plain step. Prompts, and the first step of a kind, are computed plainly.
 
 What is left out: lanes of one size that never move, which would save recordings and cost the memory that lanes are for.
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 from weakref import WeakKeyDictionary
 
@@ -51,6 +52,17 @@ class Recorded(NamedTuple):
     hidden: Tensor
 
 
+@dataclass(eq=False)
+class Kind:
+    """Steps with nothing beside the tokens, or with one probe: the graphs that are kept, and the numbers of query columns that have been computed plainly.
+
+    A graph is None where recording it failed once.
+    """
+
+    graphs: OrderedDict[Key, Recorded | None] = field(default_factory=OrderedDict)
+    begun: set[int] = field(default_factory=set)
+
+
 class CudaGraphs:
     """Records CUDA graphs, which share one pool of memory: one is replayed at a time."""
 
@@ -74,7 +86,7 @@ class CudaGraphs:
 
 
 class CapturedStep:
-    """A model's decode step, recorded where lanes are passed over again; the plain one, where that is not possible.
+    """A model's decode step, recorded; the plain one, where that is not possible.
 
     Args:
         record: makes the graphs; None is CUDA's own.
@@ -87,8 +99,8 @@ class CapturedStep:
     def __init__(self, backbone: Backbone, record: Recorder | None = None) -> None:
         self._backbone, self._record = backbone, record or CudaGraphs(backbone.device)
         self.passes = self.recorded = 0
-        self._kinds: WeakKeyDictionary[Any, OrderedDict[Key, Recorded | None]] = WeakKeyDictionary()
-        self._plain: OrderedDict[Key, Recorded | None] = OrderedDict()  # of tokens alone
+        self._kinds: WeakKeyDictionary[Any, Kind] = WeakKeyDictionary()  # by probe
+        self._alone = Kind()
         self._checked: dict[int, int] = {}
         self.off = _unfit(backbone)
         if self.off:
@@ -98,30 +110,38 @@ class CapturedStep:
         """What `Backbone.decode_pass` gives; None where it has to be made plainly."""
         if self.off:
             return None
-        graphs = self._plain if beside is True else self._kinds.setdefault(beside, OrderedDict())
-        columns = inputs.shape[1]
+        kind, columns = self._alone if beside is True else self._kinds.setdefault(beside, Kind()), inputs.shape[1]
         for (lane, first, last), own in zip(pieces, _parts(starts, pieces), strict=True):
             assert len(own) == last - first
             lane.reserve(int(own.max()) + columns - lane.before)
-        key = (columns, *((lane.stamp, last - first == lane.rows) for lane, first, last in pieces))
-        if key not in graphs:  # seen for the first time: it may be the only one
-            graphs[key] = None
-            while len(graphs) > KEPT:
-                graphs.popitem(last=False)
+        if columns not in kind.begun:  # whatever is made when it is first needed cannot be recorded
+            kind.begun.add(columns)
             return None
-        graphs.move_to_end(key)
+        key = (columns, *((lane.stamp, last - first == lane.rows) for lane, first, last in pieces))
         with self._backbone.lock:
-            try:
-                made = graphs[key] or self._recording(cache, pieces, inputs, beside)
-            except Exception as error:  # CUDA and modelling code raise what they like
-                if isinstance(error, torch.OutOfMemoryError):
-                    log.warning(f"a step is not recorded as a CUDA graph ({reason(error, 100)})")
-                    return None
+            known = kind.graphs.get(key)
+            made = known or self._recorded(kind, key, cache, pieces, inputs, beside)
+            if made is None:
+                return None
+            kind.graphs.move_to_end(key)
+            found = self._replayed(made, pieces, starts, inputs)
+        return found if known else self._compared(found, cache, pieces, starts, inputs)
+
+    def _recorded(self, kind: Kind, key: Key, cache: LaneCache, pieces: Sequence[Piece], inputs: Tensor, beside: object) -> Recorded | None:  # fmt: skip
+        """A new graph, which takes the place of the one that was used longest ago; None where it cannot be made."""
+        failed = key in kind.graphs
+        kind.graphs[key] = None
+        while len(kind.graphs) > KEPT:
+            kind.graphs.popitem(last=False)
+        try:
+            kind.graphs[key] = self._recording(cache, pieces, inputs, beside)
+        except torch.OutOfMemoryError as error:
+            log.warning(f"a step is not recorded as a CUDA graph ({reason(error, 100)})")
+        except Exception as error:  # CUDA and modelling code raise what they like
+            if failed:  # after a plain pass over the same lanes, which has made all that it needs
                 self._say(reason(error, 100))
                 return None
-            fresh, graphs[key] = graphs[key] is None, made
-            found = self._replayed(made, pieces, starts, inputs)
-        return self._compared(found, cache, pieces, starts, inputs) if fresh else found
+        return kind.graphs[key]
 
     def _recording(self, cache: LaneCache, pieces: Sequence[Piece], inputs: Tensor, beside: object) -> Recorded:
         """A graph of a pass over all rows of the lanes."""
@@ -192,8 +212,7 @@ class CapturedStep:
         return found
 
     def _say(self, why: str) -> None:
-        self.off = why
-        self._plain.clear()
+        self.off, self._alone = why, Kind()
         self._kinds.clear()
         log.warning(
             f"the decode step of {self._backbone.name} is not recorded as a CUDA graph ({why}): it is computed plainly"
