@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AutoConfig
 
 from conftest import EVERY_FAMILY, grown, prompts_for
@@ -242,6 +243,8 @@ def test_attention_on_cuda_keeps_off_kernels_that_are_planned_for_every_length(q
         assert sdp.flash_sdp_enabled() and sdp.mem_efficient_sdp_enabled() and sdp.math_sdp_enabled()
     with attention.without_cudnn(torch.device("cpu")):
         assert sdp.cudnn_sdp_enabled() == before
+    with sdpa_kernel(SDPBackend.MATH), attention.without_cudnn(torch.device("cuda")):
+        assert sdp.math_sdp_enabled() and not sdp.flash_sdp_enabled()  # whoever chose a kernel keeps it
     assert sdp.cudnn_sdp_enabled() == before
 
     seen = []

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, library
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.backends import cuda
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -30,7 +30,6 @@ from trueplex.models.states import ProbedCache, States
 
 NAME = "trueplex"
 _outside = threading.local()
-NOT_CUDNN = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 READ_BY = 16  # columns: of a lane as many times that are read where kernels are made for a shape
 PACKED_COLUMNS = 8  # beyond this many query columns the stock kernel is as good
 
@@ -92,13 +91,21 @@ def _beside(rows: Tensor, batch: int) -> Tensor:
     return rows.unflatten(0, (batch, -1)).transpose(1, 2).flatten(2, 3)
 
 
-def without_cudnn(device: torch.device) -> AbstractContextManager[None]:
-    """On CUDA, attention by any kernel but cuDNN's, which builds a plan for every new shape; elsewhere nothing changes.
+@contextmanager
+def without_cudnn(device: torch.device) -> Iterator[None]:
+    """On CUDA, attention by any kernel that is allowed but cuDNN's, which builds a plan for every new shape; elsewhere nothing changes.
 
     A step of decoding has a new length every time. On an H200 a step of a 0.5B model took 250 ms with these plans to build, whatever its
     rows, and left the GPU idle for most of it. The choice is the process's while it is open.
     """
-    return sdpa_kernel(NOT_CUDNN) if device.type == "cuda" else nullcontext()
+    allowed = device.type == "cuda" and cuda.cudnn_sdp_enabled()
+    if allowed:
+        cuda.enable_cudnn_sdp(False)
+    try:
+        yield
+    finally:
+        if allowed:
+            cuda.enable_cudnn_sdp(True)
 
 
 def by_shape(device: torch.device, dtype: torch.dtype) -> bool:

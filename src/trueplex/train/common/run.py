@@ -17,6 +17,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from trueplex.checksums import is_named
 from trueplex.errors import InputError, OptionError
 from trueplex.files import read_json, write_json, writing
+from trueplex.models.attention import without_cudnn
 from trueplex.models.backbone import Backbone
 from trueplex.train.common.bar import Bar
 from trueplex.train.common.batches import Labelled
@@ -106,7 +107,7 @@ def run(trainer: Trainer, watch: Watch, out: Path, report_to: Sequence[str]) -> 
         ended = watch.ends_at(state.global_step, trainer.args) or state.global_step >= state.max_steps
     if not ended:
         try:
-            with writing(out):
+            with writing(out), without_cudnn(trainer.args.device):  # batches have unlike lengths
                 trainer.train(resume_from_checkpoint=last)
         finally:
             end_bar(trainer)
