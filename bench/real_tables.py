@@ -13,6 +13,7 @@ from score_tables import scorer_tables
 FEW = 100  # problems: below it a page says that they are few
 VERIFIERS = {"m1": "one probe token", "m4": "four probe tokens"}
 SETS = ("test", "math")
+RIVALS = "trained rivals learned from the verifiers' rollouts; "
 PRUNED_HEAD = ["vote and policy", "right, %", "tokens, % of the full vote", "− full vote, points", "− majority, points"]
 PICTURES = {
     "trajectories-1": "Scores of right and wrong traces while they grow", "tokens-1": "Accuracy against tokens",
@@ -144,7 +145,7 @@ def set_parts(main: dict[str, Any], name: str) -> list[str]:
         first = next(iter(judged["suites"].values()))
         parts += [
             f"### Scores on the same traces, {suite}\n\n{first['problems']} problems, at most {judged['config']['samples']} traces each. AUROC within problems; "
-            "trained rivals learned from the verifiers' rollouts; time and operations are for ten readings of a trace.",
+            f"{RIVALS if any(':' in name and not name.startswith('deepconf') for name in first['scorers']) else ''}time and operations are for ten readings of a trace.",
             scorer_tables(judged),
         ]  # fmt: skip
     return [part for part in parts if part]

@@ -43,7 +43,8 @@ def scorer_tables(result: dict[str, Any]) -> str:
                 f"{calibrated['brier']['mean']:.3f}" if calibrated else "–",
                 f"{f['milliseconds_per_trace']:.1f}", f"{f['megaflops_per_trace']:.0f}",
             ])  # fmt: skip
-        head = ["score", "within, at half", "within, at the end", "OTV − this", "over all", "weighted vote, %",
+        first = scorer_title(next(iter(judged["scorers"])))
+        head = ["score", "within, at half", "within, at the end", f"{'OTV' if 'OTV' in first else first} − this", "over all", "weighted vote, %",
                 "flips to right / wrong", "ECE", "Brier", "ms", "Mflop"]  # fmt: skip
         parts += [
             f"**{suite}**, majority {percent(next(iter(judged['scorers'].values()))['votes']['majority'])}",
