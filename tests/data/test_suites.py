@@ -56,6 +56,15 @@ def test_offline_names_the_data_folder() -> None:
         problems_of("aime24", None, None, 0)
 
 
+def test_a_data_folder_may_name_a_file_by_suite_or_by_suite_and_split(tmp_path: Path) -> None:
+    for name in ("gsm8k-test", "gsm8k-train", "aime24"):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"problem": name, "answers": ["1"]}) + "\n")
+    for suite, file in (("gsm8k", "gsm8k-test"), ("gsm8k-train", "gsm8k-train"), ("aime24", "aime24")):
+        assert [p.text for p in problems_of(suite, None, None, 0, tmp_path)] == [file]
+    with pytest.raises(InputError, match="holds no math500"):
+        problems_of("math500", None, None, 0, tmp_path)
+
+
 def test_without_a_network_what_was_fetched_before_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from datasets import config
     from datasets.packaged_modules.parquet.parquet import Parquet

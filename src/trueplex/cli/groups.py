@@ -386,4 +386,4 @@ class SuiteOptions(ColumnOptions):
         str | None,
         typer.Option(help="Split of an embedded suite or a hub data set.", show_default="test; train for rollouts"),
     ] = None
-    data_dir: Annotated[Path | None, typer.Option(help="Folder with a file NAME.jsonl, NAME.csv, NAME.parquet … of each named suite; then nothing is downloaded.", show_default="the hub")] = None  # fmt: skip
+    data_dir: Annotated[Path | None, typer.Option(help="Folder with a file NAME.jsonl, NAME-SPLIT.jsonl, NAME.csv, NAME.parquet … of each named suite; then nothing is downloaded.", show_default="the hub")] = None  # fmt: skip

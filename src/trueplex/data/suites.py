@@ -11,6 +11,7 @@ import logging
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -123,8 +124,10 @@ def _no_split(name: str, split: str | None) -> None:
 
 
 def _in_folder(name: str, folder: Path) -> Path:
-    for suffix in SUFFIXES:
-        for path in (folder / f"{name}{suffix}", folder / f"{name}{suffix}.gz"):
+    """The file of a suite: NAME.jsonl and the like, or NAME-SPLIT.jsonl of the split that a preset is of."""
+    names = (name, f"{name}-{PRESETS[name].split}") if name in PRESETS else (name,)
+    for stem, suffix in product(names, SUFFIXES):
+        for path in (folder / f"{stem}{suffix}", folder / f"{stem}{suffix}.gz"):
             if path.exists():
                 return path
     raise InputError(f"{folder} holds no {name} as {', '.join(SUFFIXES)} or gzip of them. Try: put one there, or "
