@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,10 +18,12 @@ from trueplex.engine.limits import Ending
 from trueplex.engine.thinking import Thinking
 from trueplex.models.backbone import Backbone
 from trueplex.models.captured import CapturedStep, CudaGraphs
+from trueplex.models.compiled import CHECKED, CompiledStep
 from trueplex.types import Status, Stop, Trace
 from trueplex.verify.one_token import OneTokenVerifier, ProbeShape
 from trueplex.verify.probe import OneTokenScorer
 
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler: no g++ here")
 THINKING = Thinking("multiplex", 3, ending=Ending(30))
 Work = Callable[[], tuple[Tensor, Tensor]]
 
@@ -166,12 +169,40 @@ def test_what_cannot_be_recorded_or_differs_is_computed_plainly_with_one_line(
 def test_a_step_that_memory_does_not_suffice_to_record_is_computed_plainly(
     qwen: Backbone, captured: Callable[..., CapturedStep], said: list[str]
 ) -> None:
+    tried = []
+
     def record(work: Work) -> Any:
+        tried.append(work)
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     step = captured("qwen3", record)
-    assert len(grown(qwen, prompts_for(qwen), 2, THINKING)) == 6
-    assert not step.off and not step.recorded and any("not recorded" in line for line in said)
+    batch = start(qwen, prompts_for(qwen)[:1], 4, Thinking("discrete", ending=Ending(30)), SEED)
+    batch.admit()
+    batch.advance(8)
+    assert not step.off and not step.recorded
+    assert len(tried) == 1 == sum("not recorded" in line for line in said)  # and not at every step
+
+
+@pytest.mark.slow
+@needs_compiler
+def test_a_compiled_step_is_recorded_once_it_is_known_to_be_right(
+    qwen: Backbone, captured: Callable[..., CapturedStep], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, before = captured("qwen3"), qwen.compiled
+    qwen.compiled = compiled = CompiledStep(qwen)
+    used, recorded = list[bool](), compiled.recorded
+    monkeypatch.setattr(
+        compiled, "recorded", lambda *given: (found := recorded(*given), used.append(found is not None))[0]
+    )
+    try:
+        plain = {(t.problem.text, t.index): t for t in grown(qwen, prompts_for(qwen), 2, THINKING)}
+        assert compiled.passes == CHECKED and step.passes > CHECKED and not compiled.off and used and all(used)
+        qwen.compiled = qwen.captured = None
+        others = {(t.problem.text, t.index): t for t in grown(qwen, prompts_for(qwen), 2, THINKING)}
+    finally:
+        qwen.compiled = before
+    prompts = {p.problem.text: p for p in prompts_for(qwen)}
+    assert sum(agree(prompts[key[0]], plain[key], others[key], qwen) for key in plain) >= len(plain) - 1
 
 
 def test_models_that_keep_states_are_not_recorded(captured: Callable[..., CapturedStep], said: list[str]) -> None:

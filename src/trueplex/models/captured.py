@@ -54,13 +54,17 @@ class Recorded(NamedTuple):
 
 @dataclass(eq=False)
 class Kind:
-    """Steps with nothing beside the tokens, or with one probe: the graphs that are kept, and the numbers of query columns that have been computed plainly.
+    """Steps with nothing beside the tokens, or with one probe.
 
-    A graph is None where recording it failed once.
+    Attributes:
+        graphs: those that are kept; None for lanes whose graph does not fit into memory.
+        begun: numbers of query columns that have been computed plainly.
+        failed: where recording failed, to be tried once more.
     """
 
     graphs: OrderedDict[Key, Recorded | None] = field(default_factory=OrderedDict)
     begun: set[int] = field(default_factory=set)
+    failed: Key | None = None
 
 
 class CudaGraphs:
@@ -114,13 +118,14 @@ class CapturedStep:
         for (lane, first, last), own in zip(pieces, _parts(starts, pieces), strict=True):
             assert len(own) == last - first
             lane.reserve(int(own.max()) + columns - lane.before)
-        if columns not in kind.begun:  # whatever is made when it is first needed cannot be recorded
-            kind.begun.add(columns)
+        compiled = self._backbone.compiled
+        if columns not in kind.begun or (compiled is not None and not compiled.settled(beside, columns)):
+            kind.begun.add(columns)  # what is made when it is first needed cannot be recorded
             return None
         key = (columns, *((lane.stamp, last - first == lane.rows) for lane, first, last in pieces))
         with self._backbone.lock:
-            known = kind.graphs.get(key)
-            made = known or self._recorded(kind, key, cache, pieces, inputs, beside)
+            known = key in kind.graphs
+            made = kind.graphs[key] if known else self._recorded(kind, key, cache, pieces, inputs, beside)
             if made is None:
                 return None
             kind.graphs.move_to_end(key)
@@ -129,18 +134,18 @@ class CapturedStep:
 
     def _recorded(self, kind: Kind, key: Key, cache: LaneCache, pieces: Sequence[Piece], inputs: Tensor, beside: object) -> Recorded | None:  # fmt: skip
         """A new graph, which takes the place of the one that was used longest ago; None where it cannot be made."""
-        failed = key in kind.graphs
-        kind.graphs[key] = None
-        while len(kind.graphs) > KEPT:
+        while len(kind.graphs) >= KEPT:
             kind.graphs.popitem(last=False)
         try:
             kind.graphs[key] = self._recording(cache, pieces, inputs, beside)
         except torch.OutOfMemoryError as error:
+            kind.graphs[key] = None
             log.warning(f"a step is not recorded as a CUDA graph ({reason(error, 100)})")
         except Exception as error:  # CUDA and modelling code raise what they like
-            if failed:  # after a plain pass over the same lanes, which has made all that it needs
+            if kind.failed == key:  # again, though a plain pass over the same lanes has made all that it needs
                 self._say(reason(error, 100))
-                return None
+            kind.failed = key
+            return None
         return kind.graphs[key]
 
     def _recording(self, cache: LaneCache, pieces: Sequence[Piece], inputs: Tensor, beside: object) -> Recorded:
@@ -148,11 +153,11 @@ class CapturedStep:
         rows, columns = sum(lane.rows for lane, _, _ in pieces), inputs.shape[1]
         own = inputs.new_zeros(rows, *inputs.shape[1:])
         positions = torch.full((rows, columns), -1, dtype=torch.long, device=inputs.device)
-        step = self._backbone.compiled
+        compiled = self._backbone.compiled
 
         def work() -> tuple[Tensor, Tensor]:
             cache.passing = passing = self._planned(cache, pieces, positions)
-            found = step.recorded(own, passing, beside) if step is not None else None
+            found = compiled.recorded(own, passing, beside) if compiled is not None else None
             return self._backbone.plain_pass(own, passing) if found is None else found
 
         (logits, hidden), replay = self._record(work)

@@ -77,7 +77,7 @@ class CompiledStep:
         ``beside``: the probe whose columns stand behind the tokens, or True for none. What is given is to be used before the next
         call, which may write over it.
         """
-        kind = 0 if beside is True else self._kinds.setdefault(beside, len(self._kinds) + 1)
+        kind = self._kind(beside)
         if self.off or kind >= MOST:
             return None
         name = (kind, inputs.shape[1])
@@ -100,11 +100,18 @@ class CompiledStep:
             self._compared(logits, hidden, inputs, passing, name) if self._checked[name] < CHECKED else (logits, hidden)
         )
 
+    def settled(self, beside: object, columns: int) -> bool:
+        """Whether it is known that such passes are compiled, and right, or that they are not compiled."""
+        kind = self._kind(beside)
+        return bool(self.off) or kind >= MOST or self._checked[kind, columns] >= CHECKED
+
     def recorded(self, inputs: Tensor, passing: Pass, beside: object) -> tuple[Tensor, Tensor] | None:
-        """The same without a look at what it gives, as one that records it needs it; None before that has been looked at."""
-        kind = 0 if beside is True else self._kinds.get(beside, MOST)
-        settled = not self.off and self._checked[kind, inputs.shape[1]] >= CHECKED
-        return self._padded(inputs, passing, kind) if settled else None
+        """The same of settled passes, without a look at what it gives, as one that records it needs it."""
+        kind = self._kind(beside)
+        return None if self.off or kind >= MOST else self._padded(inputs, passing, kind)
+
+    def _kind(self, beside: object) -> int:
+        return 0 if beside is True else self._kinds.setdefault(beside, len(self._kinds) + 1)
 
     def _padded(self, inputs: Tensor, passing: Pass, kind: int) -> tuple[Tensor, Tensor]:
         count, columns = inputs.shape[:2]
