@@ -131,6 +131,7 @@ bench: $(STAMP)  ## speed and memory, as ratios of one run; wants an idle machin
 	OMP_NUM_THREADS=1 $(BIN)/trueplex bench decode ragged probe prune memory start --batch-size 16 --batch-size 64 --batch-size 256 --against generate --out results/speed.json
 	OMP_NUM_THREADS=1 $(BIN)/trueplex bench sample modes --vocabulary 150000 --repeats 7 --out results/modes-speed.json
 	$(BIN)/python bench/probes.py --out results/probes.json
+	OMP_NUM_THREADS=1 $(BIN)/python bench/learning.py --speed
 
 # Real models: engine and rivals at 16 and 64 rows in each precision, and the memory of each. GGUF: the same model, for llama.cpp.
 PRECISIONS ?= bfloat16,float32,int8

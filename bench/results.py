@@ -41,7 +41,7 @@ class Stage:
 
 
 STAGES = (
-    Stage("bench", ("speed.json", "modes-speed.json", "probes.json"), 1500),
+    Stage("bench", ("speed.json", "modes-speed.json", "probes.json", "learning-speed.json"), 1800),
     Stage("measure", ("reference-discrete.json", "reference-multiplex.json"), 3600),
     Stage("calibration", ("calibration.json",), 3600),
     Stage("deciding", ("deciding.json",), 600),

@@ -92,7 +92,6 @@ def test_every_file_that_the_pages_show_has_a_stage() -> None:
         "mixing.json",
         "verifier-combined.json",
         "verifier-combined-reference.json",
-        "learning-speed.json",
         "serve.json",
         "serve-load.json",
         "serve-gsm8k.json",
