@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from trueplex.data import suites
-from trueplex.data.suites import PRESETS, label, names_of, problems_of
+from trueplex.data.suites import PRESETS, check_folder, label, names_of, problems_of
 from trueplex.errors import InputError, MissingExtra, OptionError
 
 # A row of each public set as its repository has it, and the answers that it comes to.
@@ -61,6 +61,9 @@ def test_a_data_folder_may_name_a_file_by_suite_or_by_suite_and_split(tmp_path: 
         (tmp_path / f"{name}.jsonl").write_text(json.dumps({"problem": name, "answers": ["1"]}) + "\n")
     for suite, file in (("gsm8k", "gsm8k-test"), ("gsm8k-train", "gsm8k-train"), ("aime24", "aime24")):
         assert [p.text for p in problems_of(suite, None, None, 0, tmp_path)] == [file]
+    check_folder(["reference", "gsm8k"], tmp_path)
+    with pytest.raises(OptionError, match="data_dir has no effect"):
+        check_folder(["chain-easy", "@mine.jsonl"], tmp_path)
     with pytest.raises(InputError, match="holds no math500"):
         problems_of("math500", None, None, 0, tmp_path)
 

@@ -90,8 +90,7 @@ def evaluate(
     from rich.console import Console
 
     from trueplex.cli.progress import Bar
-    from trueplex.data.embedded import tasks
-    from trueplex.data.suites import label, names_of, problems_of
+    from trueplex.data.suites import check_folder, label, names_of, problems_of
     from trueplex.evals import run as evaluation
     from trueplex.scale import runs
     from trueplex.scale.replica import Job
@@ -108,8 +107,7 @@ def evaluate(
         raise OptionError(
             "two suites have the same name and would share a folder. Try: give each once, or rename a file"
         )
-    if which.data_dir is not None and all(name in tasks.SUITES for name in names):
-        raise OptionError("--data-dir has no effect on these suites. Try: drop it")
+    check_folder(names, which.data_dir)
     chosen = {label(name): problems_of(name, which.split, which.n, run.seed, which.data_dir, columns=which.columns,
                                        kind=settings.kind) for name in names}  # fmt: skip
     traces = sum(map(len, chosen.values())) * settings.schedule.most

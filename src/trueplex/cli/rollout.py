@@ -27,7 +27,7 @@ def rollout(
 ) -> None:  # fmt: skip
     """Sample, grade and store traces to learn from; can be interrupted and resumed at any moment."""
     from trueplex.cli.progress import Bar
-    from trueplex.data.suites import problems_of
+    from trueplex.data.suites import check_folder, problems_of
     from trueplex.solving import rollouts
     from trueplex.solving.scorers import choose_scorer
     from trueplex.solving.settings import Settings
@@ -36,6 +36,7 @@ def rollout(
         paths=run.samples or (1 if thinking.greedy else 16), verifier=run.verifier, seed=run.seed, probe_every=run.probe_every,
         rows=run.max_batch_size, select="majority", answer=run.answer, thinking=thinking.build(limits),
     )  # fmt: skip
+    check_folder([data], suite.data_dir)
     problems = problems_of(data, suite.split, suite.n, settings.seed, suite.data_dir, default_split="train",
                            columns=suite.columns, kind=settings.kind)  # fmt: skip
     if model.ray:

@@ -62,6 +62,13 @@ def label(name: str) -> str:
     return name.removeprefix("@") if name in PRESETS or name in tasks.SUITES else stem_of(name.removeprefix("@"))
 
 
+def check_folder(names: Iterable[str], data_dir: Path | None) -> None:
+    """Raise OptionError for a data folder that none of these suites is looked for in: embedded ones, and files, are where they are."""
+    named = [name for name in names if name not in ("reference", *tasks.SUITES) and suffix_of(Path(name)) is None]
+    if data_dir is not None and not named:
+        raise OptionError("--data-dir has no effect on what is embedded or a file. Try: drop it")
+
+
 def problems_of(
     name: str, split: str | None, n: int | None, seed: int, data_dir: Path | None = None,
     default_split: str = "test", columns: Columns | None = None, kind: AnswerKind | None = None,
