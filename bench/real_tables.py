@@ -248,15 +248,13 @@ def afternoon() -> str:
         found, took = suite_of(main, f"sampled-{name}"), main["parts"].get(f"sampled-{name}-time")
         if found and took:
             spent = next(iter(took.values()))
-            rows.append([f"sampling {found[0]}", f"{found[1]['problems']} problems × {found[1]['samples']}, {spent['tokens'] / 1e6:.1f} million tokens",
-                         f"{spent['seconds'] / 3600:.1f}", f"{spent['tokens'] / spent['seconds']:.0f} tokens a second"])  # fmt: skip
+            device = main["parts"][f"sampled-{name}"]["config"]["device"]
+            rows.append([f"sampling {found[0]} on {device}", f"{found[1]['problems']} problems × {found[1]['samples']}, {spent['tokens'] / 1e6:.1f} million tokens",
+                         f"{spent['seconds'] / 3600:.2g}", f"{spent['tokens'] / spent['seconds']:.0f} tokens a second"])  # fmt: skip
     for which, title in VERIFIERS.items():
         card, took = (main["parts"].get(f"verifier-{which}{end}") for end in ("", "-time"))
         if card and took:
             rows.append([f"training, {title}", f"{card['traces']} traces, {card['recipe']['epochs']:g} epochs at most", f"{took['seconds'] / 3600:.1f}",
                          f"{took['peak_gib']:.1f} GiB"])  # fmt: skip
     where = main["machine"]
-    return (
-        f"{main['model']}, {where['cores']} cores of {where['processor']}{', ' + where['accelerator'] if where['accelerator'] else ''}."
-        f"{measured(main)}\n\n{table(['step', 'size', 'hours', 'rate or memory'], rows)}\n\nWhat it gave stands in [results](results.md)."
-    )
+    return f"{main['model']}; what is on cpu had {where['cores']} cores of {where['processor']}.{measured(main)}\n\n{table(['step', 'size', 'hours', 'rate or memory'], rows)}\n\nWhat it gave stands in [results](results.md)."
