@@ -217,7 +217,12 @@ def readme_real() -> tuple[str, bool]:
     shown |= {name: f"the same, `{name.partition('~')[2]}`" for name in CHEAP if name in f["methods"]}
     votes[-1:-1] = [method_row(f, method, title) for method, title in shown.items()]
     what = "What a verifier adds to" if scored else "What lies between a majority and any path of"
-    left = "" if scored else " What costs nothing does not win it; that takes a verifier, trained for the model."
+    gains = [
+        gain
+        for name in f["methods"]
+        if name.startswith("weighted:") and "~" not in name and (gain := against(f, name, "majority"))
+    ]
+    left = "" if scored or not gains else f" Of {len(gains)} votes weighted by what costs nothing, the best gains {points(max(gains, key=lambda g: g['mean']))} points."  # fmt: skip
     return (
         f"{what} {main['model']} on {suite}, {f['problems']} problems with {f['samples']} paths:\n\n"
         f"{table(['answer by', 'right, %', '− majority, points', 'tokens a problem'], [row[:3] + row[4:] for row in votes])}\n\n{few(f['problems'])}95 % intervals; "

@@ -24,12 +24,13 @@ from trueplex.engine.interrupts import uninterrupted
 from trueplex.engine.limits import StopStrings
 from trueplex.engine.memory import Memory, free_share, gib
 from trueplex.engine.probing import ProbeColumn
-from trueplex.engine.rows import Piece, Rows
+from trueplex.engine.rows import Rows
 from trueplex.engine.slots import Entry
 from trueplex.engine.step import Sampler
 from trueplex.engine.thinking import merged
 from trueplex.errors import ModelError
 from trueplex.models.backbone import Backbone
+from trueplex.models.lanes import Piece
 from trueplex.types import Status, Steps, Stop, Trace
 
 log = logging.getLogger(__name__)
@@ -266,8 +267,7 @@ class Batch:
                              "int8, or fewer --max-tokens") from error  # fmt: skip
         log.warning(f"the device ran out of memory: continuing with at most {gib(budget)} of KV cache")
         self._memory.budget = self._rows.cache.budget = budget
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        self.backbone.give_back()
 
     # -- one step ---------------------------------------------------------------------------------
 

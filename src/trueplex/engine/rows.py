@@ -18,17 +18,15 @@ from trueplex.engine.reading import Reader, Reading
 from trueplex.engine.slots import Entry, Limits, Slots
 from trueplex.engine.step import Sampler
 from trueplex.models.backbone import Backbone
-from trueplex.models.lanes import GROWTH, Lane, LaneCache, Prefix, rounded
+from trueplex.models.lanes import GROWTH, Lane, LaneCache, Piece, Prefix, rounded
 from trueplex.types import Steps, Trace
 
 LANE_ROWS = {"cpu": 16, "mps": 16, "cuda": 256}  # rows of a lane that traces of several prompts share
 STATE_ROWS = 64  # at least, with recurrent layers: a step of those is many small kernels a lane, for long rows or short
 # A prompt is stored once where that spares so many bytes a layer: less does not pay for its kernels
-SHARED_BYTES = {"cpu": 2**20, "mps": 2**20, "cuda": 2**26}
+SHARED_BYTES = {"cpu": 2**20, "mps": 2**20, "cuda": 2**24}
 COPIED_BYTES = 2**18  # a layer: what two prompts have in common is copied, and not read again, where it is so much
 WASTE = 1.25  # a row joins a lane unless the lane would then hold this many times what its rows need
-
-Piece = tuple[Lane, int, int]  # rows [first, last) of a lane
 
 
 class Rows:

@@ -73,11 +73,7 @@ def evaluate(
         rollout(backbone, problems, settings, out / name, scorer, clock.step, exact=True)
         clock.write()
     figures = Figures(settings, out, scorer is not None, methods, read_truncated)
-    devices = sorted(
-        {sampled_on(out / name) for name in suites}
-    )  # those of the traces, which may have been made elsewhere
-    config = configuration(settings, backbone) | {"device": ", ".join(devices)}
-    return figures.write(suites, config, prompt_of(backbone), machine())
+    return figures.write(suites, configuration(settings, backbone), prompt_of(backbone), machine())
 
 
 @dataclass(frozen=True)
@@ -106,7 +102,10 @@ class Figures:
             )
             for name, problems in suites.items()
         }
-        config = config | {"read_truncated": self.read_truncated}
+        devices = sorted(
+            {sampled_on(self.out / name) for name in suites}
+        )  # of the traces, which may come from elsewhere
+        config = config | {"device": ", ".join(devices), "read_truncated": self.read_truncated}
         result = {"config": config, "prompt": prompt, "machine": where, "suites": figures}
         write_results(result, self.out)
         return result

@@ -267,12 +267,10 @@ def _plainly(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, ext
     return out.reshape(batch, heads, columns, -1)
 
 
-# An operator that the compiler neither looks into nor, on CUDA, captures: it cuts its graphs there.
-CUTS = hasattr(torch._C.Tag, "cudagraph_unsafe")
+# An operator that the compiler does not look into.
 _operators = library.Library("trueplex", "FRAGMENT")
 _operators.define(
-    "over_lanes(Tensor query, Tensor key, Tensor value, Tensor? sinks, float scale, float? softcap, int layer) -> Tensor",
-    tags=(torch._C.Tag.cudagraph_unsafe,) if CUTS else (),
+    "over_lanes(Tensor query, Tensor key, Tensor value, Tensor? sinks, float scale, float? softcap, int layer) -> Tensor"
 )
 _operators.impl("over_lanes", _over_lanes_outside, "CompositeExplicitAutograd")
 library.register_fake("trueplex::over_lanes", _shape_of_outside)

@@ -25,7 +25,7 @@ from trueplex.models.fingerprint import fingerprint_of, former_fingerprint_of, t
 from trueplex.models.head import Head, head_of, transformer_of
 from trueplex.models.inputs import Inputs
 from trueplex.models.kinds import MASKS, SLIDING, kinds_of
-from trueplex.models.lanes import Lane, LaneCache, Pass
+from trueplex.models.lanes import LaneCache, Pass, Piece
 from trueplex.models.markers import Markers, Tags, given_tags, markers_of, tags_of
 from trueplex.models.rotary import fixed_positions
 from trueplex.models.sizes import Sizes, sizes_of
@@ -85,6 +85,13 @@ class Backbone:
 
     def _keep_hidden(self, module: Any, arguments: Any, output: Any) -> None:
         self._last_hidden = output[0]
+
+    def give_back(self) -> None:
+        """Give back the device's memory that is kept for speed alone."""
+        if self.captured is not None:
+            self.captured.forget()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def last_hidden(self) -> Tensor:
         """The last hidden states [B, N, H] of the forward pass before, once: they are forgotten here."""
@@ -190,7 +197,7 @@ class Backbone:
         mask = self.masks(beside, columns, probe_pass.behind(beside.shape[1]))
         return self._run(inputs, positions, cache, mask, {"probe_pass": probe_pass})
 
-    def decode_pass(self, cache: LaneCache, segments: Sequence[tuple[Lane, int, int]], starts: np.ndarray, inputs: Tensor,
+    def decode_pass(self, cache: LaneCache, segments: Sequence[Piece], starts: np.ndarray, inputs: Tensor,
                     kept: bool = True, step: object = None) -> tuple[Tensor, Tensor]:  # fmt: skip
         """One pass over rows [first, last) of lanes: inputs [B, q, input size] at positions starts [B] … + q → logits, hidden as above.
 
@@ -218,9 +225,7 @@ class Backbone:
         extra = {"passing": passing}
         return self._run(inputs, passing.positions, passing.cache, self.no_mask(inputs.shape[1]), extra)
 
-    def _planned(
-        self, cache: LaneCache, segments: Sequence[tuple[Lane, int, int]], starts: np.ndarray, columns: int
-    ) -> Pass:
+    def _planned(self, cache: LaneCache, segments: Sequence[Piece], starts: np.ndarray, columns: int) -> Pass:
         """A pass with its masks."""
         by = (
             attention.READ_BY

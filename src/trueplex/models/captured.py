@@ -11,10 +11,12 @@ What is left out: lanes of one size that never move, which would save recordings
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import count
+from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -24,16 +26,19 @@ from torch import Tensor
 from trueplex.errors import reason
 from trueplex.models import placement
 from trueplex.models.backbone import Backbone
-from trueplex.models.check import BOUNDS, difference
-from trueplex.models.lanes import Lane, LaneCache, Pass, Segment
+from trueplex.models.check import BOUNDS, apart
+from trueplex.models.lanes import LaneCache, Pass, Piece, Segment, split
+from trueplex.models.rotary import fixed_positions
 
 log = logging.getLogger(__name__)
 
-KEPT = 4  # graphs of each kind that are kept: lanes that take turns find their own again
-CHECKED = 2  # first graphs of a kind whose results are compared with a plain pass
+KEPT = 4  # graphs: lanes that take turns, and steps with and without a probe, find their own again
+CHECKED = 2  # first graphs of a kind whose results are compared with plain passes
+LOOKS = (1, 4)  # replays at which they are: later ones also read what earlier ones wrote
+TRIES = 2  # a kernel that is loaded while a graph is recorded may break it, and is there the next time
 Work = Callable[[], tuple[Tensor, Tensor]]
-Piece = tuple[Lane, int, int]
-Key = tuple[Any, ...]  # query columns, and of each lane its stamp and whether all of its rows run
+Kind = tuple[int, int]  # the number of what stands beside the tokens, 0 for nothing, and the query columns
+Key = tuple[Any, ...]  # a kind, and of each lane its stamp and whether all of its rows run
 
 
 class Recorder(Protocol):
@@ -42,29 +47,16 @@ class Recorder(Protocol):
     def __call__(self, work: Work) -> tuple[tuple[Tensor, Tensor], Callable[[], None]]: ...
 
 
-class Recorded(NamedTuple):
-    """A graph, what it reads, inputs [R, q, input size] and positions [R, q] int64 of all rows, -1 where none runs, and what it writes."""
+@dataclass(eq=False)
+class Graph:
+    """What a graph reads, inputs [R, q, input size] and positions [R, q] int64 of all rows, -1 where none runs, and what it writes."""
 
     inputs: Tensor
     positions: Tensor
     replay: Callable[[], None]
     logits: Tensor
     hidden: Tensor
-
-
-@dataclass(eq=False)
-class Kind:
-    """Steps with nothing beside the tokens, or with one probe.
-
-    Attributes:
-        graphs: those that are kept; None for lanes whose graph does not fit into memory.
-        begun: numbers of query columns that have been computed plainly.
-        failed: where recording failed, to be tried once more.
-    """
-
-    graphs: OrderedDict[Key, Recorded | None] = field(default_factory=OrderedDict)
-    begun: set[int] = field(default_factory=set)
-    failed: Key | None = None
+    replays: int = 0
 
 
 class CudaGraphs:
@@ -83,29 +75,48 @@ class CudaGraphs:
             graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
             try:
                 results = work()
-            finally:
+            except BaseException:
+                with suppress(Exception):  # what broke the graph is told, and not that it is broken
+                    graph.capture_end()
+                self._leave()
+                raise
+            try:
                 graph.capture_end()
+            except Exception:
+                self._leave()
+                raise
         here.wait_stream(self._stream)
         return results, graph.replay
+
+    def _leave(self) -> None:
+        """The allocator is not told when a broken graph ends, and would go on as if one were recorded."""
+        with suppress(Exception):
+            torch._C._cuda_endAllocateToPool(self._stream.device.index, self._pool)
 
 
 class CapturedStep:
     """A model's decode step, recorded; the plain one, where that is not possible.
 
     Args:
-        record: makes the graphs; None is CUDA's own.
+        record: makes what records; None makes CUDA's own.
 
     Attributes:
-        passes, recorded: how many steps were replayed, and how many graphs were made.
+        passes, made: how many steps were replayed, and how many graphs were made.
         off: why none is any more; empty while they are.
     """
 
-    def __init__(self, backbone: Backbone, record: Recorder | None = None) -> None:
-        self._backbone, self._record = backbone, record or CudaGraphs(backbone.device)
-        self.passes = self.recorded = 0
-        self._kinds: WeakKeyDictionary[Any, Kind] = WeakKeyDictionary()  # by probe
-        self._alone = Kind()
-        self._checked: dict[int, int] = {}
+    def __init__(self, backbone: Backbone, record: Callable[[], Recorder] | None = None) -> None:
+        self._backbone, self._new = backbone, record or (lambda: CudaGraphs(backbone.device))
+        self.passes = self.made = 0
+        self._graphs: OrderedDict[Key, Graph | None] = (
+            OrderedDict()
+        )  # None for lanes whose graph does not fit into memory
+        self._record: Recorder | None = None
+        self._numbers: WeakKeyDictionary[Any, int] = WeakKeyDictionary()  # of probes
+        self._next = count(1)
+        self._begun: set[Kind] = set()
+        self._failed: Counter[Kind] = Counter()
+        self._checked: Counter[Kind] = Counter()
         self.off = _unfit(backbone)
         if self.off:
             self._say(self.off)
@@ -114,41 +125,61 @@ class CapturedStep:
         """What `Backbone.decode_pass` gives; None where it has to be made plainly."""
         if self.off:
             return None
-        kind, columns = self._alone if beside is True else self._kinds.setdefault(beside, Kind()), inputs.shape[1]
-        for (lane, first, last), own in zip(pieces, _parts(starts, pieces), strict=True):
-            assert len(own) == last - first
+        columns = inputs.shape[1]
+        for lane, _, _, own in split(pieces, starts):
             lane.reserve(int(own.max()) + columns - lane.before)
-        compiled = self._backbone.compiled
-        if columns not in kind.begun or (compiled is not None and not compiled.settled(beside, columns)):
-            kind.begun.add(columns)  # what is made when it is first needed cannot be recorded
+        kind = (0 if beside is True else self._number(beside), columns)
+        if kind not in self._begun or not self._ready(pieces, beside, columns):
+            self._begun.add(kind)
             return None
-        key = (columns, *((lane.stamp, last - first == lane.rows) for lane, first, last in pieces))
+        key = (kind, *((lane.stamp, last - first == lane.rows) for lane, first, last in pieces))
         with self._backbone.lock:
-            known = key in kind.graphs
-            made = kind.graphs[key] if known else self._recorded(kind, key, cache, pieces, inputs, beside)
-            if made is None:
+            if key not in self._graphs and not self._make(key, cache, pieces, inputs, beside):
                 return None
-            kind.graphs.move_to_end(key)
-            found = self._replayed(made, pieces, starts, inputs)
-        return found if known else self._compared(found, cache, pieces, starts, inputs)
+            if (graph := self._graphs[key]) is None:
+                return None
+            self._graphs.move_to_end(key)
+            found = self._replayed(graph, pieces, starts, inputs)
+        if self._checked[kind] < CHECKED * len(LOOKS) and graph.replays in LOOKS:
+            self._checked[kind] += 1
+            return self._compared(found, cache, pieces, starts, inputs)
+        return found
 
-    def _recorded(self, kind: Kind, key: Key, cache: LaneCache, pieces: Sequence[Piece], inputs: Tensor, beside: object) -> Recorded | None:  # fmt: skip
-        """A new graph, which takes the place of the one that was used longest ago; None where it cannot be made."""
-        while len(kind.graphs) >= KEPT:
-            kind.graphs.popitem(last=False)
+    def forget(self) -> None:
+        """Give back all memory of graphs."""
+        self._graphs.clear()
+        self._record = None
+
+    def _number(self, beside: object) -> int:
+        if beside not in self._numbers:
+            self._numbers[beside] = next(self._next)
+        return self._numbers[beside]
+
+    def _ready(self, pieces: Sequence[Piece], beside: object, columns: int) -> bool:
+        """Whether nothing is left to be made when it is first needed, which would be made anew by every replay."""
+        compiled = self._backbone.compiled
+        return all(lane.layers for lane, _, _ in pieces) and (compiled is None or compiled.settled(beside, columns))
+
+    def _make(self, key: Key, cache: LaneCache, pieces: Sequence[Piece], inputs: Tensor, beside: object) -> bool:
+        """Record a graph, which takes the place of the one that was used longest ago; False where that failed."""
+        while len(self._graphs) >= KEPT:
+            self._graphs.popitem(last=False)
         try:
-            kind.graphs[key] = self._recording(cache, pieces, inputs, beside)
+            self._graphs[key] = self._recorded(cache, pieces, inputs, beside)
         except torch.OutOfMemoryError as error:
-            kind.graphs[key] = None
+            self.forget()
+            self._graphs[key] = None
             log.warning(f"a step is not recorded as a CUDA graph ({reason(error, 100)})")
         except Exception as error:  # CUDA and modelling code raise what they like
-            if kind.failed == key:  # again, though a plain pass over the same lanes has made all that it needs
+            self.forget()
+            self._failed[key[0]] += 1
+            if self._failed[key[0]] >= TRIES:
                 self._say(reason(error, 100))
-            kind.failed = key
-            return None
-        return kind.graphs[key]
+        finally:
+            cache.passing = None  # its masks are the graph's
+        return key in self._graphs
 
-    def _recording(self, cache: LaneCache, pieces: Sequence[Piece], inputs: Tensor, beside: object) -> Recorded:
+    def _recorded(self, cache: LaneCache, pieces: Sequence[Piece], inputs: Tensor, beside: object) -> Graph:
         """A graph of a pass over all rows of the lanes."""
         rows, columns = sum(lane.rows for lane, _, _ in pieces), inputs.shape[1]
         own = inputs.new_zeros(rows, *inputs.shape[1:])
@@ -157,12 +188,13 @@ class CapturedStep:
 
         def work() -> tuple[Tensor, Tensor]:
             cache.passing = passing = self._planned(cache, pieces, positions)
-            found = compiled.recorded(own, passing, beside) if compiled is not None else None
+            found = compiled.unseen(own, passing, beside) if compiled is not None else None
             return self._backbone.plain_pass(own, passing) if found is None else found
 
+        self._record = self._record or self._new()
         (logits, hidden), replay = self._record(work)
-        self.recorded += 1
-        return Recorded(own, positions, replay, logits, hidden)
+        self.made += 1
+        return Graph(own, positions, replay, logits, hidden)
 
     def _planned(self, cache: LaneCache, pieces: Sequence[Piece], positions: Tensor) -> Pass:
         """A pass over all rows of the lanes, whose positions [R, q] are known when it is made."""
@@ -181,58 +213,50 @@ class CapturedStep:
             segments.append(segment)
         return Pass(segments, where, cache.kinds, cache)
 
-    def _replayed(self, made: Recorded, pieces: Sequence[Piece], starts: np.ndarray, inputs: Tensor) -> tuple[Tensor, Tensor]:  # fmt: skip
-        rows, columns = made.positions.shape
-        places, first = list[np.ndarray](), 0
-        for lane, begin, end in pieces:
-            places.append(np.arange(first + begin, first + end))
-            first += lane.rows
+    def _replayed(self, graph: Graph, pieces: Sequence[Piece], starts: np.ndarray, inputs: Tensor) -> tuple[Tensor, Tensor]:  # fmt: skip
+        rows, columns = graph.positions.shape
+        places, before = list[np.ndarray](), 0
+        for lane, first, last in pieces:
+            places.append(np.arange(before + first, before + last))
+            before += lane.rows
         at = np.concatenate(places)
         positions = np.full((rows, columns), -1, dtype=np.int64)
         positions[at] = starts[:, None] + np.arange(columns)
-        made.positions.copy_(torch.from_numpy(positions), non_blocking=True)
-        if len(at) == at[-1] + 1:  # the first rows, without a gap
-            made.inputs[: len(at)] = inputs
-            made.replay()
-            self.passes += 1
-            return made.logits[: len(at)].clone(), made.hidden[: len(at)].clone()  # the next replay may write over it
-        chosen = torch.from_numpy(at).to(inputs.device)
-        made.inputs[chosen] = inputs
-        made.replay()
+        graph.positions.copy_(torch.from_numpy(positions), non_blocking=True)
+        # The first rows, without a gap, or those that are chosen
+        own = slice(len(at)) if len(at) == at[-1] + 1 else torch.from_numpy(at).to(inputs.device)
+        graph.inputs[own] = inputs
+        graph.replay()
         self.passes += 1
-        return made.logits[chosen], made.hidden[chosen]
+        graph.replays += 1
+        logits, hidden = graph.logits[own], graph.hidden[own]
+        return (
+            (logits.clone(), hidden.clone()) if isinstance(own, slice) else (logits, hidden)
+        )  # the next replay may write over it
 
     def _compared(self, found: tuple[Tensor, Tensor], cache: LaneCache, pieces: Sequence[Piece], starts: np.ndarray, inputs: Tensor) -> tuple[Tensor, Tensor]:  # fmt: skip
-        """What was found, or the plain pass, and no more graphs, where the two differ; of the first graphs of a kind alone."""
-        columns = inputs.shape[1]
-        if self._checked.get(columns, 0) >= CHECKED:
+        """What was found, or the plain pass, and no more graphs, where the two differ."""
+        plain = self._backbone.decode_pass(cache, pieces, starts, inputs)
+        difference = apart(self._backbone, plain, found)
+        if difference <= BOUNDS[self._backbone.dtype][1]:
             return found
-        self._checked[columns] = self._checked.get(columns, 0) + 1
-        plain, tokens = self._backbone.decode_pass(cache, pieces, starts, inputs), self._backbone.vocabulary
-        pairs = (plain[0][:, :tokens], found[0][:, :tokens]), (plain[1], found[1])
-        apart = max(difference(a.float(), b.float(), routed=False) for a, b in pairs)
-        if not apart <= BOUNDS[self._backbone.dtype][1]:
-            self._say(f"it differs from the plain one by {apart:.2g}")
-            return plain
-        return found
+        self._say(f"it differs from the plain one by {difference:.2g}")
+        return plain
 
     def _say(self, why: str) -> None:
-        self.off, self._alone = why, Kind()
-        self._kinds.clear()
+        self.off = why
+        self.forget()
         log.warning(
             f"the decode step of {self._backbone.name} is not recorded as a CUDA graph ({why}): it is computed plainly"
         )
-
-
-def _parts(starts: np.ndarray, pieces: Sequence[Piece]) -> list[np.ndarray]:
-    """The rows of each piece."""
-    return np.split(starts, np.cumsum([last - first for _, first, last in pieces])[:-1])
 
 
 def _unfit(backbone: Backbone) -> str:
     """What keeps a step from being recorded, as far as it is known before it is tried; else nothing."""
     if backbone.kinds.recurrent:
         return "recurrent layers keep states that are replaced at every step"
+    if fixed_positions(backbone.config) is not None:
+        return "its rotary frequencies are chosen by the longest row"
     if placement.shared(backbone.model):
         return "processes share its layers"
     devices = {parameter.device for parameter in backbone.model.parameters()}

@@ -134,7 +134,7 @@ def measure(backbone: Backbone, text: Sequence[int]) -> Measured:
             other = plain("sdpa", named(merged), 2)
         except ValueError:  # an architecture that has eager attention alone
             other = plain("eager", named(merged), 2)
-        routed = any(getattr(backbone.config, name, None) for name in ROUTED)
+        routed = is_routed(backbone)
         noise = difference(truth, other, routed)
         few = last + 3
         read = plain("eager", {"input_ids": ids[:, :few]})
@@ -181,6 +181,18 @@ def _text(backbone: Backbone) -> list[int]:
     """The ids that the self-check reads: the beginning of a rendered prompt, repeated where it is short."""
     ids = make_prompt(Problem("What is 12 + 30?"), backbone).ids
     return list((ids * (SHORTEST // len(ids) + 1))[: max(SHORTEST, min(len(ids), LONGEST))])
+
+
+def apart(backbone: Backbone, plain: tuple[Tensor, Tensor], found: tuple[Tensor, Tensor]) -> float:
+    """How far the logits [B, V] and hidden states [B, q, H] of two passes lie apart, by `difference`, the larger of both."""
+    tokens, routed = backbone.vocabulary, is_routed(backbone)
+    pairs = (plain[0][:, :tokens], found[0][:, :tokens]), (plain[1], found[1])
+    return max(difference(a.float(), b.float(), routed) for a, b in pairs)
+
+
+def is_routed(backbone: Backbone) -> bool:
+    """Whether it is a mixture of experts."""
+    return any(getattr(backbone.config, name, None) for name in ROUTED)
 
 
 def difference(expected: Tensor, actual: Tensor, routed: bool) -> float:

@@ -11,6 +11,7 @@ import logging
 import time
 from collections import Counter
 from inspect import signature
+from itertools import count
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -22,7 +23,7 @@ from trueplex.errors import reason
 from trueplex.models import attention
 from trueplex.models.backbone import Backbone
 from trueplex.models.captured import CapturedStep
-from trueplex.models.check import BOUNDS, difference
+from trueplex.models.check import BOUNDS, apart
 from trueplex.models.lanes import Pass
 
 log = logging.getLogger(__name__)
@@ -60,7 +61,8 @@ class CompiledStep:
 
     def __init__(self, backbone: Backbone, backend: str = "inductor") -> None:
         self._backbone, self.passes = backbone, 0
-        self._kinds: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
+        self._kinds: WeakKeyDictionary[Any, int] = WeakKeyDictionary()  # of probes; no number is given twice
+        self._next = count(1)
         self._checked: Counter[tuple[int, ...]] = Counter()
         self._cache, self._first = Through(), torch.zeros(1, dtype=torch.long, device=backbone.device)
         self.off = _unfit(backbone)
@@ -105,13 +107,17 @@ class CompiledStep:
         kind = self._kind(beside)
         return bool(self.off) or kind >= MOST or self._checked[kind, columns] >= CHECKED
 
-    def recorded(self, inputs: Tensor, passing: Pass, beside: object) -> tuple[Tensor, Tensor] | None:
+    def unseen(self, inputs: Tensor, passing: Pass, beside: object) -> tuple[Tensor, Tensor] | None:
         """The same of settled passes, without a look at what it gives, as one that records it needs it."""
         kind = self._kind(beside)
         return None if self.off or kind >= MOST else self._padded(inputs, passing, kind)
 
     def _kind(self, beside: object) -> int:
-        return 0 if beside is True else self._kinds.setdefault(beside, len(self._kinds) + 1)
+        if beside is True:
+            return 0
+        if beside not in self._kinds:
+            self._kinds[beside] = next(self._next)
+        return self._kinds[beside]
 
     def _padded(self, inputs: Tensor, passing: Pass, kind: int) -> tuple[Tensor, Tensor]:
         count, columns = inputs.shape[:2]
@@ -138,11 +144,10 @@ class CompiledStep:
     def _compared(self, logits: Tensor, hidden: Tensor, inputs: Tensor, passing: Pass, name: tuple[int, ...]) -> tuple[Tensor, Tensor] | None:  # fmt: skip
         """The plain pass, after it was compared with the compiled one; None, and no more of these, where they differ."""
         self._checked[name] += 1
-        plain, tokens = self._backbone.plain_pass(inputs, passing), self._backbone.vocabulary
-        pairs = (plain[0][:, :tokens], logits[:, :tokens]), (plain[1], hidden)
-        apart = max(difference(a.float(), b.float(), routed=False) for a, b in pairs)
-        if not apart <= BOUNDS[self._backbone.dtype][1]:
-            self._say(f"it differs from the plain one by {apart:.2g}")
+        plain = self._backbone.plain_pass(inputs, passing)
+        difference = apart(self._backbone, plain, (logits, hidden))
+        if not difference <= BOUNDS[self._backbone.dtype][1]:
+            self._say(f"it differs from the plain one by {difference:.2g}")
         return plain
 
     def _say(self, why: str) -> None:

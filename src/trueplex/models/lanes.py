@@ -115,6 +115,7 @@ class Lane:
         alike = (rows, columns) == (self.rows, self.columns)
         if alike and self.dropped == before:
             return
+        self.stamp = next(STAMPS)  # first, as memory may run out between two layers
         r, c = min(rows, self.rows), min(columns, self.columns)
         for number, old in self.layers.items():
             gone = self.gone(number)
@@ -134,7 +135,7 @@ class Lane:
             self.states[name][:r] = state[:r]
             self.cache.count(self.states[name].nbytes)
             self.cache.count(-state.nbytes)
-        self.rows, self.columns, self.stamp = rows, columns, next(STAMPS)
+        self.rows, self.columns = rows, columns
 
     def reserve(self, columns: int) -> None:
         """Have room for so many columns behind the prefix."""
@@ -181,6 +182,17 @@ class Lane:
         prefix = Prefix(columns, dropped, layers, {name: t[row : row + 1].clone() for name, t in self.states.items()})  # type: ignore[arg-type]
         self.cache.count(prefix.nbytes)
         return prefix
+
+
+Piece = tuple[Lane, int, int]  # rows [first, last) of a lane
+
+
+def split(pieces: Sequence[Piece], rows: np.ndarray) -> Iterator[tuple[Lane, int, int, np.ndarray]]:
+    """Each piece, with its part of what is of all rows."""
+    at = 0
+    for lane, first, last in pieces:
+        yield lane, first, last, rows[at : at + last - first]
+        at += last - first
 
 
 @dataclass(slots=True)
@@ -334,7 +346,7 @@ class LaneCache(Cache):
         if lane.prefix and not any(other.prefix is lane.prefix for other in self.lanes):
             self.count(-lane.prefix.nbytes)
 
-    def plan(self, segments: Sequence[tuple[Lane, int, int]], starts: np.ndarray, columns: int, device: torch.device, by: int = 1) -> Pass:  # fmt: skip
+    def plan(self, segments: Sequence[Piece], starts: np.ndarray, columns: int, device: torch.device, by: int = 1) -> Pass:  # fmt: skip
         """A pass over rows [first, last) of lanes, whose query columns begin at positions starts [B]; without masks.
 
         Of a lane a multiple of `by` columns is read, which divides its growth.
@@ -344,8 +356,7 @@ class LaneCache(Cache):
         else:  # the one thing that a pass carries to the device
             positions = torch.from_numpy(starts).to(device)[:, None] + torch.arange(columns, device=device)
         planned, row = [], 0
-        for lane, first, last in segments:
-            own = starts[row : row + last - first]
+        for lane, first, last, own in split(segments, starts):
             used = int(own.max()) + columns - lane.before
             lane.reserve(used)
             segment = Segment(lane, first, last, slice(row, row + last - first), columns=rounded(used, by))
@@ -359,7 +370,7 @@ class LaneCache(Cache):
         return Pass(planned, positions, self.kinds, self)
 
     @contextmanager
-    def running(self, pieces: Sequence[tuple[Lane, int, int]], begun: bool, kept: bool) -> Iterator[None]:
+    def running(self, pieces: Sequence[Piece], begun: bool, kept: bool) -> Iterator[None]:
         """The model may be called for rows [first, last) of lanes, once or column by column: its layers have their states.
 
         ``begun``: the rows have read something before; ``kept``: what they read now counts, so that their lanes get the
