@@ -49,7 +49,7 @@ RIVAL_VALUES := --n 300 --traces 4 --prefixes 3
 RIVAL_RECIPE := --balanced --rank 64 --epochs 3
 JUDGED := --n 20 --samples 64
 RL_SIZE := --steps 40 --prompts 16 --samples 8 --every 10 --val-problems 60 --val-samples 4
-RL_RUNS := k1-0 k3-0 k1-1 k3-1 k1-2 k3-2
+RL_RUNS := k1-0 k3-0 k1-1 k3-1
 RL_TEST := --n 20 --samples 64
 QUIET :=
 endif

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from cells import ROOT, measured, read_all, table
+from cells import ROOT, made_by, measured, read_all, table
 from claims import same_problems
 from trueplex.data.embedded import tasks
 from trueplex.data.embedded.tasks import SUITES
@@ -245,8 +245,9 @@ def page(found: dict[str, dict[str, Any]]) -> str:
         f"problems and draws at every judgement, ± one standard error. Test: {tested(found)}, "
         "with 95 % bootstrap intervals over problems; what was gained is paired, problem by problem."
     )
-    if SPEED.exists():
-        rates = json.loads(SPEED.read_text())["tokens a second"]
+    speeds = json.loads(SPEED.read_text()) if SPEED.exists() else None
+    if speeds and made_by(speeds) == made_by(one):
+        rates = speeds["tokens a second"]
         about += " Rollouts, to their stop and answer, run at " + ", ".join(
             f"{100 * f['share']:.0f} % ({name})" for name, f in rates.items()) + " of the speed of decoding with all rows alive."  # fmt: skip
     about += measured(*found.values(), *map(start, STARTS))
