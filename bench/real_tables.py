@@ -8,7 +8,7 @@ from cells import ROOT, measured, missing, percent, read, spread, table
 from claims import points
 from real_claims import against, real_claims
 from real_studies import study_parts
-from score_tables import scorer_tables
+from score_tables import READERS, scorer_tables
 
 FEW = 100  # problems: below it a page says that they are few
 VERIFIERS = {"m1": "one probe token", "m4": "four probe tokens"}
@@ -145,7 +145,7 @@ def set_parts(main: dict[str, Any], name: str) -> list[str]:
         first = next(iter(judged["suites"].values()))
         parts += [
             f"### Scores on the same traces, {suite}\n\n{first['problems']} problems, at most {judged['config']['samples']} traces each. AUROC within problems; "
-            f"{RIVALS if any(':' in name and not name.startswith('deepconf') for name in first['scorers']) else ''}time and operations are for ten readings of a trace.",
+            f"{RIVALS if any(name.partition(':')[0] in READERS for name in first['scorers']) else ''}time and operations are for ten readings of a trace.",
             scorer_tables(judged),
         ]  # fmt: skip
     return [part for part in parts if part]
@@ -217,12 +217,9 @@ def readme_real() -> tuple[str, bool]:
     shown |= {name: f"the same, `{name.partition('~')[2]}`" for name in CHEAP if name in f["methods"]}
     votes[-1:-1] = [method_row(f, method, title) for method, title in shown.items()]
     what = "What a verifier adds to" if scored else "What lies between a majority and any path of"
-    gains = [
-        gain
-        for name in f["methods"]
-        if name.startswith("weighted:") and "~" not in name and (gain := against(f, name, "majority"))
-    ]
-    left = "" if scored or not gains else f" Of {len(gains)} votes weighted by what costs nothing, the best gains {points(max(gains, key=lambda g: g['mean']))} points."  # fmt: skip
+    free = [] if scored else [name for name in f["methods"] if name.startswith("weighted:") and "~" not in name]
+    gains = [gain for name in free if (gain := against(f, name, "majority"))]
+    left = "" if not gains else f" Of {len(gains)} votes weighted by what costs nothing, the best gains {points(max(gains, key=lambda g: g['mean']))} points."  # fmt: skip
     return (
         f"{what} {main['model']} on {suite}, {f['problems']} problems with {f['samples']} paths:\n\n"
         f"{table(['answer by', 'right, %', '− majority, points', 'tokens a problem'], [row[:3] + row[4:] for row in votes])}\n\n{few(f['problems'])}95 % intervals; "

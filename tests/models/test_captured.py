@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from two_steps import THINKING, computed_plainly, drawn_alike, equal, needs_compiler, probed
 
-from conftest import DEVICE, SEED, agree, grown, prompts_for, slow
+from conftest import DEVICE, SEED, grown, prompts_for, slow
 from trueplex.engine import rows
 from trueplex.engine.grow import start
 from trueplex.engine.limits import Ending
@@ -19,12 +18,8 @@ from trueplex.engine.thinking import Thinking
 from trueplex.models.backbone import Backbone
 from trueplex.models.captured import CapturedStep
 from trueplex.models.compiled import CHECKED, CompiledStep
-from trueplex.types import Status, Stop, Trace
-from trueplex.verify.one_token import OneTokenVerifier, ProbeShape
-from trueplex.verify.probe import OneTokenScorer
+from trueplex.types import Status, Stop
 
-needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler: no g++ here")
-THINKING = Thinking("multiplex", 3, ending=Ending(30))
 Work = Callable[[], tuple[Tensor, Tensor]]
 
 
@@ -69,28 +64,6 @@ def captured(backbones: Callable[[str], Backbone]) -> Iterator[Callable[..., Cap
         backbone.captured = before
 
 
-def probed(backbone: Backbone, tokens: int = 1) -> dict[tuple[str, int], Trace]:
-    """Ragged traces of three prompts in five rows, which come and go, read by a probe every seven tokens."""
-    torch.manual_seed(3)
-    verifier = OneTokenVerifier(backbone, 4, shape=ProbeShape(tokens))
-    for adapter in verifier.adapters.values():
-        torch.nn.init.normal_(adapter.lora_B, std=0.3)
-    scorer = OneTokenScorer(verifier.eval(), 7)
-    with torch.no_grad():
-        traces = grown(backbone, prompts_for(backbone), 3, THINKING, scorer=scorer, rows=5)
-    return {(t.problem.text, t.index): t for t in traces}
-
-
-def equal(backbone: Backbone, plain: dict[tuple[str, int], Trace], others: dict[tuple[str, int], Trace]) -> None:
-    prompts = {p.problem.text: p for p in prompts_for(backbone)}
-    assert plain.keys() == others.keys()
-    alike = [key for key in plain if agree(prompts[key[0]], plain[key], others[key], backbone)]
-    assert len(alike) >= len(plain) - 1
-    for key in alike:
-        one, other = (np.array(found[key].scores) for found in (plain, others))
-        assert len(one) and np.allclose(one, other, atol=1e-3)
-
-
 @pytest.mark.parametrize("shared", [1, 2**40], ids=["shared prompts", "own prompts"])
 @pytest.mark.parametrize("family", ["qwen2", "gemma3_text", *slow(["llama", "gpt_oss", "gemma2"])])
 def test_law_13_the_recorded_step_is_the_plain_step(
@@ -100,9 +73,9 @@ def test_law_13_the_recorded_step_is_the_plain_step(
     monkeypatch.setitem(rows.SHARED_BYTES, DEVICE, shared)
     tokens = 4 if family == "qwen2" else 1
     monkeypatch.setattr(backbone, "captured", None)
-    plain = probed(backbone, tokens)
+    plain = probed(backbone, 7, 5, tokens)
     step = captured(family)
-    equal(backbone, plain, probed(backbone, tokens))
+    equal(backbone, plain, probed(backbone, 7, 5, tokens))
     assert not step.off and step.passes > 2 * step.made > 4
 
 
@@ -115,9 +88,7 @@ def test_a_lane_that_comes_when_others_run_is_made_before_it_is_recorded(
     monkeypatch.setattr(qwen, "captured", None)
     plain = grown(qwen, prompts, 4, thinking, rows=4, stride=4)
     step = captured("qwen3")
-    others = {(t.problem.text, t.index): t for t in grown(qwen, prompts, 4, thinking, rows=4, stride=4)}
-    named = {p.problem.text: p for p in prompts}
-    assert sum(agree(named[t.problem.text], t, others[t.problem.text, t.index], qwen) for t in plain) >= len(plain) - 1
+    drawn_alike(qwen, plain, grown(qwen, prompts, 4, thinking, rows=4, stride=4))
     assert step.made >= len(prompts) and not step.off
 
 
@@ -197,9 +168,8 @@ def test_what_cannot_be_recorded_or_differs_is_computed_plainly_with_one_line(
     monkeypatch.setattr(qwen, "captured", None)
     plain, step = grown(qwen, prompts_for(qwen), 2, THINKING), captured("qwen3", record)
     others = grown(qwen, prompts_for(qwen), 2, THINKING)
-    assert all(np.array_equal(a.steps.ids, b.steps.ids) for a, b in zip(plain, others, strict=True))
-    lines = [line for line in said if "is not recorded" in line]
-    assert len(lines) == 1 and "computed plainly" in lines[0] and "\n" not in lines[0] and step.off
+    computed_plainly(plain, others, said, "recorded")
+    assert step.off
 
 
 def test_a_step_that_memory_does_not_suffice_to_record_is_computed_plainly(
@@ -231,14 +201,12 @@ def test_a_compiled_step_is_recorded_once_it_is_known_to_be_right(
         compiled, "unseen", lambda *given: (found := recorded(*given), used.append(found is not None))[0]
     )
     try:
-        plain = {(t.problem.text, t.index): t for t in grown(qwen, prompts_for(qwen), 2, THINKING)}
+        recorded_ones = grown(qwen, prompts_for(qwen), 2, THINKING)
         assert compiled.passes == CHECKED and step.passes > CHECKED and not compiled.off and used and all(used)
         qwen.compiled = qwen.captured = None
-        others = {(t.problem.text, t.index): t for t in grown(qwen, prompts_for(qwen), 2, THINKING)}
+        drawn_alike(qwen, grown(qwen, prompts_for(qwen), 2, THINKING), recorded_ones)
     finally:
         qwen.compiled = before
-    prompts = {p.problem.text: p for p in prompts_for(qwen)}
-    assert sum(agree(prompts[key[0]], plain[key], others[key], qwen) for key in plain) >= len(plain) - 1
 
 
 def test_models_that_keep_states_are_not_recorded(captured: Callable[..., CapturedStep], said: list[str]) -> None:

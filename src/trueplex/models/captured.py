@@ -26,7 +26,7 @@ from torch import Tensor
 from trueplex.errors import reason
 from trueplex.models import placement
 from trueplex.models.backbone import Backbone
-from trueplex.models.check import BOUNDS, apart
+from trueplex.models.check import differs
 from trueplex.models.lanes import LaneCache, Pass, Piece, Segment, split
 from trueplex.models.rotary import fixed_positions
 
@@ -45,6 +45,21 @@ class Recorder(Protocol):
     """Turns work into what it gives, [B, V] and [B, q, H], and a call that computes the same anew, in the same places."""
 
     def __call__(self, work: Work) -> tuple[tuple[Tensor, Tensor], Callable[[], None]]: ...
+
+
+class Numbers:
+    """What stands beside the tokens of a step, by number: 0 for nothing, which True says, and one that is given once for each probe."""
+
+    def __init__(self) -> None:
+        self._of: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
+        self._next = count(1)
+
+    def __call__(self, beside: object) -> int:
+        if beside is True:
+            return 0
+        if beside not in self._of:
+            self._of[beside] = next(self._next)
+        return self._of[beside]
 
 
 @dataclass(eq=False)
@@ -112,8 +127,7 @@ class CapturedStep:
             OrderedDict()
         )  # None for lanes whose graph does not fit into memory
         self._record: Recorder | None = None
-        self._numbers: WeakKeyDictionary[Any, int] = WeakKeyDictionary()  # of probes
-        self._next = count(1)
+        self._number = Numbers()
         self._begun: set[Kind] = set()
         self._failed: Counter[Kind] = Counter()
         self._checked: Counter[Kind] = Counter()
@@ -128,7 +142,7 @@ class CapturedStep:
         columns = inputs.shape[1]
         for lane, _, _, own in split(pieces, starts):
             lane.reserve(int(own.max()) + columns - lane.before)
-        kind = (0 if beside is True else self._number(beside), columns)
+        kind = (self._number(beside), columns)
         if kind not in self._begun or not self._ready(pieces, beside, columns):
             self._begun.add(kind)
             return None
@@ -149,11 +163,6 @@ class CapturedStep:
         """Give back all memory of graphs."""
         self._graphs.clear()
         self._record = None
-
-    def _number(self, beside: object) -> int:
-        if beside not in self._numbers:
-            self._numbers[beside] = next(self._next)
-        return self._numbers[beside]
 
     def _ready(self, pieces: Sequence[Piece], beside: object, columns: int) -> bool:
         """Whether nothing is left to be made when it is first needed, which would be made anew by every replay."""
@@ -237,11 +246,10 @@ class CapturedStep:
     def _compared(self, found: tuple[Tensor, Tensor], cache: LaneCache, pieces: Sequence[Piece], starts: np.ndarray, inputs: Tensor) -> tuple[Tensor, Tensor]:  # fmt: skip
         """What was found, or the plain pass, and no more graphs, where the two differ."""
         plain = self._backbone.decode_pass(cache, pieces, starts, inputs)
-        difference = apart(self._backbone, plain, found)
-        if difference <= BOUNDS[self._backbone.dtype][1]:
-            return found
-        self._say(f"it differs from the plain one by {difference:.2g}")
-        return plain
+        if why := differs(self._backbone, plain, found):
+            self._say(why)
+            return plain
+        return found
 
     def _say(self, why: str) -> None:
         self.off = why

@@ -183,11 +183,13 @@ def _text(backbone: Backbone) -> list[int]:
     return list((ids * (SHORTEST // len(ids) + 1))[: max(SHORTEST, min(len(ids), LONGEST))])
 
 
-def apart(backbone: Backbone, plain: tuple[Tensor, Tensor], found: tuple[Tensor, Tensor]) -> float:
-    """How far the logits [B, V] and hidden states [B, q, H] of two passes lie apart, by `difference`, the larger of both."""
+def differs(backbone: Backbone, plain: tuple[Tensor, Tensor], found: tuple[Tensor, Tensor]) -> str:
+    """How a pass that was made another way differs from the plain one, by logits [B, V] and hidden states [B, q, H]; empty where it does not."""
     tokens, routed = backbone.vocabulary, is_routed(backbone)
     pairs = (plain[0][:, :tokens], found[0][:, :tokens]), (plain[1], found[1])
-    return max(difference(a.float(), b.float(), routed) for a, b in pairs)
+    apart = max(difference(a.float(), b.float(), routed) for a, b in pairs)
+    same = apart <= BOUNDS[backbone.dtype][1]  # NaN is not
+    return "" if same else f"it differs from the plain one by {apart:.2g}"
 
 
 def is_routed(backbone: Backbone) -> bool:

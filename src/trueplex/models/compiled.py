@@ -11,9 +11,7 @@ import logging
 import time
 from collections import Counter
 from inspect import signature
-from itertools import count
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -22,8 +20,8 @@ from transformers.cache_utils import Cache
 from trueplex.errors import reason
 from trueplex.models import attention
 from trueplex.models.backbone import Backbone
-from trueplex.models.captured import CapturedStep
-from trueplex.models.check import BOUNDS, apart
+from trueplex.models.captured import CapturedStep, Numbers
+from trueplex.models.check import differs
 from trueplex.models.lanes import Pass
 
 log = logging.getLogger(__name__)
@@ -61,8 +59,7 @@ class CompiledStep:
 
     def __init__(self, backbone: Backbone, backend: str = "inductor") -> None:
         self._backbone, self.passes = backbone, 0
-        self._kinds: WeakKeyDictionary[Any, int] = WeakKeyDictionary()  # of probes; no number is given twice
-        self._next = count(1)
+        self._number = Numbers()
         self._checked: Counter[tuple[int, ...]] = Counter()
         self._cache, self._first = Through(), torch.zeros(1, dtype=torch.long, device=backbone.device)
         self.off = _unfit(backbone)
@@ -79,7 +76,7 @@ class CompiledStep:
         ``beside``: the probe whose columns stand behind the tokens, or True for none. What is given is to be used before the next
         call, which may write over it.
         """
-        kind = self._kind(beside)
+        kind = self._number(beside)
         if self.off or kind >= MOST:
             return None
         name = (kind, inputs.shape[1])
@@ -104,20 +101,13 @@ class CompiledStep:
 
     def settled(self, beside: object, columns: int) -> bool:
         """Whether it is known that such passes are compiled, and right, or that they are not compiled."""
-        kind = self._kind(beside)
+        kind = self._number(beside)
         return bool(self.off) or kind >= MOST or self._checked[kind, columns] >= CHECKED
 
     def unseen(self, inputs: Tensor, passing: Pass, beside: object) -> tuple[Tensor, Tensor] | None:
         """The same of settled passes, without a look at what it gives, as one that records it needs it."""
-        kind = self._kind(beside)
+        kind = self._number(beside)
         return None if self.off or kind >= MOST else self._padded(inputs, passing, kind)
-
-    def _kind(self, beside: object) -> int:
-        if beside is True:
-            return 0
-        if beside not in self._kinds:
-            self._kinds[beside] = next(self._next)
-        return self._kinds[beside]
 
     def _padded(self, inputs: Tensor, passing: Pass, kind: int) -> tuple[Tensor, Tensor]:
         count, columns = inputs.shape[:2]
@@ -145,9 +135,8 @@ class CompiledStep:
         """The plain pass, after it was compared with the compiled one; None, and no more of these, where they differ."""
         self._checked[name] += 1
         plain = self._backbone.plain_pass(inputs, passing)
-        difference = apart(self._backbone, plain, (logits, hidden))
-        if not difference <= BOUNDS[self._backbone.dtype][1]:
-            self._say(f"it differs from the plain one by {difference:.2g}")
+        if why := differs(self._backbone, plain, (logits, hidden)):
+            self._say(why)
         return plain
 
     def _say(self, why: str) -> None:
