@@ -26,6 +26,7 @@ FRESH := --n 3 --samples 16
 RIVAL_ROLLOUTS := --n 24 --samples 4
 RIVAL_VALUES := --n 3 --traces 2 --prefixes 2 --samples 2
 RIVAL_RECIPE := --balanced --rank 4 --batch 8
+RIVAL_VALIDATION := --n 12 --samples 8
 JUDGED := --n 3 --samples 8
 RL_SIZE := --steps 1 --prompts 4 --samples 4 --every 1 --val-problems 4 --val-samples 2
 RL_RUNS := k1-0 k3-0
@@ -47,7 +48,8 @@ FRESH := --n 40 --samples 128
 RIVAL_ROLLOUTS := --n 900 --samples 16
 RIVAL_VALUES := --n 300 --traces 4 --prefixes 3
 RIVAL_RECIPE := --balanced --rank 64 --epochs 3
-JUDGED := --n 20 --samples 64
+RIVAL_VALIDATION := --n 120 --samples 16
+JUDGED := --n 60 --samples 64
 RL_SIZE := --steps 40 --prompts 16 --samples 8 --every 10 --val-problems 60 --val-samples 4
 RL_RUNS := k1-0 k3-0 k1-1 k3-1
 RL_TEST := --n 20 --samples 64
@@ -154,15 +156,15 @@ $(STORED_TRACES): stored-%: $(STAMP)
 measure: $(STORED_TRACES)  ## pass@k, votes and score quality of the embedded model, on the stored traces
 	mkdir -p results && $(foreach m,discrete multiplex,cp $(DECIDING)/$m/results.json results/reference-$m.json &&) true
 
-# Every score on the same traces, those above: the shipped verifier, one from the rollouts that the paper's
-# rivals learn from here, those rivals, of its size, and untrained scores. Readers of texts see slot 0 of a merged thought. The
+# Every score on the same traces of test problems: one-token verifiers from the rollouts that the paper's rivals learn from here, one of
+# them combined with what is known for nothing, those rivals, of their size, the verifier that ships, and untrained scores. Readers of texts see slot 0 of a merged thought. The
 # published window of DeepConf, 2,048 tokens, is longer than these traces.
 RIVALS := $(RUNS)/rivals
 RIVAL_DATA := --data $(RIVALS)/rollouts/discrete --data $(RIVALS)/rollouts/multiplex
-SCORERS := $(RIVALS)/one-token-measured,$(RIVALS)/one-token,auto,orm:$(RIVALS)/outcome,$(if $(QUICK),,prm:math-shepherd:$(RIVALS)/process,genrm:$(RIVALS)/generative,)deepconf:mean,deepconf:tail@32,deepconf:bottom@32,deepconf:lowest@32,logprob,entropy
+SCORERS := combined:$(RIVALS)/one-token-measured,$(RIVALS)/one-token-measured,$(RIVALS)/one-token,combined,auto,orm:$(RIVALS)/outcome,$(if $(QUICK),,prm:math-shepherd:$(RIVALS)/process,genrm:$(RIVALS)/generative,)deepconf:mean,deepconf:tail@32,deepconf:bottom@32,deepconf:lowest@32,logprob,entropy
 RIVAL_TRAIN := $(RIVAL_DATA) $(RIVAL_RECIPE)
 
-scorers: $(STORED_TRACES)  ## a verifier, its rivals from the same rollouts, and untrained scores
+scorers: $(STAMP)  ## a verifier, its rivals from the same rollouts, and untrained scores
 	for mode in discrete multiplex; do \
 		$(ROLLOUT) --thinking $$mode --data $(ALL) $(RIVAL_ROLLOUTS) --seed 3 $(QUIET) --out $(RIVALS)/rollouts/$$mode || exit $$?; done
 	OMP_NUM_THREADS=1 $(BIN)/trueplex train values $(RIVAL_DATA) $(RIVAL_VALUES) --max-batch-size 256 $(QUIET)
@@ -171,9 +173,14 @@ scorers: $(STORED_TRACES)  ## a verifier, its rivals from the same rollouts, and
 	for kind in outcome $(if $(QUICK),,process generative); do \
 		OMP_NUM_THREADS=1 $(BIN)/trueplex train reward --kind $$kind $(RIVAL_TRAIN) --out $(RIVALS)/$$kind || exit $$?; done
 	for mode in discrete multiplex; do \
-		OMP_NUM_THREADS=1 $(BIN)/trueplex eval-verifier $(foreach s,$(SUITES),$(DECIDING)/$$mode/$s) $(JUDGED) \
-			--scorers $(SCORERS) --out $(RIVALS)/$$mode || exit $$?; \
-		mkdir -p $(RESULTS) && cp $(RIVALS)/$$mode/results.json $(RESULTS)/scorers-$$mode.json; done
+		$(ROLLOUT) --thinking $$mode --data $(ALL) --split validation $(RIVAL_VALIDATION) --seed 4 $(QUIET) --out $(RIVALS)/validation/$$mode || exit $$?; done
+	OMP_NUM_THREADS=1 $(BIN)/trueplex train combined --verifier $(RIVALS)/one-token-measured $(foreach m,discrete multiplex,--data $(RIVALS)/validation/$m) > $(RIVALS)/combined.json
+	for mode in discrete multiplex; do \
+		OMP_NUM_THREADS=1 $(BIN)/trueplex eval --suite $(ALL) --thinking $$mode $(JUDGED) --verifier none --methods majority --max-batch-size 256 $(QUIET) \
+			--out $(RIVALS)/test/$$mode || exit $$?; \
+		OMP_NUM_THREADS=1 $(BIN)/trueplex eval-verifier $(foreach s,$(SUITES),$(RIVALS)/test/$$mode/$s) --scorers $(SCORERS) \
+			--out $(RIVALS)/judged/$$mode || exit $$?; \
+		mkdir -p $(RESULTS) && cp $(RIVALS)/judged/$$mode/results.json $(RESULTS)/scorers-$$mode.json; done
 	$(BIN)/trueplex report $(RESULTS)/scorers-discrete.json $(RESULTS)/scorers-multiplex.json --out $(RIVALS)/report.html --figures $(FIGURES)/scores
 
 # What each part of a verifier brings, one at a time, judged on validation problems alone: what ships is chosen by it.

@@ -123,21 +123,31 @@ VERIFIERS = (
 
 
 def rival_claims(judged: Results) -> list[list[str]]:
-    """The verifier against the best of its rivals, suite by suite, on the same traces; those not trained on its rollouts too."""
+    """The first verifier against the best of its rivals, suite by suite, on the same traces; those not trained on its rollouts too."""
     rows = []
     for mode, result in judged.items():
-        ranked, voted = {}, {}
+        ranked: dict[str, dict[str, Any]] = {"1.0": {}, "0.5": {}}
+        voted = {}
         for suite, f in result["suites"].items():
-            rivals = {n: s for n, s in f["scorers"].items() if "first_minus_this" in s and short(n) not in VERIFIERS}
-            best = max(rivals, key=lambda name: rivals[name]["within"]["1.0"]["mean"])
-            ranked[f"{suite}, to `{short(best)}`"] = rivals[best]["first_minus_this"]
+            rivals = {
+                n: s
+                for n, s in f["scorers"].items()
+                if "first_minus_this" in s and short(n) not in VERIFIERS and not combines(n)
+            }
+            for share, behind in (("1.0", "first_minus_this"), ("0.5", "first_minus_this_at_half")):
+                best = max(rivals, key=lambda name: rivals[name]["within"][share]["mean"])
+                ranked[share][f"{suite}, to `{short(best)}`"] = rivals[best][behind]
             best = max(rivals, key=lambda name: rivals[name]["votes"]["weighted"]["mean"])
             voted[f"{suite}, to `{short(best)}`"] = rivals[best]["votes"]["first_minus_this"]
         n = max(f["votes"]["paths"] for s in result["suites"].values() for f in s["scorers"].values())
-        rows.append(
-            row(f"OTV ranks the traces of a problem better at their end than its best rival ({mode}; AUROC)", ranked)
-        )
-        rows.append(row(f"OTV's weighted vote of {n} is above that of its best rival ({mode})", voted))
+        for share, title in (("1.0", "at their end"), ("0.5", "at half")):
+            rows.append(
+                row(
+                    f"OTV combined with free scores ranks the traces of a problem better {title} than its best rival ({mode}; AUROC)",
+                    ranked[share],
+                )
+            )
+        rows.append(row(f"Its weighted vote of {n} is above that of its best rival ({mode})", voted))
     return rows
 
 
@@ -191,6 +201,10 @@ def learning_claims(tests: dict[str, Sequence[dict[str, Any]]]) -> list[list[str
             row(f"Learning to think in multiplex tokens ends above discrete learning (pass@{k}; {seeds})", cells)
         )
     return rows
+
+
+def combines(scorer: str) -> bool:
+    return scorer.partition(":")[0] == "combined"
 
 
 def short(scorer: str) -> str:

@@ -3,11 +3,12 @@
     python bench/results.py             what this version has not measured yet; run it again after an interruption
     python bench/results.py measure     the same, of the stages that are named
     python bench/results.py --list      what there is, which version measured it, and what is left to do
+    python bench/results.py --adopt hybrid "make hybrid"    take in what this version measured by that command, outside `make results`
 
 A stage is a target of the Makefile and the files that it writes. It is done when `results/manifests.json` says that this
 version measured these very bytes. Targets are resumable
 themselves, so a kill costs little; their traces are in `runs/VERSION`, apart from those of other versions. An entry of a manifest has:
-version, command, date, seconds, `problems` (a hash of the texts that were asked) and `sha256` of the file.
+version, command, date, seconds (null where it was adopted), `problems` (a hash of the texts that were asked) and `sha256` of the file.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from cells import RESULTS, ROOT
+from cells import RESULTS, ROOT, made_by
 from trueplex import __version__
 from trueplex.files import write_json
 
@@ -77,11 +78,11 @@ def problems(value: Any) -> Iterator[str]:
             yield from problems(inner)
 
 
-def manifest(path: Path, target: str, seconds: float) -> dict[str, Any]:
+def manifest(path: Path, command: str, seconds: float | None) -> dict[str, Any]:
     asked = list(problems(json.loads(path.read_text())))
     return {
-        "version": __version__, "command": f"make {target} RUNS=runs/{__version__}", "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "seconds": round(seconds), "problems": hashlib.sha256("\n".join(asked).encode()).hexdigest() if asked else None,
+        "version": __version__, "command": command, "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "seconds": None if seconds is None else round(seconds), "problems": hashlib.sha256("\n".join(asked).encode()).hexdigest() if asked else None,
         "sha256": digest(path),
     }  # fmt: skip
 
@@ -101,22 +102,41 @@ def done(stage: Stage, manifests: dict[str, Any]) -> bool:
 
 def measure(stage: Stage) -> None:
     """Run a stage and write its manifests. Exits where the target fails."""
-    manifests, began = known(), time.monotonic()
-    if subprocess.run(["make", stage.target, f"RUNS=runs/{__version__}"], cwd=ROOT, check=False).returncode:
+    command, began = ["make", stage.target, f"RUNS=runs/{__version__}"], time.monotonic()
+    if subprocess.run(command, cwd=ROOT, check=False).returncode:
         sys.exit(f"make {stage.target} failed. Try: look at its messages; make results goes on from there")
-    seconds = time.monotonic() - began
+    record(stage, " ".join(command), time.monotonic() - began)
+
+
+def record(stage: Stage, command: str, seconds: float | None) -> None:
+    write_json(
+        MANIFESTS, known() | {str(path.relative_to(RESULTS)): manifest(path, command, seconds) for path in files(stage)}
+    )
+
+
+def adopt(stage: Stage, command: str) -> None:
+    """Write the manifests of files that were measured by a command of one's own; each must say itself that this version did."""
     for path in files(stage):
-        manifests[str(path.relative_to(RESULTS))] = manifest(path, stage.target, seconds)
-    write_json(MANIFESTS, manifests)
+        made = made_by(json.loads(path.read_text()))
+        if made != __version__:
+            sys.exit(
+                f"{path.name} was measured by {made or 'a version before 0.2.0'}, not by {__version__}. Try: make {stage.target}"
+            )
+    record(stage, command, None)
 
 
 def main(stages: tuple[Stage, ...] = STAGES) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--list", action="store_true", help="only say what there is")
     parser.add_argument("stages", nargs="*", metavar="STAGE", help="only these: " + ", ".join(s.target for s in stages))
+    parser.add_argument("--adopt", nargs=2, metavar=("STAGE", "COMMAND"), help="what was measured by another command")
     given = parser.parse_args()
-    if unknown := set(given.stages) - {stage.target for stage in stages}:
+    if unknown := {*given.stages, *(given.adopt or ())[:1]} - {stage.target for stage in stages}:
         parser.error(f"there is no stage {min(unknown)!r}")
+    if given.adopt:
+        name, command = given.adopt
+        adopt(next(stage for stage in stages if stage.target == name), command)
+        return
     only, stages = given.list, tuple(s for s in stages if s.target in given.stages or not given.stages)
     left = [stage for stage in stages if not done(stage, known())]
     for stage in stages:

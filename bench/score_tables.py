@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cells import MODES, counted, measured, missing, percent, ranking, read, spread, table
-from claims import short
+from claims import combines, short
 
 
 def sampled(judged: dict[str, Any]) -> str:
@@ -20,7 +20,7 @@ def scorer_parts() -> list[str]:
         parts += [missing(f"scorers-{mode}.json", "scorers")] if judged is None else [
             f"## Scores on the same traces, {mode}\n\n{sampled(judged)}. AUROC "
             "within problems; differences are paired by problem. The trained rivals have the verifier's size and learned from its "
-            "rollouts, for as many epochs; \"measured\" is the verifier with the Monte-Carlo labels that the process model learned from. DeepConf with groups of 32 tokens, as the published 2,048 are longer than these traces. "
+            "rollouts, for as many epochs; \"measured\" is the verifier with the Monte-Carlo labels that the process model learned from, \"combined\" its probe with log-probability, entropy and length, weighed on validation problems. DeepConf with groups of 32 tokens, as the published 2,048 are longer than these traces. "
             "Calibration where a score is a probability. Time and operations are for ten readings of a trace, at 10 … 100 % of it." + measured(judged),
             f"![AUROC within problems along a trace, for every score](scores/judged-scorers-{mode}.svg)",
             scorer_tables(judged),
@@ -44,7 +44,7 @@ def scorer_tables(result: dict[str, Any]) -> str:
                 f"{f['milliseconds_per_trace']:.1f}", f"{f['megaflops_per_trace']:.0f}",
             ])  # fmt: skip
         first = scorer_title(next(iter(judged["scorers"])))
-        head = ["score", "within, at half", "within, at the end", f"{'OTV' if 'OTV' in first else first} − this", "over all", "weighted vote, %",
+        head = ["score", "within, at half", "within, at the end", f"{'the first' if 'OTV' in first else first} − this", "over all", "weighted vote, %",
                 "flips to right / wrong", "ECE", "Brier", "ms", "Mflop"]  # fmt: skip
         parts += [
             f"**{suite}**, majority {percent(next(iter(judged['scorers'].values()))['votes']['majority'])}",
@@ -58,6 +58,8 @@ READERS = ("orm", "prm", "genrm")
 
 def scorer_title(name: str) -> str:
     """`runs/rivals/one-token` is the verifier from the rivals' rollouts, and so on; the names of untrained scores as they are."""
+    if combines(name):
+        return "combined, as shipped" if name == "combined" else "**OTV combined**, from the same rollouts"
     reads = name.partition(":")[0] in READERS
     model = short(name).rpartition(":")[2] if reads else short(name)
     kinds = {"one-token": "**OTV**, from the same rollouts", "plain": "**OTV**, from the same rollouts",

@@ -40,12 +40,25 @@ def test_a_stage_is_done_by_this_version_and_these_bytes(tmp_path: Path, monkeyp
     assert not results.done(stage, {})
     file = tmp_path / "one.json"
     file.write_text(json.dumps({"suites": {"s": {"ids": [["1", "ab"]]}}}))
-    made = {"one.json": results.manifest(file, "measure", 2.4)}
+    made = {"one.json": results.manifest(file, "make measure", 2.4)}
     assert results.done(stage, made) and made["one.json"]["version"] == trueplex.__version__
     assert made["one.json"]["problems"] and made["one.json"]["seconds"] == 2
     assert not results.done(stage, {"one.json": made["one.json"] | {"version": "0.2.0"}})
     file.write_text("{}")
     assert not results.done(stage, made)
+
+
+def test_only_what_this_version_measured_is_adopted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results, "RESULTS", tmp_path)
+    monkeypatch.setattr(results, "MANIFESTS", tmp_path / "manifests.json")
+    stage, file = results.Stage("hybrid", ("one.json",), 1), tmp_path / "one.json"
+    file.write_text(json.dumps({"machine": {"trueplex": "0.2.0"}}))
+    with pytest.raises(SystemExit, match=r"one.json was measured by 0.2.0, not by .*make hybrid"):
+        results.adopt(stage, "make hybrid STEPS=2")
+    assert not results.done(stage, results.known())
+    file.write_text(json.dumps({"machine": {"trueplex": trueplex.__version__}}))
+    results.adopt(stage, "make hybrid STEPS=2")
+    assert results.done(stage, results.known()) and results.known()["one.json"]["command"] == "make hybrid STEPS=2"
 
 
 def test_a_page_shows_the_solved_problem_between_its_comments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
