@@ -47,7 +47,7 @@ STORED := --n 60 --samples 128
 FRESH := --n 40 --samples 128
 RIVAL_ROLLOUTS := --n 900 --samples 16
 RIVAL_VALUES := --n 300 --traces 4 --prefixes 3
-RIVAL_RECIPE := --balanced --rank 64 --epochs 3
+RIVAL_RECIPE := --balanced --rank 64 --epochs 1
 RIVAL_VALIDATION := --n 120 --samples 16
 JUDGED := --n 60 --samples 64
 RL_SIZE := --steps 40 --prompts 16 --samples 8 --every 10 --val-problems 60 --val-samples 4
@@ -161,7 +161,7 @@ measure: $(STORED_TRACES)  ## pass@k, votes and score quality of the embedded mo
 # published window of DeepConf, 2,048 tokens, is longer than these traces.
 RIVALS := $(RUNS)/rivals
 RIVAL_DATA := --data $(RIVALS)/rollouts/discrete --data $(RIVALS)/rollouts/multiplex
-SCORERS := combined:$(RIVALS)/one-token-measured,$(RIVALS)/one-token-measured,$(RIVALS)/one-token,combined,auto,orm:$(RIVALS)/outcome,$(if $(QUICK),,prm:math-shepherd:$(RIVALS)/process,genrm:$(RIVALS)/generative,)deepconf:mean,deepconf:tail@32,deepconf:bottom@32,deepconf:lowest@32,logprob,entropy
+SCORERS := combined:$(RIVALS)/one-token-measured,$(RIVALS)/one-token-measured,$(RIVALS)/one-token,combined,orm:$(RIVALS)/outcome,$(if $(QUICK),,prm:math-shepherd:$(RIVALS)/process,genrm:$(RIVALS)/generative,)deepconf:mean,deepconf:tail@32,deepconf:bottom@32,deepconf:lowest@32,logprob,entropy
 RIVAL_TRAIN := $(RIVAL_DATA) $(RIVAL_RECIPE)
 
 scorers: $(STAMP)  ## a verifier, its rivals from the same rollouts, and untrained scores

@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from cells import write
+from cells import MODES, ROOT, write
 from trueplex.data.embedded.tasks import SUITES, problems
 from trueplex.data.traces import read_traces
 from trueplex.decide import pruning
@@ -70,7 +70,6 @@ OTHERS = (
     "deepconf:low@32/16",
     "deepconf:high@32/16",
 )  # policies behind the untrained scores
-MODES = ("discrete", "multiplex")
 
 
 def look(rule: str) -> int:
@@ -268,7 +267,6 @@ def live(repeats: int, each: int) -> dict[str, Any]:
 
 # -- the picture -------------------------------------------------------------------------------------------
 
-ROOT = Path(__file__).resolve().parent.parent
 # Okabe and Ito's palette; every line has a marker of its own besides.
 DRAWN = {
     "weighted": ("#000000", "o", "weighted, no policy"), "majority": ("#999999", "x", "majority"),

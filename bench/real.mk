@@ -194,10 +194,6 @@ real-curve-%: real-rollouts
 	test -f $(REAL)/curve-$*/verifier.json || $(TIMED)/curve-$*.json \
 		train verifier --model $(MODEL) --data $(REAL)/rollouts --traces $* $(REAL_RECIPE) --out $(REAL)/curve-$*
 
-# A diagnosis before any training: what an untrained probe's states tell, by the number of problems, beside what costs nothing.
-real-frozen: real-rollouts  ## what a frozen probe can read, by the number of problems: make real-frozen MODEL=…
-	$(BIN)/python bench/frozen_probe.py --model $(MODEL) --name "$(MODEL_NAME)" --data $(REAL)/rollouts --keep-base $(REAL)/base --out $(REAL_RESULTS)/frozen-probe.json
-
 real-curve: real-test-traces real-verifier-m1 $(CURVE:%=real-curve-%)  ## a verifier by the number of traces that it learned from: make real-curve MODEL=…
 	$(TRUEPLEX) eval-verifier $(call real_traces,test) --model $(MODEL) $(REAL_JUDGED) \
 		--scorers $(call commas,$(REAL)/verifier-m1 $(CURVE:%=$(REAL)/curve-%)) --out $(REAL)/judged-curve

@@ -13,7 +13,6 @@ def study_parts() -> list[str]:
     return [
         *mode_parts("modes", "real-modes MODEL=…", "without thinking tags"),
         *mode_parts("modes-tagged", "real-modes-tagged MODEL=…", "with thinking tags"),
-        *frozen_parts(),
         *curve_parts(),
         *ablation_parts(),
         *learning_parts(),
@@ -89,25 +88,6 @@ def curve_parts() -> list[str]:
         f"## How much data a verifier needs: {found['model']}\n\nOne recipe, by the number of traces of problems with right and wrong ones; judged on {judged['problems']} test problems of "
         f"{suite}, whose majority is {majority} % right." + measured(found),
         table(["traces", "AUROC within, at half", "at the end", "weighted vote, %", "− majority, points", "hours of training"], rows),
-    ]  # fmt: skip
-
-
-def frozen_parts() -> list[str]:
-    """What an untrained probe's states tell, by the number of problems, beside what costs nothing."""
-    found = read("real/frozen-probe.json")
-    if found is None:
-        return [missing("real/frozen-probe.json", "real-frozen MODEL=…")]
-    frozen, free = found["frozen"], found["free"]
-    rows = [
-        [f"frozen probe, {size} problems", spread(frozen["0.5"][size], 2), spread(figure, 2)]
-        for size, figure in frozen["1.0"].items()
-    ]
-    rows += [[name, spread(by["0.5"], 2) if "0.5" in by else "–", spread(by["1.0"], 2)] for name, by in free.items()]
-    return [
-        f"## What can be read before a verifier learns: {found['model']}\n\nThe final states of a probe token that has learned nothing, read by a logistic regression that learned from so many "
-        f"problems and is judged on others; and scores that cost nothing, on the same {found['traces']} traces of {found['problems']} problems with right and wrong ones. "
-        "`agreement` is the share of the problem's other traces that gave the same answer." + measured(found),
-        table(["AUROC within problems", "at half of a trace", "at the end"], rows),
     ]  # fmt: skip
 
 

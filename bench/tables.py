@@ -40,11 +40,6 @@ from speed_tables import speed_parts
 BEGIN, END = "<!-- {}: written by bench/tables.py -->", "<!-- end of {} -->"
 
 
-def methods(figures: dict[str, Any]) -> dict[str, Any]:
-    """The votes of a suite by method; files of before methods had a place of their own keep them beside the rest."""
-    return figures.get("methods", figures)
-
-
 README_METHODS = {
     "majority": "majority of 128 paths: what any sampler can do",
     "weighted": "the same paths, weighted by a one-token verifier",
@@ -93,7 +88,7 @@ def vote_table(suites: dict[str, Any]) -> str:
     rows = []
     for name, f in suites.items():
         t = f["tokens"]
-        rows.append([name, percent(f["pass"]["1"]), percent(methods(f)["majority"][n]), percent(f["pass"][n]),
+        rows.append([name, percent(f["pass"]["1"]), percent(f["methods"]["majority"][n]), percent(f["pass"][n]),
                      percent(f["weighted_minus_majority"][n]), percent(f["best_minus_pass1"]["16"]),
                      f"{t['mean']:.0f} ({t['p5']}–{t['p95']}, {t['max']})"])  # fmt: skip
     return table(head, rows)

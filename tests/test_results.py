@@ -102,8 +102,6 @@ def test_every_file_that_the_pages_show_has_a_stage() -> None:
     own = {
         "manifests.json",
         "mistakes.json",
-        "mixing.json",
-        "verifier-combined.json",
         "verifier-combined-reference.json",
         "serve.json",
         "serve-load.json",

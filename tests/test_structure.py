@@ -106,3 +106,9 @@ def test_every_entry_point_ends_in_one_line() -> None:
     starts = [(name, text) for name, path in sources() if 'if __name__ == "__main__":' in (text := path.read_text())]
     assert len(starts) > 4
     assert [name for name, text in starts if "sys.exit(exit_code(" not in text] == ["grading.worker"]
+
+
+def test_no_two_test_files_have_one_name() -> None:
+    """Pytest imports them by it, so that of two in one run the second is an error."""
+    names = [path.name for path in Path(__file__).parent.rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))

@@ -252,8 +252,8 @@ class Solution:
         return self.state == "uncertain"
 
 
-def _short(text: str | None, most: int = 40) -> str:
-    return "None" if text is None else repr(text if len(text) <= most else f"{text[:most]}…")
+def _short(text: str | None) -> str:
+    return "None" if text is None else repr(text if len(text) <= 40 else f"{text[:40]}…")
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:

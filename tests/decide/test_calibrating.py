@@ -71,7 +71,6 @@ def test_confidences_are_right_on_average_and_errors_bounded_on_problems_never_s
     assert made.band(name) is band and band.state(0.99) == "trusted" and band.state(0.01) == "doubted"
     # Nothing is said of paths that a policy chose among, nor of another way of thinking.
     assert made.band(seen[-1].condition) is None is made.band(replace(name, way=replace(WAY, thinking="soft")))
-    assert made.probability(0.9) > 0.9 > 0.1 > made.probability(0.1)
 
 
 def test_what_is_held_out_was_not_fitted() -> None:

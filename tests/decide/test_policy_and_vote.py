@@ -128,13 +128,12 @@ def test_votes_group_by_value_and_weigh_by_score() -> None:
     assert [v.answer for v in voting.weighted(traces)] == ["8", "7"]
     assert voting.weighted(traces)[1].weight == pytest.approx(0.3)
     assert voting.best(traces)[0].answer == "8"
-    assert voting.share(voting.majority(traces)) == 0.75
 
 
 def test_pruned_and_truncated_traces_do_not_vote() -> None:
     traces = stopped([("7", 0.9)]) + stopped([("8", 0.9)], Status.PRUNED) + stopped([("8", 0.9)], Status.TRUNCATED)
     assert [v.answer for v in voting.majority(traces)] == ["7"]
-    assert voting.majority([]) == [] and voting.share([]) == 0.0
+    assert voting.majority([]) == []
 
 
 def test_ties_are_won_by_paths_then_by_the_first_path() -> None:

@@ -87,7 +87,6 @@ def warm() -> None:
                 importlib.import_module(module.name)
     for name in (
         "sklearn.linear_model",
-        "sklearn.isotonic",
         "torch.utils.tensorboard",
         "pyarrow.parquet",
         "matplotlib.pyplot",

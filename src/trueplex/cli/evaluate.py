@@ -282,7 +282,7 @@ def scorer_table(suites: Mapping[str, Any]) -> Table:
         for name, f in judged_suite["scorers"].items():
             votes, problems = f["votes"], judged_suite["problems"]
             areas = (f["within"]["0.5"], f["within"]["1.0"], f["over_all"]["1.0"])
-            shown = [area(one, judged_suite.get("ranked", problems)) for one in areas]
+            shown = [area(one, problems) for one in areas]
             gain = votes["weighted_minus_majority"]
             shown.append(f"{gain['mean']:.3f} [{gain['low']:.3f}, {gain['high']:.3f}]")
             error = f"{f['calibration']['ece']['mean']:.3f}" if "calibration" in f else "–"

@@ -9,15 +9,14 @@ verifier's folder (or the model's, for votes without a verifier). This module re
   ``alpha`` of the given ones is wrong. Thresholds are tested from the most confident down, each by the exact
   binomial tail on held-out problems (fixed-sequence testing, Angelopoulos et al., arXiv 2110.01052): for
   problems that are exchangeable with those, the bound holds with probability 1 − `DELTA`.
-- **Scores**: the probability that a finished trace with this score is right, and, for each `WayOfThinking`, the band of
-  scores in which neither can be said: the third state, uncertain. It holds for paths that no policy has chosen among.
+- **Scores**: for each `WayOfThinking`, the band of scores in which neither right nor wrong can be said of a finished
+  trace: the third state, uncertain. It holds for paths that no policy has chosen among.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -187,14 +186,12 @@ class Calibration:
     Attributes:
         votes: by selector and by condition, the intercept and the weights of `FEATURES`.
         held: by condition, (confidence, right) of held-out problems.
-        points: (score, probability of being right) of finished traces, both rising.
         bands: the third state, by way of thinking.
         belongs: what it was made for: fingerprints of the model and the verifier.
     """
 
     votes: dict[str | Condition, list[float]]
     held: dict[Condition, list[tuple[float, bool]]]
-    points: list[tuple[float, float]] = field(default_factory=list)
     bands: dict[WayOfThinking, Band] = field(default_factory=dict)
     belongs: dict[str, Any] = field(default_factory=dict)
 
@@ -229,14 +226,6 @@ class Calibration:
         """
         return None if asked.prune != "none" else self.bands.get(asked.way)
 
-    def probability(self, score: float) -> float:
-        """The probability that a finished trace of this score is right, by linear interpolation."""
-        place = bisect_right([s for s, _ in self.points], score)
-        if place in (0, len(self.points)):
-            return self.points[min(place, len(self.points) - 1)][1]
-        (s0, p0), (s1, p1) = self.points[place - 1 : place + 1]
-        return p0 + (p1 - p0) * (score - s0) / (s1 - s0)
-
     def threshold(self, asked: Condition, error: float) -> float:
         """The least confidence to answer with, so that at most a share `error` of the answers is wrong.
 
@@ -256,13 +245,14 @@ class Calibration:
         """This calibration, completed by what another of the same model and verifier says of other conditions."""
         if other is None or other.belongs != self.belongs:
             return self
-        return Calibration({**other.votes, **self.votes}, {**other.held, **self.held}, self.points or other.points,
-                           {**other.bands, **self.bands}, self.belongs)  # fmt: skip
+        return Calibration(
+            {**other.votes, **self.votes}, {**other.held, **self.held}, {**other.bands, **self.bands}, self.belongs
+        )
 
     def save(self, folder: Path) -> None:
         """Write the file, whole or not at all."""
         content = {
-            "belongs": self.belongs, "features": FEATURES, "points": self.points,
+            "belongs": self.belongs, "features": FEATURES,
             "votes": {key if isinstance(key, str) else key.name: weights for key, weights in self.votes.items()},
             "bands": {way.name: band.stored() for way, band in self.bands.items()},
             "held": {c.name: [[round(p, 5), int(right)] for p, right in pairs] for c, pairs in self.held.items()},
@@ -289,7 +279,7 @@ class Calibration:
                 condition(json.loads(name)): [(p, bool(r)) for p, r in pairs] for name, pairs in stored.held.items()
             }
             bands = {way_of_thinking(json.loads(name)): Band.restored(band) for name, band in stored.bands.items()}
-            return cls(votes, held, stored.points, bands, stored.belongs)
+            return cls(votes, held, bands, stored.belongs)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, OptionError) as error:
             raise VerifierError(
                 f"{path} cannot be read ({reason(error)}). Try: run `trueplex calibrate` again, after removing it"
@@ -303,25 +293,24 @@ class _Stored:
     belongs: dict[str, str]
     votes: dict[str, list[float]]
     held: dict[str, list[tuple[float, int]]]
-    points: list[tuple[float, float]]
     bands: dict[str, dict[str, float | None]]
 
 
-def safe_threshold(pairs: Sequence[tuple[float, bool]], error: float, delta: float = DELTA) -> float | None:
+def safe_threshold(pairs: Sequence[tuple[float, bool]], error: float) -> float | None:
     """The lowest confidence from which on at most a share `error` of answers is wrong; None when there is none.
 
     Thresholds are tested from high to low, in steps of a fiftieth of the problems, and the search ends at the first
-    whose errors could come from a larger rate with a probability above `delta`. Where it starts must not depend on
+    whose errors could come from a larger rate with a probability above `DELTA`. Where it starts must not depend on
     which answers were right: at the most confident quarter, or at more problems if a quarter without any error would
     prove nothing.
     """
     ranked = sorted(pairs, reverse=True)
-    proof = math.ceil(math.log(delta) / math.log1p(-error))
+    proof = math.ceil(math.log(DELTA) / math.log1p(-error))
     found = None
     for count in range(max(proof, len(ranked) // 4), len(ranked) + 1, max(1, len(ranked) // 50)):
         lowest = ranked[count - 1][0]
         given = [right for confidence, right in ranked if confidence >= lowest]
-        if bdtr(given.count(False), len(given), error) > delta:
+        if bdtr(given.count(False), len(given), error) > DELTA:
             break
         found = lowest
     return found

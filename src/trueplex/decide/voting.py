@@ -139,9 +139,3 @@ def _number(name: str, kind: str) -> float:
         return float(name.removeprefix(f"{kind}:")) if name.startswith(f"{kind}:") else math.nan
     except ValueError:
         return math.nan
-
-
-def share(votes: Sequence[Vote]) -> float:
-    """The leading vote's share of all weight, in [0, 1]; 0 without votes."""
-    total = sum(v.weight for v in votes)
-    return votes[0].weight / total if votes and total > 0 else float(bool(votes)) / max(1, len(votes))

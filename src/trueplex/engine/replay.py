@@ -16,15 +16,9 @@ from trueplex.types import Steps
 
 
 @torch.inference_mode()
-def replay(backbone: Backbone, prompt_ids: Sequence[int], steps: Steps, temperature: float = 1.0,
-           answer_temperature: float | None = None, thinking_tokens: int | None = None) -> Tensor:  # fmt: skip
-    """Log-probs [T, K] float32 of the stored ids, by one full teacher-forced pass without a cache (law 3).
-
-    Steps from ``thinking_tokens`` on are read at ``answer_temperature`` where one is given.
-    """
+def replay(backbone: Backbone, prompt_ids: Sequence[int], steps: Steps, temperature: float = 1.0) -> Tensor:
+    """Log-probs [T, K] float32 of the stored ids, by one full teacher-forced pass without a cache (law 3)."""
     temperatures = torch.full((len(steps),), temperature, device=backbone.device)
-    if answer_temperature is not None and thinking_tokens is not None:
-        temperatures[thinking_tokens:] = answer_temperature
     ids = torch.from_numpy(steps.ids.astype(np.int64)).to(backbone.device)
     with backbone.lock:
         hidden = _hidden(backbone, prompt_ids, steps)

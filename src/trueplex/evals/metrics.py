@@ -98,17 +98,17 @@ def _picks(seed: int, draws: int, size: int) -> np.ndarray:
 
 
 def interval(
-    values: Sequence[float], statistic: Callable[[np.ndarray], float] = np.mean, draws: int = 2000, level: float = 0.95,
+    values: Sequence[float], statistic: Callable[[np.ndarray], float] = np.mean, draws: int = 2000,
     seed: int = 0,
 ) -> tuple[float, float]:  # fmt: skip
-    """Percentile bootstrap interval of a statistic over problems, one value each."""
+    """95 % percentile bootstrap interval of a statistic over problems, one value each."""
     data = np.asarray(values, dtype=float)
     if not len(data):
         return float("nan"), float("nan")
     picks = _picks(seed, draws, len(data))
     drawn = data[picks].mean(1) if statistic is np.mean else np.apply_along_axis(statistic, 1, data[picks])
-    tail = (1 - level) / 2
-    return float(np.quantile(drawn, tail)), float(np.quantile(drawn, 1 - tail))
+    low, high = np.quantile(drawn, (0.025, 0.975))
+    return float(low), float(high)
 
 
 def figure(values: Sequence[float]) -> dict[str, float] | None:

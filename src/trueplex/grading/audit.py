@@ -33,26 +33,26 @@ class Audit:
         return {True, False} <= told
 
 
-def audit(prediction: str | None, answers: Sequence[str], timeout: float = TIMEOUT) -> Audit:
+def audit(prediction: str | None, answers: Sequence[str]) -> Audit:
     """Grade a prediction in every way. All judge the answer that ours extracts; without one there is nothing to audit.
 
     Raises:
         MissingExtra: math-verify is not installed.
     """
-    ours = grade(prediction, answers, timeout)
+    ours = grade(prediction, answers, TIMEOUT)
     told = ours.extracted
     if told is None or not answers:
         return Audit(ours)
     numbers = [_equal_numbers(told, answer) for answer in answers]
     numeric = True if True in numbers else None if None in numbers else False
-    library = workers.ask(told, list(answers), timeout, library=True).verdict
+    library = workers.ask(told, list(answers), TIMEOUT, library=True).verdict
     return Audit(ours, any(told.strip() == answer.strip() for answer in answers), numeric, library)
 
 
-def audit_many(pairs: Iterable[tuple[str | None, Sequence[str]]], timeout: float = TIMEOUT) -> list[Audit]:
+def audit_many(pairs: Iterable[tuple[str | None, Sequence[str]]]) -> list[Audit]:
     """`audit` each (prediction, answers), on all workers at once, in order."""
     with ThreadPoolExecutor(workers.size) as threads:
-        return list(threads.map(lambda pair: audit(pair[0], pair[1], timeout), pairs))
+        return list(threads.map(lambda pair: audit(*pair), pairs))
 
 
 def _equal_numbers(one: str, other: str) -> bool | None:

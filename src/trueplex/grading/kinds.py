@@ -265,16 +265,17 @@ def _json(name: str, path: str) -> AnswerKind:
     return AnswerKind(name, search, lambda one, other: one == other, gold, structured=True)
 
 
+def plain(value: Any) -> Any:
+    """A JSON value with whole numbers without a fraction."""
+    if isinstance(value, dict):
+        return {name: plain(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [plain(one) for one in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def _spelled(value: Any) -> str:
     """JSON in one spelling: keys in order, whole numbers without a fraction."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {name: plain(one) for name, one in value.items()}
-        if isinstance(value, list):
-            return [plain(one) for one in value]
-        return int(value) if isinstance(value, float) and value.is_integer() else value
-
     return json.dumps(plain(value), sort_keys=True, ensure_ascii=False)
 
 

@@ -96,13 +96,13 @@ def _pairs(a: Tensor, b: Tensor, tokens: int) -> Tensor:
     return (of_a.unsqueeze(-2) * of_b.unsqueeze(-3)).sum(-1).flatten(-3, -2)
 
 
-def _later(scores: Tensor, hidden: float = float("-inf")) -> Tensor:
+def _later(scores: Tensor) -> Tensor:
     """Scores [..., P·M, M] with what a probe's token may not see, the tokens behind it, hidden."""
     tokens = scores.shape[-1]
     if tokens == 1:
         return scores
     place = torch.arange(scores.shape[-2], device=scores.device)[:, None] % tokens
-    return scores.masked_fill(torch.arange(tokens, device=scores.device) > place, hidden)
+    return scores.masked_fill(torch.arange(tokens, device=scores.device) > place, float("-inf"))
 
 
 def _weighed(weights: Tensor, b: Tensor) -> Tensor:

@@ -70,15 +70,6 @@ def default_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def default_dtype(device: str) -> torch.dtype:
-    """float32 on CPU, bfloat16 where the accelerator has it, else float16."""
-    if device == "cpu":
-        return torch.float32
-    if device.startswith("cuda") and not torch.cuda.is_bf16_supported():
-        return torch.float16
-    return torch.bfloat16
-
-
 def load(
     name: str = REFERENCE,
     device: str | None = None,

@@ -23,7 +23,7 @@ def lead(material: Material) -> str:
     return " ".join([*told, "Made from stored results alone; the numbers behind each figure are in the results files."])
 
 
-def page(parts: Sequence[Section], title: str, material: Material, made: Made | None = None) -> str:
+def page(parts: Sequence[Section], title: str, material: Material) -> str:
     """One HTML page with everything in it, headed by what was found."""
     return render(
         "page.html.j2",
@@ -31,7 +31,7 @@ def page(parts: Sequence[Section], title: str, material: Material, made: Made | 
         headlines=headlines(material),
         about=lead(material),
         parts=parts,
-        made=made or Made(),
+        made=Made(),
     )
 
 

@@ -214,7 +214,7 @@ def scores(run: Run) -> Table:
     for suite, judged in run.suites.items():
         problems = judged.get("problems")
         for name, f in judged["scorers"].items():
-            told = judged.get("ranked", FEW if problems is None else problems)
+            told = FEW if problems is None else problems
             within = [area(f["within"][share], told) for share in ("0.5", "1.0")]
             error = f.get("calibration")
             rows.append([called(suite, problems), last(name), *within, area(f["over_all"]["1.0"], told), percent(f["votes"]["weighted"], problems or 0),

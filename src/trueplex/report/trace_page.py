@@ -36,7 +36,7 @@ def write_page(path: Path, traces: Sequence[Trace], tokenizer: Any) -> None:
     write_text(path, render(traces, tokenizer))
 
 
-def render(traces: Sequence[Trace], tokenizer: Any, made: Made | None = None) -> str:
+def render(traces: Sequence[Trace], tokenizer: Any) -> str:
     """The page as text; nothing in it is fetched from elsewhere."""
     problem = traces[0].problem.text
     read = [pieces(t, tokenizer) for t in traces]
@@ -46,7 +46,7 @@ def render(traces: Sequence[Trace], tokenizer: Any, made: Made | None = None) ->
     picture = Picture("scores", caption, [PANEL], partial(trajectories, scored)) if scored else None
     blocks = [_block(t, steps, most) for t, steps in zip(traces, read, strict=True)]
     return fill("trace_page.html.j2", title=problem[:80], problem=problem, headline=headline(traces), picture=picture,
-                table=_table(traces, read), most=most, blocks=blocks, made=made or Made())  # fmt: skip
+                table=_table(traces, read), most=most, blocks=blocks, made=Made())  # fmt: skip
 
 
 def headline(traces: Sequence[Trace]) -> str:

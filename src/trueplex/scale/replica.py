@@ -115,7 +115,7 @@ class Replica:
         logger.addHandler(heard)
         try:
             self._open(job)
-            self.about = self._about(job, heard)
+            self.about = self._about(heard)
         except TrueplexError as error:
             self.failed = Failed(type(error).__name__, error.args[0])
         finally:
@@ -129,7 +129,7 @@ class Replica:
         asked = decided(self.settings, self.backbone, self.scorer) if job.strict else None
         self.source = origin(self.settings.thinking, self.backbone, asked)
 
-    def _about(self, job: Job, heard: _Heard) -> About:
+    def _about(self, heard: _Heard) -> About:
         same = {
             "version": __version__,
             "model": self.source.model,

@@ -145,7 +145,7 @@ class Endpoints:
             return await service.aside(chat.whole, solution, await service.likeliest(asked, solution, top)), solution
 
         content, solution = await self._answered(request, body, answered())
-        self._note(request, asked, solution)
+        self._note(request, solution)
         return Json(content)
 
     async def completions(self, request: Request) -> Response:
@@ -184,7 +184,7 @@ class Endpoints:
                 400, "candidates are only sent while paths run. Try: stream: true", "candidates", "invalid_value"
             )
         solution = await self._answered(request, body, service.solved(asked))
-        self._note(request, asked, solution)
+        self._note(request, solution)
         return Json(await service.aside(told, asked, solution))
 
     async def grade(self, request: Request) -> Response:
@@ -296,7 +296,7 @@ class Endpoints:
 
         return EventStream(rest())
 
-    def _note(self, request: Request, asked: Asked, solution: Any) -> None:
+    def _note(self, request: Request, solution: Any) -> None:
         """What the access log tells of an answer."""
         usage = solution.usage
         found = {"paths": len(solution.traces), "prompt_tokens": usage.prompt_tokens,

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import threading
 from functools import cached_property
-from typing import Any
 
 import torch
 from llguidance import LLMatcher, LLTokenizer
@@ -17,7 +16,7 @@ from llguidance.torch import allocate_token_bitmask, fill_next_token_bitmask
 from torch import Tensor
 
 from trueplex.engine.constraint import NewConstraint
-from trueplex.grading.kinds import AnswerKind
+from trueplex.grading.kinds import AnswerKind, plain
 from trueplex.models.backbone import Backbone
 from trueplex.serve.refusals import Refusal
 from trueplex.serve.wire import ResponseFormat
@@ -82,17 +81,9 @@ def read_json(text: str) -> str | None:
     text = text.lstrip()
     try:
         value, _ = json.JSONDecoder().raw_decode(text)
-        return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return json.dumps(plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     except (ValueError, RecursionError):
         return None
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [_plain(one) for one in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 JSON = AnswerKind("the JSON value of the response format", read_json, lambda one, other: one == other)

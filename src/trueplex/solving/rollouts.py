@@ -135,12 +135,24 @@ class Folder:
         _claim(self.out, {"config": config, "problems": self._keys, "scorer": scorer}, renamed, grows, whole)
 
     def left(self) -> Iterator[Round]:
-        """At once, all problems whose traces are not all there, with what is stored of them."""
-        return _left(self._problems, self._stops, self.paths, self.path)
+        """At once, all problems whose traces are not all there, and those of their traces that are, or were begun."""
+        left = [p for p in self._problems if len(self._stops.get(p.text, ())) < self.paths]
+        texts = {p.text for p in left}
+        if left:
+            yield left, [t for t, _ in read_traces(self.path) if t.problem.text in texts]
 
     def rounds(self, traces: int) -> Iterator[Round]:
-        """The problems in rounds of so many traces, each of which is sampled whole or is there already."""
-        return _rounds(self._problems, self._stops, self.paths, traces)
+        """Round by round of so many traces, some problems that are always thought about together; a stored round is passed over."""
+        size = max(1, traces // self.paths)
+        for first in range(0, len(self._problems), size):
+            chosen = list(self._problems[first : first + size])
+            stored = sum(min(len(self._stops.get(p.text, ())), self.paths) for p in chosen)
+            if stored == len(chosen) * self.paths:
+                continue
+            if stored:
+                log.warning(f"resampling the interrupted round ({stored} traces), so that the results are those of an "
+                            "uninterrupted run")  # fmt: skip
+            yield chosen, []
 
     def holds(self, row: Row) -> bool:
         """Whether this trace is stored whole."""
@@ -215,32 +227,6 @@ def _stops(path: Path) -> Stops:
         if row["status"] != Status.RUNNING.value:
             stops.setdefault(row["problem"], set()).add(row["index"])
     return stops
-
-
-def _left(
-    problems: Sequence[Problem], stops: Stops, paths: int, path: Path
-) -> Iterator[tuple[list[Problem], list[Trace]]]:
-    """At once, all problems whose traces are not all there, and those of their traces that are, or were begun."""
-    left = [p for p in problems if len(stops.get(p.text, ())) < paths]
-    texts = {p.text for p in left}
-    if left:
-        yield left, [t for t, _ in read_traces(path) if t.problem.text in texts]
-
-
-def _rounds(
-    problems: Sequence[Problem], stops: Stops, paths: int, traces: int
-) -> Iterator[tuple[list[Problem], list[Trace]]]:
-    """Round by round, some problems that are always thought about together; a round that is stored is passed over."""
-    size = max(1, traces // paths)
-    for first in range(0, len(problems), size):
-        chosen = list(problems[first : first + size])
-        stored = sum(min(len(stops.get(p.text, ())), paths) for p in chosen)
-        if stored == len(chosen) * paths:
-            continue
-        if stored:
-            log.warning(f"resampling the interrupted round ({stored} traces), so that the results are those of an uninterrupted "
-                "run")  # fmt: skip
-        yield chosen, []
 
 
 @dataclass(frozen=True)

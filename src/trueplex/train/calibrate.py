@@ -1,7 +1,7 @@
 """Learn what a confidence means from stored traces of problems with answers (`trueplex.decide.calibration` applies it).
 
-Half of the problems, by a bit of their name, fits the logistic functions and the curve of scores; the other half is held
-out, so that what is promised of them was not fitted to them. A run with other paths, policy or selector is simulated on
+Half of the problems, by a bit of their name, fits the logistic functions; the other half is held out, so that what is
+promised of them was not fitted to them. A run with other paths, policy or selector is simulated on
 the stored traces, as it would have been; where there are enough for several runs, on disjoint groups of them.
 """
 
@@ -122,27 +122,13 @@ def fit(
             assert confidence is not None
             held.setdefault(s.condition, []).append((confidence, s.right))
     finished = {way: scored for way, some in traces.items() if (scored := _scored(some))}
-    points = _points([t for scored in finished.values() for t in scored])
-    bands = {way: _band(scored, error) for way, scored in finished.items()} if points else {}
-    return Calibration(weights, held, points, bands, dict(belongs))
+    bounded = all(0 <= (t.score or 0) <= 1 for scored in finished.values() for t in scored)
+    bands = {way: _band(scored, error) for way, scored in finished.items()} if bounded else {}
+    return Calibration(weights, held, bands, dict(belongs))
 
 
 def _scored(traces: Sequence[Trace]) -> list[Trace]:
     return [t for t in traces if t.status is Status.FINISHED and t.score is not None and t.correct is not None]
-
-
-def _points(scored: Sequence[Trace]) -> list[tuple[float, float]]:
-    """The probability behind a finished trace's score, isotonic; none where scores are not in [0, 1]."""
-    from sklearn.isotonic import IsotonicRegression
-
-    fitted = [t for t in scored if not held_out(t)]
-    if not fitted or any(not 0 <= (t.score or 0) <= 1 for t in scored):
-        return []
-    curve = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip")
-    curve.fit([t.score for t in fitted], [bool(t.correct) for t in fitted])
-    return [
-        (round(float(s), 5), round(float(p), 5)) for s, p in zip(curve.X_thresholds_, curve.y_thresholds_, strict=True)
-    ]
 
 
 def _band(scored: Sequence[Trace], error: float) -> Band:

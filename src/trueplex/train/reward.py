@@ -21,7 +21,6 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.nn.modules.module import _IncompatibleKeys
-from torch.utils.data import Dataset
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from trueplex.checksums import seal
@@ -32,7 +31,7 @@ from trueplex.locks import locks
 from trueplex.models.backbone import Backbone
 from trueplex.models.load import reading, unmark_gguf, unreported, weights_of, weights_only
 from trueplex.models.precision import quantised
-from trueplex.train.common.batches import Labelled, Order
+from trueplex.train.common.batches import Examples, Labelled, Order
 from trueplex.train.common.memory import OrderedTrainer
 from trueplex.train.common.recipe import check_numbers, check_seed, check_trackers
 from trueplex.train.common.run import about, arguments_for, dtype_of, leave_together, run
@@ -108,21 +107,6 @@ class Example:
         return len(self.ids)
 
 
-class Examples(Dataset):
-    """What `Order` orders: examples, and the seed and epoch of the order."""
-
-    together = False
-
-    def __init__(self, traces: Sequence[Example], seed: int) -> None:
-        self.traces, self.seed, self.epoch = traces, seed, 0
-
-    def __len__(self) -> int:
-        return len(self.traces)
-
-    def __getitem__(self, number: int) -> Example:
-        return self.traces[number]
-
-
 def collate(examples: Sequence[Example]) -> dict[str, Tensor]:
     """Examples → ids and mask [B, N]; rows, columns and labels [n] of all places that have a label."""
     ids, mask = padded([e.ids for e in examples], torch.device("cpu"))
@@ -191,7 +175,7 @@ def _process(backbone: Backbone, recipe: RewardRecipe) -> Learner:
             with unreported():
                 model.resize_token_embeddings(len(tokenizer))
     form.check(tokenizer)
-    good, bad = (forms.single(tokenizer, word) for word in (form.good, form.bad))
+    good, bad = (forms.single(tokenizer, word) for word in (forms.GOOD, forms.BAD))
     rewarding = RewardModel(model, LogitDifference(model.get_output_embeddings(), good, bad), tokenizer)
     reader = ProcessReader(rewarding, transcript, form, between, "last")
 

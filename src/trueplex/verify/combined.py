@@ -19,12 +19,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from trueplex.engine.batch import Look
 from trueplex.engine.probing import ProbeColumn
 from trueplex.errors import VerifierError, reason
 from trueplex.files import read_json, write_json
 from trueplex.types import Status, Steps, Trace
 from trueplex.verify.probe import OneTokenScorer
-from trueplex.verify.scorer import Look
 from trueplex.verify.stored import Stored, tokens_at
 
 FILE = "combined.json"

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from trueplex.engine.batch import Look
 from trueplex.engine.probing import ProbeColumn
 from trueplex.errors import OptionError
 from trueplex.types import Status, Steps, Trace
-from trueplex.verify.scorer import Look
 from trueplex.verify.stored import Stored, tokens_at
 
 WINDOW = 2048  # tokens of a DeepConf group, as published

@@ -7,11 +7,11 @@ from typing import Protocol
 
 import numpy as np
 
+from trueplex.engine.batch import Look
 from trueplex.engine.probing import ProbeColumn
 from trueplex.errors import OptionError
 from trueplex.grading.calls import careful, spelled
 from trueplex.verify.readers.transcript import Transcript
-from trueplex.verify.scorer import Look
 from trueplex.verify.stored import Stored, tokens_at
 
 

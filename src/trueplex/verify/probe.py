@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trueplex.engine.batch import Look
 from trueplex.engine.fitting import Fitting
 from trueplex.engine.prefill import inputs_of
 from trueplex.engine.probing import ProbeColumn
@@ -23,7 +24,6 @@ from trueplex.models.backbone import Backbone
 from trueplex.types import Steps
 from trueplex.verify.base import Base, base_pass
 from trueplex.verify.one_token import OneTokenVerifier
-from trueplex.verify.scorer import Look
 from trueplex.verify.stored import Stored, tokens_at
 
 ROWS = 64  # traces read together at first

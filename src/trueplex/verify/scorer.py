@@ -2,28 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
-import numpy as np
-
+from trueplex.engine.batch import Look
 from trueplex.engine.probing import ProbeColumn
-from trueplex.types import Steps, Trace
-
-
-class Look(Protocol):
-    """The live traces as a scorer sees them, between two strides."""
-
-    @property
-    def traces(self) -> Sequence[Trace]:
-        """The traces to score: those that still run, and those that ended by themselves in the last stride."""
-
-    @property
-    def readings(self) -> np.ndarray | None:
-        """What the probe read of each of ``traces`` after its last token, [n] float32; None if no probe was read."""
-
-    def steps(self, since: Sequence[int] | None = None) -> Iterator[Steps]:
-        """What each of ``traces`` remembers of its steps, up to its last token, in the same order."""
 
 
 @runtime_checkable

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,7 +47,23 @@ class Probed:
     positions: np.ndarray
 
 
-class Probes(Dataset):
+class Examples(Dataset):
+    """What an `Order` orders: traces, or texts that show them, with the seed and the epoch of the order.
+
+    ``together`` keeps those of one problem together.
+    """
+
+    def __init__(self, traces: Sequence[Any], seed: int, together: bool = False) -> None:
+        self.traces, self.seed, self.together, self.epoch = traces, seed, together, 0
+
+    def __len__(self) -> int:
+        return len(self.traces)
+
+    def __getitem__(self, number: int) -> Any:
+        return self.traces[number]
+
+
+class Probes(Examples):
     """Labelled traces, each with positions drawn from (seed, epoch, its number); the last token always.
 
     ``positions`` None probes every token. With ``together``, traces of one problem are probed at the same
@@ -56,12 +72,8 @@ class Probes(Dataset):
 
     def __init__(self, traces: Sequence[Labelled], positions: int | None, seed: int, together: bool = False,
                  spread: bool = False) -> None:  # fmt: skip
-        self.traces, self.positions, self.seed = traces, positions, seed
-        self.together, self.spread = together, spread
-        self.epoch = 0
-
-    def __len__(self) -> int:
-        return len(self.traces)
+        super().__init__(traces, seed, together)
+        self.positions, self.spread = positions, spread
 
     def __getitem__(self, number: int) -> Probed:
         trace = self.traces[number]
@@ -76,34 +88,10 @@ class Probes(Dataset):
         return Probed(trace, np.append((shares * length).astype(np.int64), length - 1))
 
 
-class Shown(Protocol):
-    """What is ordered: a trace, or a text that shows one."""
-
-    @property
-    def problem(self) -> int: ...
-    @property
-    def correct(self) -> bool: ...
-    def __len__(self) -> int: ...
-
-
-class Ordered(Protocol):
-    """A dataset with an order of its own in every epoch."""
-
-    epoch: int
-
-    @property
-    def traces(self) -> Sequence[Shown]: ...
-    @property
-    def seed(self) -> int: ...
-    @property
-    def together(self) -> bool: ...
-    def __len__(self) -> int: ...
-
-
 class Order(Sampler[int]):
     """The order of an epoch: traces of like length together, or of one problem; see `Recipe`."""
 
-    def __init__(self, data: Ordered, batch_size: int, balanced: bool) -> None:
+    def __init__(self, data: Examples, batch_size: int, balanced: bool) -> None:
         self.data, self.batch_size = data, batch_size
         self._sides: dict[int, tuple[list[int], list[int]]] = {}
         for number, trace in enumerate(data.traces):

@@ -14,14 +14,12 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor
-from torch.utils.data import Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
@@ -57,44 +55,18 @@ log = logging.getLogger(__name__)
 VALIDATION_SEED = 77  # the same draws at every judgement, so that what moves is the policy
 
 
-class _Updates(Dataset):
-    """As many empty items as there are updates: a step's problems follow from its number, not from a loader."""
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, number: int) -> int:
-        return number
-
-
-@dataclass(frozen=True)
-class Task:
-    """What is learned, from what, judged by what, and where it is written.
+class PolicyTrainer(Trainer):
+    """A Trainer whose step is: rollouts, when the last ones are used up, and one update on them.
 
     ``engine`` thinks with the trained model's own weights. ``reference`` is a second copy of the first model, where a
     divergence from it is asked for and no adapter can be taken off.
     """
 
-    engine: Backbone
-    problems: Sequence[Problem]
-    validation: Sequence[Problem]
-    recipe: PolicyRecipe
-    out: Path
-    reference: Any = None
-
-
-class PolicyTrainer(Trainer):
-    """A Trainer whose step is: rollouts, when the last ones are used up, and one update on them."""
-
-    def __init__(self, model: Any, arguments: TrainingArguments, task: Task) -> None:
-        engine, recipe = task.engine, task.recipe
-        self.engine, self.problems, self.validation, self.recipe = engine, task.problems, task.validation, recipe
-        self.out = task.out
+    def __init__(self, model: Any, arguments: TrainingArguments, engine: Backbone, problems: Sequence[Problem],
+                 validation: Sequence[Problem], recipe: PolicyRecipe, out: Path, reference: Any) -> None:  # fmt: skip
+        self.engine, self.problems, self.validation, self.recipe, self.out = engine, problems, validation, recipe, out
         self.functions = {r if isinstance(r, str) else spelled(r): rewards.load(r) for r in recipe.rewards}
-        self.prompts = {p.key: make_prompt(p, engine).ids for p in task.problems}
+        self.prompts = {p.key: make_prompt(p, engine).ids for p in problems}
         self.rollouts: list[Rollout] = []
         self.records: list[Record] = []
         self.journal: Journal | None = None
@@ -103,12 +75,13 @@ class PolicyTrainer(Trainer):
         self._skipped_in_a_row = 0
         self._outcomes: list[Outcome] = []
         self.clock = Clock()
-        updates = _Updates(arguments.max_steps * arguments.world_size)
+        # One item an update: a step's problems follow from its number, not from a loader.
+        updates = list(range(arguments.max_steps * arguments.world_size))
         super().__init__(model, arguments, train_dataset=updates, data_collator=lambda items: {})
         self.remove_callback(PrinterCallback)
         self.add_callback(_Judge(self))
         sharded.check(self.accelerator)
-        self.learner = Learner(self.accelerator, engine, recipe, policy_weights.frozen(task.reference), self.clock)
+        self.learner = Learner(self.accelerator, engine, recipe, policy_weights.frozen(reference), self.clock)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         check_finite(self.model.named_parameters(), self.state.global_step // self.recipe.updates)
@@ -283,7 +256,7 @@ def train_policy(backbone: Backbone, problems: Sequence[Problem], validation: Se
     arguments = arguments_for(recipe, out, backbone.device.type == "cpu")
     claim(out, recipe, backbone, problems, validation, arguments.process_index == 0)
     model = policy_weights.trainable(backbone, recipe)
-    trainer = PolicyTrainer(model, arguments, Task(backbone, problems, validation, recipe, out, reference))
+    trainer = PolicyTrainer(model, arguments, backbone, problems, validation, recipe, out, reference)
     _train(trainer)
     _check_weights(trainer)
     folder = policy_weights.save(backbone, model, out, arguments.process_index == 0)

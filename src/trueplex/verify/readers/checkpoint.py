@@ -7,24 +7,22 @@ texts were separated into steps.
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import AutoTokenizer
-from transformers.utils import cached_file
 
 from trueplex.checksums import check_seal
 from trueplex.errors import OptionError, VerifierError, reason
 from trueplex.files import read_json
+from trueplex.models.fingerprint import weight_files
 from trueplex.models.load import (
     GGUF,
-    cached_only,
     default_device,
-    default_dtype,
     loading,
     locate,
     missing_weights,
@@ -33,6 +31,7 @@ from trueplex.models.load import (
     unreported,
     weights_only,
 )
+from trueplex.models.precision import resolve_dtype
 from trueplex.verify.readers.transcript import separator
 
 CARD = "reward.json"
@@ -76,7 +75,10 @@ def load(kind: Any, name: str, device: str | None, **options: Any) -> tuple[Any,
         found = reading(path)
         with unreported():
             model, report = kind.from_pretrained(
-                dtype=default_dtype(device), output_loading_info=True, **weights_only(found), **options
+                dtype=torch.float32 if device == "cpu" else resolve_dtype(None, device),
+                output_loading_info=True,
+                **weights_only(found),
+                **options,
             )
         unmark_gguf(model)
         tokenizer = AutoTokenizer.from_pretrained(trust_remote_code=False, **found)
@@ -96,16 +98,8 @@ def read_weights(name: str, prefix: str, module: nn.Module) -> None:
     path = locate(name)
     if path.endswith(GGUF):
         raise VerifierError(f"{name} is a GGUF file, which has no head {prefix}. Try: the model's safetensors")
-    local = cached_only(path)
-    index = cached_file(path, "model.safetensors.index.json", _raise_exceptions_for_missing_entries=False, **local)
-    shards = ["model.safetensors"]
-    if index:
-        named = json.loads(Path(index).read_text())["weight_map"]
-        shards = sorted({shard for key, shard in named.items() if key.startswith(prefix)})
     found: dict[str, Tensor] = {}
-    for shard in shards:
-        file = cached_file(path, shard, **local)
-        assert file is not None
+    for file in weight_files(path):
         with safe_open(file, "pt") as tensors:
             found |= {key[len(prefix) :]: tensors.get_tensor(key) for key in tensors.keys() if key.startswith(prefix)}  # noqa: SIM118
     own = module.state_dict()

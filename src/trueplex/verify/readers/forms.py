@@ -25,6 +25,7 @@ QUESTION = "Is the answer correct (Yes/No)?"
 RATIONALE = "Let's verify step by step."
 THINK, THINK_END = "<think>", "</think>"
 
+GOOD, BAD = "+", "-"  # what a `tokens` head is read for
 SYSTEMS = {"chat": None, "acemath": CHECKED}  # of outcome models
 
 Shown = tuple[list[int], list[int]]  # ids, and the columns where something is read
@@ -80,7 +81,7 @@ class Form:
     """One published way to show steps to a process model.
 
     ``show`` makes ids and the column of each step's score. ``head`` says what is read there: ``tokens``, the
-    probability of ``good`` against ``bad``; ``classes``, the second of two; ``value``, one number.
+    probability of `GOOD` against `BAD`; ``classes``, the second of two; ``value``, one number.
     ``separator`` is what separates the steps of a text in the published use; ``tag`` the token that ends a step.
     """
 
@@ -88,12 +89,10 @@ class Form:
     head: str
     tag: str
     show: Callable[[Any, str, Sequence[str]], Shown]
-    good: str = "+"
-    bad: str = "-"
 
     def check(self, tokenizer: Any) -> None:
         """Raise VerifierError when the tokenizer lacks a token that the form needs."""
-        for text in (self.tag, self.good, self.bad) if self.head == "tokens" else (self.tag,):
+        for text in (self.tag, GOOD, BAD) if self.head == "tokens" else (self.tag,):
             single(tokenizer, text)
 
 

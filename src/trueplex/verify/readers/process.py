@@ -10,7 +10,6 @@ from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM
 
 from trueplex.engine.fitting import Fitting
-from trueplex.errors import OptionError
 from trueplex.verify.readers import checkpoint, forms
 from trueplex.verify.readers.reading import Written
 from trueplex.verify.readers.reward_model import ROWS, LogitDifference, OneLogit, RewardModel, scores_at
@@ -69,14 +68,9 @@ def load_process(name: str, form: str, aggregation: str, transcript: Transcript,
     """A process model by folder or hub id.
 
     Raises:
-        OptionError: there is no such form or aggregation.
         ModelError: nothing is found there, or it cannot be read.
         VerifierError: it is not a model of this form: its tokenizer lacks the step token, or its weights lack the head.
     """
-    if form not in forms.FORMS:
-        raise OptionError(f"unknown form of process model {form!r}. Try: one of {', '.join(forms.FORMS)}")
-    if aggregation not in AGGREGATIONS:
-        raise OptionError(f"unknown aggregation {aggregation!r}. Try: one of {', '.join(AGGREGATIONS)}")
     own, card = forms.FORMS[form], checkpoint.card_of(name, "process", form)
     model, tokenizer = checkpoint.load(AutoModelForCausalLM if own.head == "tokens" else AutoModel, name, device)
     own.check(tokenizer)
@@ -87,7 +81,7 @@ def load_process(name: str, form: str, aggregation: str, transcript: Transcript,
 
 def _head(form: forms.Form, name: str, model: Any, tokenizer: Any) -> nn.Module:
     if form.head == "tokens":
-        good, bad = (forms.single(tokenizer, token) for token in (form.good, form.bad))
+        good, bad = (forms.single(tokenizer, token) for token in (forms.GOOD, forms.BAD))
         return LogitDifference(model.get_output_embeddings(), good, bad)
     size = model.config.hidden_size
     if form.head == "value":

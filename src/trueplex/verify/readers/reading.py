@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trueplex.engine.batch import Look
 from trueplex.engine.fitting import Fitting
 from trueplex.engine.probing import ProbeColumn
 from trueplex.errors import ModelError
 from trueplex.types import Status
 from trueplex.verify.readers import branches
-from trueplex.verify.scorer import Look
 from trueplex.verify.stored import Stored, tokens_at
 
 log = logging.getLogger(__name__)
