@@ -15,6 +15,7 @@ from conftest import stored_trace
 from trueplex.data.traces import read_traces
 from trueplex.evals.metrics import calibration
 from trueplex.evals.quality import SHARES, Scored, judge, scored_by
+from trueplex.models.backbone import Backbone
 from trueplex.types import Trace
 from trueplex.verify.confidence import Confidence, ConfidenceScorer
 
@@ -80,21 +81,20 @@ def test_ungraded_traces_are_left_out_and_counted() -> None:
     assert out["left_out"] == 1 and out["traces"] == 47
 
 
-def test_untrained_scores_are_taken_at_their_share() -> None:
-    trace = stored_trace()
-    scored = scored_by(ConfidenceScorer(Confidence("deepconf", "mean")), [(trace, (1,))])
+def test_untrained_scores_are_taken_at_their_share(qwen: Backbone) -> None:
+    trace, scorers = stored_trace(), {"mean": ConfidenceScorer(Confidence("deepconf", "mean")), "entropy": ConfidenceScorer(Confidence("entropy"))}  # fmt: skip
+    scored = scored_by(qwen, scorers, [(trace, (1,))])
     confidence = trace.steps.confidence
-    assert scored.scores[0] == pytest.approx([confidence[: int(np.ceil(5 * s))].mean() for s in SHARES])
-    assert not scored.bounded and scored_by(ConfidenceScorer(Confidence("entropy")), [(trace, (1,))]).bounded
+    assert scored["mean"].scores[0] == pytest.approx([confidence[: int(np.ceil(5 * s))].mean() for s in SHARES])
+    assert not scored["mean"].bounded and scored["entropy"].bounded
 
 
-def test_traces_are_scored_a_part_at_a_time_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_traces_are_scored_a_part_at_a_time_alike(qwen: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     stored, steps = [(stored_trace(i), (1,)) for i in range(5)], []
-    whole = scored_by(ConfidenceScorer(Confidence("logprob")), stored)
+    scorers = {"logprob": ConfidenceScorer(Confidence("logprob"))}
+    whole = scored_by(qwen, scorers, stored)["logprob"]
     monkeypatch.setattr("trueplex.evals.quality.AT_ONCE", 2)
-    parts = scored_by(
-        ConfidenceScorer(Confidence("logprob")), stored, lambda traces, tokens: steps.append((traces, tokens))
-    )
+    parts = scored_by(qwen, scorers, stored, lambda traces, tokens: steps.append((traces, tokens)))["logprob"]
     assert np.array_equal(whole.scores, parts.scores) and steps == [(2, 10), (2, 10), (1, 5)]
 
 

@@ -15,7 +15,7 @@ from trueplex.models.backbone import Backbone
 from trueplex.verify import base as reading
 from trueplex.verify import kept
 from trueplex.verify.base import base_pass
-from trueplex.verify.kept import KEPT, keep_reads
+from trueplex.verify.kept import KEPT, keep_reads, shared_reads
 from trueplex.verify.one_token import OneTokenVerifier
 from trueplex.verify.probe import probe_pass
 
@@ -41,6 +41,14 @@ def padded(backbone: Backbone, rows: tuple[int, ...] = (0, 1, 2)) -> torch.Tenso
     return torch.nn.utils.rnn.pad_sequence([backbone.embed(ids[row]) for row in rows], batch_first=True)
 
 
+def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many rows the base has read, pass by pass."""
+    read: list[int] = []
+    whole = reading._read_whole
+    monkeypatch.setattr(reading, "_read_whole", lambda b, x: read.append(len(x)) or whole(b, x))
+    return read
+
+
 @pytest.mark.parametrize("family", ["qwen3", "gemma3_text", "gpt_oss"])
 def test_probes_read_what_was_kept(
     backbones: Callable[[str], Backbone], family: str, keeping, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -61,8 +69,7 @@ def test_probes_read_what_was_kept(
 
     plain = score((0, 1, 2))
     keeping(backbone)
-    read, whole = [], reading._read_whole
-    monkeypatch.setattr(reading, "_read_whole", lambda b, x: read.append(len(x)) or whole(b, x))
+    read = count_reads(monkeypatch)
     score((1,))
     for _ in range(2):
         for own, other in zip(plain, score((0, 1, 2)), strict=True):
@@ -101,3 +108,25 @@ def test_what_cannot_be_kept(
     recurrent.kinds = type("Kinds", (), {"recurrent": True})
     with pytest.raises(OptionError, match="recurrent layers"):
         keep_reads(recurrent, tmp_path, 1)
+
+
+def test_verifiers_that_take_turns_read_a_batch_once(qwen: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores are those of each alone; what is shared is counted for each, and another batch, or one that is forgotten, is read."""
+    verifiers = [OneTokenVerifier(qwen, 4), OneTokenVerifier(qwen, 2)]
+    positions = torch.tensor([[3, length - 1] for length in LENGTHS])
+    read = count_reads(monkeypatch)
+
+    def score(verifier: OneTokenVerifier, rows: tuple[int, ...]) -> torch.Tensor:
+        with torch.inference_mode():
+            return probe_pass(verifier, base_pass(qwen, padded(qwen, rows)), positions[list(rows)])
+
+    turns = [(verifier, rows) for rows in ((0, 1), (1, 2)) for verifier in verifiers]
+    alone = [score(*turn) for turn in turns]
+    read.clear()
+    with shared_reads(qwen) as reads:
+        together = [score(*turn) for turn in turns]
+        assert len(read) == 2 and 0 < reads.spent < reads.due == pytest.approx(2 * reads.spent)
+        reads.forget()
+        assert torch.equal(score(*turns[0]), alone[0]) and len(read) == 3
+    assert all(torch.equal(one, other) for one, other in zip(alone, together, strict=True))
+    assert score(*turns[0]).equal(alone[0]) and len(read) == 4

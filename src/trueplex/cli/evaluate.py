@@ -253,20 +253,23 @@ def _judge(
 ) -> dict[str, Any]:  # fmt: skip
     """The figures of every scorer on every store, stored suite by suite; what an earlier run has judged is kept."""
     from trueplex.cli.progress import Bar
-    from trueplex.evals.quality import judge, scored_by
+    from trueplex.evals.quality import Scored, judge, scored_by
     from trueplex.evals.run import machine, write_results
-    from trueplex.verify.open import open_scorer
+    from trueplex.verify.open import open_scorer, reads_texts
 
+    # Verifiers share what the base reads; models that read texts are whole models, and are in memory one by one.
+    shared, alone = [n for n in scorers if not reads_texts(n)], [n for n in scorers if reads_texts(n)]
+    together = [names for names in (shared, *([name] for name in alone)) if names]
     suites = _judged_before(judging.out, config, backbone)
     with Bar(sum(map(len, stores.values())) * len(scorers), judging.quiet) as bar:
         for suite, stored in stores.items():
             if suite in suites:
                 bar.step(len(stored) * len(scorers), 0)
                 continue
-            judged = {}
-            for name in scorers:
-                judged[name] = scored_by(open_scorer(backbone, name), stored, bar.step)
-            suites[suite] = judge(stored, judged, kinds[suite])
+            scored: dict[str, Scored] = {}
+            for names in together:
+                scored |= scored_by(backbone, {n: open_scorer(backbone, n) for n in names}, stored, bar.step)
+            suites[suite] = judge(stored, {name: scored[name] for name in scorers}, kinds[suite])
             write_results({"config": config, "machine": machine(), "suites": suites}, judging.out)
     return suites
 

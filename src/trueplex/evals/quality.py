@@ -18,11 +18,14 @@ from trueplex.decide import voting
 from trueplex.evals.metrics import auroc_over_all, calibration, interval, per_problem_auroc
 from trueplex.evals.summary import Votes, chosen_right, figure
 from trueplex.grading.kinds import AUTO, AnswerKind, answer_kind
+from trueplex.models.backbone import Backbone
 from trueplex.types import Trace
+from trueplex.verify.kept import shared_reads
+from trueplex.verify.probe import ROWS
 from trueplex.verify.stored import Stored
 
 SHARES = tuple(round(0.1 * i, 1) for i in range(1, 11))
-AT_ONCE = 512  # traces that a scorer is given; it makes batches of like lengths of them
+AT_ONCE = ROWS  # traces that each scorer is given in turn: as many as a verifier reads together
 COUNTED = 8  # traces, spread over all, whose floating-point operations are counted
 
 
@@ -51,25 +54,36 @@ class StoredScorer(Protocol):
 
 
 def scored_by(
-    scorer: StoredScorer, stored: Sequence[Stored], progress: Progress = lambda traces, tokens: None
-) -> Scored:
+    backbone: Backbone, scorers: Mapping[str, StoredScorer], stored: Sequence[Stored],
+    progress: Progress = lambda traces, tokens: None,
+) -> dict[str, Scored]:  # fmt: skip
     """Scores of stored traces when 10 %, 20 % … of each was written: what live scoring gives there.
 
-    ``progress`` is called with the number of traces newly scored and their tokens.
+    The scorers take turns, a few traces of like length at a time, so that what ``backbone`` reads of these is read once for all
+    of them; each is told the seconds that it would have taken alone. ``progress`` is called with the number of traces newly scored
+    by one of them and their tokens.
     """
-    started = time.perf_counter()
-    parts = []
-    for first in range(0, len(stored), AT_ONCE):
-        some = stored[first : first + AT_ONCE]
-        parts.append(scorer.score_shares(some, SHARES))
-        progress(len(some), sum(trace.tokens for trace, _ in some))
-    table = np.concatenate(parts) if parts else np.empty((0, len(SHARES)))
-    assert table.shape == (len(stored), len(SHARES)), table.shape
-    seconds = time.perf_counter() - started
+    order = sorted(range(len(stored)), key=lambda i: stored[i][0].tokens)
+    tables = {name: np.empty((len(stored), len(SHARES))) for name in scorers}
+    seconds = dict.fromkeys(scorers, 0.0)
     few = stored[:: max(1, len(stored) // COUNTED)]
-    with FlopCounterMode(display=False) as counter:
-        scorer.score_shares(few, SHARES)
-    return Scored(table, seconds, counter.get_total_flops() / max(1, len(few)), scorer.bounded)
+    flops = {}
+    with shared_reads(backbone) as reads:
+        for first in range(0, len(order), AT_ONCE):
+            rows = order[first : first + AT_ONCE]
+            some = [stored[i] for i in rows]
+            for name, scorer in scorers.items():
+                began, saved = time.perf_counter(), reads.due - reads.spent
+                tables[name][rows] = scorer.score_shares(some, SHARES)
+                seconds[name] += time.perf_counter() - began + reads.due - reads.spent - saved
+                progress(len(some), sum(trace.tokens for trace, _ in some))
+            reads.forget()
+        for name, scorer in scorers.items():
+            with FlopCounterMode(display=False) as counter:
+                scorer.score_shares(few, SHARES)
+            flops[name] = counter.get_total_flops() / max(1, len(few))
+            reads.forget()
+    return {name: Scored(tables[name], seconds[name], flops[name], one.bounded) for name, one in scorers.items()}
 
 
 def judge(stored: Sequence[Stored], by_scorer: Mapping[str, Scored], kind: AnswerKind | None = None) -> dict[str, Any]:

@@ -121,8 +121,8 @@ def first_verifier(
         )
         return None
     told = _teaching(held)
-    figures = {name: scored_by(open_scorer(backbone, name), told) for name in (str(out), "entropy")}
-    return judge(told, figures, stored_kind(path))
+    scorers = {name: open_scorer(backbone, name) for name in (str(out), "entropy")}
+    return judge(told, scored_by(backbone, scorers, told), stored_kind(path))
 
 
 def _graded(path: Path, backbone: Backbone) -> list[Stored]:

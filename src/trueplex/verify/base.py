@@ -19,7 +19,7 @@ from trueplex.models.attention import ProbePass
 from trueplex.models.backbone import Backbone
 from trueplex.models.lanes import KeyValue, LaneCache
 from trueplex.models.states import States
-from trueplex.verify.kept import KEPT, KeptReads
+from trueplex.verify.kept import KEPT, KeptReads, SharedReads
 
 
 class Base(Protocol):
@@ -47,7 +47,7 @@ class Whole:
     """All keys and values, by one pass or as `verify.kept` has them."""
 
     def __init__(self, backbone: Backbone, inputs: Tensor) -> None:
-        kept: KeptReads | None = backbone.kept.get(KEPT)
+        kept: KeptReads | SharedReads | None = backbone.kept.get(KEPT)
         with torch.no_grad():
             stored = kept(inputs, partial(_read_whole, backbone)) if kept else _read_whole(backbone, inputs)
         self._read = ProbePass(stored, inputs.shape[0], inputs.shape[1], owners=backbone.kinds.owners)

@@ -34,6 +34,12 @@ READERS = ("orm", "prm", "genrm")
 AnyScorer = OneTokenScorer | CombinedScorer | confidence.ConfidenceScorer | TextScorer | FunctionScorer
 
 
+def reads_texts(name: str) -> bool:
+    """Whether the scorer of this name is a model of its own that is shown texts."""
+    kind, colon, _ = name.partition(":")
+    return bool(colon) and kind in READERS
+
+
 def open_scorer(backbone: Backbone, name: str, every: int = 32) -> AnyScorer:
     """The scorer of that name, for live traces and for stored ones.
 
@@ -45,8 +51,8 @@ def open_scorer(backbone: Backbone, name: str, every: int = 32) -> AnyScorer:
         return confidence.ConfidenceScorer(untrained, every)
     if own := called(name, "verifier"):
         return FunctionScorer(own, Transcript(backbone), every)
-    kind, colon, rest = name.partition(":")
-    if colon and kind in READERS:
+    kind, _, rest = name.partition(":")
+    if reads_texts(name):
         return TextScorer(_reader(backbone, kind, rest), every)
     if kind == COMBINED:
         return _combined(backbone, rest or "auto", every)
