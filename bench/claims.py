@@ -147,7 +147,7 @@ def rival_claims(judged: Results) -> list[list[str]]:
                     ranked[share],
                 )
             )
-        rows.append(row(f"Its weighted vote of {n} is above that of its best rival ({mode})", voted))
+        rows.append(row(f"Its weighted vote of {n} paths is above that of its best rival ({mode})", voted))
     return rows
 
 

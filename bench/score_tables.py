@@ -10,7 +10,8 @@ from claims import combines, short
 
 def sampled(judged: dict[str, Any]) -> str:
     sizes = {f["problems"] for f in judged["suites"].values()}
-    return f"{counted(sizes)} problems a suite, {judged['config']['samples']} traces each"
+    traces = {s["votes"]["paths"] for f in judged["suites"].values() for s in f["scorers"].values()}
+    return f"{counted(sizes)} problems a suite, {counted(traces)} traces each"
 
 
 def scorer_parts() -> list[str]:

@@ -19,7 +19,7 @@ from trueplex.evals.run import write_results
 from trueplex.evals.summary import summarise
 from trueplex.report import drawing, figures, tables
 from trueplex.report.headline import headlines
-from trueplex.report.read import Material, describe, read
+from trueplex.report.read import Material, describe, last, read
 from trueplex.report.sections import sections
 
 CONFIG = {"model": "reference", "fingerprint": "0" * 24, "device": "cpu", "dtype": "float32", "paths": 8, "thinking": "discrete",
@@ -288,3 +288,8 @@ def test_a_folder_of_files_is_read_discrete_first(folder: Path, tmp_path: Path) 
         "multiplex K = 3",
         "discrete, ≤ 16 thinking tokens",
     ]
+
+
+def test_a_combination_is_not_called_as_its_verifier() -> None:
+    names = ("combined", "combined:mine", "combined:runs/mine", "runs/mine", "orm:runs/outcome")
+    assert [last(name) for name in names] == ["combined", "combined:mine", "combined:mine", "mine", "outcome"]

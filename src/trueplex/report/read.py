@@ -167,8 +167,9 @@ def describe(config: dict[str, Any]) -> str:
 
 
 def last(scorer: str) -> str:
-    """A scorer's name without the folders that its model lies in."""
-    return scorer.rpartition("/")[2]
+    """A scorer's name without the folders that its model lies in; a combination keeps apart from the verifier in the same folder."""
+    name = scorer.rpartition("/")[2]
+    return f"combined:{name}" if scorer.startswith("combined:") and "/" in scorer else name
 
 
 def _tell_apart(runs: list[Run]) -> None:
