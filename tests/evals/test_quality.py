@@ -17,7 +17,10 @@ from trueplex.evals.metrics import calibration
 from trueplex.evals.quality import SHARES, Scored, judge, scored_by
 from trueplex.models.backbone import Backbone
 from trueplex.types import Trace
+from trueplex.verify import base as reading
 from trueplex.verify.confidence import Confidence, ConfidenceScorer
+from trueplex.verify.one_token import OneTokenVerifier
+from trueplex.verify.probe import OneTokenScorer
 
 
 def world(problems: int = 30, paths: int = 8, seed: int = 0) -> tuple[list[tuple[Trace, tuple[int, ...]]], np.ndarray]:
@@ -96,6 +99,24 @@ def test_traces_are_scored_a_part_at_a_time_alike(qwen: Backbone, monkeypatch: p
     monkeypatch.setattr("trueplex.evals.quality.AT_ONCE", 2)
     parts = scored_by(qwen, scorers, stored, lambda traces, tokens: steps.append((traces, tokens)))["logprob"]
     assert np.array_equal(whole.scores, parts.scores) and steps == [(2, 10), (2, 10), (1, 5)]
+
+
+def test_verifiers_that_are_judged_together_read_each_batch_once(
+    qwen: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ragged traces, in batches of two: scores are those of each verifier alone, and so are the operations that are told."""
+    monkeypatch.setattr("trueplex.evals.quality.AT_ONCE", 2)
+    read, whole = [], reading._read_whole
+    monkeypatch.setattr(reading, "_read_whole", lambda b, x: read.append(len(x)) or whole(b, x))
+    stored = [(stored_trace(i, problem=f"{i}"), tuple(range(1, 2 + i))) for i in (3, 0, 4, 1, 2)]
+    scorers = {str(rank): OneTokenScorer(OneTokenVerifier(qwen, rank)) for rank in (2, 4)}
+    alone = {name: scored_by(qwen, {name: scorer}, stored)[name] for name, scorer in scorers.items()}
+    assert read == 2 * [2, 2, 1, 5]  # the last, to count operations
+    read.clear()
+    together = scored_by(qwen, scorers, stored)
+    assert read == [2, 2, 1, 5, 5]
+    for name, one in alone.items():
+        assert np.array_equal(one.scores, together[name].scores) and one.flops == together[name].flops > 0
 
 
 @pytest.mark.slow

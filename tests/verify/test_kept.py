@@ -128,5 +128,7 @@ def test_verifiers_that_take_turns_read_a_batch_once(qwen: Backbone, monkeypatch
         assert len(read) == 2 and 0 < reads.spent < reads.due == pytest.approx(2 * reads.spent)
         reads.forget()
         assert torch.equal(score(*turns[0]), alone[0]) and len(read) == 3
+        score(*turns[2])  # one batch is held, never two
+        assert torch.equal(score(*turns[0]), alone[0]) and len(read) == 5
     assert all(torch.equal(one, other) for one, other in zip(alone, together, strict=True))
-    assert score(*turns[0]).equal(alone[0]) and len(read) == 4
+    assert score(*turns[0]).equal(alone[0]) and len(read) == 6

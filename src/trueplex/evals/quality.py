@@ -15,6 +15,7 @@ import numpy as np
 from torch.utils.flop_counter import FlopCounterMode
 
 from trueplex.decide import voting
+from trueplex.engine.fitting import Fitting
 from trueplex.evals.metrics import auroc_over_all, calibration, interval, per_problem_auroc
 from trueplex.evals.summary import Votes, chosen_right, figure
 from trueplex.grading.kinds import AUTO, AnswerKind, answer_kind
@@ -63,26 +64,28 @@ def scored_by(
     of them; each is told the seconds that it would have taken alone. ``progress`` is called with the number of traces newly scored
     by one of them and their tokens.
     """
-    order = sorted(range(len(stored)), key=lambda i: stored[i][0].tokens)
     tables = {name: np.empty((len(stored), len(SHARES))) for name in scorers}
     seconds = dict.fromkeys(scorers, 0.0)
     few = stored[:: max(1, len(stored) // COUNTED)]
     flops = {}
     with shared_reads(backbone) as reads:
-        for first in range(0, len(order), AT_ONCE):
-            rows = order[first : first + AT_ONCE]
+
+        def take_turns(rows: list[int]) -> list[int]:
             some = [stored[i] for i in rows]
             for name, scorer in scorers.items():
                 began, saved = time.perf_counter(), reads.due - reads.spent
                 tables[name][rows] = scorer.score_shares(some, SHARES)
                 seconds[name] += time.perf_counter() - began + reads.due - reads.spent - saved
                 progress(len(some), sum(trace.tokens for trace, _ in some))
-            reads.forget()
+            return rows
+
+        # In the very batches that each verifier would make of them.
+        Fitting(AT_ONCE)([len(prompt) + trace.tokens for trace, prompt in stored], take_turns)
         for name, scorer in scorers.items():
+            reads.forget()
             with FlopCounterMode(display=False) as counter:
                 scorer.score_shares(few, SHARES)
             flops[name] = counter.get_total_flops() / max(1, len(few))
-            reads.forget()
     return {name: Scored(tables[name], seconds[name], flops[name], one.bounded) for name, one in scorers.items()}
 
 

@@ -2,7 +2,7 @@
 
 The base is frozen and reads a trace alike in every epoch, in every run of another recipe, and whenever validation is judged: it is
 most of the work of training a verifier, and of scoring traces. What is kept in a folder is named by what was read (model and
-inputs), so that nothing else can be found. In memory it is kept while several verifiers score the same few traces.
+inputs), so that nothing else can be found. In memory the last batch is kept, while several verifiers score it in turn.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def shared_reads(backbone: Backbone) -> Iterator[SharedReads]:
 
 
 class SharedReads:
-    """Keys and values of the last few batches, each read once; `forget` them before others are scored.
+    """Keys and values of the last batch, given to all who ask for it in a row; never two, so that no more memory is held than one reading takes.
 
     Attributes:
         spent: seconds that reading took.
@@ -76,26 +76,25 @@ class SharedReads:
     """
 
     def __init__(self) -> None:
-        self._batches: list[tuple[Tensor, Stored, float]] = []
+        self._last: tuple[Tensor, Stored, float] | None = None
         self.spent = self.due = 0.0
 
     def __call__(self, inputs: Tensor, read: Callable[[Tensor], Stored]) -> Stored:
         """The keys and values of inputs [B, N, H]; ``read`` gives those of a batch that is new."""
-        known = [b for b in self._batches if b[0].shape == inputs.shape and torch.equal(b[0], inputs)]
-        if not known:
+        if self._last is None or not torch.equal(self._last[0], inputs):
+            self.forget()  # before another is read
             began = time.perf_counter()
             stored = read(inputs)
             if inputs.is_cuda:
                 torch.cuda.synchronize(inputs.device)
-            known = [(inputs, stored, time.perf_counter() - began)]
-            self._batches += known
-            self.spent += known[0][2]
-        _, stored, seconds = known[0]
+            self._last = inputs, stored, time.perf_counter() - began
+            self.spent += self._last[2]
+        _, stored, seconds = self._last
         self.due += seconds
         return stored
 
     def forget(self) -> None:
-        self._batches.clear()
+        self._last = None
 
 
 class KeptReads:
