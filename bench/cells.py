@@ -37,8 +37,8 @@ def missing(name: str, target: str) -> str:
 
 
 def made_by(result: dict[str, Any]) -> str:
-    """The version that measured a results file; empty for one from before 0.2.0, when files did not say."""
-    return str(result["machine"].get("trueplex", ""))
+    """The version that measured a results file."""
+    return str(result["machine"]["trueplex"])
 
 
 def measured(*results: dict[str, Any] | None) -> str:
@@ -48,13 +48,8 @@ def measured(*results: dict[str, Any] | None) -> str:
     """
     versions = sorted({made_by(result) for result in results if result})
     if len(versions) > 1:
-        named = ", ".join(version or "before 0.2.0" for version in versions)
-        sys.exit(f"the files of one table were measured by several versions ({named}). Try: make results")
-    if not versions:
-        return ""
-    if versions[0]:
-        return f" Measured by trueplex {versions[0]}."
-    return " Measured before 0.2.0, when `remainder-easy`, `remainder-hard` and `countdown-easy` had shorter problems."
+        sys.exit(f"the files of one table were measured by several versions ({', '.join(versions)}). Try: make results")
+    return f" Measured by trueplex {versions[0]}." if versions else ""
 
 
 def percent(figure: dict[str, float], interval: bool = True) -> str:
@@ -77,11 +72,6 @@ def turns(figure: dict[str, float], digits: int = 2) -> str:
 def paired(ratios: dict[str, dict[str, float]], digits: int = 2) -> list[list[str]]:
     """A row for each ratio of paired runs: its name, the median and the range."""
     return [[name, f"{f['ratio']:.{digits}f}", turns(f, digits)] for name, f in ratios.items()]
-
-
-def ranking(figure: dict[str, float] | float | None) -> str:
-    """An AUROC over all traces with its interval, which results files of before it had one do not hold."""
-    return f"{figure:.2f}" if isinstance(figure, float) else spread(figure, 2)
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:

@@ -119,9 +119,7 @@ def adopt(stage: Stage, command: str) -> None:
     for path in files(stage):
         made = made_by(json.loads(path.read_text()))
         if made != __version__:
-            sys.exit(
-                f"{path.name} was measured by {made or 'a version before 0.2.0'}, not by {__version__}. Try: make {stage.target}"
-            )
+            sys.exit(f"{path.name} was measured by {made}, not by {__version__}. Try: make {stage.target}")
     record(stage, command, None)
 
 

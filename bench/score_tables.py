@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cells import MODES, counted, measured, missing, percent, ranking, read, spread, table
+from cells import MODES, counted, measured, missing, percent, read, spread, table
 from claims import combines, short
 
 
@@ -38,7 +38,7 @@ def scorer_tables(result: dict[str, Any]) -> str:
             votes, calibrated = f["votes"], f.get("calibration")
             rows.append([
                 scorer_title(name), spread(f["within"]["0.5"], 2), spread(f["within"]["1.0"], 2),
-                spread(f["first_minus_this"], 2) if "first_minus_this" in f else "–", ranking(f["over_all"]["1.0"]),
+                spread(f["first_minus_this"], 2) if "first_minus_this" in f else "–", spread(f["over_all"]["1.0"], 2),
                 percent(votes["weighted"]), f"{votes['flipped_to_right']} / {votes['flipped_to_wrong']}",
                 f"{calibrated['ece']['mean']:.3f}" if calibrated else "–",
                 f"{calibrated['brier']['mean']:.3f}" if calibrated else "–",

@@ -23,7 +23,6 @@ from cells import (
     measured,
     missing,
     percent,
-    ranking,
     read,
     read_all,
     spread,
@@ -109,7 +108,7 @@ def score_table(suites: dict[str, Any]) -> str:
             [
                 name,
                 *(f"{c['mean']:.2f} [{c['low']:.2f}, {c['high']:.2f}]" for c in cells),
-                ranking(f["auroc_all"]["1.0"]),
+                spread(f["auroc_all"]["1.0"], 2),
                 f"{f['auroc_within_entropy']['mean']:.2f}",
             ]
         )

@@ -54,6 +54,8 @@ MISTAKES = [
     (["score", "/nowhere", "--verifier", "x", "--out", "/tmp/never", "--memory", "2"], "--memory and --compile are of decoding"),
     (["calibrate", "/nowhere", "--model", "some/model"], "kept in the model's folder, and some/model has none here"),
     (["train", "combined", "--data", "/nowhere", "--model", "some/model"], "some/model has none here"),
+    (["train", "combined", "--data", "/nowhere", "--verifier", "none", "--keep-base", "k"], "keeps what a verifier reads, and there is none"),
+    (["eval-verifier", "/nowhere", "--scorers", "entropy", "--keep-base", "k", "--out", "/tmp/never"], "none is judged. Try: drop it, or name one"),
     ([*VERIFIER[:2], "--problems", "chain-easy", "--labels", "soft", "--out", "/tmp/never"], "labels soft need values of rollouts"),
     (["report", "/nowhere", "--out", "p.html", "--format", "pdf"], "--format pdf has no effect without --figures"),
     # problems that are none

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from trueplex.evals.speed import decoding, rivals
 from trueplex.evals.speed.bench import Bench, whole
 from trueplex.evals.speed.decoding import decode, prune
 from trueplex.evals.speed.pairs import alternate, ratio
 from trueplex.evals.speed.reading import long_prompt
-from trueplex.evals.speed.roofline import held, step_bytes
+from trueplex.evals.speed.roofline import held, step_bytes, step_flops
 from trueplex.models.backbone import Backbone
 from trueplex.models.load import load
 from trueplex.models.packed import PackedLinear
@@ -24,8 +25,9 @@ from trueplex.models.precision import has_bfloat16
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Less is copied, and fewer paths are pruned, than where it is measured in earnest."""
+    """Less is copied and multiplied, and fewer paths are pruned, than where it is measured in earnest."""
     monkeypatch.setattr(decoding, "bandwidth", partial(decoding.bandwidth, nbytes=2**16))
+    monkeypatch.setattr(decoding, "peak", partial(decoding.peak, sides=(128, 128)))
     monkeypatch.setattr(decoding, "PATHS", 4)
 
 
@@ -71,6 +73,11 @@ def test_decoding_tells_its_ratio_to_generate_and_to_the_roofline_and_leaves_the
     assert set(found["rates"]) >= {"engine / generate, 2 rows", "multiplex K=3 / discrete, 2 rows"}
     roof = found["roofline"]["2 rows"]
     assert roof["bytes"] == step_bytes(backbone, 2, len(bench.prompts[0].ids), 4) and roof["share"] > 0
+    reading, multiplying = (
+        roof["bytes"] / found["roofline"]["bandwidth"],
+        roof["flops"] / found["roofline"]["flops a second"],
+    )
+    assert roof["least_ms"] == pytest.approx(1000 * max(reading, multiplying), abs=0.001)
     assert (backbone.config._attn_implementation, model.generation_config, backbone.ends, backbone.markers) == before
     assert len(model.base_model._forward_hooks) == 1
     assert whole(bench, "multiplex", 3).tokens == 3 * 4  # and none ended before its limit
@@ -91,6 +98,16 @@ def test_bytes_of_a_step_are_weights_once_and_the_cache_of_every_row(bench: Benc
     one, two = (step_bytes(backbone, rows, prompt, 100) for rows in (1, 2))
     assert two - one == 50 * backbone.token_bytes
     assert held(torch.zeros(3, 5, dtype=torch.bfloat16)) == 30
+
+
+def test_products_of_a_step_are_those_that_torch_counts_in_its_linear_layers(bench: Bench) -> None:
+    inputs = bench.backbone.embed(torch.tensor([[5], [6], [7]]))
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        bench.backbone.model(inputs_embeds=inputs, use_cache=False)
+    linear = counter.get_flop_counts()["Global"]
+    assert step_flops(bench.backbone, 3) == sum(
+        n for op, n in linear.items() if "mm" in str(op) and "bmm" not in str(op)
+    )
 
 
 def test_pruning_saves_tokens_and_a_long_prompt_is_as_long_as_asked(bench: Bench) -> None:

@@ -132,3 +132,18 @@ def test_verifiers_that_take_turns_read_a_batch_once(qwen: Backbone, monkeypatch
         assert torch.equal(score(*turns[0]), alone[0]) and len(read) == 5
     assert all(torch.equal(one, other) for one, other in zip(alone, together, strict=True))
     assert score(*turns[0]).equal(alone[0]) and len(read) == 6
+
+
+def test_verifiers_that_take_turns_take_what_a_folder_keeps(
+    qwen: Backbone, keeping: Callable[[Backbone], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What is read for several at once is kept in the folder, found there by the next, and read anew only where that is asked."""
+    read, inputs = count_reads(monkeypatch), padded(qwen, (0, 1))
+    keeping(qwen)
+    for _ in range(2):
+        with shared_reads(qwen):
+            base_pass(qwen, inputs), base_pass(qwen, inputs)
+    assert read == [2] and len(list(tmp_path.glob("*.safetensors"))) == 2
+    with shared_reads(qwen, anew=True):
+        base_pass(qwen, inputs), base_pass(qwen, inputs)
+    assert read == [2, 2]

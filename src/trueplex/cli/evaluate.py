@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import typer
 
 from trueplex.cli.groups import (
+    KeepBase,
     LimitOptions,
     ModelOptions,
     ProbeEvery,
@@ -210,6 +211,7 @@ class JudgeOptions:
     n: Annotated[int | None, typer.Option(help="Most problems per store.", show_default="all"), Within(1)] = None
     samples: Annotated[int | None, typer.Option(help="Most traces per problem.", show_default="all"), Within(1)] = None
     answer: Reread = None
+    keep_base: KeepBase = None
     quiet: Quiet = False  # fmt: skip
 
 
@@ -225,11 +227,16 @@ def _evaluate_verifier(data: Stores, model: ModelOptions, judging: JudgeOptions)
     from trueplex.grading.kinds import answer_kind
     from trueplex.solving.answering import stored_kind
     from trueplex.solving.settings import origin
-    from trueplex.verify.open import known
+    from trueplex.verify.kept import keep_reads
+    from trueplex.verify.open import known, reads_cache
 
     scorers = list(listed("--scorers", judging.scorers))
     for name in scorers:
         known(name)
+    if judging.keep_base and not any(map(reads_cache, scorers)):
+        raise OptionError(
+            "keep-base keeps what one-token verifiers read, and none is judged. Try: drop it, or name one in --scorers"
+        )
     backbone = model.reader()
     source = origin(None, backbone)
     stores = {
@@ -238,6 +245,9 @@ def _evaluate_verifier(data: Stores, model: ModelOptions, judging: JudgeOptions)
     }
     if len(stores) < len(data):
         raise OptionError("two stores have the same name and would share a place in the results. Try: rename one")
+    if judging.keep_base:
+        tokens = sum(len(prompt) + trace.tokens for stored in stores.values() for trace, prompt in stored)
+        keep_reads(backbone, judging.keep_base, tokens)
     config = {"model": backbone.name, "fingerprint": backbone.fingerprint, "scorers": scorers,
               "data": [str(p) for p in data], "problems": judging.n, "samples": judging.samples,
               **({"answer": judging.answer} if judging.answer else {})}  # fmt: skip

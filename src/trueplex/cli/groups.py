@@ -33,6 +33,7 @@ Verifier = Annotated[str, typer.Option(help=f"What scores the paths: {VERIFIERS}
 ProbeEvery = Annotated[int, typer.Option(help="Tokens between two scores of a path."), Within(1)]
 Answer = Annotated[str, typer.Option(help="What counts as an answer: 'auto' (the last box, else 'the answer is …', '####', the last number, the last line), 'boxed', 'number', 'choice' (a letter), 'json' or 'json:SCHEMA.json', 'last-line', 'regex:PATTERN', 'text' (all of it; the best by score is chosen), 'call:MODULE:FIND[:SAME]' (your own).")]  # fmt: skip
 Reread = Annotated[str | None, typer.Option("--answer", help="Re-read the answers of stored traces as this kind (see `trueplex solve`).", show_default="as they were read")]  # fmt: skip
+KeepBase = Annotated[Path | None, typer.Option(help="Folder that keeps what the base model reads of each trace, most of the work, for later epochs, other recipes and other verifiers; its size is said.", show_default="keeps nothing")]  # fmt: skip
 MaxBatchSize = Annotated[int | None, typer.Option(help="Most paths decoded together.", show_default="64 on CPU, 256 on CUDA"), Within(1)]  # fmt: skip
 Seed = Annotated[int, typer.Option(help="The same seed gives the same result."), Within(0, 2**63 - 1)]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.", rich_help_panel="Output")]

@@ -13,7 +13,7 @@ import typer
 
 from trueplex.cli import first_verifier, train_policy
 from trueplex.cli.first_verifier import ProblemOptions
-from trueplex.cli.groups import LimitOptions, MaxBatchSize, ModelOptions, Quiet, Reread, Seed, ThinkingOptions
+from trueplex.cli.groups import KeepBase, LimitOptions, MaxBatchSize, ModelOptions, Quiet, Reread, Seed, ThinkingOptions
 from trueplex.cli.options import Within, check_count, command, listed
 from trueplex.errors import InputError, OptionError, TrueplexError
 
@@ -165,7 +165,7 @@ class VerifierOptions:
     ] = 0.0
     gradient_checkpointing: Annotated[bool, typer.Option("--gradient-checkpointing", help="Recompute activations in the backward pass: slower, in less memory.")] = False  # fmt: skip
     standardise: Annotated[bool, typer.Option("--standardise/--no-standardise", help="Let the head read states centred and scaled by what a few traces give.")] = True  # fmt: skip
-    keep_base: Annotated[Path | None, typer.Option(help="Folder that keeps what the base model reads of each trace, so that later epochs and other recipes need not run it again; its size is said.", show_default="keeps nothing")] = None  # fmt: skip
+    keep_base: KeepBase = None
 
     def recipe(self, schedule: ScheduleOptions, balanced: bool, memory: float | None) -> Any:
         """The recipe. Raises OptionError where an option is out of range or could not act."""
@@ -244,6 +244,7 @@ def combined(
     model: ModelOptions,
     verifier: Annotated[str, typer.Option(help="Whose probe is combined: 'auto', a verifier's folder, or 'none'.")] = "auto",
     out: Annotated[Path | None, typer.Option(help="Folder for the result.", show_default="the verifier's own")] = None,
+    keep_base: KeepBase = None,
 ) -> None:  # fmt: skip
     """Fit a score that combines a verifier's probe with log-probability, entropy and length, for --verifier combined."""
     from trueplex.data.traces import read_traces
@@ -252,17 +253,23 @@ def combined(
     from trueplex.solving.settings import origin
     from trueplex.train.combined import fit
     from trueplex.verify.combined import FILE
+    from trueplex.verify.kept import keep_reads
     from trueplex.verify.one_token import OneTokenVerifier
     from trueplex.verify.open import verifier_folder
     from trueplex.verify.probe import OneTokenScorer
 
+    if verifier == "none" and keep_base:
+        raise OptionError("keep-base keeps what a verifier reads, and there is none. Try: drop it")
     if out is None:
         check_home(model.model, verifier)
     backbone = model.reader()
     folder = verifier_folder(backbone, "auto" if verifier == "none" else verifier)
     probe = None if verifier == "none" else OneTokenScorer(OneTokenVerifier.load(folder, backbone))
     with lock((out or folder) / FILE):
-        made = fit(backbone, [one for path in data for one in read_traces(path, origin(None, backbone))], probe)
+        stored = [one for path in data for one in read_traces(path, origin(None, backbone))]
+        if keep_base:
+            keep_reads(backbone, keep_base, sum(len(prompt) + trace.tokens for trace, prompt in stored))
+        made = fit(backbone, stored, probe)
         made.save(out or folder)
     print(json.dumps({"weights": made.weights, "fitted": made.fitted}))
 

@@ -81,11 +81,10 @@ def scored_by(
 
         # In the very batches that each verifier would make of them.
         Fitting(AT_ONCE)([len(prompt) + trace.tokens for trace, prompt in stored], take_turns)
-        for name, scorer in scorers.items():
-            reads.forget()
-            with FlopCounterMode(display=False) as counter:
-                scorer.score_shares(few, SHARES)
-            flops[name] = counter.get_total_flops() / max(1, len(few))
+    for name, scorer in scorers.items():
+        with shared_reads(backbone, anew=True), FlopCounterMode(display=False) as counter:
+            scorer.score_shares(few, SHARES)
+        flops[name] = counter.get_total_flops() / max(1, len(few))
     return {name: Scored(tables[name], seconds[name], flops[name], one.bounded) for name, one in scorers.items()}
 
 

@@ -2,7 +2,8 @@
 
 The base is frozen and reads a trace alike in every epoch, in every run of another recipe, and whenever validation is judged: it is
 most of the work of training a verifier, and of scoring traces. What is kept in a folder is named by what was read (model and
-inputs), so that nothing else can be found. In memory the last batch is kept, while several verifiers score it in turn.
+inputs), so that nothing else can be found. In memory the last batch is kept, while several verifiers score it in turn, above the
+folder if there is one.
 """
 
 from __future__ import annotations
@@ -57,9 +58,10 @@ def keep_reads(backbone: Backbone, folder: str | Path, tokens: int) -> None:
 
 
 @contextmanager
-def shared_reads(backbone: Backbone) -> Iterator[SharedReads]:
-    """While this lasts, verifiers that score the same traces share what this model reads of them."""
-    reads, before = SharedReads(), backbone.kept.get(KEPT)
+def shared_reads(backbone: Backbone, anew: bool = False) -> Iterator[SharedReads]:
+    """While this lasts, verifiers that score the same traces share what this model reads of them, or has kept; or reads ``anew``."""
+    before = backbone.kept.get(KEPT)
+    reads = SharedReads(None if anew else before)
     backbone.kept[KEPT] = reads
     try:
         yield reads
@@ -70,12 +72,15 @@ def shared_reads(backbone: Backbone) -> Iterator[SharedReads]:
 class SharedReads:
     """Keys and values of the last batch, given to all who ask for it in a row; never two, so that no more memory is held than one reading takes.
 
+    ``folder``: where reads are kept as well, and looked for first.
+
     Attributes:
         spent: seconds that reading took.
         due: seconds that it would have taken if nothing had been shared.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, folder: KeptReads | SharedReads | None = None) -> None:
+        self._folder = folder
         self._last: tuple[Tensor, Stored, float] | None = None
         self.spent = self.due = 0.0
 
@@ -84,7 +89,7 @@ class SharedReads:
         if self._last is None or not torch.equal(self._last[0], inputs):
             self.forget()  # before another is read
             began = time.perf_counter()
-            stored = read(inputs)
+            stored = self._folder(inputs, read) if self._folder else read(inputs)
             if inputs.is_cuda:
                 torch.cuda.synchronize(inputs.device)
             self._last = inputs, stored, time.perf_counter() - began

@@ -40,6 +40,11 @@ def reads_texts(name: str) -> bool:
     return bool(colon) and kind in READERS
 
 
+def reads_cache(name: str) -> bool:
+    """Whether the scorer of this name is, or may have, a one-token verifier: what reads keys and values of the base model."""
+    return not (reads_texts(name) or confidence.parse(name) or called(name, "verifier"))
+
+
 def open_scorer(backbone: Backbone, name: str, every: int = 32) -> AnyScorer:
     """The scorer of that name, for live traces and for stored ones.
 

@@ -11,7 +11,7 @@ from trueplex.engine.thinking import Thinking
 from trueplex.evals.speed import rivals
 from trueplex.evals.speed.bench import EVERY, Bench, Run, run, whole
 from trueplex.evals.speed.pairs import Rate, alternate, paired, ratio
-from trueplex.evals.speed.roofline import bandwidth, step_bytes
+from trueplex.evals.speed.roofline import bandwidth, peak, step_bytes, step_flops
 from trueplex.solving.events import Solved
 from trueplex.solving.loop import stream
 from trueplex.solving.settings import Settings
@@ -22,9 +22,9 @@ RAGGED = 640  # tokens of a trace that ends by itself, at most
 
 
 def decode(bench: Bench) -> dict[str, Any]:
-    """Tokens a second, and how near a step is to the reading of what it needs."""
+    """Tokens a second, and how near a step is to the reading, or multiplying, of what it needs."""
     rates, roofs, spread = dict[str, Any](), dict[str, Any](), dict[str, Any]()
-    copied = bandwidth(bench.backbone.device)
+    copied, multiplied = bandwidth(bench.backbone.device), peak(bench.backbone.device, bench.backbone.dtype)
     for rows in bench.rows:
         runs: list[Run] = []
 
@@ -43,10 +43,16 @@ def decode(bench: Bench) -> dict[str, Any]:
             named["engine / generate, the faster of both"] = min(generates, key=lambda f: f["ratio"])
         rates |= {f"{name}, {rows} rows": figures for name, figures in named.items()}
         nbytes = step_bytes(bench.backbone, rows, len(bench.prompts[0].ids), bench.tokens)
-        seconds = min(r.decoding for r in runs[1:]) / bench.tokens
-        roofs[f"{rows} rows"] = {"bytes": nbytes, "step_ms": round(1000 * seconds, 3), "share": round(nbytes / copied / seconds, 3)}  # fmt: skip
+        flops = step_flops(bench.backbone, rows)
+        least, seconds = max(nbytes / copied, flops / multiplied), min(r.decoding for r in runs[1:]) / bench.tokens
+        roofs[f"{rows} rows"] = {"bytes": nbytes, "flops": flops, "least_ms": round(1000 * least, 3),
+                                 "step_ms": round(1000 * seconds, 3), "share": round(least / seconds, 3)}  # fmt: skip
         spread |= {f"{name}, {rows} rows": [round(r, 1) for r in every] for name, every in found.items()}
-    return {"rates": rates, "tokens a second": spread, "roofline": {"bandwidth": round(copied), **roofs}}
+    return {
+        "rates": rates,
+        "tokens a second": spread,
+        "roofline": {"bandwidth": round(copied), "flops a second": round(multiplied), **roofs},
+    }
 
 
 RIVALS = ("generate", "static", "continuous", "llama")

@@ -1,4 +1,5 @@
-"""How fast a decode step could be, were it nothing but the reading of what it needs: weights, and keys and values."""
+"""How fast a decode step could be, were it nothing but the reading of what it needs (weights, keys and values), or but the products of
+its linear layers, whichever takes longer."""
 
 from __future__ import annotations
 
@@ -8,8 +9,10 @@ from collections.abc import Callable
 import torch
 
 from trueplex.models.backbone import Backbone
+from trueplex.models.check import is_routed
 
-COPIED, COPIES = 2**28, 7  # bytes that are copied at once, and how often
+COPIED, TIMES = 2**28, 7  # bytes that are copied at once, and how often
+SIDES = 2048, 8192  # of square matrices, on a CPU and elsewhere, so large that nothing but multiplying takes time
 
 
 def timed(work: Callable[[], object], device: torch.device) -> float:
@@ -31,14 +34,21 @@ def bandwidth(device: torch.device, nbytes: int = COPIED) -> float:
     """Bytes a second that a copy reads and writes, in the best of several."""
     source = torch.ones(nbytes // 4, device=device)
     target = torch.empty_like(source)
-    return 2 * nbytes / min(timed(lambda: target.copy_(source), device) for _ in range(COPIES))
+    return 2 * nbytes / min(timed(lambda: target.copy_(source), device) for _ in range(TIMES))
 
 
-def weight_bytes(backbone: Backbone) -> int:
-    """Bytes of weights that a step reads: all but the input embeddings, of which it reads a row a token, unless they are the output's, too."""
+def peak(device: torch.device, dtype: torch.dtype, sides: tuple[int, int] = SIDES) -> float:
+    """Multiplications and additions a second of one large product of matrices, in the best of several."""
+    side = sides[device.type != "cpu"]
+    matrix = torch.ones(side, side, device=device, dtype=dtype)
+    return 2 * side**3 / min(timed(lambda: matrix @ matrix, device) for _ in range(TIMES))
+
+
+def weights(backbone: Backbone) -> list[torch.nn.Parameter]:
+    """The weights that a step reads: all but the input embeddings, of which it reads a row a token, unless they are the output's, too."""
     table = backbone.model.get_input_embeddings().weight
     tied = backbone.model.get_output_embeddings().weight is table
-    return sum(held(p) for p in backbone.model.parameters()) - (0 if tied else held(table))
+    return [p for p in backbone.model.parameters() if tied or p is not table]
 
 
 def held(tensor: torch.Tensor) -> int:
@@ -51,4 +61,9 @@ def held(tensor: torch.Tensor) -> int:
 
 def step_bytes(backbone: Backbone, rows: int, prompt: int, tokens: int) -> int:
     """Bytes that a middle step of so many rows reads, of traces of so many tokens behind one prompt that is read once."""
-    return weight_bytes(backbone) + backbone.token_bytes * (prompt + rows * tokens // 2)
+    return sum(map(held, weights(backbone))) + backbone.token_bytes * (prompt + rows * tokens // 2)
+
+
+def step_flops(backbone: Backbone, rows: int) -> int:
+    """Multiplications and additions of a step's linear layers; 0 for a mixture of experts, where each token takes layers of its own."""
+    return 0 if is_routed(backbone) else 2 * rows * sum(p.numel() for p in weights(backbone) if p.dim() > 1)
