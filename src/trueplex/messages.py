@@ -20,6 +20,8 @@ from trueplex.errors import InputError, TrueplexError, in_flags
 from trueplex.files import HINTS, failure
 
 INTERRUPTED = 130
+# transformers imports torchao wherever that is installed, which then tells of GPU kernels that it lacks, and torch of torchao's types.
+TALKATIVE = "torchao", "torch.utils._pytree"
 
 
 class OneLine(logging.Handler):
@@ -46,7 +48,7 @@ def say(message: str) -> None:
 def listen() -> None:
     """Let the package's loggers be heard; of several processes, the first one speaks for all.
 
-    What transformers and peft warn those of who call them is no message for a user, unless PYTHONWARNINGS asks for it.
+    What transformers, peft and torchao warn those of who call them is no message for a user, unless PYTHONWARNINGS asks for it.
     """
     logger = logging.getLogger("trueplex")
     logger.handlers = [OneLine()]
@@ -54,6 +56,8 @@ def listen() -> None:
     logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
     if not sys.warnoptions:
         warnings.filterwarnings("ignore", module=r"(transformers|peft)\.")
+        for name in TALKATIVE:
+            logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def exit_code(work: Callable[[], Any]) -> int:
