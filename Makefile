@@ -79,7 +79,12 @@ demo: $(STAMP)  ## solve problems of each family with the embedded model, and on
 test: $(STAMP)  ## all tests but the slow ones
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
-test-slow: $(STAMP)  ## the slow ones: browsers, replicas, several processes, long fuzzing
+# Extras that no quick test needs.
+$(VENV)/.slow: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,ray,eval,quantize]'
+	touch $@
+
+test-slow: $(VENV)/.slow  ## the slow ones: a browser (Chromium, if there), replicas, several processes, long fuzzing; a quarter of an hour
 	OMP_NUM_THREADS=1 $(BIN)/python bench/slow_tests.py --out results/test-slow.json
 
 lint: $(STAMP)

@@ -108,6 +108,7 @@ def test_every_file_that_the_pages_show_has_a_stage() -> None:
         "faults.json",
         "replicas.json",
         "soak.json",
+        "test-slow.json",
         "hybrid-speed.json",
     }
     left = [str(p.relative_to(results.RESULTS)) for p in results.RESULTS.rglob("*.json") if p not in staged]
