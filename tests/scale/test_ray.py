@@ -20,6 +20,7 @@ from trueplex.scale.cluster import Cluster
 from trueplex.scale.replica import About, Done, Job, Work
 from trueplex.scale.spread import Said
 from trueplex.solving import rollouts
+from trueplex.solving.scorers import choose_scorer
 
 pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
@@ -66,7 +67,8 @@ def test_two_replicas_draw_what_one_process_draws_and_one_may_die(cluster: Clust
 
 def test_an_evaluation_on_ray_ends_in_the_same_file(cluster: Cluster, tmp_path: Path) -> None:
     suites = {"easy": tasks.problems("chain-easy", "test", 5, 0), "more": tasks.problems("countdown-easy", "test", 3, 0)}  # fmt: skip
-    evaluation.evaluate(load("reference"), suites, SETTINGS, tmp_path / "one", None, nothing)
+    scorer, settings = choose_scorer(reference := load("reference"), SETTINGS)
+    evaluation.evaluate(reference, suites, settings, tmp_path / "one", scorer, nothing)
     runs.evaluate(Deadly(cluster, 4), Job(ModelOptions().load, SETTINGS), suites, tmp_path / "two", nothing)
     one, two = ((tmp_path / name / evaluation.RESULTS).read_text() for name in ("one", "two"))
     assert one == two
