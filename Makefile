@@ -84,7 +84,7 @@ $(VENV)/.slow: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,ray,eval,quantize]'
 	touch $@
 
-test-slow: $(VENV)/.slow  ## the slow ones: a browser (Chromium, if there), replicas, several processes, long fuzzing; a quarter of an hour
+test-slow: $(VENV)/.slow  ## the slow ones: a browser (Chromium, if there), replicas, several processes, long fuzzing; twenty minutes
 	OMP_NUM_THREADS=1 $(BIN)/python bench/slow_tests.py --out results/test-slow.json
 
 lint: $(STAMP)

@@ -73,10 +73,8 @@ def test_decoding_tells_its_ratio_to_generate_and_to_the_roofline_and_leaves_the
     assert set(found["rates"]) >= {"engine / generate, 2 rows", "multiplex K=3 / discrete, 2 rows"}
     roof = found["roofline"]["2 rows"]
     assert roof["bytes"] == step_bytes(backbone, 2, len(bench.prompts[0].ids), 4) and roof["share"] > 0
-    reading, multiplying = (
-        roof["bytes"] / found["roofline"]["bandwidth"],
-        roof["flops"] / found["roofline"]["flops a second"],
-    )
+    reading = roof["bytes"] / found["roofline"]["bandwidth"]
+    multiplying = roof["flops"] / found["roofline"]["flops a second"]
     assert roof["least_ms"] == pytest.approx(1000 * max(reading, multiplying), abs=0.001)
     assert (backbone.config._attn_implementation, model.generation_config, backbone.ends, backbone.markers) == before
     assert len(model.base_model._forward_hooks) == 1

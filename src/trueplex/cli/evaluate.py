@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -229,6 +230,7 @@ def _evaluate_verifier(data: Stores, model: ModelOptions, judging: JudgeOptions)
     from trueplex.solving.settings import origin
     from trueplex.verify.kept import keep_reads
     from trueplex.verify.open import known, reads_cache
+    from trueplex.verify.stored import length
 
     scorers = list(listed("--scorers", judging.scorers))
     for name in scorers:
@@ -246,8 +248,7 @@ def _evaluate_verifier(data: Stores, model: ModelOptions, judging: JudgeOptions)
     if len(stores) < len(data):
         raise OptionError("two stores have the same name and would share a place in the results. Try: rename one")
     if judging.keep_base:
-        tokens = sum(len(prompt) + trace.tokens for stored in stores.values() for trace, prompt in stored)
-        keep_reads(backbone, judging.keep_base, tokens)
+        keep_reads(backbone, judging.keep_base, sum(map(length, chain(*stores.values()))))
     config = {"model": backbone.name, "fingerprint": backbone.fingerprint, "scorers": scorers,
               "data": [str(p) for p in data], "problems": judging.n, "samples": judging.samples,
               **({"answer": judging.answer} if judging.answer else {})}  # fmt: skip

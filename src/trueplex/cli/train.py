@@ -257,6 +257,7 @@ def combined(
     from trueplex.verify.one_token import OneTokenVerifier
     from trueplex.verify.open import verifier_folder
     from trueplex.verify.probe import OneTokenScorer
+    from trueplex.verify.stored import length
 
     if verifier == "none" and keep_base:
         raise OptionError("keep-base keeps what a verifier reads, and there is none. Try: drop it")
@@ -268,7 +269,7 @@ def combined(
     with lock((out or folder) / FILE):
         stored = [one for path in data for one in read_traces(path, origin(None, backbone))]
         if keep_base:
-            keep_reads(backbone, keep_base, sum(len(prompt) + trace.tokens for trace, prompt in stored))
+            keep_reads(backbone, keep_base, sum(map(length, stored)))
         made = fit(backbone, stored, probe)
         made.save(out or folder)
     print(json.dumps({"weights": made.weights, "fitted": made.fitted}))

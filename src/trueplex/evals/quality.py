@@ -23,7 +23,7 @@ from trueplex.models.backbone import Backbone
 from trueplex.types import Trace
 from trueplex.verify.kept import shared_reads
 from trueplex.verify.probe import ROWS
-from trueplex.verify.stored import Stored
+from trueplex.verify.stored import Stored, length
 
 SHARES = tuple(round(0.1 * i, 1) for i in range(1, 11))
 AT_ONCE = ROWS  # traces that each scorer is given in turn: as many as a verifier reads together
@@ -80,7 +80,7 @@ def scored_by(
             return rows
 
         # In the very batches that each verifier would make of them.
-        Fitting(AT_ONCE)([len(prompt) + trace.tokens for trace, prompt in stored], take_turns)
+        Fitting(AT_ONCE)(list(map(length, stored)), take_turns)
     for name, scorer in scorers.items():
         with shared_reads(backbone, anew=True), FlopCounterMode(display=False) as counter:
             scorer.score_shares(few, SHARES)

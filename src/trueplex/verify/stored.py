@@ -9,6 +9,12 @@ from trueplex.types import Trace
 Stored = tuple[Trace, tuple[int, ...]]  # with the ids of its prompt
 
 
-def tokens_at(length: int, share: float) -> int:
+def length(stored: Stored) -> int:
+    """Tokens of the prompt and the trace together."""
+    trace, prompt = stored
+    return len(prompt) + trace.tokens
+
+
+def tokens_at(tokens: int, share: float) -> int:
     """How many tokens the share of a trace is, at least one."""
-    return max(1, math.ceil(share * length))
+    return max(1, math.ceil(share * tokens))
