@@ -113,10 +113,9 @@ def _keep(made: Calibration, backbone: Backbone, verifier: str, scorer: Scorer |
     """Store a calibration in the verifier's folder, or the model's, beside what was calibrated there before."""
     from trueplex.decide.calibration import FILE, Calibration
     from trueplex.models.load import folder_of
-    from trueplex.verify.open import verifier_folder
-    from trueplex.verify.probe import OneTokenScorer
+    from trueplex.verify.open import CacheScorer, verifier_folder
 
-    folder = verifier_folder(backbone, verifier) if isinstance(scorer, OneTokenScorer) else folder_of(backbone.name)
+    folder = verifier_folder(backbone, verifier) if isinstance(scorer, CacheScorer) else folder_of(backbone.name)
     with lock(folder / FILE):
         before = Calibration.read(folder)
         whole = made.beside(before and replace(before, belongs=backbone.renamed(before.belongs, folder / FILE)))

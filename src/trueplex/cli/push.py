@@ -44,15 +44,15 @@ def push(
     """Publish what was trained on the Hugging Face hub, with a card: base, data, quality, intended use."""
     from trueplex.models import hub
     from trueplex.report.cards import read_card
-    from trueplex.verify.folder import read
+    from trueplex.verify.open import weights_in
 
     if not hub.is_id(repository):
         raise InputError(f"{repository!r} is no name on the hub. Try: OWNER/NAME")
     found = read_card(folder)
     if not any(path.suffix == ".safetensors" for path in found.files):
         raise InputError(f"{folder} holds no *.safetensors weights. Try: the folder that training wrote")
-    if found.kind == "verifier":
-        read(folder)  # whose weights are those that its card was written for
+    if found.kind in ("verifier", "linear"):
+        weights_in(folder)  # are those that its card was written for
     text = found.text(repository, card.base, card.license, card.use)
     if card.dry_run:
         for path in found.files:
@@ -85,14 +85,13 @@ def info(
     from trueplex.errors import VerifierError
     from trueplex.models import hub
     from trueplex.report.cards import read_card
-    from trueplex.verify.folder import read
+    from trueplex.verify.open import weights_in
 
     there = Path(os.path.expanduser(name))
     folder = there if os.path.exists(there) or not hub.is_id(name) else hub.fetched(name, VerifierError)
-    stored = read(folder)
-    card = read_card(folder)
+    weights, card = weights_in(folder), read_card(folder)
     told: dict[str, Any] = {"verifier": name, "base": card.base, **card.facts, "data": card.data,
-                            "parameters": sum(t.numel() for t in stored.tensors.values()), **card.quality}  # fmt: skip
+                            "parameters": sum(t.numel() for t in weights.values()), **card.quality}  # fmt: skip
     if as_json:
         print(json.dumps(told))
         return
@@ -106,12 +105,13 @@ def listing(
     """The verifiers in some folders, one a line: where it is, its base, and its ranking within problems at the end."""
     from trueplex.models.load import SHIPPED, reference_path
     from trueplex.report.cards import read_card
+    from trueplex.verify.open import CARDS
 
     roots = folders or [reference_path(name) for name in SHIPPED]
-    found = sorted(path.parent for root in roots for path in root.rglob("verifier.json"))
+    found = sorted(path.parent for root in roots for name in CARDS for path in root.rglob(name))
     if not found:
         raise InputError(
-            f"no verifier in {', '.join(map(str, roots))}. Try: a folder that `trueplex train verifier` wrote"
+            f"no verifier in {', '.join(map(str, roots))}. Try: a folder that `trueplex train verifier` or `linear` wrote"
         )
     for folder in found:
         card = read_card(folder)

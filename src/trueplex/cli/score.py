@@ -21,7 +21,7 @@ Source = Annotated[Path, typer.Argument(metavar="TRACES", help="A folder of `tru
 def score(
     data: Source, model: ModelOptions,
     out: Annotated[Path, typer.Option(help="Folder for the scored traces; an interrupted run is resumed there.")],
-    verifier: Annotated[str, typer.Option(help="A one-token verifier: 'auto' (the model's own), its folder or its hub id.")] = "auto",
+    verifier: Annotated[str, typer.Option(help="A verifier: 'auto' (the model's own), its folder or its hub id.")] = "auto",
     probe_every: ProbeEvery = 32,
     quiet: Quiet = False,
 ) -> None:  # fmt: skip
@@ -29,13 +29,12 @@ def score(
     from trueplex.cli.progress import Bar
     from trueplex.data.traces import read
     from trueplex.solving.scoring import score_folder
-    from trueplex.verify.open import open_scorer
-    from trueplex.verify.probe import OneTokenScorer
+    from trueplex.verify.open import CacheScorer, open_scorer
 
     backbone = model.reader()
     scorer = open_scorer(backbone, verifier, probe_every)
-    if not isinstance(scorer, OneTokenScorer):
-        raise OptionError(f"{verifier!r} is no one-token verifier. Try: a verifier's folder; `trueplex eval-verifier` judges other scores on "
+    if not isinstance(scorer, CacheScorer):
+        raise OptionError(f"{verifier!r} is no verifier that reads the cache. Try: a verifier's folder; `trueplex eval-verifier` judges other scores on "
                           "stored traces")  # fmt: skip
     with Bar(sum(1 for _ in read(data, ("index",), complain=False)), quiet) as bar:
         path = score_folder(backbone, data, scorer, verifier, out, bar.step)

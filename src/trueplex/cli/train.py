@@ -1,4 +1,4 @@
-"""`trueplex train verifier`, `combined`, `reward` and `values`: what learns from stored traces. `train policy` stands in train_policy.py."""
+"""`trueplex train verifier`, `reward` and `values`: what learns from stored traces. Others stand in train_fitted.py and train_policy.py."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
-from trueplex.cli import first_verifier, train_policy
+from trueplex.cli import first_verifier, train_fitted, train_policy
 from trueplex.cli.first_verifier import ProblemOptions
 from trueplex.cli.groups import KeepBase, LimitOptions, MaxBatchSize, ModelOptions, Quiet, Reread, Seed, ThinkingOptions
 from trueplex.cli.options import Within, check_count, command, listed
@@ -29,7 +29,6 @@ app = typer.Typer(no_args_is_help=True, suggest_commands=False, help="Train what
 
 VERIFIER_EXAMPLE = "trueplex train verifier --model ./my-model --problems train.jsonl --n 600 --out my-model/verifier"
 REWARD_EXAMPLE = "trueplex train reward --kind outcome --model ./my-model --data rollouts/ --out runs/outcome"
-COMBINED_EXAMPLE = "trueplex train combined --model ./my-model --data runs/validation/"
 VALUES_EXAMPLE = "trueplex train values --model ./my-model --data rollouts/ --n 300"
 
 Folders = Annotated[
@@ -238,43 +237,6 @@ def _valued(traces: list[Labelled], labels: str) -> list[Labelled]:
     return valued if labels == MONTE_CARLO else traces
 
 
-@command(app, COMBINED_EXAMPLE)
-def combined(
-    data: Annotated[list[Path], typer.Option(help="Folders of rollouts of validation problems, in every way of thinking that is to be scored; can be repeated.")],
-    model: ModelOptions,
-    verifier: Annotated[str, typer.Option(help="Whose probe is combined: 'auto', a verifier's folder, or 'none'.")] = "auto",
-    out: Annotated[Path | None, typer.Option(help="Folder for the result.", show_default="the verifier's own")] = None,
-    keep_base: KeepBase = None,
-) -> None:  # fmt: skip
-    """Fit a score that combines a verifier's probe with log-probability, entropy and length, for --verifier combined."""
-    from trueplex.data.traces import read_traces
-    from trueplex.locks import lock
-    from trueplex.solving.scorers import check_home
-    from trueplex.solving.settings import origin
-    from trueplex.train.combined import fit
-    from trueplex.verify.combined import FILE
-    from trueplex.verify.kept import keep_reads
-    from trueplex.verify.one_token import OneTokenVerifier
-    from trueplex.verify.open import verifier_folder
-    from trueplex.verify.probe import OneTokenScorer
-    from trueplex.verify.stored import length
-
-    if verifier == "none" and keep_base:
-        raise OptionError("keep-base keeps what a verifier reads, and there is none. Try: drop it")
-    if out is None:
-        check_home(model.model, verifier)
-    backbone = model.reader()
-    folder = verifier_folder(backbone, "auto" if verifier == "none" else verifier)
-    probe = None if verifier == "none" else OneTokenScorer(OneTokenVerifier.load(folder, backbone))
-    with lock((out or folder) / FILE):
-        stored = [one for path in data for one in read_traces(path, origin(None, backbone))]
-        if keep_base:
-            keep_reads(backbone, keep_base, sum(map(length, stored)))
-        made = fit(backbone, stored, probe)
-        made.save(out or folder)
-    print(json.dumps({"weights": made.weights, "fitted": made.fitted}))
-
-
 @dataclass(frozen=True)
 class RewardOptions:
     """What a reward model is."""
@@ -361,3 +323,5 @@ def values(data: Folders, model: ModelOptions, which: ValueOptions) -> None:
 
 
 command(app, train_policy.EXAMPLE)(train_policy.policy)
+command(app, train_fitted.LINEAR_EXAMPLE)(train_fitted.linear)
+command(app, train_fitted.COMBINED_EXAMPLE)(train_fitted.combined)

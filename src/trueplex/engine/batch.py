@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
 
@@ -22,6 +22,7 @@ from trueplex.engine.admission import Admission, reopen
 from trueplex.engine.fitting import ran_out
 from trueplex.engine.interrupts import uninterrupted
 from trueplex.engine.limits import StopStrings
+from trueplex.engine.look import Look
 from trueplex.engine.memory import Memory, free_share, gib
 from trueplex.engine.probing import ProbeColumn
 from trueplex.engine.rows import Rows
@@ -378,23 +379,3 @@ class Batch:
         return self.backbone.decode_pass(
             self._rows.cache, pieces, starts, inputs, kept, True if probe is None else probe
         )
-
-
-class Look:
-    """What scorers see: traces that run or have just stopped.
-
-    Attributes:
-        traces: those to score, in order.
-        readings: what the last probe read of each [n] float64, None where none did.
-    """
-
-    def __init__(self, batch: Batch, rows: Sequence[int]) -> None:
-        self._batch, self._rows = batch, rows
-        traces = batch.traces + batch.stopped
-        self.traces = [traces[row] for row in rows]
-        readings = batch._readings[list(rows)] if len(batch._readings) == len(traces) else np.zeros(0)
-        self.readings = readings if len(readings) and not np.isnan(readings).any() else None
-
-    def steps(self, since: Sequence[int] | None = None) -> Iterator[Steps]:
-        """What each trace remembers, up to its last token; of each only from a step on, where those are given."""
-        yield from self._batch.steps(self._rows, [trace.tokens for trace in self.traces], since)

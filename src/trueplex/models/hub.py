@@ -16,6 +16,8 @@ VERIFIER = [
     "adapter_config.json",
     "calibration.json",
     "combined.json",
+    "linear.json",
+    "linear.safetensors",
     "README.md",
 ]
 SECONDS = 5  # how long the hub may take to answer before the files at hand are all there is

@@ -20,6 +20,8 @@ USES = {
     "verifier": "Scoring running traces of its base model on problems like those that it was trained on, to prune them and to "
                 "weigh votes. It loads onto no other weights. A score is not a proof: calibrate it before answers are withheld or "
                 "promised by it, and do not use it to judge people, or texts of other models.",
+    "linear": "Scoring running traces of its base model on problems like those that it was fitted on, to prune them and to weigh votes. "
+              "It reads no other weights. A score is not a proof: calibrate it before answers are withheld or promised by it.",
     "reward": "Scoring answers to problems like those that it was trained on, for votes and as one of several rewards. A model that "
               "is trained against it alone learns its mistakes.",
     "policy": "Solving problems like those that it was trained on, by sampling many paths. It was rewarded for final answers, so its "
@@ -27,11 +29,13 @@ USES = {
 }  # fmt: skip
 PAPERS = {
     "verifier": ("one-token-verification", "arXiv 2603.01025"),
+    "linear": ("linear-probe", "arXiv 1610.01644"),
     "reward": ("reward-model", ""),
     "policy": ("multiplex-thinking", "arXiv 2601.08808"),
 }
 LOADED = {
     "verifier": "trueplex solve PROBLEM --model {base} --verifier {name}",
+    "linear": "trueplex solve PROBLEM --model {base} --verifier {name}",
     "reward": "trueplex solve PROBLEM --model {base} --verifier {scorer}:{name}",
     "policy": "trueplex solve PROBLEM --model {name}",
 }
@@ -43,7 +47,7 @@ class Card:
     """What is known of a trained folder.
 
     Attributes:
-        kind: ``verifier``, ``reward`` or ``policy``.
+        kind: ``verifier``, ``linear``, ``reward`` or ``policy``.
         facts: name → what it is, in the order in which they are told.
         quality: name → figure on validation problems.
     """
@@ -72,7 +76,7 @@ class Card:
         )
         head += [f"license: {license}"] if license else []
         run = LOADED[self.kind].format(base=base or "BASE", name=name, scorer=SCORERS.get(str(self.facts.get("form")), "orm"))  # fmt: skip
-        lines = ["---", *head, "---", "", f"# {name}", "", f"A {self.kind} model trained with trueplex{f' ({paper})' if paper else ''}.".replace("verifier model", "One-Token verifier"), "",
+        lines = ["---", *head, "---", "", f"# {name}", "", f"A {self.kind} model trained with trueplex{f' ({paper})' if paper else ''}.".replace("verifier model", "One-Token verifier").replace("linear model", "linear verifier"), "",
                  f"    {run}", "", "## Base", "", f"{base or 'Unknown'}"]  # fmt: skip
         lines += [f"- {what}: `{value}`" for what, value in self.facts.items()]
         lines += ["", "## Data", "", self.data or "Unknown: the folder does not say.", "", "## Quality", ""]
@@ -93,6 +97,8 @@ def read_card(folder: Path) -> Card:
         check_seal(folder)
         if (folder / "verifier.json").is_file():
             return _verifier(folder, read_json(folder / "verifier.json", dict[str, Any]))
+        if (folder / "linear.json").is_file():
+            return _linear(folder, read_json(folder / "linear.json", dict[str, Any]))
         if (folder / "reward.json").is_file():
             return _reward(folder, read_json(folder / "reward.json", dict[str, Any]))
         if any((folder / name).is_file() for name in ("adapter_config.json", "config.json")):
@@ -109,6 +115,12 @@ def _verifier(folder: Path, card: dict[str, Any]) -> Card:
     facts |= {name: card[name] for name in ("labels", "loss", "probe", "recipe") if name in card}
     facts["calibrated"] = (folder / "calibration.json").is_file()
     return Card(folder, "verifier", card["base"], _data(card), facts, _figures(card.get("validation", {})))
+
+
+def _linear(folder: Path, card: dict[str, Any]) -> Card:
+    facts = {"weights of the base, by fingerprint": card["base_fingerprint"], "layers": card["layers"]}
+    facts["calibrated"] = (folder / "calibration.json").is_file()
+    return Card(folder, "linear", card["base"], _data(card), facts, _figures(card["validation"]))
 
 
 def _reward(folder: Path, card: dict[str, Any]) -> Card:

@@ -16,8 +16,7 @@ from trueplex.models.backbone import Backbone
 from trueplex.models.load import folder_of
 from trueplex.solving.settings import Settings, decided_answer
 from trueplex.verify.folder import version as files_version
-from trueplex.verify.open import open_given, verifier_folder
-from trueplex.verify.probe import OneTokenScorer
+from trueplex.verify.open import CacheScorer, open_given, verifier_folder
 from trueplex.verify.scorer import Scorer
 
 log = logging.getLogger(__name__)
@@ -79,7 +78,7 @@ def choose_calibration(backbone: Backbone, scorer: Scorer | None, settings: Sett
     Raises:
         VerifierError: it cannot be read, or was made for other weights of the model or of the verifier.
     """
-    if isinstance(scorer, OneTokenScorer):
+    if isinstance(scorer, CacheScorer):
         folder = verifier_folder(backbone, settings.names["verifier"])
     else:
         folder = folder_of(backbone.name)
@@ -91,7 +90,7 @@ def choose_calibration(backbone: Backbone, scorer: Scorer | None, settings: Sett
         told = told_of.get(part)
         if told == right:
             continue
-        if part == "verifier" and not isinstance(scorer, OneTokenScorer):
+        if part == "verifier" and not isinstance(scorer, CacheScorer):
             return None  # of another untrained score, which is no mistake
         raise VerifierError(f"{folder / FILE} was made for another {part} ({told}), and this one is {right}. Try: run "
                             "`trueplex calibrate` again, or remove it")  # fmt: skip

@@ -19,25 +19,25 @@ from trueplex.models.backbone import Backbone
 from trueplex.solving.rollouts import Folder, Manifest
 from trueplex.solving.settings import origin
 from trueplex.types import Problem, Status
-from trueplex.verify.probe import OneTokenScorer, score_at
+from trueplex.verify.open import CacheScorer
 from trueplex.verify.stored import Stored
 
 AT_ONCE = 512  # traces that are scored and then written
 
 
-def score_as_live(scorer: OneTokenScorer, stored: Sequence[Stored]) -> None:
+def score_as_live(scorer: CacheScorer, stored: Sequence[Stored]) -> None:
     """Give stored traces the scores of a live run: every ``scorer.every`` tokens and at the end."""
-    kept = [(t, prompt, t.steps) for t, prompt in stored if t.steps is not None and t.tokens]
-    looks = [[*range(scorer.every, t.tokens, scorer.every), t.tokens] for t, _, _ in kept]
-    found = score_at(scorer.verifier, [(prompt, steps) for _, prompt, steps in kept], looks)
-    for (trace, _, _), at, scores in zip(kept, looks, found, strict=True):
+    kept = [(t, prompt) for t, prompt in stored if t.steps is not None and t.tokens]
+    looks = [[*range(scorer.every, t.tokens, scorer.every), t.tokens] for t, _ in kept]
+    tokens = len(scorer.probe.embeddings) if scorer.probe else 0
+    for (trace, _), at, scores in zip(kept, looks, scorer.score_at(kept, looks), strict=True):
         trace.scores = list(zip(at, scores, strict=True))
-        trace.probe_tokens = len(at) * scorer.verifier.shape.tokens
+        trace.probe_tokens = len(at) * tokens
 
 
 @locks("out")
 def score_folder(
-    backbone: Backbone, source: Path, scorer: OneTokenScorer, name: str, out: Path,
+    backbone: Backbone, source: Path, scorer: CacheScorer, name: str, out: Path,
     progress: Callable[[int, int], None] = lambda done, tokens: None,
 ) -> Path:  # fmt: skip
     """The traces of a folder of rollouts, scored by the verifier of that name, in `out`; returns the file. Resumable.
@@ -79,7 +79,7 @@ def _whole(source: Path, made_by: Origin) -> tuple[Manifest, list[Row]]:
     return told, list(latest.values())
 
 
-def _score(scorer: OneTokenScorer, rows: Sequence[Row]) -> None:
+def _score(scorer: CacheScorer, rows: Sequence[Row]) -> None:
     """Put the scores into the records."""
     stored: list[Any] = [from_row(row) for row in rows]
     score_as_live(scorer, stored)

@@ -8,8 +8,9 @@ is a probability. Features of a phase that do not pay, judged on problems that d
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,6 @@ import numpy as np
 from trueplex.errors import InputError, MissingExtra
 from trueplex.evals.metrics import within_auroc
 from trueplex.models.backbone import Backbone
-from trueplex.types import Trace
 from trueplex.verify.combined import FEATURES, PROBE, Combination, Phase, features, phase_of
 from trueplex.verify.probe import OneTokenScorer
 from trueplex.verify.stored import Stored, tokens_at
@@ -56,14 +56,14 @@ def fit(backbone: Backbone, stored: Sequence[Stored], probe: OneTokenScorer | No
     weights: dict[str, dict[str, float]] = {}
     biases: dict[str, float] = {}
     fitted: dict[str, dict[str, float]] = {}
-    for phase, shown in show(stored, probe).items():
+    for phase, shown in show(comparable(stored), partial(_features, probe)).items():
         chosen = _paying(shown, [f for f in FEATURES if probe is not None or f != PROBE])
         weights[phase.name], biases[phase.name] = _fit(shown, chosen)
         held = _held_out(shown, chosen)
         fitted[phase.name] = {"traces": len(shown.correct), "problems": len(set(shown.problems.tolist())),
-                              "within_auroc": round(_judged(shown, held), 4)}  # fmt: skip
+                              "within_auroc": round(judged(shown, held), 4)}  # fmt: skip
         for place, name in enumerate(FEATURES):  # each alone, the better way round
-            alone = _judged(shown, shown.values[:, place])
+            alone = judged(shown, shown.values[:, place])
             fitted[phase.name][f"{name} alone"] = round(max(alone, 1 - alone), 4)
     if not all(any(p.endswith(end) for p in weights) for end in ("thinking", "answered")):
         raise InputError("the traces show thinking or answers only. Try: roll out more")
@@ -75,40 +75,47 @@ def fit(backbone: Backbone, stored: Sequence[Stored], probe: OneTokenScorer | No
     return Combination(backbone.fingerprint, probe.fingerprint if probe else None, weights, biases, fitted)
 
 
-def show(stored: Sequence[Stored], probe: OneTokenScorer | None) -> dict[Phase, Shown]:
-    """What traces of problems with right and wrong ones look like at `SHARES` of their length, by phase."""
+def comparable(stored: Iterable[Stored]) -> list[Stored]:
+    """Of stored traces, the graded ones of problems that have both right and wrong ones. Raises InputError when there are none."""
+    stored = [(t, p) for t, p in stored if t.correct is not None and t.tokens]
     outcomes: dict[int, set[bool]] = {}
     for trace, _ in stored:
-        if trace.correct is not None and trace.tokens:
-            outcomes.setdefault(trace.problem.key, set()).add(trace.correct)
-    kept = [(t, p) for t, p in stored if t.correct is not None and t.tokens and len(outcomes[t.problem.key]) == 2]
+        outcomes.setdefault(trace.problem.key, set()).add(bool(trace.correct))
+    kept = [(t, p) for t, p in stored if len(outcomes[t.problem.key]) == 2]
     if not kept:
         raise InputError("no problem has both right and wrong traces. Try: roll out more")
-    read = probe.score_shares(kept, SHARES) if probe else None
-    rows: dict[Phase, list[tuple[list[float], bool, int, int]]] = {}
-    for row, (trace, _) in enumerate(kept):
-        for place, at in enumerate(_places(trace)):
-            assert trace.steps is not None
-            score = None if read is None else float(read[row, place])
-            phase = phase_of(trace, trace.steps, at, at == len(trace.steps))
+    return kept
+
+
+def show(kept: Sequence[Stored], look: Callable[[Sequence[Stored], list[list[int]]], Sequence[Any]]) -> dict[Phase, Shown]:  # fmt: skip
+    """What traces look like at `SHARES` of their length, by phase; ``look`` gives the features of each after so many tokens."""
+    places = [[tokens_at(trace.tokens, share) for share in SHARES] for trace, _ in kept]
+    rows: dict[Phase, list[tuple[Sequence[float], bool, int, int]]] = {}
+    for (trace, _), at, seen in zip(kept, places, look(kept, places), strict=True):
+        assert trace.steps is not None
+        for place, (tokens, values) in enumerate(zip(at, seen, strict=True)):
+            phase = phase_of(trace, trace.steps, tokens, tokens == trace.tokens)
             group = trace.problem.key % 2**61 * len(SHARES) + place
-            rows.setdefault(phase, []).append(
-                (features(trace.steps, at, score), bool(trace.correct), trace.problem.key % 2**61, group)
-            )
+            rows.setdefault(phase, []).append((values, bool(trace.correct), trace.problem.key % 2**61, group))
     return {phase: Shown(*(np.array(column) for column in zip(*found, strict=True))) for phase, found in rows.items()}
 
 
-def _places(trace: Trace) -> Iterator[int]:
-    assert trace.steps is not None
-    return (tokens_at(len(trace.steps), share) for share in SHARES)
+def _features(probe: OneTokenScorer | None, kept: Sequence[Stored], places: list[list[int]]) -> list[list[list[float]]]:
+    """The features of `FEATURES` of traces after so many tokens each."""
+    read = probe.score_shares(kept, SHARES) if probe else None
+    return [
+        [features(trace.steps, n, None if read is None else float(read[row, i])) for i, n in enumerate(at)]
+        for row, ((trace, _), at) in enumerate(zip(kept, places, strict=True))
+        if trace.steps is not None
+    ]
 
 
 def _paying(shown: Shown, names: Sequence[str]) -> list[str]:
     """The features without those that bring less than `PAYS` on problems that did not fit them, the least first."""
     chosen = list(names)
-    best = _judged(shown, _held_out(shown, chosen))
+    best = judged(shown, _held_out(shown, chosen))
     while len(chosen) > 1:
-        without = {f: _judged(shown, _held_out(shown, [c for c in chosen if c != f])) for f in chosen}
+        without = {f: judged(shown, _held_out(shown, [c for c in chosen if c != f])) for f in chosen}
         least = max(without, key=lambda f: without[f])
         if without[least] < best - PAYS:
             break
@@ -127,7 +134,7 @@ def _held_out(shown: Shown, names: Sequence[str]) -> np.ndarray:
     return scores
 
 
-def _judged(shown: Shown, scores: np.ndarray) -> float:
+def judged(shown: Shown, scores: np.ndarray) -> float:
     """AUROC within problems at the same share of their traces."""
     return within_auroc(shown.groups.tolist(), shown.correct.tolist(), scores.tolist())
 
@@ -152,7 +159,7 @@ def _ranking(shown: Shown, names: Sequence[str]) -> np.ndarray:
         raise InputError("no problem has both right and wrong traces in some phase. Try: roll out more")
     pairs = np.concatenate(differences) / scale
     side = np.where(np.arange(len(pairs)) % 2, 1, -1)
-    found = _logistic(C=1.0, fit_intercept=False).fit(pairs * side[:, None], side)
+    found = logistic(C=1.0, fit_intercept=False).fit(pairs * side[:, None], side)
     weights = np.zeros(len(FEATURES))
     weights[columns] = found.coef_[0] / scale
     return weights
@@ -161,16 +168,18 @@ def _ranking(shown: Shown, names: Sequence[str]) -> np.ndarray:
 def _fit(shown: Shown, names: Sequence[str]) -> tuple[dict[str, float], float]:
     """Weights by feature and a bias that make the ranking a probability over all traces."""
     weights = _ranking(shown, names)
-    scores = shown.values @ weights
-    found = _logistic(C=1e4).fit(scores[:, None], shown.correct)
-    slope = max(
-        float(found.coef_[0, 0]), 0.05
-    )  # a ranking may mean little over all problems, but is never turned round
-    bias = float(found.intercept_[0]) if slope > 0.05 else float(-slope * scores.mean())
+    slope, bias = probability(shown.values @ weights, shown.correct)
     return {name: float(slope * weights[FEATURES.index(name)]) for name in names}, bias
 
 
-def _logistic(**options: Any) -> Any:
+def probability(scores: np.ndarray, correct: np.ndarray) -> tuple[float, float]:
+    """Slope and bias that make scores [N] log-odds of right. A ranking may mean little over all problems, but is never turned round."""
+    found = logistic(C=1e4).fit(scores[:, None], correct)
+    slope = max(float(found.coef_[0, 0]), 0.05)
+    return slope, float(found.intercept_[0]) if slope > 0.05 else float(-slope * scores.mean())
+
+
+def logistic(**options: Any) -> Any:
     try:
         from sklearn.linear_model import LogisticRegression
     except ImportError as missing:

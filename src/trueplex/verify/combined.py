@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from trueplex.engine.batch import Look
+from trueplex.engine.look import Look
 from trueplex.engine.probing import ProbeColumn
 from trueplex.errors import VerifierError, reason
 from trueplex.files import read_json, write_json

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trueplex.engine.batch import Look
+from trueplex.engine.look import Look
 from trueplex.engine.probing import ProbeColumn
 from trueplex.errors import OptionError
 from trueplex.types import Status, Steps, Trace

@@ -1,6 +1,6 @@
 """Scorers by name.
 
-The names: ``auto``, a folder or a hub id, a One-Token verifier · ``deepconf[:KIND[@WINDOW]]``, ``logprob``,
+The names: ``auto``, a folder or a hub id, a One-Token verifier or a linear one · ``deepconf[:KIND[@WINDOW]]``, ``logprob``,
 ``entropy`` · ``combined[:FOLDER]``, a verifier's probe together with those · ``call:MODULE:FUNCTION``, a `ScoreFunction` of one's own ·
 ``orm:[acemath:]MODEL`` · ``prm:FORM:MODEL[@last|min|mean|product]`` · ``genrm:MODEL[@VOTES]``.
 """
@@ -8,15 +8,21 @@ The names: ``auto``, a folder or a hub id, a One-Token verifier · ``deepconf[:K
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+
+from torch import Tensor
 
 from trueplex.errors import OptionError, VerifierError
 from trueplex.grading.calls import called
 from trueplex.models import hub
 from trueplex.models.backbone import Backbone
 from trueplex.models.load import GGUF, folder_of, load
-from trueplex.verify import confidence
+from trueplex.verify import confidence, linear
 from trueplex.verify.combined import Combination, CombinedScorer
+from trueplex.verify.folder import CARD
+from trueplex.verify.folder import read as read_adapter
+from trueplex.verify.linear import LinearScorer, LinearVerifier
 from trueplex.verify.one_token import OneTokenVerifier
 from trueplex.verify.own import FunctionScorer, ScoreFunction
 from trueplex.verify.probe import OneTokenScorer
@@ -30,8 +36,10 @@ from trueplex.verify.readers.transcript import Transcript
 from trueplex.verify.scorer import Scorer
 
 COMBINED = "combined"
+CARDS = (CARD, linear.FILE)  # what tells a verifier's folder
 READERS = ("orm", "prm", "genrm")
-AnyScorer = OneTokenScorer | CombinedScorer | confidence.ConfidenceScorer | TextScorer | FunctionScorer
+CacheScorer = OneTokenScorer | LinearScorer  # of a folder of its own
+AnyScorer = CacheScorer | CombinedScorer | confidence.ConfidenceScorer | TextScorer | FunctionScorer
 
 
 def reads_texts(name: str) -> bool:
@@ -41,7 +49,7 @@ def reads_texts(name: str) -> bool:
 
 
 def reads_cache(name: str) -> bool:
-    """Whether the scorer of this name is, or may have, a one-token verifier: what reads keys and values of the base model."""
+    """Whether the scorer of this name is, or may have, a verifier that reads keys and values of the base model."""
     return not (reads_texts(name) or confidence.parse(name) or called(name, "verifier"))
 
 
@@ -61,7 +69,17 @@ def open_scorer(backbone: Backbone, name: str, every: int = 32) -> AnyScorer:
         return TextScorer(_reader(backbone, kind, rest), every)
     if kind == COMBINED:
         return _combined(backbone, rest or "auto", every)
-    return OneTokenScorer(OneTokenVerifier.load(verifier_folder(backbone, name), backbone), every)
+    folder = verifier_folder(backbone, name)
+    if all((folder / name).is_file() for name in CARDS):
+        raise VerifierError(f"{folder} holds two verifiers, {' and '.join(CARDS)}. Try: move one of them elsewhere")
+    if (folder / linear.FILE).is_file():
+        return LinearScorer(LinearVerifier.load(folder, backbone), backbone, every)
+    return OneTokenScorer(OneTokenVerifier.load(folder, backbone), every)
+
+
+def weights_in(folder: Path) -> Mapping[str, Tensor]:
+    """The weights of the verifier in a folder, which are those that its card was written for. Raises VerifierError as `open_scorer`."""
+    return LinearVerifier.read(folder).weights if (folder / linear.FILE).is_file() else read_adapter(folder).tensors
 
 
 def _combined(backbone: Backbone, name: str, every: int) -> CombinedScorer:

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from trueplex.engine.batch import Look
+from trueplex.engine.look import Look
 from trueplex.engine.probing import ProbeColumn
 from trueplex.errors import OptionError
 from trueplex.grading.calls import careful, spelled

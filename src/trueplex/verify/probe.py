@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trueplex.engine.batch import Look
 from trueplex.engine.fitting import Fitting
+from trueplex.engine.look import Look
 from trueplex.engine.prefill import inputs_of
 from trueplex.engine.probing import ProbeColumn
 from trueplex.models.backbone import Backbone
@@ -47,6 +47,10 @@ class OneTokenScorer:
 
     def __call__(self, look: Look) -> Sequence[float] | None:
         return None if look.readings is None else look.readings.tolist()
+
+    def score_at(self, stored: Sequence[Stored], at: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Scores of each trace after each of the rising numbers of tokens given for it."""
+        return score_at(self.verifier, [(prompt, t.steps) for t, prompt in stored if t.steps is not None], at)
 
     def score_shares(self, stored: Sequence[Stored], shares: Sequence[float]) -> np.ndarray:
         """Scores [traces, shares] when the given shares of each trace were written."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
-from trueplex.engine.batch import Look
+from trueplex.engine.look import Look
 from trueplex.engine.probing import ProbeColumn
 
 

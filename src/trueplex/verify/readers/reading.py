@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trueplex.engine.batch import Look
 from trueplex.engine.fitting import Fitting
+from trueplex.engine.look import Look
 from trueplex.engine.probing import ProbeColumn
 from trueplex.errors import ModelError
 from trueplex.types import Status
