@@ -12,7 +12,7 @@ import torch
 from conftest import SEED, grown, prompts_for
 from trueplex.engine import rows
 from trueplex.engine.limits import Ending
-from trueplex.engine.pooling import POOLS, RECENT, pooled
+from trueplex.engine.pooling import WINDOWS, pooled
 from trueplex.engine.thinking import Thinking
 from trueplex.errors import InputError, ModelError, VerifierError
 from trueplex.models.backbone import Backbone
@@ -36,7 +36,15 @@ def verifier_of(backbone: Backbone) -> LinearVerifier:
     generator = torch.Generator().manual_seed(0)
     weights = {name: torch.randn(width, generator=generator) / width**0.5 for name in PHASES}
     card = Card(
-        backbone.name, backbone.fingerprint, layers, tuple(FREE), {n: 0.1 * i for i, n in enumerate(PHASES)}, "", 0, {}
+        backbone.name,
+        backbone.fingerprint,
+        layers,
+        WINDOWS,
+        tuple(FREE),
+        {n: 0.1 * i for i, n in enumerate(PHASES)},
+        "",
+        0,
+        {},
     )
     return LinearVerifier(card, weights)
 
@@ -57,15 +65,15 @@ def traces_of(problems: int, paths: int, seed: int = 0) -> list[Trace]:
     return found
 
 
-def test_pooling_is_a_mean_a_recent_mean_and_a_maximum() -> None:
+def test_pooling_is_a_mean_over_each_window() -> None:
     values = torch.randn(3, 2, 40, 4, generator=torch.Generator().manual_seed(0))
     first, last = np.array([[2, 2], [0, 5], [7, 7]]), np.array([[30, 40], [1, 9], [7, 12]])
-    found = pooled(values, first, last).view(3, 2, POOLS, 2, 4)
+    found = pooled(values, first, last).view(3, 2, len(WINDOWS), 2, 4)
     for row in range(3):
         for look in range(2):
             a, b = first[row, look], last[row, look]
             own = values[row, :, a:b]
-            plain = (own.mean(1), own[:, -RECENT:].mean(1), own.amax(1)) if b > a else torch.zeros(POOLS, 2, 4)
+            plain = [own[:, -window:].mean(1) if b > a else torch.zeros(2, 4) for window in WINDOWS]
             for one, expected in zip(found[row, look], plain, strict=True):
                 torch.testing.assert_close(one, expected)
 
@@ -169,7 +177,7 @@ def test_it_belongs_to_its_model_and_is_refused_when_broken(qwen: Backbone, back
         open_scorer(qwen, str(tmp_path))
     (tmp_path / "verifier.json").unlink()
     card = json.loads((tmp_path / "linear.json").read_text())
-    for broken in ({"weights": "other"}, {"free": []}, {"biases": {}}, {"layers": "all"}):
+    for broken in ({"weights": "other"}, {"free": []}, {"windows": [16]}, {"biases": {}}, {"layers": "all"}):
         (tmp_path / "linear.json").write_text(json.dumps(card | broken))
         with pytest.raises(VerifierError, match="Try: copy or fit"):
             open_scorer(qwen, str(tmp_path))

@@ -31,7 +31,7 @@ class Look:
         self.readings = readings if len(readings) and not np.isnan(readings).any() else None
 
     def pooled(self, layers: Sequence[int]) -> Tensor:
-        """What each trace's values are as a whole in these layers, [n, layers · pools · heads · D] float32 (`engine.pooling`)."""
+        """What each trace's values are as a whole in these layers, [n, layers · windows · heads · D] float32 (`engine.pooling`)."""
         return pooled_rows(self._batch._rows, self._rows, layers)
 
     def steps(self, since: Sequence[int] | None = None) -> Iterator[Steps]:

@@ -1,4 +1,4 @@
-"""What the values of a row's tokens are as a whole: their means and maxima, by layer, as they lie in the KV cache.
+"""What the values of a row's tokens are as a whole: their means, by layer, as they lie in the KV cache.
 
 Attention has written into a token's values what the model made of everything before it. Pooled over a trace they say how the
 trace is going to whoever reads them linearly (`trueplex.verify.linear`), without another pass of the model.
@@ -15,31 +15,19 @@ from torch import Tensor
 from trueplex.engine.rows import Rows
 from trueplex.models.lanes import Lane, split
 
-RECENT = 16  # tokens
-POOLS = 3  # mean, mean over the last RECENT, maximum
+WINDOWS = (2**31, 32, 8)  # tokens: the mean of all, and of the last few
 
 
 def pooled(values: Tensor, first: np.ndarray, last: np.ndarray) -> Tensor:
-    """Values [B, heads, N, D] pooled over columns [first, last) of each row, given [B, P] → [B, P, POOLS · heads · D] float32.
+    """Means of values [B, heads, N, D] over the last tokens of columns [first, last), given [B, P] → [B, P, windows · heads · D] float32.
 
-    No column at all gives zeros.
+    One mean for each of `WINDOWS`, in order. No column at all gives zeros.
     """
-    columns = torch.arange(values.shape[2], device=values.device)
-    begin, end = (torch.from_numpy(places).to(values.device)[..., None] for places in (first, last))
-    every, recent = ((columns >= start) & (columns < end) for start in (begin, torch.maximum(begin, end - RECENT)))
-    exact = values.float()
-    means = [torch.einsum("bpn,bhnd->bphd", _shares(mask), exact) for mask in (every, recent)]
-    highest = torch.stack([_highest(exact, mask) for mask in every.unbind(1)], 1)
-    return torch.stack([*means, highest], 2).flatten(2)
-
-
-def _shares(mask: Tensor) -> Tensor:
-    return mask / mask.sum(-1, keepdim=True).clamp(min=1)
-
-
-def _highest(values: Tensor, mask: Tensor) -> Tensor:
-    """The maximum [B, heads, D] over the columns of a mask [B, N]."""
-    return values.masked_fill(~mask[:, None, :, None], -torch.inf).amax(2).nan_to_num(neginf=0.0)
+    columns, windows = torch.arange(values.shape[2], device=values.device), torch.tensor(WINDOWS, device=values.device)
+    begin, end = (torch.from_numpy(places).to(values.device)[..., None, None] for places in (first, last))
+    within = (columns >= torch.maximum(begin, end - windows[:, None])) & (columns < end)
+    shares = within / within.sum(-1, keepdim=True).clamp(min=1)
+    return torch.einsum("bpwn,bhnd->bpwhd", shares, values.float()).flatten(2)
 
 
 def pooled_rows(rows: Rows, wanted: Sequence[int], layers: Sequence[int]) -> Tensor:

@@ -13,6 +13,7 @@ from functools import partial
 import numpy as np
 import torch
 
+from trueplex.engine.pooling import WINDOWS
 from trueplex.errors import InputError
 from trueplex.evals.metrics import within_auroc
 from trueplex.models.backbone import Backbone
@@ -55,7 +56,7 @@ def fit(
         told |= {f"within_auroc, {phase.name}": round(judged(shown, held), 4), f"problems, {phase.name}": groups}
     if not all(any(name.endswith(end) for name in weights) for end in ("thinking", "answered")):
         raise InputError("the traces show thinking or answers only. Try: roll out more")
-    card = Card(backbone.name, backbone.fingerprint, layers, tuple(FREE), biases, data, sum(s.groups.size for s, _ in parts) // len(SHARES),
+    card = Card(backbone.name, backbone.fingerprint, layers, WINDOWS, tuple(FREE), biases, data, sum(s.groups.size for s, _ in parts) // len(SHARES),
                 _by_share(parts) | told)  # fmt: skip
     return LinearVerifier(card, {name: torch.from_numpy(own.astype(np.float32)) for name, own in weights.items()})
 

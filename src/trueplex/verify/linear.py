@@ -1,7 +1,7 @@
 """Score by a linear reading of the base model's KV cache: logistic regression on values pooled over a trace.
 
 No network is trained, and nothing is read besides what decoding has stored: of the attention layers in the middle third of
-the model, the values of a trace's tokens, as their mean, the mean of the last few and the maximum (`engine.pooling`), beside
+the model, the values of a trace's tokens, as their mean and the means of the last few (`engine.pooling`), beside
 what is known of its steps for nothing (`verify.combined.FREE`). A linear probe in the field's words (Alain & Bengio, arXiv
 1610.01644). `trueplex.train.linear` fits it; ``linear.safetensors`` holds its weights, one vector for each `Phase`.
 """
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from trueplex.engine.fitting import Fitting
 from trueplex.engine.look import Look
-from trueplex.engine.pooling import pooled
+from trueplex.engine.pooling import WINDOWS, pooled
 from trueplex.engine.probing import ProbeColumn
 from trueplex.errors import ModelError, VerifierError, reason
 from trueplex.files import read_json, write_json, write_with
@@ -91,6 +91,7 @@ class Card:
     Attributes:
         base, base_fingerprint: the model, and its weights.
         layers: the numbers of those that are read.
+        windows: tokens of the means, in order.
         free: the features behind the pooled values, in order.
         biases: by the name of a phase.
         data, traces: what it was fitted on, and on how many traces.
@@ -101,6 +102,7 @@ class Card:
     base: str
     base_fingerprint: str
     layers: tuple[int, ...]
+    windows: tuple[int, ...]
     free: tuple[str, ...]
     biases: dict[str, float]
     data: str
@@ -162,7 +164,7 @@ class LinearVerifier:
         if (
             card.weights != fingerprint_of(tensors)
             or not_finite(tensors)
-            or card.free != tuple(FREE)
+            or (card.windows, card.free) != (WINDOWS, tuple(FREE))
             or not all(map(any, kinds))
         ):
             raise VerifierError(f"the linear verifier in {folder} is not whole, or not of this version. Try: copy or fit it again")  # fmt: skip
