@@ -107,7 +107,7 @@ def test_verifiers_that_are_judged_together_read_each_batch_once(
     """Ragged traces, in batches of two: scores are those of each verifier alone, and so are the operations that are told."""
     monkeypatch.setattr("trueplex.evals.quality.AT_ONCE", 2)
     read, whole = [], reading._read_whole
-    monkeypatch.setattr(reading, "_read_whole", lambda b, x: read.append(len(x)) or whole(b, x))
+    monkeypatch.setattr(reading, "_read_whole", lambda b, x, last=None: read.append(len(x)) or whole(b, x, last))
     stored = [(stored_trace(i, problem=f"{i}"), tuple(range(1, 2 + i))) for i in (3, 0, 4, 1, 2)]
     scorers = {str(rank): OneTokenScorer(OneTokenVerifier(qwen, rank)) for rank in (2, 4)}
     alone = {name: scored_by(qwen, {name: scorer}, stored)[name] for name, scorer in scorers.items()}

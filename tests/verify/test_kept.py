@@ -45,7 +45,7 @@ def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many rows the base has read, pass by pass."""
     read: list[int] = []
     whole = reading._read_whole
-    monkeypatch.setattr(reading, "_read_whole", lambda b, x: read.append(len(x)) or whole(b, x))
+    monkeypatch.setattr(reading, "_read_whole", lambda b, x, last=None: read.append(len(x)) or whole(b, x, last))
     return read
 
 

@@ -19,6 +19,7 @@ from trueplex.models.backbone import Backbone
 from trueplex.train.combined import comparable
 from trueplex.train.linear import fit
 from trueplex.types import Problem, Status, Steps, Trace
+from trueplex.verify.base import base_pass
 from trueplex.verify.combined import FREE, Phase
 from trueplex.verify.linear import Card, LinearScorer, LinearVerifier, layers_read, read_pooled
 from trueplex.verify.open import open_scorer
@@ -204,3 +205,11 @@ def test_rollouts_to_verifier_to_solution(trueplex, tmp_path: Path) -> None:
     assert code == 0 and json.loads(output)["answer"], errors
     assert "within_auroc@1.0" in told(f"verifier info {out}") and out in told(f"verifier list {tmp_path}")
     assert "linear.safetensors" in told(f"push {out} owner/name --dry-run")
+
+
+def test_the_base_is_read_no_further_than_what_is_wanted(qwen: Backbone) -> None:
+    inputs = torch.randn(2, 9, qwen.input_size, generator=torch.Generator().manual_seed(0)).to(qwen.device)
+    ends = torch.tensor([[8], [8]])
+    whole, part = base_pass(qwen, inputs).at(ends).layers, base_pass(qwen, inputs, 0).at(ends).layers
+    assert set(whole) == {0, 1} and set(part) == {0}
+    assert all(torch.equal(one, other) for one, other in zip(whole[0], part[0], strict=True))

@@ -7,6 +7,7 @@ positions, and never more than there are tokens.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol
 
@@ -29,27 +30,47 @@ class Base(Protocol):
         """What probes behind positions [B, P] read; those of later calls may not be before those of earlier ones."""
 
 
-def base_pass(backbone: Backbone, inputs: Tensor) -> Base:
-    """The base model over inputs [B, N, ...], without LoRA and without gradient."""
-    return Stepwise(backbone, inputs) if backbone.kinds.recurrent else Whole(backbone, inputs)
+def base_pass(backbone: Backbone, inputs: Tensor, last: int | None = None) -> Base:
+    """The base model over inputs [B, N, ...], without LoRA and without gradient; no further than that layer, where nothing is kept."""
+    return Stepwise(backbone, inputs) if backbone.kinds.recurrent else Whole(backbone, inputs, last)
 
 
-def _read_whole(backbone: Backbone, inputs: Tensor) -> dict[int, KeyValue]:
-    """All keys and values, by one pass."""
-    length = inputs.shape[1]
+class _Enough(Exception):
+    """The last layer that is wanted has been stored."""
+
+
+class _Upto(DynamicCache):
+    """Takes what it is given as it is: nothing is copied, and no room is kept to grow. Behind the last layer it ends the pass."""
+
+    def __init__(self, last: int | None) -> None:
+        super().__init__()
+        self._last = last
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        found = super().update(key_states, value_states, layer_idx, *args, **kwargs)
+        if layer_idx == self._last:
+            raise _Enough
+        return found
+
+
+def _read_whole(backbone: Backbone, inputs: Tensor, last: int | None = None) -> dict[int, KeyValue]:
+    """All keys and values, or those up to a layer, by one pass."""
+    length, cache = inputs.shape[1], _Upto(last)
     positions = torch.arange(length, device=inputs.device)[None]
-    cache = DynamicCache()  # takes what it is given as it is: nothing is copied, and no room is kept to grow
-    backbone.forward(inputs, positions, cache, length, whole=True)
+    with suppress(_Enough):
+        backbone.forward(inputs, positions, cache, length, whole=True)
     return _expanded(backbone, {n: (layer.keys, layer.values) for n, layer in enumerate(cache.layers)})
 
 
 class Whole:
     """All keys and values, by one pass or as `verify.kept` has them."""
 
-    def __init__(self, backbone: Backbone, inputs: Tensor) -> None:
+    def __init__(self, backbone: Backbone, inputs: Tensor, last: int | None = None) -> None:
         kept: KeptReads | SharedReads | None = backbone.kept.get(KEPT)
         with torch.no_grad():
-            stored = kept(inputs, partial(_read_whole, backbone)) if kept else _read_whole(backbone, inputs)
+            stored = kept(inputs, partial(_read_whole, backbone)) if kept else _read_whole(backbone, inputs, last)
         self._read = ProbePass(stored, inputs.shape[0], inputs.shape[1], owners=backbone.kinds.owners)
 
     def at(self, positions: Tensor) -> ProbePass:

@@ -69,7 +69,7 @@ def read_pooled(
     def work(chosen: list[int]) -> list[np.ndarray]:
         inputs, lengths = pad_inputs(backbone, [(stored[i][1], _steps(stored[i][0])) for i in chosen])
         ends = torch.from_numpy(lengths - 1).to(inputs.device)[:, None]
-        values = base_pass(backbone, inputs).at(ends).layers
+        values = base_pass(backbone, inputs, max(layers)).at(ends).layers
         begin, looks = np.array([len(stored[i][1]) for i in chosen])[:, None], max(len(at[i]) for i in chosen)
         last = begin - 1 + np.array([[*at[i], *[at[i][-1]] * (looks - len(at[i]))] for i in chosen])
         found = torch.cat([pooled(values[n][1], np.broadcast_to(begin, last.shape).copy(), last) for n in layers], -1)
