@@ -60,7 +60,8 @@ ON ?=
 MODEL_NAME ?= $(notdir $(MODEL))
 REAL := $(RUNS)/real
 REAL_RESULTS := $(RESULTS)/real
-REAL_VERIFIERS := m1 m4
+TRAINED := m1 m4
+REAL_VERIFIERS := linear $(TRAINED)
 REAL_m1 :=
 REAL_m4 := --probe-tokens 4
 comma := ,
@@ -99,7 +100,11 @@ $(REAL_SETS:%=real-%-traces): real-%-traces: real-model
 
 # -- the main table: votes, scores, pruning, calibration, seconds ----------------------------------------------------
 
-$(REAL_VERIFIERS:%=real-verifier-%): real-verifier-%: real-rollouts
+real-verifier-linear: real-rollouts
+	test -f $(REAL)/verifier-linear/linear.json || $(TIMED)/verifier-linear.json \
+		train linear --model $(MODEL) --data $(REAL)/rollouts --keep-base $(REAL)/base --out $(REAL)/verifier-linear
+
+$(TRAINED:%=real-verifier-%): real-verifier-%: real-rollouts
 	test -f $(REAL)/verifier-$*/verifier.json || $(TIMED)/verifier-$*.json \
 		train verifier --model $(MODEL) --data $(REAL)/rollouts $(REAL_RECIPE) $(REAL_$*) --out $(REAL)/verifier-$*
 
@@ -148,7 +153,7 @@ real-live: $(REAL_VERIFIERS:%=real-verifier-%)
 
 MAIN_PARTS = $(foreach s,$(REAL_SETS),sampled-$s=$(REAL)/$s/results.json sampled-$s-time=$(REAL)/$s/timing.json judged-$s=$(REAL)/judged-$s/results.json \
 	$(foreach v,$(REAL_VERIFIERS),scored-$v-$s=$(REAL)/scored-$v-$s/results.json)) \
-	$(foreach v,$(REAL_VERIFIERS),verifier-$v=$(REAL)/verifier-$v/verifier.json verifier-$v-time=$(REAL)/times/verifier-$v.json calibrated-$v=$(REAL)/calibrated-$v/results.json) \
+	$(foreach v,$(REAL_VERIFIERS),verifier-$v=$(REAL)/verifier-$v/$(if $(filter linear,$v),$v,verifier).json verifier-$v-time=$(REAL)/times/verifier-$v.json calibrated-$v=$(REAL)/calibrated-$v/results.json) \
 	$(foreach r,$(REAL_RIVALS),$r=$(REAL)/$r/reward.json $r-time=$(REAL)/times/$r.json)
 
 real-main: real-votes $(REAL_SETS:%=real-judged-%)  ## the main table of a real model, and its report page: make real-main MODEL=…

@@ -33,7 +33,7 @@ def against(figures: dict[str, Any], one: str, other: str) -> dict[str, Any] | N
 def vote_claims() -> list[list[str]]:
     main = read("real/main.json")
     rows = []
-    for part, title in (("scored-m1-test", "one probe token"), ("scored-m4-test", "four"), ("scored-m1-math", "one, other problems than it learned from")):  # fmt: skip
+    for part, title in (("scored-linear-test", "linear reading"), ("scored-m1-test", "one probe token"), ("scored-m4-test", "four"), ("scored-m1-math", "one, other problems than it learned from")):  # fmt: skip
         found = main and main["parts"].get(part)
         if not found:
             continue

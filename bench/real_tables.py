@@ -11,7 +11,7 @@ from real_studies import study_parts
 from score_tables import READERS, scorer_tables
 
 FEW = 100  # problems: below it a page says that they are few
-VERIFIERS = {"m1": "one probe token", "m4": "four probe tokens"}
+VERIFIERS = {"linear": "linear reading", "m1": "one probe token", "m4": "four probe tokens"}
 SETS = ("test", "math")
 RIVALS = "trained rivals learned from the verifiers' rollouts; "
 PRUNED_HEAD = ["vote and policy", "right, %", "tokens, % of the full vote", "− full vote, points", "− majority, points"]
@@ -158,9 +158,10 @@ def verifier_parts(main: dict[str, Any]) -> list[str]:
         card, took = (main["parts"].get(f"verifier-{which}{end}") for end in ("", "-time"))
         if card is None:
             continue
-        recipe, held = card["recipe"], card["validation"]
-        rows.append([str(recipe["probe_tokens"]), str(card["traces"]), str(recipe["rank"]), f"{recipe['epochs']:g}",
-                     *(f"{held[f'within_auroc@{share}']:.2f}" for share in ("0.25", "0.5", "0.75", "1.0")), f"{held['ece@1.0']:.2f}",
+        recipe, held = card.get("recipe"), card["validation"]
+        how = [str(recipe["rank"]), f"{recipe['epochs']:g}"] if recipe else ["–", "–"]
+        rows.append([VERIFIERS[which], str(card["traces"]), *how,
+                     *(f"{held[f'within_auroc@{share}']:.2f}" for share in ("0.25", "0.5", "0.75", "1.0")), f"{held['ece@1.0']:.2f}" if recipe else "–",
                      f"{took['seconds'] / 3600:.1f}" if took else "–", f"{took['peak_gib']:.1f}" if took else "–"])  # fmt: skip
         calibrated = main["parts"].get(f"calibrated-{which}")
         for r in calibrated["runs"] if calibrated else ():
@@ -169,7 +170,7 @@ def verifier_parts(main: dict[str, Any]) -> list[str]:
                          f"{100 * r['answered']:.0f}", "–" if wrong is None else f"{100 * wrong:.1f}"])  # fmt: skip
     parts = []
     if rows:
-        head = ["probe tokens", "traces learned from", "rank", "epochs", "AUROC within, held out, at 25 %", "50 %", "75 %", "the end", "calibration error", "hours", "GiB at most"]  # fmt: skip
+        head = ["verifier", "traces learned from", "rank", "epochs", "AUROC within, held out, at 25 %", "50 %", "75 %", "the end", "calibration error", "hours", "GiB at most"]  # fmt: skip
         parts += ["### The verifiers, and what they took to train", table(head, rows)]
     if runs:
         parts += [
@@ -203,14 +204,19 @@ FREE = ("weighted:entropy", "weighted:deepconf:bottom@64")  # votes that it show
 def readme_real() -> tuple[str, bool]:
     """For the README: what votes come to on a real model, and whether a verifier's is among them; empty without results."""
     main = read("real/main.json")
-    scored = main and (suite_of(main, "scored-m4-test") or suite_of(main, "scored-m1-test"))
+    by = [
+        (found, title)
+        for which, title in VERIFIERS.items()
+        if main and (found := suite_of(main, f"scored-{which}-test"))
+    ]
+    scored = by[0][0] if by else None
     found = scored or (main and suite_of(main, "sampled-test"))
     if not found:
         return "", False
     suite, f = found
     votes = [row for row in vote_rows(f) if row[0].startswith(("one path", "majority", "any"))]
     shown = (
-        {"weighted": "weighted by a one-token verifier"}
+        {"weighted": f"weighted by a verifier, {by[0][1]}"}
         if scored
         else {name: VOTES[name] for name in FREE if name in f["methods"]}
     )
@@ -256,7 +262,8 @@ def afternoon() -> str:
     for which, title in VERIFIERS.items():
         card, took = (main["parts"].get(f"verifier-{which}{end}") for end in ("", "-time"))
         if card and took:
-            rows.append([f"training, {title}", f"{card['traces']} traces, {card['recipe']['epochs']:g} epochs at most", f"{took['seconds'] / 3600:.1f}",
+            epochs = f", {card['recipe']['epochs']:g} epochs at most" if "recipe" in card else ""
+            rows.append([f"training, {title}", f"{card['traces']} traces{epochs}", f"{took['seconds'] / 3600:.1f}",
                          f"{took['peak_gib']:.1f} GiB"])  # fmt: skip
     where = main["machine"]
     return f"{main['model']}; what is on cpu had {where['cores']} cores of {where['processor']}.{measured(main)}\n\n{table(['step', 'size', 'hours', 'rate or memory'], rows)}\n\nWhat it gave stands in [results](results.md)."

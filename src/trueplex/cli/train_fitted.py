@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from trueplex.cli.groups import KeepBase, ModelOptions, Quiet, Reread
+from trueplex.cli.options import Within
 from trueplex.errors import OptionError
 
 log = logging.getLogger(__name__)
@@ -23,6 +24,7 @@ def linear(
     out: Annotated[Path, typer.Option(help="Folder for the result.")],
     model: ModelOptions,
     answer: Reread = None,
+    traces: Annotated[int | None, typer.Option(help="Most traces to learn from, in the order of the folders.", show_default="all"), Within(1)] = None,
     keep_base: KeepBase = None,
     quiet: Quiet = False,
 ) -> None:  # fmt: skip
@@ -48,7 +50,7 @@ def linear(
         again = Again(backbone, answer)
         for trace, _ in stored:
             again(trace)
-    kept = comparable(stored)
+    kept = comparable(comparable(stored)[:traces])
     log.info(
         f"{len(kept)} traces to learn from (of {len(stored)}; only problems with both right and wrong ones are used)"
     )

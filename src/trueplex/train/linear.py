@@ -72,41 +72,40 @@ def _looks(
 
 def _fit(shown: Shown) -> tuple[np.ndarray, float, np.ndarray]:
     """Weights [F] and a bias that make the ranking a probability, and the scores [N] of problems that did not fit them."""
-    centred, scale = _standard(shown)
-    held = {loose: _held_out(shown, centred, scale, loose) for loose in LOOSE}
+    centred, scale, teaches = _standard(shown)
+    fold = np.unique(shown.problems, return_inverse=True)[1] % FOLDS
+
+    def ranking(rows: np.ndarray, loose: float) -> np.ndarray:
+        chosen = rows & teaches
+        found = logistic(C=loose / len(scale), fit_intercept=False).fit(centred[chosen], shown.correct[chosen])
+        return found.coef_[0].astype(np.float64) / scale
+
+    def held_out(loose: float) -> np.ndarray:
+        scores = np.zeros(len(fold))
+        for number in range(FOLDS):
+            out = fold == number
+            scores[out] = shown.values[out] @ ranking(~out, loose)
+        return scores
+
+    held = {loose: held_out(loose) for loose in LOOSE}
     best = max(LOOSE, key=lambda loose: judged(shown, held[loose]))
     slope, bias = probability(held[best], shown.correct)
-    return slope * _ranking(centred, shown.correct, best) / scale, bias, slope * held[best] + bias
+    return slope * ranking(fold >= 0, best), bias, slope * held[best] + bias
 
 
-def _standard(shown: Shown) -> tuple[np.ndarray, np.ndarray]:
-    """The features [N, F] centred within groups and divided by the scale [F], and that scale.
+def _standard(shown: Shown) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The features [N, F] centred within groups and divided by the scale [F], that scale, and which rows' groups have right and wrong ones [N].
 
     Free features are few beside pooled ones: their scale makes both weigh alike before anything is learned.
     """
-    _, group = np.unique(shown.groups, return_inverse=True)
-    sums = np.zeros((group.max() + 1, shown.values.shape[1]), dtype=np.float64)
+    group = np.unique(shown.groups, return_inverse=True)[1]
+    count, right = np.bincount(group), np.bincount(group, shown.correct)
+    sums = np.zeros((len(count), shown.values.shape[1]), dtype=np.float64)
     np.add.at(sums, group, shown.values)
-    centred = shown.values - (sums / np.bincount(group)[:, None])[group]
+    centred = shown.values - (sums / count[:, None])[group]
     scale = centred.std(0) + 1e-6
     scale[-len(FREE) :] /= np.sqrt((len(scale) - len(FREE)) / len(FREE))
-    return (centred / scale).astype(np.float32), scale
-
-
-def _ranking(centred: np.ndarray, correct: np.ndarray, loose: float) -> np.ndarray:
-    """Weights [F] of the standardised features."""
-    found = logistic(C=loose / centred.shape[1], fit_intercept=False).fit(centred, correct)
-    return found.coef_[0].astype(np.float64)
-
-
-def _held_out(shown: Shown, centred: np.ndarray, scale: np.ndarray, loose: float) -> np.ndarray:
-    """Scores [N] of every problem's traces by weights that the other folds of problems gave."""
-    fold = np.unique(shown.problems, return_inverse=True)[1] % FOLDS
-    scores = np.zeros(len(fold))
-    for number in range(FOLDS):
-        out = fold == number
-        scores[out] = shown.values[out] @ (_ranking(centred[~out], shown.correct[~out], loose) / scale)
-    return scores
+    return (centred / scale).astype(np.float32), scale, ((right > 0) & (right < count))[group]
 
 
 def _by_share(parts: Sequence[tuple[Shown, np.ndarray]]) -> dict[str, float]:
