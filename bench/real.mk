@@ -22,6 +22,7 @@ RIVAL_RECIPE_REAL ?= --rank 4 --batch 8 --lr 2e-4 --epochs 1
 REAL_VALUES ?= --n 2 --traces 2 --prefixes 2 --samples 2
 REAL_JUDGED ?= --n 3 --samples 4
 CURVE ?= 8 16
+LINEAR_CURVE ?= 60
 LIVE_N ?= 2
 LIVE_PATHS ?= 4 10
 LEARN_SIZE ?= --problems 24 --steps 1 --prompts 2 --samples 4 --every 1 --val-problems 2 --val-samples 1 --max-tokens 96
@@ -49,6 +50,7 @@ RIVAL_RECIPE_REAL ?= --rank 16 --batch 16 --lr 2e-4 --epochs 2 --patience 3 --ev
 REAL_VALUES ?= --n 200 --traces 4 --prefixes 3 --samples 4
 REAL_JUDGED ?= --n 100 --samples 16
 CURVE ?= 400 800 1600 3200
+LINEAR_CURVE ?= 200 400 800 1600
 LIVE_N ?= 20
 LIVE_PATHS ?= 4 8 16 32
 LEARN_SIZE ?= --problems 2000 --steps 30 --prompts 8 --samples 8 --every 10 --val-problems 40 --val-samples 2 --max-tokens 300
@@ -73,7 +75,7 @@ TRUEPLEX = $(BIN)/trueplex
 TIMED = $(BIN)/python bench/timed.py --out $(REAL)/times
 BUNDLE = $(BIN)/python bench/real_bundle.py --model $(MODEL) --name "$(MODEL_NAME)" --under $(REAL)
 
-real: real-main real-modes real-modes-tagged real-curve real-ablations real-learning  ## both papers on a real model: make real MODEL=…; days on 2 cores for 0.5 B
+real: real-main real-modes real-modes-tagged real-linear real-curve real-ablations real-learning  ## both papers on a real model: make real MODEL=…; days on 2 cores for 0.5 B
 
 real-model: $(STAMP)
 	$(if $(MODEL),,$(error this needs MODEL. Try: make real MODEL=Qwen/Qwen2.5-Coder-0.5B-Instruct))
@@ -127,7 +129,7 @@ scored_s = $(word 2,$(subst -, ,$*))
 
 $(foreach v,$(REAL_VERIFIERS),real-scored-$v-test): real-test-traces
 $(foreach v,$(REAL_VERIFIERS),real-scored-$v-math): real-math-traces
-$(foreach v,$(REAL_VERIFIERS),$(REAL_SETS:%=real-scored-$v-%)): $(REAL_VERIFIERS:%=real-verifier-%)
+$(foreach v,$(REAL_VERIFIERS),$(eval $(REAL_SETS:%=real-scored-$v-%): real-verifier-$v))
 $(REAL_SCORED): real-scored-%:
 	$(TRUEPLEX) score $(call real_traces,$(scored_s)) --model $(MODEL) --verifier $(REAL)/verifier-$(scored_v) --probe-every 16 \
 		--out $(REAL)/scored-$(scored_v)-$(scored_s)/$(call suite_folder,$(SUITE_$(scored_s)))
@@ -204,6 +206,14 @@ real-curve: real-test-traces real-verifier-m1 $(CURVE:%=real-curve-%)  ## a veri
 		--scorers $(call commas,$(REAL)/verifier-m1 $(CURVE:%=$(REAL)/curve-%)) --out $(REAL)/judged-curve
 	$(BUNDLE) --out $(REAL_RESULTS)/curve.json judged=$(REAL)/judged-curve/results.json whole=$(REAL)/verifier-m1/verifier.json \
 		$(foreach n,$(CURVE),curve-$n=$(REAL)/curve-$n/verifier.json curve-$n-time=$(REAL)/times/curve-$n.json)
+
+# The same of the linear one, which needs no other judge than what it prints: problems that did not fit it.
+real-linear-%: real-rollouts
+	test -f $(REAL)/linear-$*/linear.json || $(TIMED)/linear-$*.json \
+		train linear --model $(MODEL) --data $(REAL)/rollouts --traces $* --keep-base $(REAL)/base --out $(REAL)/linear-$*
+
+real-linear: real-verifier-linear $(LINEAR_CURVE:%=real-linear-%)  ## a linear verifier by the number of traces that it learned from: make real-linear MODEL=…
+	$(BUNDLE) --out $(REAL_RESULTS)/linear.json whole=$(REAL)/verifier-linear/linear.json $(foreach n,$(LINEAR_CURVE),$n=$(REAL)/linear-$n/linear.json)
 
 # One thing changed at a time. `measured` learns from the values that the process model learned from.
 REAL_ABLATIONS := rank0 measured $(if $(QUICK),,rank4 rank64 constant final power mse)

@@ -13,6 +13,7 @@ def study_parts() -> list[str]:
     return [
         *mode_parts("modes", "real-modes MODEL=…", "without thinking tags"),
         *mode_parts("modes-tagged", "real-modes-tagged MODEL=…", "with thinking tags"),
+        *linear_parts(),
         *curve_parts(),
         *ablation_parts(),
         *learning_parts(),
@@ -67,6 +68,22 @@ def comparison_rows(found: dict[str, Any]) -> list[list[str]]:
         rows += [[f"{mode}, at mean entropy {cell['entropy']:.3f}", points(cell), points(vote["entropy"][place])]
                  for place, cell in enumerate(one["entropy"])]  # fmt: skip
     return rows
+
+
+def linear_parts() -> list[str]:
+    """How well a linear verifier ranks by how much it learned from."""
+    found = read("real/linear.json")
+    if found is None:
+        return [missing("real/linear.json", "real-linear MODEL=…")]
+    cards = sorted(found["parts"].values(), key=lambda card: card["traces"])
+    shares = {"0.25": "a quarter", "0.5": "half", "0.75": "three quarters", "1.0": "the end"}
+    rows = [[str(card["traces"]), str(card["validation"]["problems, discrete, answered"]),
+             *(f"{card['validation'][f'within_auroc@{share}']:.2f}" for share in shares)] for card in cards]  # fmt: skip
+    return [
+        f"## How much data a linear verifier needs: {found['model']}\n\nAUROC within problems, of problems that did not fit it (four folds of those learned from), at shares of "
+        "a trace." + measured(found),
+        table(["traces", "problems", *(f"at {title}" for title in shares.values())], rows),
+    ]  # fmt: skip
 
 
 def curve_parts() -> list[str]:

@@ -162,7 +162,7 @@ def test_it_is_fitted_on_what_ranks_within_problems(qwen: Backbone) -> None:
 def test_what_cannot_teach_is_refused(qwen: Backbone) -> None:
     with pytest.raises(InputError, match="right and wrong"):
         comparable([(trace, (1, 2)) for trace in traces_of(3, 4) if trace.correct])
-    with pytest.raises(InputError, match=r"5 problems have .*12 are needed"):
+    with pytest.raises(InputError, match=r"5 problems have .*8 are needed"):
         fit(qwen, comparable([(trace, (1, 2)) for trace in traces_of(5, 4)]), "")
 
 

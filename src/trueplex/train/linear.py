@@ -23,7 +23,7 @@ from trueplex.verify.linear import Card, LinearVerifier, free, layers_read, read
 from trueplex.verify.stored import Stored
 
 LOOSE = (0.03, 0.1, 0.3, 1.0, 3.0)  # by how much all pooled features together may weigh: C times their number
-MIXED = 3  # problems with right and wrong traces, at least, in each fold's complement
+MIXED = 2  # problems with right and wrong traces, at least, in each fold
 
 
 def fit(
