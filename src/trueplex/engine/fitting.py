@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -15,6 +16,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 AREA = 2**27  # rows times columns squared of a batch: what a mask or the scores of attention take
 
+TOGETHER = {"cpu": 2048}  # tokens of a batch: more than a processor's caches hold of is read a quarter slower
+
 
 def ran_out(error: BaseException) -> bool:
     """Whether this error says that memory ran out, on any device."""
@@ -22,10 +25,13 @@ def ran_out(error: BaseException) -> bool:
 
 
 class Fitting:
-    """Work in batches of rows of like length; a batch that does not fit into memory is halved, and that is said."""
+    """Work in batches of rows of like length; a batch that does not fit into memory is halved, and that is said.
 
-    def __init__(self, rows: int) -> None:
-        self.rows = rows
+    At most so many ``rows`` make a batch, and no more tokens than are read well together on the device of that kind.
+    """
+
+    def __init__(self, rows: int, device: str = "") -> None:
+        self.rows, self.tokens = rows, TOGETHER.get(device, math.inf)
 
     def __call__(self, lengths: Sequence[int], work: Callable[[list[int]], Sequence[T]]) -> list[T]:
         """`work` takes the numbers of some rows and gives their results; all results, in order.
@@ -37,7 +43,7 @@ class Fitting:
         found: dict[int, T] = {}
         while len(found) < len(order):
             chosen = order[len(found) : len(found) + self.rows]
-            while len(chosen) > 1 and len(chosen) * lengths[chosen[-1]] ** 2 > AREA:
+            while len(chosen) > 1 and self._much(len(chosen), lengths[chosen[-1]]):
                 chosen = chosen[: len(chosen) // 2]
             try:
                 found.update(zip(chosen, work(chosen), strict=True))
@@ -56,3 +62,6 @@ class Fitting:
                 if torch.cuda.is_available():
                     torch.cuda.empty_cache()
         return [found[i] for i in range(len(order))]
+
+    def _much(self, rows: int, longest: int) -> bool:
+        return rows * longest**2 > AREA or rows * longest > self.tokens

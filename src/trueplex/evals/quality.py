@@ -80,7 +80,7 @@ def scored_by(
             return rows
 
         # In the very batches that each verifier would make of them.
-        Fitting(AT_ONCE)(list(map(length, stored)), take_turns)
+        Fitting(AT_ONCE, backbone.device.type)(list(map(length, stored)), take_turns)
     for name, scorer in scorers.items():
         with shared_reads(backbone, anew=True), FlopCounterMode(display=False) as counter:
             scorer.score_shares(few, SHARES)

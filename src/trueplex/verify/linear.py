@@ -76,7 +76,7 @@ def read_pooled(
         done(len(chosen), sum(stored[i][0].tokens for i in chosen))
         return [row[: len(at[i])] for i, row in zip(chosen, found.cpu().numpy(), strict=True)]
 
-    return Fitting(most)(list(map(length, stored)), work)
+    return Fitting(most, backbone.device.type)(list(map(length, stored)), work)
 
 
 def free(steps: Steps, tokens: int) -> list[float]:

@@ -144,4 +144,4 @@ def score_at(
         done(len(chosen))
         return [row[: len(at[i])] for i, row in zip(chosen, scores, strict=True)]
 
-    return Fitting(most)([len(prompt) + len(steps) for prompt, steps in traces], work)
+    return Fitting(most, verifier.backbone.device.type)([len(prompt) + len(steps) for prompt, steps in traces], work)
