@@ -284,6 +284,18 @@ def test_fitting_keeps_the_order() -> None:
     assert Fitting(2)(lengths, lambda chosen: [lengths[i] for i in chosen]) == lengths
 
 
+@pytest.mark.parametrize(
+    ("device", "batches"),
+    [("cpu", [[3, 3, 3, 3], [900, 900], [1500], [3000]]), ("cuda", [[3, 3, 3, 3, 900, 900, 1500, 3000]])],
+)
+def test_a_processor_reads_so_many_tokens_together(device: str, batches: list[list[int]]) -> None:
+    lengths, read = [3, 900, 3, 1500, 3, 900, 3, 3000], []
+    assert Fitting(64, device)(lengths, lambda chosen: read.append([lengths[i] for i in chosen]) or chosen) == list(
+        range(8)
+    )
+    assert read == batches
+
+
 def test_a_model_of_another_form_is_refused_when_it_is_loaded(qwen: Backbone, models: Callable) -> None:
     words = Transcript(qwen)
     for form, name in (("math-shepherd", "versaprm"), ("versaprm", "math-shepherd"), ("qwen", "skywork")):
