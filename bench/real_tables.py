@@ -88,6 +88,13 @@ def learned(main: dict[str, Any], name: str) -> str:
     return f"Verifiers learned from rollouts of other problems{', of another kind' if name == 'math' else ''}. "
 
 
+def ranked(f: dict[str, Any]) -> str:
+    """How well the scores of an evaluation rank within problems, along its traces."""
+    shares = {"0.25": "a quarter", "0.5": "half", "0.75": "three quarters", "1.0": "the end"}
+    told = [f"{spread(f['auroc_within'][share], 2)} at {title}" for share, title in shares.items()]
+    return f"AUROC within problems: {', '.join(told)}."
+
+
 def real_parts() -> list[str]:
     """The chapter of a real model: the studies that were run, and last a line about those that were not."""
     main = read("real/main.json")
@@ -137,7 +144,7 @@ def set_parts(main: dict[str, Any], name: str) -> list[str]:
         if scored is not None:
             parts += [
                 f"### Pruned, {suite}, {title}\n\nPolicies simulated on the same traces, scored every {main['parts'][f'scored-{which}-{name}']['config']['probe_every']} "
-                "tokens as a live run scores them; tokens with probes.",
+                f"tokens as a live run scores them; tokens with probes. {ranked(scored[1])}",
                 table(PRUNED_HEAD, pruned_rows(scored[1])),
             ]  # fmt: skip
     judged = main["parts"].get(f"judged-{name}")
@@ -216,11 +223,15 @@ def readme_real() -> tuple[str, bool]:
     suite, f = found
     votes = [row for row in vote_rows(f) if row[0].startswith(("one path", "majority", "any"))]
     shown = (
-        {"weighted": f"weighted by a verifier, {by[0][1]}"}
+        {
+            "weighted": f"weighted by a verifier, {by[0][1]}",
+            "weighted:4": "the same, by the fourth power of its scores",
+            "top:0.25": "a majority of the quarter of best scores",
+        }
         if scored
         else {name: VOTES[name] for name in FREE if name in f["methods"]}
     )
-    shown |= {name: f"the same, `{name.partition('~')[2]}`" for name in CHEAP if name in f["methods"]}
+    shown |= {name: f"weighted, pruned by `{name.partition('~')[2]}`" for name in CHEAP if name in f["methods"]}
     votes[-1:-1] = [method_row(f, method, title) for method, title in shown.items()]
     what = "What a verifier adds to" if scored else "What lies between a majority and any path of"
     free = [] if scored else [name for name in f["methods"] if name.startswith("weighted:") and "~" not in name]
