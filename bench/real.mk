@@ -102,9 +102,11 @@ $(REAL_SETS:%=real-%-traces): real-%-traces: real-model
 
 # -- the main table: votes, scores, pruning, calibration, seconds ----------------------------------------------------
 
+fit_linear = test -f $(REAL)/$(1)/linear.json || $(TIMED)/$(1).json \
+	train linear --model $(MODEL) --data $(REAL)/rollouts $(2) --keep-base $(REAL)/base --out $(REAL)/$(1)
+
 real-verifier-linear: real-rollouts
-	test -f $(REAL)/verifier-linear/linear.json || $(TIMED)/verifier-linear.json \
-		train linear --model $(MODEL) --data $(REAL)/rollouts --keep-base $(REAL)/base --out $(REAL)/verifier-linear
+	$(call fit_linear,verifier-linear)
 
 $(TRAINED:%=real-verifier-%): real-verifier-%: real-rollouts
 	test -f $(REAL)/verifier-$*/verifier.json || $(TIMED)/verifier-$*.json \
@@ -209,8 +211,7 @@ real-curve: real-test-traces real-verifier-m1 $(CURVE:%=real-curve-%)  ## a veri
 
 # The same of the linear one, which needs no other judge than what it prints: problems that did not fit it.
 real-linear-%: real-rollouts
-	test -f $(REAL)/linear-$*/linear.json || $(TIMED)/linear-$*.json \
-		train linear --model $(MODEL) --data $(REAL)/rollouts --traces $* --keep-base $(REAL)/base --out $(REAL)/linear-$*
+	$(call fit_linear,linear-$*,--traces $*)
 
 real-linear: real-verifier-linear $(LINEAR_CURVE:%=real-linear-%)  ## a linear verifier by the number of traces that it learned from: make real-linear MODEL=…
 	$(BUNDLE) --out $(REAL_RESULTS)/linear.json whole=$(REAL)/verifier-linear/linear.json $(foreach n,$(LINEAR_CURVE),$n=$(REAL)/linear-$n/linear.json)

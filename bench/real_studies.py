@@ -8,6 +8,13 @@ from cells import measured, missing, percent, read, spread, table
 from claims import points, short
 from real_claims import learning_gain
 
+ALONG = {
+    "0.25": "a quarter",
+    "0.5": "half",
+    "0.75": "three quarters",
+    "1.0": "the end",
+}  # shares of a trace, where ranking is told
+
 
 def study_parts() -> list[str]:
     return [
@@ -76,13 +83,12 @@ def linear_parts() -> list[str]:
     if found is None:
         return [missing("real/linear.json", "real-linear MODEL=…")]
     cards = sorted(found["parts"].values(), key=lambda card: card["traces"])
-    shares = {"0.25": "a quarter", "0.5": "half", "0.75": "three quarters", "1.0": "the end"}
     rows = [[str(card["traces"]), str(card["validation"]["problems, discrete, answered"]),
-             *(f"{card['validation'][f'within_auroc@{share}']:.2f}" for share in shares)] for card in cards]  # fmt: skip
+             *(f"{card['validation'][f'within_auroc@{share}']:.2f}" for share in ALONG)] for card in cards]  # fmt: skip
     return [
         f"## How much data a linear verifier needs: {found['model']}\n\nAUROC within problems, of problems that did not fit it (four folds of those learned from), at shares of "
         "a trace." + measured(found),
-        table(["traces", "problems", *(f"at {title}" for title in shares.values())], rows),
+        table(["traces", "problems", *(f"at {title}" for title in ALONG.values())], rows),
     ]  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from cells import ROOT, measured, missing, percent, read, spread, table
 from claims import points
 from real_claims import against, real_claims
-from real_studies import study_parts
+from real_studies import ALONG, study_parts
 from score_tables import READERS, scorer_tables
 
 FEW = 100  # problems: below it a page says that they are few
@@ -90,8 +90,7 @@ def learned(main: dict[str, Any], name: str) -> str:
 
 def ranked(f: dict[str, Any]) -> str:
     """How well the scores of an evaluation rank within problems, along its traces."""
-    shares = {"0.25": "a quarter", "0.5": "half", "0.75": "three quarters", "1.0": "the end"}
-    told = [f"{spread(f['auroc_within'][share], 2)} at {title}" for share, title in shares.items()]
+    told = [f"{spread(f['auroc_within'][share], 2)} at {title}" for share, title in ALONG.items()]
     return f"AUROC within problems: {', '.join(told)}."
 
 
@@ -168,7 +167,7 @@ def verifier_parts(main: dict[str, Any]) -> list[str]:
         recipe, held = card.get("recipe"), card["validation"]
         how = [str(recipe["rank"]), f"{recipe['epochs']:g}"] if recipe else ["–", "–"]
         rows.append([VERIFIERS[which], str(card["traces"]), *how,
-                     *(f"{held[f'within_auroc@{share}']:.2f}" for share in ("0.25", "0.5", "0.75", "1.0")), f"{held['ece@1.0']:.2f}" if recipe else "–",
+                     *(f"{held[f'within_auroc@{share}']:.2f}" for share in ALONG), f"{held['ece@1.0']:.2f}" if recipe else "–",
                      f"{took['seconds'] / 3600:.1f}" if took else "–", f"{took['peak_gib']:.1f}" if took else "–"])  # fmt: skip
         calibrated = main["parts"].get(f"calibrated-{which}")
         for r in calibrated["runs"] if calibrated else ():
@@ -211,12 +210,8 @@ FREE = ("weighted:entropy", "weighted:deepconf:bottom@64")  # votes that it show
 def readme_real() -> tuple[str, bool]:
     """For the README: what votes come to on a real model, and whether a verifier's is among them; empty without results."""
     main = read("real/main.json")
-    by = [
-        (found, title)
-        for which, title in VERIFIERS.items()
-        if main and (found := suite_of(main, f"scored-{which}-test"))
-    ]
-    scored = by[0][0] if by else None
+    judged = {title: suite_of(main, f"scored-{which}-test") for which, title in VERIFIERS.items()} if main else {}
+    title, scored = next(((title, found) for title, found in judged.items() if found), ("", None))
     found = scored or (main and suite_of(main, "sampled-test"))
     if not found:
         return "", False
@@ -224,7 +219,7 @@ def readme_real() -> tuple[str, bool]:
     votes = [row for row in vote_rows(f) if row[0].startswith(("one path", "majority", "any"))]
     shown = (
         {
-            "weighted": f"weighted by a verifier, {by[0][1]}",
+            "weighted": f"weighted by a verifier, {title}",
             "weighted:4": "the same, by the fourth power of its scores",
             "top:0.25": "a majority of the quarter of best scores",
         }

@@ -69,7 +69,9 @@ def traces_of(problems: int, paths: int, seed: int = 0) -> list[Trace]:
 def test_pooling_is_a_mean_over_each_window() -> None:
     values = torch.randn(3, 2, 40, 4, generator=torch.Generator().manual_seed(0))
     first, last = np.array([[2, 2], [0, 5], [7, 7]]), np.array([[30, 40], [1, 9], [7, 12]])
-    found = pooled(values, first, last).view(3, 2, len(WINDOWS), 2, 4)
+    whole = pooled([values, 2 * values], first, last)
+    assert torch.equal(whole[..., whole.shape[-1] // 2 :], 2 * whole[..., : whole.shape[-1] // 2]), "layer by layer"
+    found = whole[..., : whole.shape[-1] // 2].view(3, 2, len(WINDOWS), 2, 4)
     for row in range(3):
         for look in range(2):
             a, b = first[row, look], last[row, look]

@@ -112,10 +112,9 @@ def calibrate(
 def _keep(made: Calibration, backbone: Backbone, verifier: str, scorer: Scorer | None, traces: int) -> None:
     """Store a calibration in the verifier's folder, or the model's, beside what was calibrated there before."""
     from trueplex.decide.calibration import FILE, Calibration
-    from trueplex.models.load import folder_of
-    from trueplex.verify.open import CacheScorer, verifier_folder
+    from trueplex.solving.scorers import home
 
-    folder = verifier_folder(backbone, verifier) if isinstance(scorer, CacheScorer) else folder_of(backbone.name)
+    folder = home(backbone, scorer, verifier)
     with lock(folder / FILE):
         before = Calibration.read(folder)
         whole = made.beside(before and replace(before, belongs=backbone.renamed(before.belongs, folder / FILE)))

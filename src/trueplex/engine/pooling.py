@@ -18,16 +18,18 @@ from trueplex.models.lanes import Lane, split
 WINDOWS = (2**31, 32, 8)  # tokens: the mean of all, and of the last few
 
 
-def pooled(values: Tensor, first: np.ndarray, last: np.ndarray) -> Tensor:
-    """Means of values [B, heads, N, D] over the last tokens of columns [first, last), given [B, P] → [B, P, windows · heads · D] float32.
+def pooled(layers: Sequence[Tensor], first: np.ndarray, last: np.ndarray) -> Tensor:
+    """Means of the values [B, heads, N, D] of some layers over the last tokens of columns [first, last), given [B, 1] or [B, P].
 
-    One mean for each of `WINDOWS`, in order. No column at all gives zeros.
+    [B, P, layers · windows · heads · D] float32, one mean for each of `WINDOWS`, in order. No column at all gives zeros.
     """
-    columns, windows = torch.arange(values.shape[2], device=values.device), torch.tensor(WINDOWS, device=values.device)
-    begin, end = (torch.from_numpy(places).to(values.device)[..., None, None] for places in (first, last))
+    device = layers[0].device
+    columns, windows = torch.arange(layers[0].shape[2], device=device), torch.tensor(WINDOWS, device=device)
+    begin, end = (torch.from_numpy(places).to(device)[..., None, None] for places in (first, last))
     within = (columns >= torch.maximum(begin, end - windows[:, None])) & (columns < end)
     shares = within / within.sum(-1, keepdim=True).clamp(min=1)
-    return torch.einsum("bpwn,bhnd->bpwhd", shares, values.float()).flatten(2)
+    means = (torch.einsum("bpwn,bhnd->bpwhd", shares.to(values.device), values.float()) for values in layers)
+    return torch.cat([mean.flatten(2).to(device) for mean in means], -1)  # layers may be on several
 
 
 def pooled_rows(rows: Rows, wanted: Sequence[int], layers: Sequence[int]) -> Tensor:
@@ -39,14 +41,11 @@ def pooled_rows(rows: Rows, wanted: Sequence[int], layers: Sequence[int]) -> Ten
     begin = rows.slots.prompts[order]
     ends = begin + rows.slots.tokens[order] - 1
     found = []
-    for number in layers:
-        own = []
-        for lane, first, last, places in split(pieces, np.arange(len(order))):
-            values = _values(lane, number)[first:last]
-            start, end = (b[places, None] - lane.before for b in (begin, ends))
-            own.append(pooled(values, start, end)[:, 0].to(rows.backbone.device))
-        found.append(torch.cat(own))
-    return torch.cat(found, 1)[[order.index(row) for row in wanted]]
+    for lane, first, last, places in split(pieces, np.arange(len(order))):
+        start, end = (b[places, None] - lane.before for b in (begin, ends))
+        own = pooled([_values(lane, number)[first:last] for number in layers], start, end)
+        found.append(own[:, 0].to(rows.backbone.device))
+    return torch.cat(found)[[order.index(row) for row in wanted]]
 
 
 def _values(lane: Lane, number: int) -> Tensor:

@@ -27,6 +27,12 @@ USES = {
     "policy": "Solving problems like those that it was trained on, by sampling many paths. It was rewarded for final answers, so its "
               "reasoning need not be right where its answer is.",
 }  # fmt: skip
+NAMES = {
+    "verifier": "One-Token verifier",
+    "linear": "linear verifier",
+    "reward": "reward model",
+    "policy": "policy model",
+}
 PAPERS = {
     "verifier": ("one-token-verification", "arXiv 2603.01025"),
     "linear": ("linear-probe", "arXiv 1610.01644"),
@@ -76,7 +82,7 @@ class Card:
         )
         head += [f"license: {license}"] if license else []
         run = LOADED[self.kind].format(base=base or "BASE", name=name, scorer=SCORERS.get(str(self.facts.get("form")), "orm"))  # fmt: skip
-        lines = ["---", *head, "---", "", f"# {name}", "", f"A {self.kind} model trained with trueplex{f' ({paper})' if paper else ''}.".replace("verifier model", "One-Token verifier").replace("linear model", "linear verifier"), "",
+        lines = ["---", *head, "---", "", f"# {name}", "", f"A {NAMES[self.kind]} trained with trueplex{f' ({paper})' if paper else ''}.", "",
                  f"    {run}", "", "## Base", "", f"{base or 'Unknown'}"]  # fmt: skip
         lines += [f"- {what}: `{value}`" for what, value in self.facts.items()]
         lines += ["", "## Data", "", self.data or "Unknown: the folder does not say.", "", "## Quality", ""]

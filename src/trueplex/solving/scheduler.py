@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Iterator, Sequence
 
 from trueplex.decide import alarms
-from trueplex.engine.batch import Batch, Look, Wants
+from trueplex.engine.batch import Batch, Wants
+from trueplex.engine.look import Look
 from trueplex.engine.probing import ProbeColumn
 from trueplex.engine.slots import Entry
 from trueplex.errors import OptionError

@@ -72,16 +72,18 @@ def choose_scorer(backbone: Backbone, settings: Settings) -> tuple[Scorer | None
     return scorer, replace(settings, verifier=settings.names["verifier"])
 
 
+def home(backbone: Backbone, scorer: Scorer | None, name: str) -> Path:
+    """The folder that keeps what was calibrated by a scorer of that name: the verifier's own where it has one, else the model's."""
+    return verifier_folder(backbone, name) if isinstance(scorer, CacheScorer) else folder_of(backbone.name)
+
+
 def choose_calibration(backbone: Backbone, scorer: Scorer | None, settings: Settings) -> Calibration | None:
     """The calibration of what gives the scores: from the verifier's folder, else from the model's; None where there is none.
 
     Raises:
         VerifierError: it cannot be read, or was made for other weights of the model or of the verifier.
     """
-    if isinstance(scorer, CacheScorer):
-        folder = verifier_folder(backbone, settings.names["verifier"])
-    else:
-        folder = folder_of(backbone.name)
+    folder = home(backbone, scorer, settings.names["verifier"])
     found, own = _calibration_in(folder, backbone), belongs(backbone, scorer, settings.names["verifier"])
     if found is None:
         return None

@@ -65,14 +65,20 @@ def fit(backbone: Backbone, stored: Sequence[Stored], probe: OneTokenScorer | No
         for place, name in enumerate(FEATURES):  # each alone, the better way round
             alone = judged(shown, shown.values[:, place])
             fitted[phase.name][f"{name} alone"] = round(max(alone, 1 - alone), 4)
-    if not all(any(p.endswith(end) for p in weights) for end in ("thinking", "answered")):
-        raise InputError("the traces show thinking or answers only. Try: roll out more")
+    refuse_half(weights)
     kinds = {name.partition(",")[0] for name in weights}
     if len(kinds) == 1:
         log.warning(
             f"only {kinds.pop()} traces were given: others will be scored by their weights, which nobody has measured"
         )
     return Combination(backbone.fingerprint, probe.fingerprint if probe else None, weights, biases, fitted)
+
+
+def refuse_half(phases: Iterable[str]) -> None:
+    """Raise InputError unless traces that think and traces that have their answer are among these phases."""
+    ends = {name.rpartition(" ")[2] for name in phases}
+    if len(ends) < 2:
+        raise InputError("the traces show thinking or answers only. Try: roll out more")
 
 
 def comparable(stored: Iterable[Stored]) -> list[Stored]:

@@ -17,9 +17,9 @@ from trueplex.engine.pooling import WINDOWS
 from trueplex.errors import InputError
 from trueplex.evals.metrics import within_auroc
 from trueplex.models.backbone import Backbone
-from trueplex.train.combined import FOLDS, SHARES, Shown, judged, logistic, probability, show
-from trueplex.verify.combined import FREE
-from trueplex.verify.linear import Card, LinearVerifier, free, layers_read, read_pooled
+from trueplex.train.combined import FOLDS, SHARES, Shown, judged, logistic, probability, refuse_half, show
+from trueplex.verify.combined import FREE, free
+from trueplex.verify.linear import Card, LinearVerifier, layers_read, read_pooled
 from trueplex.verify.stored import Stored
 
 LOOSE = (0.03, 0.1, 0.3, 1.0, 3.0)  # by how much all pooled features together may weigh: C times their number
@@ -54,9 +54,8 @@ def fit(
         weights[phase.name], biases[phase.name], held = _fit(shown)
         parts.append((shown, held))
         told |= {f"within_auroc, {phase.name}": round(judged(shown, held), 4), f"problems, {phase.name}": groups}
-    if not all(any(name.endswith(end) for name in weights) for end in ("thinking", "answered")):
-        raise InputError("the traces show thinking or answers only. Try: roll out more")
-    card = Card(backbone.name, backbone.fingerprint, layers, WINDOWS, tuple(FREE), biases, data, sum(s.groups.size for s, _ in parts) // len(SHARES),
+    refuse_half(weights)
+    card = Card(backbone.name, backbone.fingerprint, layers, WINDOWS, tuple(FREE), biases, data, len(kept),
                 _by_share(parts) | told)  # fmt: skip
     return LinearVerifier(card, {name: torch.from_numpy(own.astype(np.float32)) for name, own in weights.items()})
 

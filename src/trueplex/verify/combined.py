@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -56,16 +56,25 @@ class Phase(NamedTuple):
     def name(self) -> str:
         return f"{'merged' if self.merged else 'discrete'}, {'answered' if self.answered else 'thinking'}"
 
+    def among(self, fitted: Container[str]) -> str:
+        """Its name where that was fitted, else that of the same phase of traces of the other kind, discrete or merged."""
+        return self.name if self.name in fitted else Phase(not self.merged, self.answered).name
+
 
 def phase_of(trace: Trace, steps: Steps, tokens: int, whole: bool) -> Phase:
     """The phase of a trace behind its first tokens; ``whole`` when they are all that it will have."""
     return Phase(steps.ids.shape[1] > 1, whole or 0 < trace.thinking_tokens < tokens)
 
 
+def free(steps: Steps, tokens: int) -> list[float]:
+    """What is known for nothing of a trace's first tokens, in the order of `FREE`."""
+    return [feature(steps, tokens) for feature in FREE.values()]
+
+
 def features(steps: Steps, tokens: int, probe: float | None) -> list[float]:
     """The features of a trace's first tokens, in the order of `FEATURES`; a probe's score in [0, 1] by its log-odds."""
     score = min(max(0.5 if probe is None else probe, LEAST), 1 - LEAST)
-    return [math.log(score / (1 - score)), *(feature(steps, tokens) for feature in FREE.values())]
+    return [math.log(score / (1 - score)), *free(steps, tokens)]
 
 
 @dataclass(frozen=True)
@@ -88,7 +97,7 @@ class Combination:
 
     def __call__(self, values: Sequence[float], phase: Phase) -> float:
         """The score in [0, 1]; by the same phase of discrete traces, or of merged ones, where only those were fitted."""
-        name = phase.name if phase.name in self.weights else Phase(not phase.merged, phase.answered).name
+        name = phase.among(self.weights)
         weights = self.weights[name]
         total = self.biases[name] + sum(weights.get(f, 0.0) * v for f, v in zip(FEATURES, values, strict=True))
         return 1 / (1 + math.exp(-total)) if total > -700 else 0.0

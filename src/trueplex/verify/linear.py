@@ -27,9 +27,9 @@ from trueplex.models.backbone import Backbone
 from trueplex.models.fingerprint import fingerprint_of
 from trueplex.types import Status, Steps, Trace
 from trueplex.verify.base import base_pass
-from trueplex.verify.combined import FREE, Phase, phase_of
+from trueplex.verify.combined import FREE, Phase, free, phase_of
 from trueplex.verify.folder import not_finite
-from trueplex.verify.probe import ROWS, pad_inputs
+from trueplex.verify.probe import ROWS, columns_at, pad_inputs
 from trueplex.verify.stored import Stored, length, tokens_at
 
 FILE, WEIGHTS = "linear.json", "linear.safetensors"
@@ -70,18 +70,13 @@ def read_pooled(
         inputs, lengths = pad_inputs(backbone, [(stored[i][1], _steps(stored[i][0])) for i in chosen])
         ends = torch.from_numpy(lengths - 1).to(inputs.device)[:, None]
         values = base_pass(backbone, inputs, max(layers)).at(ends).layers
-        begin, looks = np.array([len(stored[i][1]) for i in chosen])[:, None], max(len(at[i]) for i in chosen)
-        last = begin - 1 + np.array([[*at[i], *[at[i][-1]] * (looks - len(at[i]))] for i in chosen])
-        found = torch.cat([pooled(values[n][1], np.broadcast_to(begin, last.shape).copy(), last) for n in layers], -1)
+        begin = np.array([len(stored[i][1]) for i in chosen])
+        last = columns_at([(len(stored[i][1]), at[i]) for i in chosen])
+        found = pooled([values[n][1] for n in layers], begin[:, None], last)
         done(len(chosen), sum(stored[i][0].tokens for i in chosen))
         return [row[: len(at[i])] for i, row in zip(chosen, found.cpu().numpy(), strict=True)]
 
     return Fitting(most, backbone.device.type)(list(map(length, stored)), work)
-
-
-def free(steps: Steps, tokens: int) -> list[float]:
-    """What is known for nothing of a trace's first tokens, in the order of `FREE`."""
-    return [feature(steps, tokens) for feature in FREE.values()]
 
 
 @dataclass(frozen=True)
@@ -125,7 +120,7 @@ class LinearVerifier:
 
     def __call__(self, values: np.ndarray, free: Sequence[float], phase: Phase) -> float:
         """The score in [0, 1] by pooled values [F]; by the same phase of discrete traces, or of merged ones, where only those were fitted."""
-        name = phase.name if phase.name in self.weights else Phase(not phase.merged, phase.answered).name
+        name = phase.among(self.weights)
         total = self.card.biases[name] + float(self._weights[name] @ np.concatenate([values, free]))
         return float(1 / (1 + np.exp(-np.clip(total, -700, 700))))
 

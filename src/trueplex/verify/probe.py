@@ -87,6 +87,12 @@ def pad_inputs(backbone: Backbone, traces: Sequence[tuple[Sequence[int], Steps]]
     return torch.nn.utils.rnn.pad_sequence(inputs, batch_first=True), np.array([len(i) for i in inputs])
 
 
+def columns_at(looks: Sequence[tuple[int, Sequence[int]]]) -> np.ndarray:
+    """The columns [B, P] of the last of so many tokens behind a prompt, given its length; rows with fewer repeat their last."""
+    most = max(len(at) for _, at in looks)
+    return np.array([[length - 1 + n for n in (*at, *[at[-1]] * (most - len(at)))] for length, at in looks])
+
+
 @torch.inference_mode()
 def score_stored(
     verifier: OneTokenVerifier, traces: Sequence[tuple[Sequence[int], Steps]], chunk: int = 64
@@ -137,9 +143,8 @@ def score_at(
 
     def work(chosen: list[int]) -> list[list[float]]:
         inputs, _ = pad_inputs(verifier.backbone, [traces[i] for i in chosen])
-        looks = max(len(at[i]) for i in chosen)
-        places = [[len(traces[i][0]) - 1 + n for n in (*at[i], *[at[i][-1]] * (looks - len(at[i])))] for i in chosen]
-        logits = probe_pass(verifier, base_pass(verifier.backbone, inputs), torch.tensor(places, device=inputs.device))
+        places = torch.from_numpy(columns_at([(len(traces[i][0]), at[i]) for i in chosen])).to(inputs.device)
+        logits = probe_pass(verifier, base_pass(verifier.backbone, inputs), places)
         scores = torch.sigmoid(logits).tolist()
         done(len(chosen))
         return [row[: len(at[i])] for i, row in zip(chosen, scores, strict=True)]
