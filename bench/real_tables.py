@@ -218,11 +218,7 @@ def readme_real() -> tuple[str, bool]:
     suite, f = found
     votes = [row for row in vote_rows(f) if row[0].startswith(("one path", "majority", "any"))]
     shown = (
-        {
-            "weighted": f"weighted by a verifier, {title}",
-            "weighted:4": "the same, by the fourth power of its scores",
-            "top:0.25": "a majority of the quarter of best scores",
-        }
+        {"weighted": f"weighted by a verifier, {title}"}
         if scored
         else {name: VOTES[name] for name in FREE if name in f["methods"]}
     )
